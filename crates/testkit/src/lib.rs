@@ -1,0 +1,20 @@
+//! What the tests of this workspace stand on: real servers, a network that can be broken, an object store that can be.
+//!
+//! [`engines`] finds or installs MongoDB, PostgreSQL and Redis; [`servers`] starts them on free loopback ports in
+//! temporary folders and ends them whatever happens to the test; [`proxy`] is a TCP proxy with faults; [`s3`] is an
+//! S3 server over a folder.
+//!
+//! Development only: nothing here is part of the product, so a failure may panic when its message says what to type.
+//! The crate relies on no other crate of the house. It refuses to imitate a store: what is tested is tested against
+//! the real server or not at all.
+
+pub mod engines;
+pub mod proxy;
+pub mod s3;
+pub mod servers;
+
+pub use proxy::FaultProxy;
+pub use s3::S3Server;
+pub use servers::{
+    Mongod, Postgres, Redis, StartError, shared_mongod, shared_postgres, shared_redis, unique_database,
+};
