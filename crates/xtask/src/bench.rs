@@ -1,0 +1,352 @@
+//! Measurements beside the field's own tools, in paired runs on the same data.
+//!
+//! Every figure comes from whole programs as a user would run them: wall time, CPU seconds and peak memory of the program (from the
+//! kernel, at its end), CPU seconds of the server meanwhile. The peer runs when it is on the PATH; nothing is printed for it otherwise.
+//! Medians over the runs; pairs alternate, so that a noisy neighbour hits both.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use mainstay_testkit::servers::Mongod;
+use mongodb::bson::doc;
+use wait4::Wait4;
+
+use crate::Outcome;
+use crate::programs::{build, target_folder};
+
+const DATABASE: &str = "bench";
+const RESTORED: &str = "bench_restored";
+
+/// What may be said after `cargo xtask bench`.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    subject: Subject,
+}
+
+#[derive(clap::Subcommand)]
+enum Subject {
+    /// Backup and restore of MongoDB beside `mongodump` and `mongorestore`.
+    Mongo(MongoArguments),
+}
+
+#[derive(clap::Args)]
+struct MongoArguments {
+    /// BSON bytes of the one collection that is measured, such as 1GiB.
+    #[arg(long, default_value = "1GiB")]
+    bytes: String,
+    /// Runs of each program.
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// WiredTiger cache of the server in GiB.
+    #[arg(long, default_value_t = 4.0)]
+    cache: f64,
+}
+
+/// What one run of one program cost.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    wall: Duration,
+    program_cpu: Duration,
+    server_cpu: Duration,
+    memory_bytes: u64,
+    output_bytes: u64,
+}
+
+/// A program under measurement, and what its runs cost.
+struct Series {
+    name: String,
+    costs: Vec<Cost>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    match &arguments.subject {
+        Subject::Mongo(arguments) => mongo(arguments),
+    }
+}
+
+/// The bench's server, programs and folder.
+struct Bench {
+    mongod: Mongod,
+    folder: PathBuf,
+    mainstay: PathBuf,
+    raw_bytes: u64,
+    runtime: tokio::runtime::Runtime,
+}
+
+fn mongo(arguments: &MongoArguments) -> Outcome {
+    crate::engines::install()?;
+    let bench = Bench::set_up(arguments)?;
+    let peers = ["mongodump", "mongorestore"].map(on_path);
+    describe(&bench, &peers);
+    let backups = measure(arguments.runs, &bench.backups(peers[0].as_deref()), &bench)?;
+    print_table("backup", &backups, bench.raw_bytes);
+    bench.leave_one_of_each(peers[0].as_deref())?;
+    let restores = measure(arguments.runs, &bench.restores(peers[1].as_deref()), &bench)?;
+    print_table("restore (verified before, proven after)", &restores, bench.raw_bytes);
+    Ok(())
+}
+
+/// One way to do the work: commands that are not measured, then the one that is, and where its output lies.
+struct Subjected {
+    name: &'static str,
+    before: Vec<Prepare>,
+    command: Vec<String>,
+    output: Option<PathBuf>,
+}
+
+enum Prepare {
+    RemoveFolder(PathBuf),
+    DropRestored,
+    Run(Vec<String>),
+}
+
+impl Bench {
+    fn set_up(arguments: &MongoArguments) -> Result<Self, Box<dyn std::error::Error>> {
+        let folder = target_folder().join("bench");
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        fs::create_dir_all(&folder)?;
+        let [mainstay, marketplace] = build(["mainstay", "marketplace"], true)?;
+        let mongod = Mongod::options().cache_gib(arguments.cache).start()?;
+        let status = Command::new(marketplace)
+            .args(["load", "--db", DATABASE, "--bulk-bytes", &arguments.bytes, "--scale", "0"])
+            .env("MARKETPLACE_MONGO_URL", mongod.uri())
+            .status()?;
+        if !status.success() {
+            return Err("the data could not be loaded".into());
+        }
+        let configuration = format!(
+            "[environment]\nname = \"bench\"\nclass = \"development\"\n[mongo]\nurl = \"{}\"\ndatabase = \"{DATABASE}\"\n[repository]\nurl = \"file:./repository\"\n",
+            mongod.uri()
+        );
+        fs::write(folder.join("mainstay.toml"), configuration)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let raw_bytes = runtime.block_on(async {
+            let stats = mongod.oracle().await.database(DATABASE).run_command(doc! { "dbStats": 1 }).await?;
+            Ok::<_, mongodb::error::Error>(stats.get_f64("dataSize").unwrap_or_default() as u64)
+        })?;
+        Ok(Self { mongod, folder, mainstay, raw_bytes, runtime })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    fn own(&self, arguments: &[&str]) -> Vec<String> {
+        let program = self.mainstay.display().to_string();
+        std::iter::once(program).chain(arguments.iter().map(ToString::to_string)).collect()
+    }
+
+    fn peer(&self, program: &Path, arguments: &[&str]) -> Vec<String> {
+        let uri = format!("--uri={}", self.mongod.uri());
+        let head = [program.display().to_string(), uri, "--quiet".to_owned()];
+        head.into_iter().chain(arguments.iter().map(ToString::to_string)).collect()
+    }
+
+    fn backups(&self, mongodump: Option<&Path>) -> Vec<Subjected> {
+        let repository = self.path("repository");
+        let mut subjects = vec![Subjected {
+            name: "mainstay backup create",
+            before: vec![Prepare::RemoveFolder(repository.clone())],
+            command: self.own(&["--quiet", "backup", "create", "--store", "mongo"]),
+            output: Some(repository),
+        }];
+        if let Some(mongodump) = mongodump {
+            for (name, file, gzip) in [
+                ("mongodump --archive", "plain.archive", false),
+                ("mongodump --archive --gzip", "gzip.archive", true),
+            ] {
+                let archive = self.path(file);
+                let target = format!("--archive={}", archive.display());
+                let mut options = vec!["--db", DATABASE, &target];
+                options.extend(gzip.then_some("--gzip"));
+                let command = self.peer(mongodump, &options);
+                subjects.push(Subjected { name, before: Vec::new(), command, output: Some(archive) });
+            }
+        }
+        subjects
+    }
+
+    fn restores(&self, mongorestore: Option<&Path>) -> Vec<Subjected> {
+        let plan = self.own(&[
+            "--quiet",
+            "restore",
+            "plan",
+            "latest",
+            "--into",
+            RESTORED,
+            "--out",
+            "bench.plan.json",
+        ]);
+        let mut subjects = vec![Subjected {
+            name: "mainstay restore apply",
+            before: vec![Prepare::DropRestored, Prepare::Run(plan)],
+            command: self.own(&["--quiet", "restore", "apply", "bench.plan.json"]),
+            output: None,
+        }];
+        if let Some(mongorestore) = mongorestore {
+            for (name, file, gzip) in [
+                ("mongorestore --archive", "plain.archive", false),
+                ("mongorestore --archive --gzip", "gzip.archive", true),
+            ] {
+                let source = format!("--archive={}", self.path(file).display());
+                let (from, to) = (format!("--nsFrom={DATABASE}.*"), format!("--nsTo={RESTORED}.*"));
+                let mut options = vec![&source, &from, &to, "--numInsertionWorkersPerCollection=4"];
+                options.extend(gzip.then_some("--gzip"));
+                let command = self.peer(mongorestore, &options);
+                subjects.push(Subjected { name, before: vec![Prepare::DropRestored], command, output: None });
+            }
+        }
+        subjects
+    }
+
+    /// Makes sure that there is a set and an archive of each kind to restore from.
+    fn leave_one_of_each(&self, mongodump: Option<&Path>) -> Outcome {
+        for subject in self.backups(mongodump) {
+            if !subject.output.as_ref().is_some_and(|output| output.exists()) {
+                self.run_once(&subject)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn run_once(&self, subject: &Subjected) -> Result<Cost, Box<dyn std::error::Error>> {
+        for step in &subject.before {
+            self.prepare(step)?;
+        }
+        let server_before = self.server_cpu()?;
+        let began = Instant::now();
+        let mut child = self.command(&subject.command).spawn()?;
+        let usage = child.wait4()?;
+        let wall = began.elapsed();
+        if !usage.status.success() {
+            return Err(format!("{} ended with {}", subject.name, usage.status).into());
+        }
+        Ok(Cost {
+            wall,
+            program_cpu: usage.rusage.utime + usage.rusage.stime,
+            server_cpu: self.server_cpu()?.saturating_sub(server_before),
+            memory_bytes: usage.rusage.maxrss,
+            output_bytes: subject.output.as_deref().map_or(Ok(0), bytes_below)?,
+        })
+    }
+
+    fn prepare(&self, step: &Prepare) -> Outcome {
+        match step {
+            Prepare::RemoveFolder(folder) if folder.exists() => fs::remove_dir_all(folder)?,
+            Prepare::RemoveFolder(_) => {}
+            Prepare::DropRestored => {
+                self.runtime.block_on(async { self.mongod.oracle().await.database(RESTORED).drop().await })?
+            }
+            Prepare::Run(command) => {
+                let status = self.command(command).status()?;
+                if !status.success() {
+                    return Err(format!("{} ended with {status}", command.join(" ")).into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn command(&self, command: &[String]) -> Command {
+        let mut process = Command::new(&command[0]);
+        process.args(&command[1..]).current_dir(&self.folder).stdin(Stdio::null()).stdout(Stdio::null());
+        process
+    }
+
+    /// CPU seconds of the server so far: fields 14 and 15 of `/proc/<pid>/stat`, in ticks of 10 ms.
+    fn server_cpu(&self) -> Result<Duration, Box<dyn std::error::Error>> {
+        let pid = self.mongod.pid().ok_or("the server is gone")?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let fields: Vec<&str> = after_name.split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+        Ok(Duration::from_millis(ticks * 10))
+    }
+}
+
+fn measure(
+    runs: usize,
+    subjects: &[Subjected],
+    bench: &Bench,
+) -> Result<Vec<Series>, Box<dyn std::error::Error>> {
+    let mut all: Vec<Series> =
+        subjects.iter().map(|subject| Series { name: subject.name.to_owned(), costs: Vec::new() }).collect();
+    for run in 1..=runs {
+        for (subject, series) in subjects.iter().zip(&mut all) {
+            let cost = bench.run_once(subject)?;
+            eprintln!("run {run}/{runs} {:<32} {:>8.2} s", subject.name, cost.wall.as_secs_f64());
+            series.costs.push(cost);
+        }
+    }
+    Ok(all)
+}
+
+fn describe(bench: &Bench, peers: &[Option<PathBuf>]) {
+    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = processor.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    println!("hardware: {cores} cores,{}", model.trim_start_matches(['\t', ' ', ':']));
+    println!("raw BSON: {:.1} MB in one collection, one-node replica set", bench.raw_bytes as f64 / 1e6);
+    for program in std::iter::once(Some(bench.mainstay.clone())).chain(peers.iter().cloned()).flatten() {
+        println!("program: {}", version_of(&program));
+    }
+}
+
+fn version_of(program: &Path) -> String {
+    let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let output = Command::new(program).arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    format!("{name} ({})", text.lines().next().unwrap_or("version unknown"))
+}
+
+fn print_table(title: &str, all: &[Series], raw_bytes: u64) {
+    println!("\n{title}: medians of {} runs", all.first().map_or(0, |series| series.costs.len()));
+    println!(
+        "{:<32} {:>8} {:>9} {:>10} {:>10} {:>9} {:>10} {:>7}",
+        "program", "wall s", "MB/s raw", "own CPU s", "mongod s", "peak MB", "output MB", "ratio"
+    );
+    let own = all.first().map_or(0.0, |series| series.median(|cost| cost.wall.as_secs_f64()));
+    for series in all {
+        let wall = series.median(|cost| cost.wall.as_secs_f64());
+        println!(
+            "{:<32} {:>8.2} {:>9.0} {:>10.2} {:>10.2} {:>9.0} {:>10.1} {:>6.2}x",
+            series.name,
+            wall,
+            raw_bytes as f64 / 1e6 / wall,
+            series.median(|cost| cost.program_cpu.as_secs_f64()),
+            series.median(|cost| cost.server_cpu.as_secs_f64()),
+            series.median(|cost| cost.memory_bytes as f64 / 1e6),
+            series.median(|cost| cost.output_bytes as f64 / 1e6),
+            wall / own
+        );
+    }
+}
+
+impl Series {
+    fn median(&self, of: impl Fn(&Cost) -> f64) -> f64 {
+        let mut values: Vec<f64> = self.costs.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied().unwrap_or_default()
+    }
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+fn bytes_below(path: &Path) -> std::io::Result<u64> {
+    if path.is_file() {
+        return Ok(path.metadata()?.len());
+    }
+    let mut bytes = 0;
+    for entry in fs::read_dir(path)? {
+        bytes += bytes_below(&entry?.path())?;
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,39 @@
+//! Building the programs that tasks run, and finding what was built.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_folder() -> PathBuf {
+    let named = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    named.unwrap_or_else(|| workspace_folder().join("target"))
+}
+
+/// The folder of the workspace's `Cargo.toml`.
+pub(crate) fn workspace_folder() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).expect("xtask lies two folders below the workspace").to_owned()
+}
+
+/// Builds the programs `names` (packages of the same name) and gives their paths.
+///
+/// # Errors
+/// When cargo fails; it has told why.
+pub(crate) fn build<const N: usize>(
+    names: [&str; N],
+    release: bool,
+) -> Result<[PathBuf; N], Box<dyn std::error::Error>> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.arg("build").arg("--locked").current_dir(workspace_folder());
+    for name in names {
+        cargo.args(["--package", name]);
+    }
+    if release {
+        cargo.arg("--release");
+    }
+    if !cargo.status()?.success() {
+        return Err("cargo build failed".into());
+    }
+    let folder = target_folder().join(if release { "release" } else { "debug" });
+    Ok(names.map(|name| folder.join(name)))
+}
