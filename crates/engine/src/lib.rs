@@ -1,0 +1,18 @@
+//! What the operations need of a store, as small traits, and the values that cross them.
+//!
+//! Operations know these traits and no adapter; adapters implement these traits and know no operation; the binary hands the one to the
+//! other. Documents cross as whole batches of raw bytes ([`DocumentBatch`]): nobody here decodes them.
+
+mod digest;
+mod documents;
+mod metadata;
+mod probe;
+
+pub use digest::{DocumentDigest, ParseDigestError};
+pub use documents::{
+    CollectionInfo, CollectionKind, Consistency, DocumentBatch, DocumentFailure, DocumentSink,
+    DocumentSource, DocumentStream, FrameError, LoadOutcome, Loader, Namespace, PreparedScan, ScanRange,
+    ServerFacts, Snapshot, SnapshotRequest, document_frames,
+};
+pub use metadata::metadata_differences;
+pub use probe::{Probe, StoreFacts};

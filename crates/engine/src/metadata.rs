@@ -1,0 +1,66 @@
+//! Comparing what two servers say of a collection.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+/// How two collections' metadata (see [`CollectionInfo::metadata`](crate::CollectionInfo)) differ, one line each; empty when they are the
+/// same but for what a restore must change: `uuid` and `collectionName`. Indexes are compared by name, whatever their order.
+pub fn metadata_differences(expected: &str, found: &str) -> Vec<String> {
+    let (Ok(Value::Object(expected)), Ok(Value::Object(found))) =
+        (serde_json::from_str(expected), serde_json::from_str(found))
+    else {
+        return if expected == found { Vec::new() } else { vec!["metadata is not readable".to_owned()] };
+    };
+    let mut differences = Vec::new();
+    let empty = Value::Object(serde_json::Map::new());
+    let options = |map: &serde_json::Map<String, Value>| map.get("options").unwrap_or(&empty).clone();
+    compare(&mut differences, "options", &options(&expected), &options(&found));
+    compare(
+        &mut differences,
+        "type",
+        expected.get("type").unwrap_or(&Value::Null),
+        found.get("type").unwrap_or(&Value::Null),
+    );
+    let (expected, found) = (indexes_by_name(&expected), indexes_by_name(&found));
+    for (name, index) in &expected {
+        match found.get(name) {
+            None => differences.push(format!("index {name} is missing")),
+            Some(other) => compare(&mut differences, &format!("index {name}"), index, other),
+        }
+    }
+    differences.extend(
+        found
+            .keys()
+            .filter(|name| !expected.contains_key(*name))
+            .map(|name| format!("index {name} is extra")),
+    );
+    differences
+}
+
+fn indexes_by_name(metadata: &serde_json::Map<String, Value>) -> BTreeMap<String, Value> {
+    let indexes = metadata.get("indexes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let name = |index: &Value| index.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    indexes.iter().map(|index| (name(index), index.clone())).collect()
+}
+
+fn compare(differences: &mut Vec<String>, what: &str, expected: &Value, found: &Value) {
+    if expected != found {
+        differences.push(format!("{what}: expected {expected}, found {found}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_matters_differs() {
+        let one = r#"{"options":{"capped":true},"indexes":[{"name":"_id_"},{"name":"a_1"}],"uuid":"11","type":"collection"}"#;
+        let two = r#"{"options":{"capped":true},"indexes":[{"name":"a_1"},{"name":"_id_"}],"uuid":"22","type":"collection"}"#;
+        assert_eq!(metadata_differences(one, two), Vec::<String>::new());
+        let three = r#"{"indexes":[{"name":"_id_"},{"name":"b_1"}],"type":"collection"}"#;
+        let differences = metadata_differences(one, three);
+        assert_eq!(differences.len(), 3, "{differences:?}");
+    }
+}

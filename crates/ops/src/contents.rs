@@ -1,0 +1,91 @@
+//! What the manifest of a document store's backup set says of its contents.
+
+use std::collections::BTreeMap;
+
+use mainstay_engine::{CollectionKind, Consistency, DocumentDigest, Namespace, ServerFacts};
+use mainstay_model::{Error, ErrorKind, ObjectName, Result};
+use serde::{Deserialize, Serialize};
+
+/// The contents of a set taken from a document store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DocumentSetContents {
+    /// The environment it was taken from.
+    pub environment: String,
+    /// The server it was taken from.
+    pub server: ServerFacts,
+    /// The moment the set shows; single collections may differ and say so.
+    pub consistency: Consistency,
+    /// The collections, by name.
+    pub collections: Vec<CollectionRecord>,
+}
+
+/// One collection of a set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CollectionRecord {
+    /// Its name.
+    pub namespace: Namespace,
+    /// Its kind.
+    pub kind: CollectionKind,
+    /// Whether it is capped.
+    pub capped: bool,
+    /// The moment its documents show.
+    pub consistency: Consistency,
+    /// How many indexes the metadata describes.
+    pub index_count: u32,
+    /// The object with options and indexes, in the form of mongodump's `.metadata.json`.
+    pub metadata: ObjectName,
+    /// The objects with its documents: concatenated BSON. None for a view.
+    pub parts: Vec<PartRecord>,
+}
+
+/// One object of documents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartRecord {
+    /// The object.
+    pub object: ObjectName,
+    /// The digest of its documents.
+    pub digest: DocumentDigest,
+}
+
+impl CollectionRecord {
+    /// The digest of all its documents.
+    pub fn digest(&self) -> DocumentDigest {
+        self.parts.iter().fold(DocumentDigest::default(), |mut total, part| {
+            total += part.digest;
+            total
+        })
+    }
+}
+
+impl DocumentSetContents {
+    /// The digest of all documents of the set.
+    pub fn digest(&self) -> DocumentDigest {
+        self.collections.iter().fold(DocumentDigest::default(), |mut total, collection| {
+            total += collection.digest();
+            total
+        })
+    }
+
+    /// The recorded digest of each document object.
+    pub fn part_digests(&self) -> BTreeMap<ObjectName, DocumentDigest> {
+        self.collections
+            .iter()
+            .flat_map(|collection| &collection.parts)
+            .map(|part| (part.object.clone(), part.digest))
+            .collect()
+    }
+
+    /// The record of `namespace`.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn collection(&self, namespace: &Namespace) -> Result<&CollectionRecord> {
+        self.collections
+            .iter()
+            .find(|collection| collection.namespace == *namespace)
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("the set does not hold {namespace}")))
+    }
+}

@@ -1,0 +1,240 @@
+//! `doctor`: what is wrong with the stack, each finding with its remedy.
+//!
+//! The stores examine themselves through [`Probe::examine`]; here their answers are gathered, and what no store can know by itself is
+//! judged: environment markers, the age of backups, the compose file. Judging is pure. Reads only; a store that cannot be examined is a
+//! finding, so that one broken store hides nothing about the others.
+
+pub mod compose;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use jiff::SignedDuration;
+use mainstay_engine::Probe;
+use mainstay_guard::{ConfiguredEnvironment, Marker, identify};
+use mainstay_model::{Error, ErrorKind, Finding, Result, Severity, StoreKind, Timestamp};
+
+use crate::status::{RepositoryStatus, within};
+
+/// What a store answered.
+#[derive(Debug)]
+pub struct Examination {
+    /// Which store.
+    pub kind: StoreKind,
+    /// Where it was asked, without credentials.
+    pub address: String,
+    /// Its findings, or the one that says why there are none.
+    pub findings: Vec<Finding>,
+    /// Its environment marker; `Err` when it could not be asked.
+    pub marker: Result<Option<Marker>>,
+}
+
+/// Examines every store at once, each for at most `bound`. The order is that of `probes`.
+pub async fn stores(probes: &[Arc<dyn Probe>], bound: Duration) -> Vec<Examination> {
+    join_all(probes.iter().map(|probe| store(probe.as_ref(), bound))).await
+}
+
+async fn store(probe: &dyn Probe, bound: Duration) -> Examination {
+    let (kind, address) = (probe.kind(), probe.address());
+    let findings = within(bound, probe, probe.examine()).await;
+    let marker = match &findings {
+        Ok(_) => within(bound, probe, probe.marker()).await,
+        Err(error) => Err(Error::new(error.kind(), error.message().to_owned())),
+    };
+    let findings = findings.unwrap_or_else(|error| vec![not_examined(kind, &address, &error)]);
+    Examination { kind, address, findings, marker }
+}
+
+fn not_examined(kind: StoreKind, address: &str, error: &Error) -> Finding {
+    let (what, remedy) = match error.kind() {
+        ErrorKind::Auth => {
+            ("auth", "correct the credentials; `mainstay config show --origin` tells where they come from")
+        }
+        ErrorKind::Unreachable => {
+            ("unreachable", "start the server, or correct its address: `mainstay config show --origin`")
+        }
+        _ => ("not_examined", "mend this and run `mainstay doctor` again"),
+    };
+    Finding {
+        id: format!("{kind}.{what}"),
+        severity: Severity::Critical,
+        store: Some(kind),
+        subject: address.to_owned(),
+        message: error.to_string(),
+        remedy: error.hint().unwrap_or(remedy).to_owned(),
+    }
+}
+
+/// What is wrong with the environment's identity. `markers` holds the stores that could be asked.
+pub fn environment(
+    configured: &ConfiguredEnvironment,
+    markers: &[(StoreKind, Option<Marker>)],
+) -> Vec<Finding> {
+    if let Err(contradiction) = identify(configured, markers) {
+        return vec![Finding {
+            id: "environment.contradiction".to_owned(),
+            severity: Severity::Critical,
+            store: None,
+            subject: "environment".to_owned(),
+            message: contradiction.message().to_owned(),
+            remedy: contradiction
+                .hint()
+                .unwrap_or("`mainstay environment show` lists what every source says")
+                .to_owned(),
+        }];
+    }
+    let unmarked = markers.iter().filter(|(_, marker)| marker.is_none());
+    unmarked
+        .map(|(kind, _)| Finding {
+            id: "environment.no_marker".to_owned(),
+            severity: Severity::Note,
+            store: Some(*kind),
+            subject: kind.to_string(),
+            message: "the store has no environment marker, so it counts as production".to_owned(),
+            remedy: "`mainstay environment mark` writes the configured name and class into the stores"
+                .to_owned(),
+        })
+        .collect()
+}
+
+/// What is wrong with the backups of `stores`. A last backup older than `age_max` at `now` is a finding.
+pub fn backups(
+    status: &RepositoryStatus,
+    stores: &[StoreKind],
+    age_max: SignedDuration,
+    now: Timestamp,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for backups in stores.iter().filter_map(|kind| status.of(*kind)) {
+        let kind = backups.kind;
+        let finding = |id: &str, severity, message: String, remedy: String| Finding {
+            id: format!("backup.{id}"),
+            severity,
+            store: Some(kind),
+            subject: kind.to_string(),
+            message,
+            remedy,
+        };
+        let create = || format!("mainstay backup create --store {kind}");
+        for id in &backups.damaged {
+            let message = format!("the manifest of set {id} is damaged");
+            let remedy = format!(
+                "`mainstay backup verify {id}` tells more; restore the set from an off-site copy, or take a new one: `{}`",
+                create()
+            );
+            findings.push(finding("damaged", Severity::Critical, message, remedy));
+        }
+        match &backups.last {
+            None => {
+                findings.push(finding(
+                    "none",
+                    Severity::Warning,
+                    "there is no backup".to_owned(),
+                    format!("`{}`", create()),
+                ));
+                continue;
+            }
+            Some((id, at)) if now.duration_since(*at) > age_max => {
+                let message = format!("the last backup, {id}, is older than {age_max:#}");
+                findings.push(finding(
+                    "old",
+                    Severity::Warning,
+                    message,
+                    format!("`{}`, and let it run regularly", create()),
+                ));
+            }
+            Some(_) => {}
+        }
+        if backups.verified.is_none() {
+            let message =
+                "no backup has been read back, so nobody knows whether one can be restored".to_owned();
+            findings.push(finding(
+                "unverified",
+                Severity::Warning,
+                message,
+                format!("`mainstay backup verify --latest --store {kind}`"),
+            ));
+        }
+    }
+    findings
+}
+
+/// The finding for a repository that cannot be read.
+pub fn repository_unreadable(location: &str, error: &Error) -> Finding {
+    // One that does not exist yet endangers nothing but its own emptiness.
+    let severity = if error.kind() == ErrorKind::NotFound { Severity::Warning } else { Severity::Critical };
+    Finding {
+        id: if error.kind() == ErrorKind::NotFound { "repository.none" } else { "repository.unreadable" }
+            .to_owned(),
+        severity,
+        store: None,
+        subject: location.to_owned(),
+        message: error.to_string(),
+        remedy: error
+            .hint()
+            .unwrap_or("make the repository readable and run `mainstay doctor` again")
+            .to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use mainstay_model::{EnvironmentClass, SetId};
+
+    use super::*;
+    use crate::status::StoreBackups;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).unwrap()
+    }
+
+    fn ids(findings: &[Finding]) -> Vec<&str> {
+        findings.iter().map(|finding| finding.id.as_str()).collect()
+    }
+
+    #[test]
+    fn backups_are_judged_by_existence_age_proof_and_damage() {
+        let set = SetId::new(at(1_000), 1);
+        let status = |last: Option<i64>, verified: bool, damaged: bool| RepositoryStatus {
+            backups: vec![StoreBackups {
+                kind: StoreKind::Mongo,
+                set_count: usize::from(last.is_some()),
+                damaged: if damaged { vec![set.clone()] } else { Vec::new() },
+                last: last.map(|seconds| (set.clone(), at(seconds))),
+                verified: verified.then(|| (set.clone(), at(1_000))),
+            }],
+        };
+        let hour = SignedDuration::from_hours(1);
+        let judge = |status: &RepositoryStatus| {
+            backups(status, &[StoreKind::Mongo, StoreKind::Redis], hour, at(10_000))
+        };
+        assert_eq!(ids(&judge(&status(Some(9_000), true, false))), [""; 0]);
+        assert_eq!(ids(&judge(&status(None, false, false))), ["backup.none"]);
+        assert_eq!(ids(&judge(&status(Some(6_399), true, false))), ["backup.old"]);
+        assert_eq!(ids(&judge(&status(Some(6_400), false, true))), ["backup.damaged", "backup.unverified"]);
+    }
+
+    #[test]
+    fn markers_are_compared_with_the_configuration() {
+        let configured = ConfiguredEnvironment {
+            name: Some("shop-dev".to_owned()),
+            class: Some(EnvironmentClass::Development),
+        };
+        let marker = |name: &str| {
+            Some(Marker {
+                environment: name.to_owned(),
+                class: EnvironmentClass::Development,
+                marked_at: at(1),
+                id: "m".to_owned(),
+            })
+        };
+        let found =
+            environment(&configured, &[(StoreKind::Mongo, marker("shop-dev")), (StoreKind::Redis, None)]);
+        assert_eq!((ids(&found), found[0].store), (vec!["environment.no_marker"], Some(StoreKind::Redis)));
+        let found = environment(&configured, &[(StoreKind::Mongo, marker("shop-prod"))]);
+        assert_eq!(ids(&found), ["environment.contradiction"]);
+        assert!(found[0].message.contains("shop-prod"), "{}", found[0].message);
+    }
+}

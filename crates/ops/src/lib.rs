@@ -1,0 +1,16 @@
+//! The operations, cut by phase: plan (reads only), apply (does what the plan says), verify (proves it).
+//!
+//! Operations meet stores as the traits of `mainstay-engine` and never name an adapter; they never call one another, and they print
+//! nothing: they return reports and tell an [`Observer`](mainstay_model::progress::Observer) how far they are.
+
+pub mod backup;
+pub mod contents;
+pub mod doctor;
+mod framing;
+pub mod prune;
+pub mod restore;
+mod selection;
+pub mod status;
+pub mod verify;
+
+pub use selection::Selection;

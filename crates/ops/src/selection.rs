@@ -1,0 +1,110 @@
+//! Which collections an operation is about.
+
+use mainstay_engine::{CollectionInfo, DocumentSource, Namespace};
+use mainstay_model::{Error, ErrorKind, Result, ResultExt};
+use serde::{Deserialize, Serialize};
+
+use crate::restore::SHADOW_PREFIX;
+
+/// Databases and collections asked for by name. Empty means everything the source lists.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Selection {
+    /// Whole databases.
+    pub databases: Vec<String>,
+    /// Single collections.
+    pub collections: Vec<Namespace>,
+}
+
+impl Selection {
+    /// True when nothing was named, so that everything is meant.
+    pub fn is_everything(&self) -> bool {
+        self.databases.is_empty() && self.collections.is_empty()
+    }
+
+    /// Whether `namespace` is meant.
+    pub fn includes(&self, namespace: &Namespace) -> bool {
+        self.is_everything()
+            || self.databases.contains(&namespace.database)
+            || self.collections.contains(namespace)
+    }
+
+    /// Refuses a selection with a name that matches none of `found`, and one that matches nothing at all.
+    ///
+    /// # Errors
+    /// `Precondition`, naming every name without a match.
+    pub(crate) fn check_matches<'a>(
+        &self,
+        found: impl IntoIterator<Item = &'a Namespace>,
+        place: &str,
+    ) -> Result<()> {
+        let found: Vec<&Namespace> = found.into_iter().collect();
+        let lost_databases = self
+            .databases
+            .iter()
+            .filter(|name| !found.iter().any(|namespace| namespace.database == **name))
+            .cloned();
+        let lost_collections =
+            self.collections.iter().filter(|wanted| !found.contains(wanted)).map(ToString::to_string);
+        let lost: Vec<String> = lost_databases.chain(lost_collections).collect();
+        let message = match (lost.is_empty(), found.is_empty()) {
+            (true, false) => return Ok(()),
+            (true, true) => format!("{place} holds no collections"),
+            (false, _) => format!("{place} does not hold {}", lost.join(", ")),
+        };
+        Err(Error::new(ErrorKind::Precondition, message).with_state("nothing was changed").with_hint(
+            "check the spelling: names are case-sensitive, a collection is given as database.collection",
+        ))
+    }
+
+    /// The selected collections of `source`, by name. What an unfinished restore is loading beside others is left out.
+    ///
+    /// # Errors
+    /// `Precondition` when a name matches nothing; what the source fails with.
+    pub(crate) async fn resolve(&self, source: &dyn DocumentSource) -> Result<Vec<CollectionInfo>> {
+        let mut selected = Vec::new();
+        for database in self.databases_to_list(source).await? {
+            let collections = source
+                .collections(&database)
+                .await
+                .with_context(|| format!("list collections of {database}"))?;
+            let wanted = |collection: &CollectionInfo| {
+                self.includes(&collection.namespace)
+                    && !collection.namespace.collection.starts_with(SHADOW_PREFIX)
+            };
+            selected.extend(collections.into_iter().filter(wanted));
+        }
+        self.check_matches(selected.iter().map(|collection| &collection.namespace), "the server")?;
+        Ok(selected)
+    }
+
+    async fn databases_to_list(&self, source: &dyn DocumentSource) -> Result<Vec<String>> {
+        if self.is_everything() {
+            return source.databases().await.context("list databases");
+        }
+        let named = self.collections.iter().map(|namespace| &namespace.database);
+        let mut databases: Vec<String> = self.databases.iter().chain(named).cloned().collect();
+        databases.sort();
+        databases.dedup();
+        Ok(databases)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_without_a_match_is_told() {
+        let found = [Namespace::new("shop", "users"), Namespace::new("other", "a.b")];
+        let selection = Selection {
+            databases: vec!["shop".to_owned(), "shpo".to_owned()],
+            collections: vec![Namespace::new("other", "a.b"), Namespace::new("other", "A")],
+        };
+        let error = selection.check_matches(&found, "the set").unwrap_err();
+        assert_eq!(error.message(), "the set does not hold shpo, other.A");
+        assert!(Selection::default().check_matches(&found, "the set").is_ok());
+        assert!(Selection::default().check_matches([], "the set").is_err());
+    }
+}

@@ -1,0 +1,148 @@
+//! `status`: the stores and the repository at a glance.
+//!
+//! All stores are asked at the same time, each within a bound, so that one that hangs delays nobody for longer than that. A store that does
+//! not answer is a row with its error, not the end of the report. Reads only.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use mainstay_engine::{Probe, StoreFacts};
+use mainstay_guard::Marker;
+use mainstay_model::{Error, ErrorKind, ExitStatus, Result, SetId, StoreKind, Timestamp};
+use mainstay_repository::{Repository, SetEntry};
+
+/// A store as it answered.
+#[derive(Debug)]
+pub struct StoreStatus {
+    /// Which store.
+    pub kind: StoreKind,
+    /// Where it was asked, without credentials.
+    pub address: String,
+    /// What it said of itself, or why it did not.
+    pub facts: Result<StoreFacts>,
+    /// Its environment marker; an error when the store answered and the marker could not be read, `None` inside when it has none.
+    pub marker: Result<Option<Marker>>,
+}
+
+/// The backups of one store in the repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreBackups {
+    /// Which store.
+    pub kind: StoreKind,
+    /// How many sets are complete.
+    pub set_count: usize,
+    /// Those whose manifest is damaged.
+    pub damaged: Vec<SetId>,
+    /// The newest complete set, and when it was completed.
+    pub last: Option<(SetId, Timestamp)>,
+    /// The newest set that was read back without a fault, and the moment it holds.
+    pub verified: Option<(SetId, Timestamp)>,
+}
+
+/// The repository at a glance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepositoryStatus {
+    /// One entry for each store, in the order of [`StoreKind::ALL`].
+    pub backups: Vec<StoreBackups>,
+}
+
+impl RepositoryStatus {
+    /// The backups of one store.
+    pub fn of(&self, kind: StoreKind) -> Option<&StoreBackups> {
+        self.backups.iter().find(|backups| backups.kind == kind)
+    }
+}
+
+/// Asks every store at once, each for at most `bound`. The order is that of `probes`.
+pub async fn stores(probes: &[Arc<dyn Probe>], bound: Duration) -> Vec<StoreStatus> {
+    join_all(probes.iter().map(|probe| store(probe.as_ref(), bound))).await
+}
+
+async fn store(probe: &dyn Probe, bound: Duration) -> StoreStatus {
+    let facts = within(bound, probe, probe.facts()).await;
+    let marker = match &facts {
+        Ok(_) => within(bound, probe, probe.marker()).await,
+        // A second attempt would only fail the same way, and later.
+        Err(error) => Err(Error::new(error.kind(), error.message().to_owned())),
+    };
+    StoreStatus { kind: probe.kind(), address: probe.address(), facts, marker }
+}
+
+/// Waits for `answer`, but not for longer than `bound`.
+///
+/// # Errors
+/// `Unreachable` when the time is over; the answer's own.
+pub(crate) async fn within<T>(
+    bound: Duration,
+    probe: &dyn Probe,
+    answer: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::time::timeout(bound, answer).await.unwrap_or_else(|_| {
+        let message =
+            format!("{} at {} did not answer within {} s", probe.kind(), probe.address(), bound.as_secs());
+        Err(Error::new(ErrorKind::Unreachable, message)
+            .with_hint("check the address, the network and the server's load"))
+    })
+}
+
+/// What the repository holds for each store.
+///
+/// # Errors
+/// The repository's, when it cannot be read. A damaged set is no error; it is counted.
+pub async fn repository(repository: &Repository) -> Result<RepositoryStatus> {
+    let mut backups = Vec::new();
+    for kind in StoreKind::ALL {
+        let mut found = StoreBackups { kind, set_count: 0, damaged: Vec::new(), last: None, verified: None };
+        for entry in repository.sets(Some(kind)).await? {
+            match entry {
+                SetEntry::Whole(set) => {
+                    found.set_count += 1;
+                    found.last = Some((set.id().clone(), set.manifest().completed_at));
+                }
+                SetEntry::Damaged { id, .. } => found.damaged.push(id),
+            }
+        }
+        found.verified = repository.newest_verified(kind).await?;
+        backups.push(found);
+    }
+    Ok(RepositoryStatus { backups })
+}
+
+/// The exit status for what was found: that of the worst trouble. A store that cannot be reached is worse than one that refuses us, for
+/// the latter at least runs.
+pub fn exit_status(stores: &[StoreStatus], repository: Option<&Result<RepositoryStatus>>) -> ExitStatus {
+    let of_stores = stores.iter().filter_map(|store| store.facts.as_ref().err());
+    let of_repository = repository.and_then(|repository| repository.as_ref().err());
+    of_stores
+        .chain(of_repository)
+        .map(|error| error.kind().exit_status())
+        .max_by_key(|status| *status as u8)
+        .unwrap_or(ExitStatus::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(kind: ErrorKind) -> StoreStatus {
+        let error = || Error::new(kind, "x");
+        StoreStatus {
+            kind: StoreKind::Mongo,
+            address: "h:1".to_owned(),
+            facts: Err(error()),
+            marker: Err(error()),
+        }
+    }
+
+    #[test]
+    fn the_worst_trouble_decides_the_exit_status() {
+        let auth = failed(ErrorKind::Auth);
+        let down = failed(ErrorKind::Unreachable);
+        assert_eq!(exit_status(&[], None), ExitStatus::Ok);
+        assert_eq!(exit_status(std::slice::from_ref(&auth), None), ExitStatus::Auth);
+        assert_eq!(exit_status(&[down, auth], None), ExitStatus::Unreachable);
+        let storage = Err(Error::new(ErrorKind::Storage, "x"));
+        assert_eq!(exit_status(&[], Some(&storage)), ExitStatus::Failed);
+    }
+}
