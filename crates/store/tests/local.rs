@@ -1,7 +1,7 @@
 //! The local directory: modes, killed writers, full and read-only disks, foreign files.
 //!
 //! Disks that are full or read-only are real ones: a `tmpfs` in a mount namespace of its own (`unshare`), in which this test binary runs
-//! again with one of the ignored tests. Where the system does not permit such namespaces, the test says so and passes.
+//! the same test again; the second process knows by [`FOLDER_VARIABLE`] that it is the one to do the work.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::os::unix::fs::PermissionsExt;
@@ -24,8 +24,9 @@ fn open(path: &Path) -> Store {
     Store::open(&Location::directory(path), &StoreOptions::default()).unwrap()
 }
 
-fn given_folder() -> PathBuf {
-    std::env::var_os(FOLDER_VARIABLE).unwrap().into()
+/// The folder to work in, in a second process; `None` in the first.
+fn given_folder() -> Option<PathBuf> {
+    std::env::var_os(FOLDER_VARIABLE).map(PathBuf::from)
 }
 
 #[tokio::test]
@@ -99,9 +100,17 @@ async fn an_object_cut_short_while_it_is_read_is_damage() {
 
 #[tokio::test]
 async fn a_killed_writer_leaves_only_what_can_be_found_and_removed() {
+    if let Some(folder) = given_folder() {
+        return write_until_killed(&folder).await;
+    }
     let temporary = tempfile::tempdir().unwrap();
     let store = open(temporary.path());
-    let mut child = again("killed_writer").env(FOLDER_VARIABLE, temporary.path()).spawn().unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_killed_writer_leaves_only_what_can_be_found_and_removed"])
+        .env(FOLDER_VARIABLE, temporary.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     let begun = Instant::now();
     while store.get(&key("ready"), 1).await.is_err() {
         assert!(child.try_wait().unwrap().is_none(), "the writer ended by itself");
@@ -148,32 +157,32 @@ async fn only_partial_files_can_be_removed_as_leftovers() {
     assert_eq!(store.list(&Key::root()).await.unwrap().len(), 1);
 }
 
-#[test]
-fn a_full_disk_is_told_with_what_to_do() {
-    in_namespace("full_disk", "mount -t tmpfs -o size=12m none");
-}
-
-#[test]
-fn a_read_only_disk_is_told_with_what_to_do() {
-    in_namespace("read_only_disk", "mount -t tmpfs -o ro none");
-}
-
-/// The second process of [`a_killed_writer_leaves_only_what_can_be_found_and_removed`].
 #[tokio::test]
-#[ignore = "runs in a second process"]
-async fn killed_writer() {
-    let store = open(&given_folder());
+async fn a_full_disk_is_told_with_what_to_do() {
+    match given_folder() {
+        Some(folder) => fill_disk(&folder).await,
+        None => in_namespace("a_full_disk_is_told_with_what_to_do", "mount -t tmpfs -o size=12m none"),
+    }
+}
+
+#[tokio::test]
+async fn a_read_only_disk_is_told_with_what_to_do() {
+    match given_folder() {
+        Some(folder) => write_read_only_disk(&folder).await,
+        None => in_namespace("a_read_only_disk_is_told_with_what_to_do", "mount -t tmpfs -o ro none"),
+    }
+}
+
+async fn write_until_killed(folder: &Path) {
+    let store = open(folder);
     let mut writer = store.writer(&key("set/big")).await.unwrap();
     writer.write(vec![1; 40 * 1024 * 1024].into()).await.unwrap();
     store.put(&key("ready"), Bytes::new()).await.unwrap();
     std::future::pending::<()>().await;
 }
 
-/// The second process of [`a_full_disk_is_told_with_what_to_do`].
-#[tokio::test]
-#[ignore = "runs in a second process"]
-async fn full_disk() {
-    let store = open(&given_folder());
+async fn fill_disk(folder: &Path) {
+    let store = open(folder);
     store.put(&key("before"), Bytes::from_static(b"kept")).await.unwrap();
     let check = |error: &Error, name: &str| {
         assert_eq!(error.kind(), ErrorKind::Storage, "{error:?}");
@@ -201,13 +210,9 @@ async fn full_disk() {
     assert_eq!(store.get(&key("before"), 10).await.unwrap(), "kept");
 }
 
-/// The second process of [`a_read_only_disk_is_told_with_what_to_do`].
-#[tokio::test]
-#[ignore = "runs in a second process"]
-async fn read_only_disk() {
-    let folder = given_folder();
+async fn write_read_only_disk(folder: &Path) {
     let error = Store::open(&Location::directory(folder.join("new")), &StoreOptions::default()).unwrap_err();
-    let store = open(&folder);
+    let store = open(folder);
     let mut writer = store.writer(&key("a")).await.unwrap();
     let streamed = match writer.write(vec![1; 9_000_000].into()).await {
         Err(error) => error,
@@ -226,15 +231,7 @@ async fn read_only_disk() {
     }
 }
 
-/// This test binary, about to run one ignored test.
-fn again(test: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--ignored", "--exact", test]).stdout(Stdio::null());
-    command
-}
-
-/// Runs one ignored test in a mount namespace in which `mount` has been applied to its folder.
-#[expect(clippy::print_stderr, reason = "skipping is loud")]
+/// Runs a test again in a mount namespace in which `mount` has been applied to its folder.
 fn in_namespace(test: &str, mount: &str) {
     let temporary = tempfile::tempdir().unwrap();
     let namespace = |script: &str| {
@@ -244,11 +241,9 @@ fn in_namespace(test: &str, mount: &str) {
         command.output()
     };
     let mounted = format!("{mount} \"${FOLDER_VARIABLE}\"");
-    if !namespace(&mounted).is_ok_and(|output| output.status.success()) {
-        eprintln!("SKIPPED {test}: this system permits no mount namespaces (unshare)");
-        return;
-    }
-    let output = namespace(&format!("{mounted} && exec \"$1\" --ignored --exact \"$2\"")).unwrap();
+    let permitted = namespace(&mounted).is_ok_and(|output| output.status.success());
+    assert!(permitted, "this test mounts a file system of its own and needs `unshare` with user namespaces");
+    let output = namespace(&format!("{mounted} && exec \"$1\" --exact \"$2\"")).unwrap();
     let told =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && told.contains("1 passed"), "{told}");

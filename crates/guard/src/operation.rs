@@ -1,0 +1,123 @@
+//! The registry of operations: every command of the binary, with what it does to the world.
+//!
+//! Names are the leaf's path in the command tree joined by dots; a command whose effect depends on its options has one entry for each
+//! effect (`restore.apply.new`, `restore.apply.drop`). An operation that is not listed here gets no permit and no record.
+
+use mainstay_model::Effect;
+
+/// A registered operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Operation {
+    /// Its stable name: `restore.apply.drop`.
+    pub name: &'static str,
+    /// The worst it does.
+    pub effect: Effect,
+    /// What it does, as a bare action.
+    pub summary: &'static str,
+    /// Where it does that.
+    pub reach: Reach,
+}
+
+/// What an operation touches beyond reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// The stores.
+    Store,
+    /// The repository alone, or nothing. What only adds there asks nobody, in whatever environment: a backup must run at night without a
+    /// person at a terminal.
+    Repository,
+}
+
+/// Every operation, sorted by name.
+pub const OPERATIONS: &[Operation] = &[
+    reads("apply", "carry out a plan file; the plan's own operation decides what it needs"),
+    reads("audit.list", "show the audit log"),
+    reads("audit.verify", "check the audit log's chain"),
+    keeps("backup.create", "take a backup of a store into the repository"),
+    reads("backup.list", "list the backup sets of the repository"),
+    keeps("backup.prune", "remove what interrupted backups left behind; never an object that a set needs"),
+    reads("backup.show", "show a backup set's manifest"),
+    keeps("backup.verify", "read every byte of a backup set back and record the result"),
+    reads("completions", "print completions for a shell"),
+    reads("config.check", "check the configuration"),
+    reads("config.init", "write a first configuration file where there is none"),
+    reads("config.show", "show the configuration and where each value comes from"),
+    reads("doctor", "look for misconfigurations of the stores"),
+    Operation {
+        name: "environment.mark",
+        effect: Effect::Disruptive,
+        summary: "write the environment's name and class into a store",
+        reach: Reach::Store,
+    },
+    reads("environment.show", "show which environment this is and which source says so"),
+    reads("man", "print the manual page"),
+    reads("plan.show", "show a plan file and its hash"),
+    Operation {
+        name: "restore.apply.drop",
+        effect: Effect::Destructive,
+        summary: "replace existing collections by those of a backup set",
+        reach: Reach::Store,
+    },
+    Operation {
+        name: "restore.apply.merge",
+        effect: Effect::Destructive,
+        summary: "load a backup set's documents into existing collections",
+        reach: Reach::Store,
+    },
+    adds("restore.apply.new", "restore a backup set under names that do not exist yet"),
+    reads("restore.list", "list restores that were begun and have not ended"),
+    reads("restore.plan", "decide a restore and show it"),
+    reads("status", "show the stores at a glance"),
+];
+
+const fn reads(name: &'static str, summary: &'static str) -> Operation {
+    Operation { name, effect: Effect::Read, summary, reach: Reach::Repository }
+}
+
+const fn adds(name: &'static str, summary: &'static str) -> Operation {
+    Operation { name, effect: Effect::Additive, summary, reach: Reach::Store }
+}
+
+const fn keeps(name: &'static str, summary: &'static str) -> Operation {
+    Operation { name, effect: Effect::Additive, summary, reach: Reach::Repository }
+}
+
+/// The operation registered as `name`.
+pub fn operation(name: &str) -> Option<&'static Operation> {
+    OPERATIONS.iter().find(|operation| operation.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_sorted_unique_and_documented() {
+        assert!(
+            OPERATIONS.windows(2).all(|pair| pair[0].name < pair[1].name),
+            "sorted, so that none is there twice"
+        );
+        for entry in OPERATIONS {
+            let lower = |text: &str| text.starts_with(|first: char| first.is_ascii_lowercase());
+            let well_formed = entry.name.split('.').all(|part| {
+                lower(part) && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+            });
+            assert!(well_formed, "{}", entry.name);
+            assert!(entry.summary.len() > 10 && lower(entry.summary), "{} has no summary", entry.name);
+            assert!(!entry.summary.ends_with('.'), "{}: a bare action has no full stop", entry.name);
+            assert_eq!(operation(entry.name), Some(entry));
+        }
+        assert_eq!(operation("restore.apply"), None);
+    }
+
+    #[test]
+    fn what_destroys_says_so() {
+        let effect = |name| operation(name).map(|operation| operation.effect);
+        for name in ["restore.apply.drop", "restore.apply.merge"] {
+            assert_eq!(effect(name), Some(Effect::Destructive));
+        }
+        assert_eq!(effect("environment.mark"), Some(Effect::Disruptive));
+        assert_eq!(effect("backup.create"), Some(Effect::Additive));
+        assert_eq!(effect("status"), Some(Effect::Read));
+    }
+}

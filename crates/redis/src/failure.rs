@@ -1,0 +1,163 @@
+//! What went wrong, by layer: name, connection, TLS, authentication, server.
+//!
+//! Server errors are told apart by their first word (`WRONGPASS`, `LOADING`, …; Redis source, `server.c` and `networking.c`), and where the word is the
+//! general `ERR` by their text.
+
+use std::io;
+use std::sync::Arc;
+
+use mainstay_model::{Error, ErrorKind, ErrorStatus};
+use redis::RedisError;
+
+use crate::config::Settings;
+
+/// The house's error for a driver's error met while talking to the server of `settings`.
+pub(crate) fn failure(settings: &Settings, error: RedisError) -> Error {
+    let address = settings.address();
+    let classified = match error.code() {
+        Some(code) => server_failure(settings, code, error.detail().unwrap_or_default()),
+        None if error.is_timeout() => {
+            Error::new(ErrorKind::Unreachable, format!("{address} did not answer in time"))
+                .with_hint("check that the address is right and no firewall drops the packets")
+        }
+        None if error.is_connection_refusal() => {
+            Error::new(ErrorKind::Unreachable, format!("{address} refused the connection"))
+                .with_hint("check that Redis runs there and listens on this port")
+        }
+        None if settings.tls && is_tls_error(&error) => {
+            Error::new(ErrorKind::Unreachable, format!("TLS with {address} failed: {error}"))
+                .with_status(ErrorStatus::Permanent)
+                .with_hint("check the CA file and that the port speaks TLS; redis:// connects without TLS")
+        }
+        None if error.is_io_error() => {
+            Error::new(ErrorKind::Unreachable, format!("the connection to {address} broke: {error}"))
+        }
+        None => Error::new(
+            ErrorKind::Server,
+            format!("{address} answered in a way that is not understood: {error}"),
+        ),
+    };
+    classified.with_source(error)
+}
+
+/// The error for what a server says before it hangs up on a new connection.
+pub(crate) fn turned_away(settings: &Settings, line: &str) -> Option<Error> {
+    let (code, detail) = line.strip_prefix('-')?.trim_end().split_once(' ')?;
+    Some(server_failure(settings, code, detail))
+}
+
+/// The name of the server has no address.
+pub(crate) fn unresolved(host: &str) -> Error {
+    Error::new(ErrorKind::Unreachable, format!("the host name {host} cannot be resolved"))
+        .with_hint("check the host name in the Redis URL")
+}
+
+/// The TLS library's errors come as I/O errors of kind `InvalidData` that wrap its own.
+fn is_tls_error(error: &RedisError) -> bool {
+    let source = std::error::Error::source(error);
+    let inner = source.and_then(|source| source.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>());
+    let io_error = inner.and_then(|inner| inner.downcast_ref::<io::Error>());
+    io_error.is_some_and(|error| error.kind() == io::ErrorKind::InvalidData)
+}
+
+fn server_failure(settings: &Settings, code: &str, detail: &str) -> Error {
+    let address = settings.address();
+    let user = settings.user.as_deref().unwrap_or("default");
+    let auth = |message: String| Error::new(ErrorKind::Auth, message);
+    let unreachable = |message: String| Error::new(ErrorKind::Unreachable, message);
+    let precondition =
+        |message: String| Error::new(ErrorKind::Precondition, message).with_state("nothing was changed");
+    match (code, detail) {
+        ("WRONGPASS", _) | ("ERR", "invalid password") => {
+            auth(format!("{address} refused the password of user {user}"))
+                .with_hint("check user and password of the Redis URL")
+        }
+        ("NOAUTH", _) => auth(format!("{address} asks for a password and none is configured"))
+            .with_hint("put the password into the Redis URL, or into REDIS_PASSWORD_FILE"),
+        ("ERR", text) if text.contains("without any password configured") => {
+            auth(format!("{address} asks for no password, but one is configured"))
+                .with_hint("remove the password from the configuration, or set requirepass on the server")
+        }
+        ("NOPERM", text) => auth(format!("user {user} lacks a permission: {text}"))
+            .with_hint("allow it with ACL SETUSER, or use another user"),
+        ("DENIED", _) => {
+            auth(format!("{address} is in protected mode and takes connections from its own machine alone"))
+                .with_hint("set a password on the server, or connect from that machine")
+        }
+        ("LOADING", _) => {
+            unreachable(format!("{address} is loading its data")).with_hint("try again when it has loaded")
+        }
+        ("MASTERDOWN", _) => unreachable(format!("{address} is a replica that has lost its master")),
+        ("ERR", text) if text.starts_with("max number of clients") => {
+            unreachable(format!("{address} has no connection left"))
+                .with_hint("end idle clients or raise maxclients")
+        }
+        ("ERR", text) if text.contains("DB index") => Error::new(
+            ErrorKind::NotFound,
+            format!("database {} does not exist at {address}", settings.database),
+        )
+        .with_hint("check the number at the end of the Redis URL, or raise `databases` on the server"),
+        ("MISCONF", _) => {
+            precondition(format!("{address} refuses writes because it cannot save its data to disk"))
+                .with_hint("look into the server's log, and mend the disk or the folder's rights")
+        }
+        ("READONLY", _) => {
+            precondition(format!("{address} is a read-only replica")).with_hint("connect to the master")
+        }
+        ("OOM", _) => precondition(format!("{address} is at its memory limit and evicts nothing"))
+            .with_hint("raise maxmemory or remove keys"),
+        (code, text) => Error::new(ErrorKind::Server, format!("{address} answered {code}: {text}")),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use mainstay_model::Secret;
+
+    use super::*;
+    use crate::config::RedisConfig;
+
+    #[test]
+    fn what_a_server_says_is_told_apart() {
+        let settings = Settings::resolve(&RedisConfig::new(Secret::new("redis://:hunter2@h:1/9"))).unwrap();
+        let cases = [
+            (
+                "-WRONGPASS invalid username-password pair or user is disabled.",
+                ErrorKind::Auth,
+                "refused the password",
+            ),
+            ("-NOAUTH Authentication required.", ErrorKind::Auth, "none is configured"),
+            ("-ERR invalid password", ErrorKind::Auth, "refused the password"),
+            (
+                "-ERR AUTH <password> called without any password configured for the default user. Are you sure?",
+                ErrorKind::Auth,
+                "asks for no password",
+            ),
+            ("-NOPERM User app has no permissions to run the 'info' command", ErrorKind::Auth, "'info'"),
+            ("-DENIED Redis is running in protected mode because", ErrorKind::Auth, "protected mode"),
+            ("-LOADING Redis is loading the dataset in memory", ErrorKind::Unreachable, "loading"),
+            (
+                "-MISCONF Redis is configured to save RDB snapshots, but",
+                ErrorKind::Precondition,
+                "cannot save",
+            ),
+            ("-READONLY You can't write against a read only replica.", ErrorKind::Precondition, "read-only"),
+            ("-ERR max number of clients reached", ErrorKind::Unreachable, "no connection left"),
+            ("-ERR DB index is out of range", ErrorKind::NotFound, "database 9"),
+            (
+                "-OOM command not allowed when used memory > 'maxmemory'.",
+                ErrorKind::Precondition,
+                "memory limit",
+            ),
+            ("-WRONGTYPE Operation against a key", ErrorKind::Server, "WRONGTYPE"),
+        ];
+        for (line, kind, text) in cases {
+            let error = turned_away(&settings, line).unwrap();
+            assert_eq!(error.kind(), kind, "{line}");
+            assert!(error.to_string().contains(text), "{error}");
+            assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        }
+        assert!(turned_away(&settings, "+OK").is_none());
+    }
+}

@@ -1,0 +1,151 @@
+//! The probe: a Redis at a glance, and its environment marker.
+//!
+//! The marker is the hash at the key `mainstay:identity:environment` of the configured database, with the server's fingerprint in it. A server that evicts any key, or is flushed, may lose it, and
+//! then counts as production: that errs on the safe side.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use mainstay_engine::{Probe, StoreFacts};
+use mainstay_guard::{Marker, Permit};
+use mainstay_model::{ByteSize, Error, ErrorKind, Finding, Result, ResultExt, StoreKind};
+use redis::cmd;
+
+use crate::config::{RedisConfig, Settings};
+use crate::examine;
+use crate::info::Info;
+use crate::session::Session;
+
+/// The key that holds the marker.
+const MARKER_KEY: &str = "mainstay:identity:environment";
+/// The field beside the marker's own that keeps the server's fingerprint.
+const FINGERPRINT_FIELD: &str = "fingerprint";
+
+/// Looks at a Redis. Each call opens a connection of its own and ends it.
+#[derive(Debug)]
+pub struct RedisProbe {
+    settings: Settings,
+}
+
+impl RedisProbe {
+    /// A probe of the server that `config` describes. Does not connect.
+    ///
+    /// # Errors
+    /// `Config` when the URL or the CA file cannot be used; no part of the URL that may be secret is shown.
+    pub fn new(config: &RedisConfig) -> Result<Self> {
+        Ok(Self { settings: Settings::resolve(config)? })
+    }
+
+    async fn open(&self) -> Result<Session<'_>> {
+        Session::open(&self.settings).await.context("connect to Redis")
+    }
+}
+
+#[async_trait]
+impl Probe for RedisProbe {
+    fn kind(&self) -> StoreKind {
+        StoreKind::Redis
+    }
+
+    fn address(&self) -> String {
+        self.settings.address()
+    }
+
+    /// Redis has no identity that outlives a restart: `run_id` is new each time, and `master_replid` too unless a replica was attached, and
+    /// is replaced when the first one is. So the fingerprint is the `run_id` of the moment the server was first marked, which the marker
+    /// keeps beside the environment; it comes back with the data. A server without a marker has its present `run_id`: after a restart, plans
+    /// made before are stale and backups taken before no longer count as its own, which errs on the safe side.
+    async fn facts(&self) -> Result<StoreFacts> {
+        let mut session = self.open().await?;
+        read_facts(&mut session, self.address()).await.context("read facts of Redis")
+    }
+
+    async fn marker(&self) -> Result<Option<Marker>> {
+        let mut session = self.open().await?;
+        read_marker(&mut session).await.context("read environment marker of Redis")
+    }
+
+    async fn set_marker(&self, marker: &Marker, permit: &Permit) -> Result<()> {
+        let mut session = self.open().await?;
+        let info = read_info(&mut session).await.context("read facts of Redis")?;
+        let fingerprint = fingerprint(&mut session, &info).await.context("read facts of Redis")?;
+        permit.check("environment.mark", StoreKind::Redis, &fingerprint)?;
+        write_marker(&mut session, marker, &fingerprint).await.context("write environment marker of Redis")
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        let mut session = self.open().await?;
+        let observed = examine::observe(&mut session).await.context("examine Redis")?;
+        Ok(examine::findings(&observed, &self.address()))
+    }
+}
+
+/// All default sections of `INFO`.
+pub(crate) async fn read_info(session: &mut Session<'_>) -> Result<Info> {
+    Ok(Info::parse(&session.ask::<String>(&cmd("INFO")).await?))
+}
+
+async fn read_facts(session: &mut Session<'_>, address: String) -> Result<StoreFacts> {
+    let info = read_info(session).await?;
+    let role = match info.required("role")? {
+        "slave" => "replica",
+        role => role,
+    };
+    Ok(StoreFacts {
+        kind: StoreKind::Redis,
+        version: info.required("redis_version")?.to_owned(),
+        role: role.to_owned(),
+        size: info.number("used_memory").map(ByteSize),
+        uptime_seconds: info.number("uptime_in_seconds").unwrap_or(0),
+        connections: info.number("connected_clients").unwrap_or(0),
+        connections_max: info.number("maxclients"),
+        fingerprint: fingerprint(session, &info).await?,
+        address,
+    })
+}
+
+/// See [`RedisProbe::facts`]. A key that is no hash, or may not be read, keeps no fingerprint; [`Probe::marker`] says what is wrong with it.
+async fn fingerprint(session: &mut Session<'_>, info: &Info) -> Result<String> {
+    let run_id = info.required("run_id")?.to_owned();
+    if marker_type(session).await?.as_deref() != Some("hash") {
+        return Ok(run_id);
+    }
+    let kept: Option<Option<String>> =
+        session.ask_if_allowed(cmd("HGET").arg(MARKER_KEY).arg(FINGERPRINT_FIELD)).await?;
+    Ok(kept.flatten().unwrap_or(run_id))
+}
+
+/// `none`, `hash` or another type; `None` when the user may not ask.
+async fn marker_type(session: &mut Session<'_>) -> Result<Option<String>> {
+    session.ask_if_allowed(cmd("TYPE").arg(MARKER_KEY)).await
+}
+
+async fn read_marker(session: &mut Session<'_>) -> Result<Option<Marker>> {
+    let damaged = |what: &str| {
+        Error::new(
+            ErrorKind::Corrupt,
+            format!("the environment marker at key {MARKER_KEY} is damaged: {what}"),
+        )
+        .with_hint(format!("look at it with `HGETALL {MARKER_KEY}`, then type `mainstay environment mark`"))
+    };
+    let kind: String = session.ask(cmd("TYPE").arg(MARKER_KEY)).await?;
+    match kind.as_str() {
+        "none" => return Ok(None),
+        "hash" => {}
+        other => return Err(damaged(&format!("it is a {other}, not a hash"))),
+    }
+    let fields: BTreeMap<String, String> = session.ask(cmd("HGETALL").arg(MARKER_KEY)).await?;
+    Marker::from_fields(|name| fields.get(name).cloned())
+        .map(Some)
+        .map_err(|fault| damaged(&fault.to_string()))
+}
+
+/// One command, so that nobody reads half a marker.
+async fn write_marker(session: &mut Session<'_>, marker: &Marker, fingerprint: &str) -> Result<()> {
+    let mut command = cmd("HSET");
+    command.arg(MARKER_KEY).arg(FINGERPRINT_FIELD).arg(fingerprint);
+    for (name, text) in marker.fields() {
+        command.arg(name).arg(text);
+    }
+    session.ask::<u64>(&command).await.map(drop)
+}

@@ -1,0 +1,104 @@
+//! One connection: opened, logged in, every answer bounded in time.
+
+use std::time::Duration;
+
+use mainstay_model::{Error, ErrorKind, Result};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisError, cmd};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::config::Settings;
+use crate::failure::{failure, turned_away, unresolved};
+
+/// How long the server may take over one command.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
+/// How long a server that turns a connection away is given to say why.
+const REASON_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// A connection that ends when this is dropped.
+pub(crate) struct Session<'a> {
+    settings: &'a Settings,
+    connection: MultiplexedConnection,
+}
+
+impl<'a> Session<'a> {
+    pub(crate) async fn open(settings: &'a Settings) -> Result<Self> {
+        let times = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(settings.connect_timeout))
+            .set_response_timeout(Some(ANSWER_TIME_MAX));
+        let connected = settings.client.get_multiplexed_async_connection_with_config(&times).await;
+        let opened = match connected {
+            Ok(connection) => Self { settings, connection }.logged_in().await,
+            Err(error) => Err(failure(settings, error)),
+        };
+        match opened {
+            Ok(session) => Ok(session),
+            Err(failed) => Err(plainer_reason(settings, &failed).await.unwrap_or(failed)),
+        }
+    }
+
+    async fn logged_in(mut self) -> Result<Self> {
+        if let Some(password) = &self.settings.password {
+            let mut auth = cmd("AUTH");
+            if let Some(user) = &self.settings.user {
+                auth.arg(user);
+            }
+            self.ask::<()>(auth.arg(password.expose())).await?;
+        }
+        // Also without a database to select: it is the first answer, which tells a server that is not ready or asks for a password.
+        self.ask::<()>(cmd("SELECT").arg(self.settings.database)).await?;
+        Ok(self)
+    }
+
+    /// One command and its answer.
+    pub(crate) async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T> {
+        self.try_ask(command).await.map_err(|error| failure(self.settings, error))
+    }
+
+    /// As [`Session::ask`]; `None` when this user may not give the command or the server does not know it.
+    pub(crate) async fn ask_if_allowed<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<Option<T>> {
+        match self.try_ask(command).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if is_denied(&error) => Ok(None),
+            Err(error) => Err(failure(self.settings, error)),
+        }
+    }
+
+    async fn try_ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, RedisError> {
+        command.query_async(&mut self.connection).await
+    }
+}
+
+/// Managed services forbid commands by ACL, or rename them away.
+fn is_denied(error: &RedisError) -> bool {
+    match error.code() {
+        Some("NOPERM") => true,
+        Some("ERR") => error.detail().is_some_and(|text| {
+            text.starts_with("unknown command") || text.starts_with("unknown subcommand")
+        }),
+        _ => false,
+    }
+}
+
+/// The driver does not say whether it was the name or the connection that failed, and drops what a server says before the first command: ask
+/// again, for that alone.
+async fn plainer_reason(settings: &Settings, failed: &Error) -> Option<Error> {
+    if failed.kind() != ErrorKind::Unreachable {
+        return None;
+    }
+    let place = (settings.host.as_str(), settings.port);
+    match timeout(settings.connect_timeout, tokio::net::lookup_host(place)).await {
+        Ok(Err(_)) => return Some(unresolved(&settings.host)),
+        Ok(Ok(_)) => {}
+        Err(_) => return None,
+    }
+    if settings.tls {
+        return None;
+    }
+    let mut stream = timeout(settings.connect_timeout, TcpStream::connect(place)).await.ok()?.ok()?;
+    let mut line = [0; 256];
+    let length = timeout(REASON_TIME_MAX, stream.read(&mut line)).await.ok()?.ok()?;
+    turned_away(settings, &String::from_utf8_lossy(&line[..length]))
+}
