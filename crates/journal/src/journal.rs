@@ -3,7 +3,7 @@
 //! Record 1 is the header, written when the run begins; every later one is an event. An event is durable when [`Journal::record`] returns, so
 //! whoever writes its intent first and acts then can be resumed at any point. A journal has one writer; who that is, a lease decides.
 
-use mainstay_model::{Blake3, Clock, Error, ErrorKind, Result, ResultExt, RunId, Timestamp, canonical};
+use mainstay_model::{Blake3, Clock, Error, ErrorKind, Result, ResultExt, RunId, Timestamp, sealed};
 use mainstay_store::{Key, Store};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -132,7 +132,7 @@ impl Journal {
                 ))
             }
             Err(error) => {
-                self.open_question = Some(canonical::hash(&record)?);
+                self.open_question = Some(sealed::seal(KIND, &record)?.1);
                 Err(error.context(format!("record step {} of run {}", self.next, self.run)))
             }
         }

@@ -1,7 +1,7 @@
 //! Sealed JSON: small objects that tell by themselves whether a byte of them has changed.
 //!
 //! A sealed object is one line of canonical JSON: `{"blake3":…,"body":…,"format":1,"kind":…}` and a newline. `blake3` is the hash of the
-//! canonical text of `body`. Reading accepts exactly the bytes that writing would make, so that any changed, added or missing byte is
+//! same text without the member `blake3`. Reading accepts exactly the bytes that writing would make, so that any changed, added or missing byte is
 //! found, whether or not it changes what the JSON means.
 
 use serde::de::DeserializeOwned;
@@ -22,6 +22,14 @@ struct Envelope {
     kind: String,
 }
 
+/// What the seal covers.
+#[derive(Serialize)]
+struct Covered<'a> {
+    body: &'a Value,
+    format: u32,
+    kind: &'a str,
+}
+
 /// The sealed bytes of `body`, and the hash that seals it.
 ///
 /// # Errors
@@ -30,7 +38,7 @@ pub fn seal<T: Serialize>(kind: &str, body: &T) -> Result<(Vec<u8>, Blake3)> {
     let body = serde_json::to_value(body).map_err(|source| {
         Error::new(ErrorKind::Internal, format!("{kind} has no JSON form")).with_source(source)
     })?;
-    let blake3 = canonical::hash(&body)?;
+    let blake3 = canonical::hash(&Covered { body: &body, format: FORMAT, kind })?;
     let envelope = Envelope { blake3, body, format: FORMAT, kind: kind.to_owned() };
     let mut text = canonical::to_string(&envelope)?;
     text.push('\n');
@@ -49,16 +57,18 @@ pub fn open<T: DeserializeOwned>(kind: &str, name: &str, bytes: &[u8]) -> Result
     };
     let envelope: Envelope =
         serde_json::from_slice(bytes).map_err(|error| corrupt(format!("not a sealed object ({error})")))?;
-    if envelope.kind != kind {
-        return Err(corrupt(format!("it is a sealed {}, not a {kind}", envelope.kind)));
-    }
-    if canonical::hash(&envelope.body).map_err(|error| corrupt(error.to_string()))? != envelope.blake3 {
+    let Envelope { body, format, kind: found_kind, .. } = &envelope;
+    let covered = Covered { body, format: *format, kind: found_kind };
+    if canonical::hash(&covered).map_err(|error| corrupt(error.to_string()))? != envelope.blake3 {
         return Err(corrupt("its content does not match its hash".to_owned()));
     }
-    if envelope.format != FORMAT {
+    if found_kind != kind {
+        return Err(corrupt(format!("it is a sealed {found_kind}, not a {kind}")));
+    }
+    if *format != FORMAT {
         return Err(Error::new(
             ErrorKind::Unsupported,
-            format!("{name} has envelope format {}; this version reads format {FORMAT}", envelope.format),
+            format!("{name} has envelope format {format}; this version reads format {FORMAT}"),
         )
         .with_hint("use a newer mainstay"));
     }
@@ -90,7 +100,8 @@ mod tests {
             for bit in 0..8 {
                 let mut damaged = bytes.clone();
                 damaged[index] ^= 1 << bit;
-                assert!(open::<Value>("manifest", "m", &damaged).is_err(), "byte {index} bit {bit}");
+                let error = open::<Value>("manifest", "m", &damaged).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "byte {index} bit {bit}");
             }
             assert!(open::<Value>("manifest", "m", &bytes[..index]).is_err(), "cut at {index}");
         }

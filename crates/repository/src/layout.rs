@@ -1,0 +1,69 @@
+//! Where things lie: the object keys of a repository.
+//!
+//! ```text
+//! mainstay.json
+//! <store>/sets/<set-id>/manifest.json
+//! <store>/sets/<set-id>/<object>.zst[.age]
+//! <store>/verifications/<set-id>/<n>.json
+//! leases/set-<set-id>/<n>.json                        while the set is written or removed
+//! ```
+
+use mainstay_model::{ObjectName, Result, SetId, StoreKind};
+use mainstay_store::Key;
+
+use crate::manifest::Encryption;
+
+/// The key of the repository's description.
+pub(crate) fn description() -> Key {
+    key("mainstay.json".to_owned())
+}
+
+/// The folder that holds the sets of `store`.
+pub(crate) fn sets(store: StoreKind) -> Key {
+    key(format!("{store}/sets"))
+}
+
+/// The folder of one set.
+pub(crate) fn set(store: StoreKind, id: &SetId) -> Key {
+    key(format!("{store}/sets/{id}"))
+}
+
+/// The manifest of one set.
+pub(crate) fn manifest(store: StoreKind, id: &SetId) -> Key {
+    key(format!("{store}/sets/{id}/manifest.json"))
+}
+
+/// One object of a set. Every object's key ends in `.zst` or `.age`, so that none can be the manifest.
+///
+/// # Errors
+/// When the name is too long for a key.
+pub(crate) fn object(store: StoreKind, id: &SetId, name: &ObjectName, encryption: Encryption) -> Result<Key> {
+    set(store, id).child(object_file(name, encryption))
+}
+
+/// The path of an object inside its set's folder.
+pub(crate) fn object_file(name: &ObjectName, encryption: Encryption) -> String {
+    match encryption {
+        Encryption::None => format!("{name}.zst"),
+        Encryption::Age => format!("{name}.zst.age"),
+    }
+}
+
+/// The folder of one set's verification records.
+pub(crate) fn verifications(store: StoreKind, id: &SetId) -> Key {
+    key(format!("{store}/verifications/{id}"))
+}
+
+/// The name of the lease that whoever writes or removes a set holds.
+pub(crate) fn set_lease(id: &SetId) -> String {
+    format!("set-{id}")
+}
+
+/// The folder of that lease's records.
+pub(crate) fn set_lease_records(id: &SetId) -> Key {
+    key(format!("leases/{}", set_lease(id)))
+}
+
+fn key(text: String) -> Key {
+    Key::new(text).expect("store names and set ids are short and made of characters that keys allow")
+}

@@ -1,0 +1,355 @@
+//! Verification: a set is read back, every byte of every object, and what is wrong is named.
+
+use std::collections::BTreeSet;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use mainstay_journal::Sequence;
+use mainstay_model::progress::{Observer, Work};
+use mainstay_model::{Blake3, ErrorKind, Finding, Result, ResultExt, SetId, Severity, StoreKind, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::decode::{Consumer, Decoding, ObjectSite};
+use crate::layout;
+use crate::manifest::ObjectEntry;
+use crate::repository::{Place, Repository};
+use crate::set::Set;
+
+/// The kind of a sealed verification record.
+const VERIFICATION_KIND: &str = "verification";
+
+/// How often recording is tried again when another verification of the same set took the number.
+const RECORD_ATTEMPTS_MAX: usize = 16;
+
+/// How many of an inspector's faults are told per object.
+const FAULTS_MAX: usize = 20;
+
+/// Looks at an object's plain bytes while they are verified, for whoever knows what they mean: every document's frame, a checksum inside.
+pub trait Inspector: Send {
+    /// The next plain bytes, in order. Runs on a blocking thread.
+    fn bytes(&mut self, plain: &[u8]);
+    /// The faults found, one line each; empty when all is well.
+    fn end(self: Box<Self>) -> Vec<String>;
+}
+
+/// Chooses the inspector of an object, if it has one.
+pub type Inspectors<'a> = dyn Fn(&ObjectEntry) -> Option<Box<dyn Inspector>> + Send + Sync + 'a;
+
+/// What a verification found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct VerifyReport {
+    /// The set.
+    pub set_id: SetId,
+    /// The store it is a backup of.
+    pub store: StoreKind,
+    /// The hash that seals its manifest.
+    pub manifest: Blake3,
+    /// How many objects the manifest names.
+    pub objects: u64,
+    /// How many plain bytes were read back.
+    pub bytes: u64,
+    /// How many stored bytes the manifest names.
+    pub stored_bytes: u64,
+    /// What is wrong, worst first, then by object.
+    pub findings: Vec<Finding>,
+    /// When the verification ended.
+    pub at: Timestamp,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl VerifyReport {
+    /// True when the set can be restored: no finding is critical.
+    pub fn is_sound(&self) -> bool {
+        self.findings.iter().all(|finding| finding.severity < Severity::Critical)
+    }
+}
+
+/// A verification as it is recorded in the repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerificationRecord {
+    /// The set.
+    pub set_id: SetId,
+    /// The hash that sealed its manifest at that time.
+    pub manifest: Blake3,
+    /// When the verification ended.
+    pub at: Timestamp,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// How many objects the manifest named.
+    pub objects: u64,
+    /// How many plain bytes were read back.
+    pub bytes: u64,
+    /// The version of mainstay that verified.
+    pub tool_version: String,
+    /// What was wrong.
+    pub findings: Vec<Finding>,
+}
+
+impl VerificationRecord {
+    /// True when the set could be restored.
+    pub fn is_sound(&self) -> bool {
+        self.findings.iter().all(|finding| finding.severity < Severity::Critical)
+    }
+}
+
+impl Repository {
+    /// Reads back every byte of `set`: description and manifest again, then each object's stored size and hash, decryption,
+    /// decompression, plain size, and what its inspector says of the plain bytes. Objects in the folder that the manifest does not name
+    /// are noted. At most `concurrency` objects are read at the same time. Changes nothing.
+    ///
+    /// # Errors
+    /// Whatever kept it from reading: [`ErrorKind::Precondition`] or [`ErrorKind::Auth`] when the set is encrypted and no identity fits,
+    /// the store's errors. Damage is a finding, not an error.
+    pub async fn verify(
+        &self,
+        set: &Set,
+        inspectors: &Inspectors<'_>,
+        concurrency: usize,
+        observer: &dyn Observer,
+    ) -> Result<VerifyReport> {
+        let begun_at = self.now();
+        set.check_readable()?;
+        let manifest = set.manifest();
+        observer.phase(&format!("verify {}", set.id()));
+        observer.expect(Work { items: manifest.objects.len() as u64, bytes: manifest.plain_bytes() });
+        let mut findings = self.verify_sealed(set).await?;
+        findings.extend(self.unnamed_objects(set).await?);
+        let (faults, bytes) = verify_objects(set, inspectors, concurrency.max(1), observer).await?;
+        findings.extend(faults);
+        findings.sort_by(|one, other| (other.severity, &one.subject).cmp(&(one.severity, &other.subject)));
+        let at = self.now();
+        Ok(VerifyReport {
+            set_id: set.id().clone(),
+            store: set.kind(),
+            manifest: set.manifest_blake3(),
+            objects: manifest.objects.len() as u64,
+            bytes,
+            stored_bytes: manifest.stored_bytes(),
+            findings,
+            at,
+            seconds: at.duration_since(begun_at).as_secs_f64(),
+        })
+    }
+
+    /// Reads `mainstay.json` and the manifest again: they may have been damaged since they were opened.
+    async fn verify_sealed(&self, set: &Set) -> Result<Vec<Finding>> {
+        let mut findings = Vec::new();
+        if let Err(error) = self.check_description().await {
+            findings.push(sealed_finding(set, "repository.damaged", layout::description().as_str(), error)?);
+        }
+        let key = layout::manifest(set.kind(), set.id());
+        match self.place(set.kind(), set.id()).await {
+            Ok(Place::Manifest(_, blake3)) if blake3 == set.manifest_blake3() => {}
+            Ok(_) => findings.push(finding(
+                set,
+                "manifest.changed",
+                key.as_str(),
+                "is not the manifest that was opened",
+            )),
+            Err(error) => findings.push(sealed_finding(set, "manifest.damaged", key.as_str(), error)?),
+        }
+        Ok(findings)
+    }
+
+    async fn unnamed_objects(&self, set: &Set) -> Result<Vec<Finding>> {
+        let folder = layout::set(set.kind(), set.id());
+        let mut named = BTreeSet::from([layout::manifest(set.kind(), set.id())]);
+        for entry in &set.manifest().objects {
+            named.insert(layout::object(set.kind(), set.id(), &entry.name, entry.encryption)?);
+        }
+        let objects =
+            self.store().list(&folder).await.with_context(|| format!("list objects of set {}", set.id()))?;
+        let unnamed = objects.into_iter().filter(|info| !named.contains(&info.key));
+        Ok(unnamed
+            .map(|info| Finding {
+                id: "object.unnamed".to_owned(),
+                severity: Severity::Note,
+                store: Some(set.kind()),
+                subject: info.key.to_string(),
+                message: format!(
+                    "lies in the set's folder with {} bytes, but the manifest does not name it",
+                    info.bytes
+                ),
+                remedy: "Nothing needs it; delete it by hand if it is not yours.".to_owned(),
+            })
+            .collect())
+    }
+
+    /// Records a verification beside the set, and tells its number.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn record_verification(&self, report: &VerifyReport) -> Result<u64> {
+        let record = VerificationRecord {
+            set_id: report.set_id.clone(),
+            manifest: report.manifest,
+            at: report.at,
+            duration_ms: (report.seconds.max(0.0) * 1000.0) as u64,
+            objects: report.objects,
+            bytes: report.bytes,
+            tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+            findings: report.findings.clone(),
+        };
+        let sequence = self.verification_sequence(report.store, &report.set_id);
+        let mut attempt = 1;
+        loop {
+            let last = sequence.last::<VerificationRecord>().await?;
+            let number = last.map_or(1, |entry| entry.number + 1);
+            match sequence.append(number, &record).await {
+                Ok(_) => return Ok(number),
+                Err(error) if error.kind() == ErrorKind::Conflict && attempt < RECORD_ATTEMPTS_MAX => {
+                    attempt += 1
+                }
+                Err(error) => {
+                    return Err(error.context(format!("record verification of set {}", report.set_id)));
+                }
+            }
+        }
+    }
+
+    /// The recorded verifications of a set, oldest first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] naming a damaged record; the store's.
+    pub async fn verifications(&self, kind: StoreKind, id: &SetId) -> Result<Vec<VerificationRecord>> {
+        let entries = self.verification_sequence(kind, id).all().await?;
+        Ok(entries.into_iter().map(|entry| entry.body).collect())
+    }
+
+    /// The newest set of `kind` whose last recorded verification found it sound, with the instant it was begun: everything written to
+    /// the store before that instant is in it. `None` when there is none. Damaged sets and records do not count.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn newest_verified(&self, kind: StoreKind) -> Result<Option<(SetId, Timestamp)>> {
+        for id in self.set_ids(kind).await?.into_iter().rev() {
+            let last = self.verification_sequence(kind, &id).last::<VerificationRecord>().await;
+            let record = match last {
+                Ok(Some(entry)) if entry.body.is_sound() => entry.body,
+                Ok(_) => continue,
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => continue,
+                Err(error) => return Err(error),
+            };
+            match self.place(kind, &id).await {
+                Ok(Place::Manifest(manifest, blake3)) if blake3 == record.manifest => {
+                    return Ok(Some((id, manifest.begun_at)));
+                }
+                Ok(_) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    fn verification_sequence(&self, kind: StoreKind, id: &SetId) -> Sequence {
+        Sequence::new(self.store().clone(), layout::verifications(kind, id), VERIFICATION_KIND)
+    }
+}
+
+/// Damage of a sealed object as a finding; any other error is passed on.
+fn sealed_finding(set: &Set, id: &str, subject: &str, error: mainstay_model::Error) -> Result<Finding> {
+    match error.kind() {
+        ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::NotFound => {
+            Ok(finding(set, id, subject, error.message()))
+        }
+        _ => Err(error),
+    }
+}
+
+fn finding(set: &Set, id: &str, subject: &str, message: &str) -> Finding {
+    Finding {
+        id: id.to_owned(),
+        severity: Severity::Critical,
+        store: Some(set.kind()),
+        subject: subject.to_owned(),
+        message: message.to_owned(),
+        remedy: "Copy this object back from an off-site copy of the repository, or take a new backup with \
+                 `mainstay backup create`."
+            .to_owned(),
+    }
+}
+
+/// Verifies all objects, `concurrency` at a time: findings and plain bytes read.
+async fn verify_objects(
+    set: &Set,
+    inspectors: &Inspectors<'_>,
+    concurrency: usize,
+    observer: &dyn Observer,
+) -> Result<(Vec<Finding>, u64)> {
+    let mut waiting = set.manifest().objects.iter();
+    let mut running = FuturesUnordered::new();
+    let (mut findings, mut bytes) = (Vec::new(), 0);
+    loop {
+        while running.len() < concurrency
+            && let Some(entry) = waiting.next()
+        {
+            running.push(verify_object(set.kind(), set.site(entry)?, inspectors(entry), observer));
+        }
+        let Some(verified) = running.next().await else { return Ok((findings, bytes)) };
+        let (faults, read) = verified?;
+        findings.extend(faults);
+        bytes += read;
+    }
+}
+
+async fn verify_object(
+    kind: StoreKind,
+    site: ObjectSite,
+    inspector: Option<Box<dyn Inspector>>,
+    observer: &dyn Observer,
+) -> Result<(Vec<Finding>, u64)> {
+    let subject = site.key.to_string();
+    let mut read = 0;
+    let (consumer, outcome) = match Decoding::begin(&site, Inspected(inspector)).await {
+        Ok(mut decoding) => {
+            while let Some(bytes) = decoding.next().await {
+                read += bytes;
+                observer.advance(Work { items: 0, bytes });
+            }
+            decoding.end().await
+        }
+        Err(fault) => (None, Err(fault)),
+    };
+    observer.advance(Work { items: 1, bytes: 0 });
+    match outcome {
+        Ok(()) => {
+            let faults = consumer.and_then(|consumer| consumer.0).map_or_else(Vec::new, Inspector::end);
+            Ok((inspector_findings(kind, &subject, &faults), read))
+        }
+        // What an inspector thinks of bytes that are not those that were written does not matter.
+        Err(fault) => Ok((vec![fault.into_finding(kind, &subject)?], read)),
+    }
+}
+
+fn inspector_findings(kind: StoreKind, subject: &str, faults: &[String]) -> Vec<Finding> {
+    let malformed = |message: String| Finding {
+        id: "object.malformed".to_owned(),
+        severity: Severity::Critical,
+        store: Some(kind),
+        subject: subject.to_owned(),
+        message,
+        remedy: "The object was stored as it was written; take a new backup with `mainstay backup create`."
+            .to_owned(),
+    };
+    let mut findings: Vec<_> = faults.iter().take(FAULTS_MAX).cloned().map(malformed).collect();
+    if faults.len() > FAULTS_MAX {
+        findings.push(malformed(format!("{} more faults of the same object", faults.len() - FAULTS_MAX)));
+    }
+    findings
+}
+
+/// Counts plain bytes and shows them to the inspector.
+struct Inspected(Option<Box<dyn Inspector>>);
+
+impl Consumer for Inspected {
+    type Item = u64;
+
+    fn chunk(&mut self, plain: Vec<u8>) -> u64 {
+        if let Some(inspector) = &mut self.0 {
+            inspector.bytes(&plain);
+        }
+        plain.len() as u64
+    }
+}
