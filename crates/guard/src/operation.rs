@@ -53,6 +53,12 @@ pub const OPERATIONS: &[Operation] = &[
     reads("man", "print the manual page"),
     reads("plan.show", "show a plan file and its hash"),
     Operation {
+        name: "restore.abandon",
+        effect: Effect::Destructive,
+        summary: "give up an interrupted restore and remove what it was loading beside the old data",
+        reach: Reach::Store,
+    },
+    Operation {
         name: "restore.apply.drop",
         effect: Effect::Destructive,
         summary: "replace existing collections by those of a backup set",

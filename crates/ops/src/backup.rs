@@ -189,7 +189,7 @@ async fn abandon(writer: SetWriter, error: Error) -> Error {
             "no backup set was made; remains of {set_id} are left, `mainstay backup prune` removes them"
         ),
     };
-    if error.state().is_some() { error } else { error.with_state(state) }
+    error.with_state(state)
 }
 
 async fn write_contents(

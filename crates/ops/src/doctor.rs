@@ -153,7 +153,7 @@ pub fn backups(
                 "unverified",
                 Severity::Warning,
                 message,
-                format!("`mainstay backup verify --latest --store {kind}`"),
+                format!("`mainstay backup verify latest --store {kind}`"),
             ));
         }
     }

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use mainstay_model::progress::Observer;
 use mainstay_guard::BackupEvidence;
+use mainstay_model::progress::Observer;
 use mainstay_model::{Finding, ObjectName, Result, ResultExt, Severity, StoreKind};
 use mainstay_repository::{Inspector, ObjectEntry, Repository, Set, VerifyReport};
 
@@ -23,7 +23,6 @@ const OBJECT_COUNT_MAX: usize = 4;
 /// `Corrupt` when the manifest itself is not readable; `Storage` or `Unreachable` when the store fails. Damage to objects is not an error
 /// but a critical finding in the report.
 pub async fn verify(repository: &Repository, set: &Set, observer: &dyn Observer) -> Result<VerifyReport> {
-    observer.phase("verify");
     let contents: DocumentSetContents = set.contents()?;
     let digests = contents.part_digests();
     let inspector = |entry: &ObjectEntry| -> Option<Box<dyn Inspector>> {
@@ -48,13 +47,16 @@ pub async fn evidence(repository: &Repository, fingerprint: &str) -> Result<Back
     let sets = repository.sets(Some(StoreKind::Mongo)).await.context("look for verified backups")?;
     for entry in sets.into_iter().rev() {
         let Ok(set) = entry.into_set() else { continue };
-        let of_this_server =
-            set.contents::<DocumentSetContents>().is_ok_and(|contents| contents.server.fingerprint == fingerprint);
+        let of_this_server = set
+            .contents::<DocumentSetContents>()
+            .is_ok_and(|contents| contents.server.fingerprint == fingerprint);
         if !of_this_server {
             continue;
         }
         let last = repository.verifications(set.kind(), set.id()).await?.pop();
-        if let Some(record) = last.filter(|record| record.is_sound() && record.manifest == set.manifest_blake3()) {
+        if let Some(record) =
+            last.filter(|record| record.is_sound() && record.manifest == set.manifest_blake3())
+        {
             let newest_verified = Some((set.id().clone(), record.at));
             return Ok(BackupEvidence { newest_verified, fingerprint: Some(fingerprint.to_owned()) });
         }

@@ -99,6 +99,7 @@ struct Subjected {
 
 enum Prepare {
     RemoveFolder(PathBuf),
+    RemoveFile(PathBuf),
     DropRestored,
     Run(Vec<String>),
 }
@@ -179,12 +180,16 @@ impl Bench {
             "latest",
             "--into",
             RESTORED,
-            "--out",
+            "--output",
             "bench.plan.json",
         ]);
         let mut subjects = vec![Subjected {
             name: "mainstay restore apply",
-            before: vec![Prepare::DropRestored, Prepare::Run(plan)],
+            before: vec![
+                Prepare::DropRestored,
+                Prepare::RemoveFile(self.path("bench.plan.json")),
+                Prepare::Run(plan),
+            ],
             command: self.own(&["--quiet", "restore", "apply", "bench.plan.json"]),
             output: None,
         }];
@@ -239,6 +244,8 @@ impl Bench {
         match step {
             Prepare::RemoveFolder(folder) if folder.exists() => fs::remove_dir_all(folder)?,
             Prepare::RemoveFolder(_) => {}
+            Prepare::RemoveFile(file) if file.exists() => fs::remove_file(file)?,
+            Prepare::RemoveFile(_) => {}
             Prepare::DropRestored => {
                 self.runtime.block_on(async { self.mongod.oracle().await.database(RESTORED).drop().await })?
             }

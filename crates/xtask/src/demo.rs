@@ -57,7 +57,11 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
 
     chapter("1. fill the stack with the marketplace's data");
     stage.marketplace(&["load", "--db", DATABASE, "--scale", &arguments.scale, "--seed", "7"])?;
-    stage.mainstay(&["environment", "mark"])?;
+    for store in ["mongo", "postgres", "redis"] {
+        let file = format!("mark-{store}.json");
+        stage.mainstay(&["environment", "mark", "--store", store, "--output", &file])?;
+        stage.mainstay(&["apply", &file])?;
+    }
     stage.mainstay(&["status"])?;
     let before = runtime.block_on(testimony(&stage.mongod))?;
 
@@ -71,7 +75,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     println!("the database `{DATABASE}` is dropped: {} collections gone", before.hashes.len());
 
     chapter("4. plan the restore, approve the plan, apply it");
-    stage.mainstay(&["restore", "plan", "latest", "--drop", "--out", "restore.plan.json"])?;
+    stage.mainstay(&["restore", "plan", "latest", "--drop", "--output", "restore.plan.json"])?;
     stage.mainstay(&["restore", "apply", "restore.plan.json"])?;
 
     chapter("5. prove it equal by the server's own testimony");
@@ -107,7 +111,7 @@ fn set_up(release: bool) -> Result<Stage, Box<dyn std::error::Error>> {
 }
 
 impl Stage {
-    /// Runs `mainstay` as a user would, shows it, and fails when it fails. Consent is given by the hash that its dry run prints.
+    /// Runs `mainstay` as a user would, shows it, and fails when it fails. Plans are approved by their hash, for nobody sits at the terminal.
     fn mainstay(&mut self, arguments: &[&str]) -> Outcome {
         let approved = self.with_approval(arguments)?;
         println!("\n$ mainstay {}", shown(&approved));
@@ -133,17 +137,15 @@ impl Stage {
         Ok(answer)
     }
 
-    /// Commands that need consent get `--approve` with the hash of the plan that was shown.
+    /// Commands that apply a plan get `--approve` with its hash.
     fn with_approval(&self, arguments: &[&str]) -> Result<Vec<String>, Box<dyn std::error::Error>> {
         let mut approved: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        let show: Vec<String> = match arguments {
-            ["environment", "mark", ..] => [approved.clone(), vec!["--dry-run".to_owned()]].concat(),
-            ["restore", "apply", plan, ..] => vec!["plan".to_owned(), "show".to_owned(), (*plan).to_owned()],
-            _ => return Ok(approved),
-        };
+        let (["apply", plan, ..] | ["restore", "apply", plan, ..]) = arguments else { return Ok(approved) };
+        let show = ["plan", "show", plan].map(str::to_owned);
         let output = self.mainstay_command(&show).arg("--json").stderr(Stdio::inherit()).output()?;
         let answer: Value = serde_json::from_slice(&output.stdout)?;
-        let hash = answer.get("hash").and_then(Value::as_str).ok_or("the plan was shown without a hash")?;
+        let hash =
+            answer.get("plan_hash").and_then(Value::as_str).ok_or("the plan was shown without a hash")?;
         approved.extend(["--approve".to_owned(), hash.to_owned()]);
         Ok(approved)
     }

@@ -1,0 +1,40 @@
+//! `apply FILE`: carries out a stored plan. Which operation that is, the plan says.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use mainstay_model::{Error, ErrorKind, ExitStatus, Result};
+
+use super::{environment, plan, restore};
+use crate::wiring::Session;
+
+/// Arguments of `apply`.
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// The plan file
+    file: PathBuf,
+    /// Approve the plan with this hash beforehand; needed where there is no terminal
+    #[arg(long, value_name = "HASH")]
+    approve: Option<String>,
+}
+
+/// Carries out the plan.
+///
+/// # Errors
+/// `Unsupported` when this version has no such operation; otherwise the operation's.
+pub(crate) async fn run(args: ApplyArgs, session: &Session) -> Result<ExitStatus> {
+    let plan = plan::read(&session.path(&args.file))?;
+    let approve = args.approve.as_deref();
+    match plan.operation.as_str() {
+        environment::MARK => environment::apply(&plan, approve, session).await,
+        operation if operation.starts_with("restore.apply.") => {
+            restore::apply_plan(&plan, approve, session).await
+        }
+        operation => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("a plan of {operation} cannot be applied by this version"),
+        )
+        .with_state("nothing was changed")
+        .with_hint("`mainstay plan show FILE` tells which version made it")),
+    }
+}

@@ -1,0 +1,143 @@
+//! `doctor`: every finding about stores, environment, configuration, backups and the compose file, each with its remedy.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use mainstay_model::{Error, ErrorKind, ExitStatus, Finding, Result, Severity, StoreKind};
+use mainstay_ops::doctor::{self, Examination};
+use serde_json::{Map, Value, json};
+
+use super::{findings, status};
+use crate::config::check::check;
+use crate::printer::{Look, Report, Tone};
+use crate::wiring::Session;
+
+/// How long a store may take to be examined.
+const EXAMINATION_TIME_MAX: Duration = Duration::from_secs(10);
+/// The stores whose backups this version can make, so that their absence is a finding with a remedy.
+const BACKED_UP: &[StoreKind] = &[StoreKind::Mongo];
+/// The compose files that Docker looks for, in its order, and the name that production stacks use beside it.
+const COMPOSE_FILES: &[&str] = &[
+    "compose.yaml",
+    "compose.yml",
+    "docker-compose.yaml",
+    "docker-compose.yml",
+    "docker-compose.production.yaml",
+    "docker-compose.production.yml",
+];
+/// The longest compose file that is read.
+const COMPOSE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// The compose file to read; the configured one, or compose.yaml and its kin in the working directory, when left out
+    #[arg(long, value_name = "FILE")]
+    compose: Option<PathBuf>,
+}
+
+/// Gathers every finding.
+///
+/// # Errors
+/// `Config` when a connection cannot be described or a compose file that was named cannot be read. What cannot be reached is a finding.
+pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatus> {
+    let composes = compose_files(&args, session)?;
+    let probes = session.probes().await?;
+    let (examinations, repository) =
+        tokio::join!(doctor::stores(&probes, EXAMINATION_TIME_MAX), status::repository(session));
+
+    let mut found = check(&session.configuration);
+    let markers: Vec<_> = examinations
+        .iter()
+        .filter_map(|examination| Some((examination.kind, examination.marker.as_ref().ok()?.clone())))
+        .collect();
+    found.extend(doctor::environment(&session.configured_environment(), &markers));
+    let mut looked_at: Vec<String> =
+        examinations.iter().map(|one| format!("{} at {}", one.kind, one.address)).collect();
+    found.extend(examinations.into_iter().flat_map(|Examination { findings, .. }| findings));
+    if let (Some(location), Some(status)) = (session.repository_location(), repository) {
+        let backed_up: Vec<StoreKind> =
+            session.configuration.stores().into_iter().filter(|kind| BACKED_UP.contains(kind)).collect();
+        match status {
+            Ok(status) => {
+                let age_max = session.configuration.backup_age_max;
+                found.extend(doctor::backups(&status, &backed_up, age_max, session.clock.now()));
+            }
+            Err(error) => found.push(doctor::repository_unreadable(&location, &error)),
+        }
+        looked_at.push(format!("repository {location}"));
+    }
+    for (path, file) in composes {
+        let name = path
+            .file_name()
+            .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
+        found.extend(doctor::compose::examine(&file, &name));
+        looked_at.push(format!("compose file {}", path.display()));
+    }
+    Ok(session.printer.report(&Diagnosis { looked_at, findings: found }))
+}
+
+fn compose_files(args: &DoctorArgs, session: &Session) -> Result<Vec<(PathBuf, Value)>> {
+    let named = args
+        .compose
+        .as_deref()
+        .map(|path| session.path(path))
+        .or_else(|| session.configuration.compose_file.clone());
+    let paths = match named {
+        Some(path) => vec![path],
+        None => {
+            let here = |name: &&str| session.outside.working_dir.join(name);
+            COMPOSE_FILES.iter().map(here).filter(|path| path.is_file()).collect()
+        }
+    };
+    paths.into_iter().map(|path| Ok((path.clone(), read_compose(&path)?))).collect()
+}
+
+fn read_compose(path: &Path) -> Result<Value> {
+    let name = path.display();
+    let refuse = |source: std::io::Error| {
+        Error::new(ErrorKind::Config, format!("cannot read the compose file {name}")).with_source(source)
+    };
+    if std::fs::metadata(path).map_err(refuse)?.len() > COMPOSE_BYTES_MAX {
+        return Err(Error::new(ErrorKind::Config, format!("{name} is too long for a compose file")));
+    }
+    let text = std::fs::read_to_string(path).map_err(refuse)?;
+    serde_saphyr::from_str(&text).map_err(|error| {
+        // The parser's text repeats the line, which may hold a password.
+        let place = error.location().map(|place| format!(":{}", place.line())).unwrap_or_default();
+        Error::new(ErrorKind::Config, format!("{name}{place} is not valid YAML"))
+            .with_hint("name another file with `--compose FILE`, or correct this one: `docker compose config` tells more")
+    })
+}
+
+struct Diagnosis {
+    looked_at: Vec<String>,
+    findings: Vec<Finding>,
+}
+
+impl Report for Diagnosis {
+    fn json(&self) -> Map<String, Value> {
+        Map::from_iter([
+            ("looked_at".to_owned(), json!(self.looked_at)),
+            ("findings".to_owned(), json!(self.findings)),
+        ])
+    }
+
+    fn text(&self, look: &Look) -> String {
+        let looked_at = if self.looked_at.is_empty() {
+            "the configuration".to_owned()
+        } else {
+            self.looked_at.join(", ")
+        };
+        format!(
+            "{} {looked_at}\n{}",
+            look.paint(Tone::Faint, "looked at:"),
+            findings::text(&self.findings, look)
+        )
+    }
+
+    fn exit_status(&self) -> ExitStatus {
+        Severity::worst_exit_status(&self.findings)
+    }
+}

@@ -1,0 +1,70 @@
+//! The commands, one file each: what was asked for, in; a report, out.
+//!
+//! A command gets its stores from the [`Session`], calls one operation and hands the printer a report. What takes more thought than that
+//! belongs into `mainstay-ops`.
+
+pub(crate) mod apply;
+pub(crate) mod audit;
+pub(crate) mod backup;
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod doctor;
+pub(crate) mod environment;
+pub(crate) mod findings;
+pub(crate) mod man;
+pub(crate) mod plan;
+pub(crate) mod restore;
+pub(crate) mod status;
+
+use mainstay_model::{ExitStatus, Result};
+
+use crate::args::Command;
+use crate::config::Outside;
+use crate::printer::Printer;
+use crate::wiring::Session;
+
+/// What remains to be done after [`without_configuration`].
+pub(crate) enum Next {
+    /// Nothing.
+    Done(ExitStatus),
+    /// This command, with a configuration.
+    Configured(Command),
+}
+
+/// Runs the commands that must work where no valid configuration is.
+///
+/// # Errors
+/// The command's.
+pub(crate) fn without_configuration(command: Command, outside: &Outside, printer: &Printer) -> Result<Next> {
+    let status = match command {
+        Command::Completions(args) => printer.report(&completions::run(&args)),
+        Command::Man(args) => printer.report(&man::run(&args)?),
+        Command::Config(config::ConfigCommand::Init(_)) => printer.report(&config::init(outside)?),
+        Command::Config(config::ConfigCommand::Show(args)) if args.variables => {
+            printer.report(&config::Variables)
+        }
+        Command::Plan(plan::PlanCommand::Show(args)) => {
+            printer.report(&plan::show(&args, &outside.working_dir)?)
+        }
+        other => return Ok(Next::Configured(other)),
+    };
+    Ok(Next::Done(status))
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// The command's. The error decides the exit status.
+pub(crate) async fn run(command: Command, session: &Session) -> Result<ExitStatus> {
+    match command {
+        Command::Status(args) => Box::pin(status::run(args, session)).await,
+        Command::Doctor(args) => Box::pin(doctor::run(args, session)).await,
+        Command::Backup(command) => Box::pin(backup::run(command, session)).await,
+        Command::Restore(command) => Box::pin(restore::run(command, session)).await,
+        Command::Environment(command) => Box::pin(environment::run(command, session)).await,
+        Command::Audit(command) => Box::pin(audit::run(command, session)).await,
+        Command::Apply(args) => Box::pin(apply::run(args, session)).await,
+        Command::Config(command) => config::run(command, session),
+        Command::Plan(_) | Command::Completions(_) | Command::Man(_) => Ok(ExitStatus::Ok),
+    }
+}

@@ -1,0 +1,258 @@
+//! `plan show FILE`: a stored plan, for the person who is to approve it. Also how every other command shows a plan.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use mainstay_model::{
+    Blake3, ByteSize, Clock, Count, Error, ErrorKind, Plan, PlanStep, Result, SystemClock, Timestamp,
+};
+use serde_json::{Map, Value, json};
+
+use crate::printer::shown::moment;
+use crate::printer::{Cell, Look, Report, Table, Tone};
+
+/// The longest plan file that is read.
+const PLAN_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// The commands below `plan`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PlanCommand {
+    /// Show a plan file and its hash
+    Show(ShowArgs),
+}
+
+/// Arguments of `plan show`.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// The plan file
+    file: PathBuf,
+}
+
+impl PlanCommand {
+    /// The operation's name.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Show(_) => "plan.show",
+        }
+    }
+}
+
+/// A plan as it is shown.
+pub(crate) struct PlanReport {
+    /// The plan.
+    pub(crate) plan: Plan,
+    /// Its hash.
+    pub(crate) hash: Blake3,
+    /// The file it is kept in, if it is.
+    pub(crate) file: Option<PathBuf>,
+    /// The present moment.
+    pub(crate) now: Timestamp,
+}
+
+impl PlanReport {
+    /// How `plan` is shown.
+    ///
+    /// # Errors
+    /// `Internal` when the plan has no hash.
+    pub(crate) fn new(plan: Plan, file: Option<PathBuf>, now: Timestamp) -> Result<Self> {
+        let hash = plan.hash()?;
+        Ok(Self { plan, hash, file, now })
+    }
+}
+
+/// Reads a plan for display.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn show(args: &ShowArgs, working_dir: &Path) -> Result<PlanReport> {
+    let file = working_dir.join(&args.file);
+    PlanReport::new(read(&file)?, Some(args.file.clone()), SystemClock.now())
+}
+
+/// Reads a plan file.
+///
+/// # Errors
+/// `NotFound` or `Storage` when it cannot be read, otherwise as [`Plan::from_json`].
+pub(crate) fn read(file: &Path) -> Result<Plan> {
+    let name = file.display();
+    let refuse = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::NotFound => {
+            Error::new(ErrorKind::NotFound, format!("there is no plan file {name}"))
+        }
+        _ => Error::new(ErrorKind::Storage, format!("cannot read the plan file {name}")).with_source(source),
+    };
+    let bytes = std::fs::metadata(file).map_err(refuse)?.len();
+    if bytes > PLAN_BYTES_MAX {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!("{name} has {}: it is not a plan", ByteSize(bytes)),
+        ));
+    }
+    let text = std::fs::read_to_string(file).map_err(refuse)?;
+    Plan::from_json(&text).map_err(|error| error.context(format!("read {name}")))
+}
+
+/// Writes a plan file. Never overwrites.
+///
+/// # Errors
+/// `Precondition` when the file exists; `Storage` when it cannot be written.
+pub(crate) fn write(plan: &Plan, file: &Path) -> Result<()> {
+    use std::io::Write;
+    let text = serde_json::to_string_pretty(plan)
+        .map_err(|source| Error::new(ErrorKind::Internal, "the plan has no JSON form").with_source(source))?;
+    let written = std::fs::File::create_new(file).and_then(|mut open| writeln!(open, "{text}"));
+    written.map_err(|source| match source.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            Error::new(ErrorKind::Precondition, format!("{} exists already", file.display()))
+                .with_state("nothing was changed")
+                .with_hint("name another file with `--output`")
+        }
+        _ => Error::new(ErrorKind::Storage, format!("cannot write {}", file.display())).with_source(source),
+    })
+}
+
+impl Report for PlanReport {
+    fn json(&self) -> Map<String, Value> {
+        Map::from_iter([
+            ("plan_hash".to_owned(), json!(self.hash)),
+            ("fresh".to_owned(), json!(self.now < self.plan.expires_at)),
+            ("file".to_owned(), json!(self.file)),
+            ("plan".to_owned(), json!(self.plan)),
+        ])
+    }
+
+    fn text(&self, look: &Look) -> String {
+        let plan = &self.plan;
+        let target = &plan.target;
+        let mut text = format!("{}\n", look.paint(Tone::Strong, &format!("plan {}", plan.operation)));
+        let expiry = if self.now < plan.expires_at { "expires" } else { "EXPIRED" };
+        let lines = [
+            ("hash", self.hash.to_string()),
+            ("effect", plan.effect.to_string()),
+            (
+                "target",
+                format!(
+                    "{} at {} in {} ({})",
+                    target.store, target.address, target.environment, target.class
+                ),
+            ),
+            ("server", target.fingerprint.clone()),
+            ("made", format!("{} by version {}", moment(plan.created_at), plan.tool_version)),
+            (expiry, moment(plan.expires_at)),
+        ];
+        for (name, value) in lines {
+            text.push_str(&format!("  {name:8} {value}\n"));
+        }
+        text.push_str(&steps_text(&plan.steps, look));
+        if look.verbose {
+            for assumption in &plan.assumptions {
+                text.push_str(&format!("  assumes  {} is {}\n", assumption.name, assumption.value));
+            }
+        }
+        text.push_str(&format!(
+            "  at stake {} items, {}\n",
+            Count(plan.blast_radius.items),
+            ByteSize(plan.blast_radius.bytes)
+        ));
+        if let Some(file) = &self.file {
+            let file = file.display();
+            text.push_str(&format!(
+                "next: mainstay apply {file}, or without a terminal: mainstay apply {file} --approve {}\n",
+                self.hash
+            ));
+        }
+        text
+    }
+}
+
+fn steps_text(steps: &[PlanStep], look: &Look) -> String {
+    let mut table = Table::new(&["", "STEP", ""]);
+    for step in steps {
+        let tone = match step.mark {
+            '+' => Tone::Good,
+            '~' => Tone::Warn,
+            '-' => Tone::Bad,
+            _ => Tone::Plain,
+        };
+        let mark = Cell::new(format!("  {}", step.mark)).tone(tone);
+        table.row(vec![
+            mark,
+            Cell::new(step.name.clone()),
+            Cell::new(step.summary.clone()).tone(Tone::Faint),
+        ]);
+    }
+    table.render(look)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use mainstay_model::{Assumption, BlastRadius, Effect, EnvironmentClass, PLAN_FORMAT, StoreKind, Target};
+
+    use super::*;
+
+    fn sample() -> Plan {
+        let created_at = Timestamp::from_second(1_800_000_000).unwrap();
+        Plan {
+            format: PLAN_FORMAT,
+            operation: "restore.apply.drop".to_owned(),
+            effect: Effect::Destructive,
+            target: Target {
+                environment: "shop-dev".to_owned(),
+                class: EnvironmentClass::Development,
+                store: StoreKind::Mongo,
+                fingerprint: "rs0/65".to_owned(),
+                address: "127.0.0.1:27017".to_owned(),
+            },
+            assumptions: vec![Assumption { name: "shop.users".to_owned(), value: "present".to_owned() }],
+            steps: vec![PlanStep {
+                name: "load shop.users".to_owned(),
+                mark: '-',
+                summary: "replaces 5".to_owned(),
+            }],
+            blast_radius: BlastRadius {
+                phrase: "restore shop@shop-dev".to_owned(),
+                items: 48_211,
+                bytes: 1_200_000,
+            },
+            parameters: json!({}),
+            created_at,
+            expires_at: created_at + Plan::LIFETIME,
+            tool_version: "0.1.0".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_plan_is_shown_whole() {
+        let plan = sample();
+        let hash = plan.hash().unwrap();
+        let report = PlanReport::new(plan.clone(), Some("p.json".into()), plan.created_at).unwrap();
+        let expected = format!(
+            "\
+plan restore.apply.drop
+  hash     {hash}
+  effect   destructive
+  target   mongo at 127.0.0.1:27017 in shop-dev (development)
+  server   rs0/65
+  made     2027-01-15 08:00:00 UTC by version 0.1.0
+  expires  2027-01-16 08:00:00 UTC
+     STEP
+  -  load shop.users  replaces 5
+  at stake 48,211 items, 1.2 MB
+next: mainstay apply p.json, or without a terminal: mainstay apply p.json --approve {hash}
+"
+        );
+        assert_eq!(report.text(&Look::default()), expected);
+        assert!(PlanReport { now: plan.expires_at, ..report }.text(&Look::default()).contains("EXPIRED"));
+    }
+
+    #[test]
+    fn a_file_is_written_once_and_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("plan.json");
+        write(&sample(), &file).unwrap();
+        assert_eq!(read(&file).unwrap(), sample());
+        assert_eq!(write(&sample(), &file).unwrap_err().kind(), ErrorKind::Precondition);
+        assert_eq!(read(&folder.path().join("absent")).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,420 @@
+//! `restore plan|apply|abandon|list`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use mainstay_engine::Namespace;
+use mainstay_guard::{Guard, Outcome, Permit};
+use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Plan, Result, ResultExt, StoreKind};
+use mainstay_ops::contents::DocumentSetContents;
+use mainstay_ops::restore::{
+    self, ItemReport, RestoreContext, RestoreMode, RestoreReport, RestoreRequest, UnfinishedRun, Way,
+};
+use mainstay_ops::{Selection, verify};
+use mainstay_repository::Repository;
+use serde_json::{Map, Value, json};
+
+use super::backup::{SetChoice, choose, parse_namespace};
+use super::plan::{self, PlanReport};
+use crate::printer::{Cell, Look, Report, Table, Tone};
+use crate::wiring::{Documents, Session};
+
+/// The commands below `restore`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RestoreCommand {
+    /// Decide a restore, show it, and write it to a file
+    Plan(PlanArgs),
+    /// Carry out a restore plan; the same plan continues after an interruption
+    Apply(ApplyArgs),
+    /// Give up a restore that was interrupted, and remove what it was loading beside the old data
+    Abandon(ApplyArgs),
+    /// List restores that were begun and have not ended
+    List,
+}
+
+/// Arguments of `restore plan`.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// The set: its identifier, or `latest`
+    #[arg(default_value = "latest")]
+    set: SetChoice,
+    /// Restore this database only; may be repeated
+    #[arg(long, value_name = "NAME")]
+    database: Vec<String>,
+    /// Restore this collection only, as database.collection; may be repeated
+    #[arg(long, value_name = "NAME", value_parser = parse_namespace)]
+    collection: Vec<Namespace>,
+    /// Restore into a database of this name; for a set or selection of one database
+    #[arg(long, value_name = "NAME", conflicts_with = "rename")]
+    into: Option<String>,
+    /// Bring a database back under another name, as from=to; may be repeated
+    #[arg(long, value_name = "FROM=TO", value_parser = parse_rename)]
+    rename: Vec<(String, String)>,
+    /// Replace collections that exist: the new data is loaded beside them, proven, and swapped in
+    #[arg(long, conflicts_with = "merge")]
+    drop: bool,
+    /// Load into collections that exist; documents that are there stay as they are
+    #[arg(long)]
+    merge: bool,
+    /// Most objects loaded at the same time
+    #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    parallel: u16,
+    /// Write the plan to this file
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Arguments of `restore apply` and `restore abandon`.
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// The plan file
+    file: PathBuf,
+    /// Approve the plan with this hash beforehand; needed where there is no terminal
+    #[arg(long, value_name = "HASH")]
+    approve: Option<String>,
+}
+
+impl RestoreCommand {
+    /// The operation's name, or the beginning of it where the plan decides the rest.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Plan(_) => "restore.plan",
+            Self::Apply(_) => "restore.apply",
+            Self::Abandon(_) => "restore.abandon",
+            Self::List => "restore.list",
+        }
+    }
+}
+
+fn parse_rename(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((from, to)) if !from.is_empty() && !to.is_empty() => Ok((from.to_owned(), to.to_owned())),
+        _ => Err("expected from=to".to_owned()),
+    }
+}
+
+/// Runs a command below `restore`.
+///
+/// # Errors
+/// The operation's.
+pub(crate) async fn run(command: RestoreCommand, session: &Session) -> Result<ExitStatus> {
+    match command {
+        RestoreCommand::Plan(args) => plan_restore(args, session).await,
+        RestoreCommand::Apply(args) => {
+            let plan = plan::read(&session.path(&args.file))?;
+            apply_plan(&plan, args.approve.as_deref(), session).await
+        }
+        RestoreCommand::Abandon(args) => {
+            let plan = plan::read(&session.path(&args.file))?;
+            abandon_plan(&plan, args.approve.as_deref(), session).await
+        }
+        RestoreCommand::List => list(session).await,
+    }
+}
+
+async fn plan_restore(args: PlanArgs, session: &Session) -> Result<ExitStatus> {
+    let repository = session.repository().await?;
+    let set = choose(&repository, &args.set, StoreKind::Mongo).await?;
+    let documents = session.documents(StoreKind::Mongo).await?;
+    let target = session.target(documents.probe.as_ref()).await?;
+    let selection = Selection { databases: args.database.clone(), collections: args.collection.clone() };
+    let request = RestoreRequest {
+        database_renames: renames(&args, &set.contents()?, &selection)?,
+        selection,
+        mode: match (args.drop, args.merge) {
+            (true, _) => RestoreMode::Drop,
+            (_, true) => RestoreMode::Merge,
+            _ => RestoreMode::New,
+        },
+        load_count_max: args.parallel.into(),
+    };
+    let plan =
+        restore::plan(&set, documents.source.as_ref(), target, &request, session.clock.as_ref()).await?;
+    if let Some(file) = &args.output {
+        plan::write(&plan, &session.path(file))?;
+    }
+    Ok(session.printer.report(&PlanReport::new(plan, args.output, session.clock.now())?))
+}
+
+/// `--into NAME` renames the one database that is restored.
+fn renames(
+    args: &PlanArgs,
+    contents: &DocumentSetContents,
+    selection: &Selection,
+) -> Result<BTreeMap<String, String>> {
+    let Some(into) = &args.into else { return Ok(args.rename.iter().cloned().collect()) };
+    let mut databases: Vec<&String> = contents
+        .collections
+        .iter()
+        .filter(|record| selection.includes(&record.namespace))
+        .map(|record| &record.namespace.database)
+        .collect();
+    databases.dedup();
+    match databases.as_slice() {
+        [] => Ok(BTreeMap::new()),
+        [one] => Ok(BTreeMap::from([((*one).clone(), into.clone())])),
+        _ => Err(Error::new(
+            ErrorKind::Usage,
+            format!("--into names one database, the selection holds {}", databases.len()),
+        )
+        .with_state("nothing was changed")
+        .with_hint("choose one with `--database NAME`, or rename each with `--rename from=to`")),
+    }
+}
+
+/// Carries out a stored restore plan.
+///
+/// # Errors
+/// The operation's.
+pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Session) -> Result<ExitStatus> {
+    let began = Instant::now();
+    let work = Work::begin(plan, approve, session).await?;
+    let progress = session.printer.progress();
+    let holder = session.holder();
+    let context = RestoreContext {
+        source: work.documents.source.as_ref(),
+        sink: work.documents.sink.as_ref(),
+        repository: &work.repository,
+        clock: session.clock.clone(),
+        holder: &holder,
+        lease_ttl: session.lease_ttl(),
+        observer: progress.as_ref(),
+        cancel: &session.cancel,
+    };
+    let applied = restore::apply(&context, plan, &work.permit).await;
+    drop(progress);
+    let outcome = match &applied {
+        Ok(report) if report.failure_count() == 0 => Outcome::Done {
+            summary: format!("restored {} collections", report.items.len()),
+            facts: facts(report),
+        },
+        Ok(report) => {
+            Outcome::Failed { error: format!("{} documents were not restored", report.failure_count()) }
+        }
+        Err(error) => Outcome::of_error(error),
+    };
+    let closed = work.guard.close(work.permit, outcome).await.context("record the outcome in the audit log");
+    let report = applied?;
+    closed?;
+    Ok(session.printer.report(&Applied { report, elapsed: began.elapsed() }))
+}
+
+/// What carrying out or giving up a plan needs, permit included.
+struct Work {
+    documents: Documents,
+    repository: Repository,
+    guard: Guard,
+    permit: Permit,
+}
+
+impl Work {
+    async fn begin(plan: &Plan, approve: Option<&str>, session: &Session) -> Result<Self> {
+        let documents = session.documents(plan.target.store).await?;
+        let repository = session.repository().await?;
+        let guard = session.guard(&repository);
+        let target = session.target(documents.probe.as_ref()).await?;
+        if (&target.environment, target.class) != (&plan.target.environment, plan.target.class) {
+            let stale = Error::new(
+                ErrorKind::StalePlan,
+                format!(
+                    "the plan is for {} ({}), this is {} ({})",
+                    plan.target.environment, plan.target.class, target.environment, target.class
+                ),
+            )
+            .with_state("nothing was changed")
+            .with_hint("make the plan again and review it");
+            return Err(guard.refuse(&plan.operation, Some(&plan.target), Some(plan.hash()?), stale).await);
+        }
+        let evidence = verify::evidence(&repository, &plan.target.fingerprint).await?;
+        let permit = guard.permit(plan, &evidence, &session.consent(approve)?).await?;
+        Ok(Self { documents, repository, guard, permit })
+    }
+}
+
+fn facts(report: &RestoreReport) -> Value {
+    json!({
+        "run": report.run,
+        "resumed": report.resumed,
+        "proven": report.is_proven(),
+        "collections": report.items.iter().map(item_json).collect::<Vec<_>>(),
+    })
+}
+
+fn item_json(item: &ItemReport) -> Value {
+    json!({
+        "source": item.source.to_string(),
+        "target": item.target.to_string(),
+        "way": item.way,
+        "documents": item.expected.documents,
+        "bytes": item.expected.bytes,
+        "inserted": item.inserted,
+        "identical": item.identical,
+        "failed": item.failure_count,
+        "failures": item.failures,
+        "expected": item.expected,
+        "found": item.found,
+        "differences": item.differences,
+    })
+}
+
+struct Applied {
+    report: RestoreReport,
+    elapsed: Duration,
+}
+
+impl Report for Applied {
+    fn json(&self) -> Map<String, Value> {
+        let Value::Object(mut fields) = facts(&self.report) else { return Map::new() };
+        fields.insert("seconds".to_owned(), json!(self.elapsed.as_secs_f64()));
+        fields
+    }
+
+    fn text(&self, look: &Look) -> String {
+        let mut table = Table::new(&["COLLECTION", "DOCUMENTS", "SIZE", "PROOF"]);
+        for item in &self.report.items {
+            table.row(vec![
+                item.target.to_string().into(),
+                Cell::right(Count(item.expected.documents).to_string()),
+                Cell::right(ByteSize(item.expected.bytes).to_string()),
+                proof(item),
+            ]);
+        }
+        let mut text = table.render(look);
+        for item in &self.report.items {
+            text.push_str(&troubles(item, look));
+        }
+        text.push_str(&self.summary());
+        text
+    }
+
+    fn exit_status(&self) -> ExitStatus {
+        match (self.report.failure_count(), self.report.is_proven()) {
+            (0, true) => ExitStatus::Ok,
+            (0, false) => ExitStatus::Findings,
+            _ => ExitStatus::Failed,
+        }
+    }
+}
+
+impl Applied {
+    fn summary(&self) -> String {
+        let items = &self.report.items;
+        let (documents, bytes) = items.iter().fold((0, 0), |(documents, bytes), item| {
+            (documents + item.expected.documents, bytes + item.expected.bytes)
+        });
+        let seconds = self.elapsed.as_secs_f64();
+        let rate = ByteSize((bytes as f64 / seconds.max(0.001)) as u64);
+        format!(
+            "restored {} collections and views, {} documents, {} in {seconds:.1} s ({rate}/s, verification and proof included)\n",
+            items.len(),
+            Count(documents),
+            ByteSize(bytes)
+        )
+    }
+}
+
+fn proof(item: &ItemReport) -> Cell {
+    let said = match (&item.found, item.way) {
+        (Some(found), _) if *found == item.expected => "read back, digest equal",
+        (Some(_), _) => return Cell::new("DIGEST DIFFERS").tone(Tone::Bad),
+        (None, Way::Merge) => "merged: every document of the set inserted or identical",
+        (None, Way::Keep) => return Cell::new("view kept as it was"),
+        (None, _) if item.expected.documents == 0 => "definition equal",
+        (None, _) => "in place since an earlier try",
+    };
+    if item.failure_count > 0 {
+        Cell::new(format!("{} NOT RESTORED", Count(item.failure_count))).tone(Tone::Bad)
+    } else if item.differences.is_empty() {
+        Cell::new(said).tone(Tone::Good)
+    } else {
+        Cell::new(format!("{said}; options or indexes differ")).tone(Tone::Warn)
+    }
+}
+
+fn troubles(item: &ItemReport, look: &Look) -> String {
+    let mut text = String::new();
+    if item.failure_count > 0 {
+        let plural = if item.failure_count == 1 { "document was" } else { "documents were" };
+        text.push_str(&look.paint(
+            Tone::Bad,
+            &format!("{}: {} {plural} not restored\n", item.target, Count(item.failure_count)),
+        ));
+        for failure in &item.failures {
+            text.push_str(&format!("  _id {}: {} (code {})\n", failure.id, failure.message, failure.code));
+        }
+    }
+    for difference in &item.differences {
+        text.push_str(&format!("{} {}: {difference}\n", look.paint(Tone::Warn, "differs"), item.target));
+    }
+    text
+}
+
+async fn abandon_plan(plan: &Plan, approve: Option<&str>, session: &Session) -> Result<ExitStatus> {
+    let work = Work::begin(plan, approve, session).await?;
+    let holder = session.holder();
+    let context = RestoreContext {
+        source: work.documents.source.as_ref(),
+        sink: work.documents.sink.as_ref(),
+        repository: &work.repository,
+        clock: session.clock.clone(),
+        holder: &holder,
+        lease_ttl: session.lease_ttl(),
+        observer: &mainstay_model::progress::Silent,
+        cancel: &session.cancel,
+    };
+    let abandoned = restore::abandon(&context, plan, &work.permit).await;
+    let outcome = match &abandoned {
+        Ok(run) => Outcome::Done { summary: format!("gave up restore {}", run.run), facts: json!(run) },
+        Err(error) => Outcome::of_error(error),
+    };
+    work.guard.close(work.permit, outcome).await.context("record the outcome in the audit log")?;
+    Ok(session.printer.report(&Abandoned(abandoned?)))
+}
+
+struct Abandoned(UnfinishedRun);
+
+impl Report for Abandoned {
+    fn json(&self) -> Map<String, Value> {
+        Map::from_iter([("abandoned".to_owned(), json!(self.0))])
+    }
+
+    fn text(&self, _look: &Look) -> String {
+        format!("restore {} is given up: {}\n", self.0.run, state_of(&self.0))
+    }
+}
+
+fn state_of(run: &UnfinishedRun) -> String {
+    let begun: Vec<String> = run.begun.iter().map(ToString::to_string).collect();
+    let begun = if begun.is_empty() {
+        "none is half done".to_owned()
+    } else {
+        format!("begun and not in place: {}", begun.join(", "))
+    };
+    format!("{} of {} collections are in place, {begun}", run.placed, run.total)
+}
+
+async fn list(session: &Session) -> Result<ExitStatus> {
+    let repository = session.repository().await?;
+    let runs = restore::unfinished_runs(&repository).await?;
+    Ok(session.printer.report(&Unfinished(runs)))
+}
+
+struct Unfinished(Vec<UnfinishedRun>);
+
+impl Report for Unfinished {
+    fn json(&self) -> Map<String, Value> {
+        Map::from_iter([("unfinished".to_owned(), json!(self.0))])
+    }
+
+    fn text(&self, _look: &Look) -> String {
+        if self.0.is_empty() {
+            return "no restore is unfinished\n".to_owned();
+        }
+        let line =
+            |run: &UnfinishedRun| format!("{}  plan {}  {}\n", run.run, run.plan_hash.short(), state_of(run));
+        let lines: String = self.0.iter().map(line).collect();
+        lines + "apply the same plan again to continue, or give it up with `mainstay restore abandon FILE`\n"
+    }
+}

@@ -1,0 +1,319 @@
+//! `status`: the three stores and the repository at a glance. A store that is down is a row, not the end.
+
+use std::time::Duration;
+
+use clap::Args;
+use mainstay_engine::StoreFacts;
+use mainstay_guard::{Environment, identify};
+use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Result, SetId, Timestamp};
+use mainstay_ops::status::{self, RepositoryStatus, StoreBackups, StoreStatus};
+use serde_json::{Map, Value, json};
+
+use super::environment;
+use crate::printer::shown::{ago, duration};
+use crate::printer::{Cell, Look, Report, Table, Tone, problem_details, problem_json};
+use crate::wiring::Session;
+
+/// How long a store or the repository may take to answer.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {}
+
+/// Asks everything at once and reports.
+///
+/// # Errors
+/// `Precondition` when nothing is configured; `Config` when a connection cannot be described. What cannot be reached is part of the
+/// report and decides its exit status.
+pub(crate) async fn run(_args: StatusArgs, session: &Session) -> Result<ExitStatus> {
+    let probes = session.probes().await?;
+    if probes.is_empty() && session.configuration.repository.is_none() {
+        return Err(Error::new(ErrorKind::Precondition, "nothing is configured")
+            .with_hint("`mainstay config init` writes a mainstay.toml; or set MAINSTAY_MONGO_URL, MAINSTAY_POSTGRES_URL, MAINSTAY_REDIS_URL"));
+    }
+    let (stores, repository) = tokio::join!(status::stores(&probes, ANSWER_TIME_MAX), repository(session));
+    let environment = identify(&session.configured_environment(), &environment::known_markers(&stores));
+    let location = session.repository_location();
+    Ok(session.printer.report(&Glance {
+        environment,
+        stores,
+        location,
+        repository,
+        now: session.clock.now(),
+    }))
+}
+
+/// What the repository holds; `None` when none is configured.
+pub(crate) async fn repository(session: &Session) -> Option<Result<RepositoryStatus>> {
+    let location = session.repository_location()?;
+    let read = async { status::repository(&session.repository().await?).await };
+    let answer = tokio::time::timeout(ANSWER_TIME_MAX, read).await;
+    Some(answer.unwrap_or_else(|_| {
+        let message =
+            format!("the repository {location} did not answer within {} s", ANSWER_TIME_MAX.as_secs());
+        Err(Error::new(ErrorKind::Unreachable, message).with_hint("check its address and the network"))
+    }))
+}
+
+struct Glance {
+    environment: Result<Environment>,
+    stores: Vec<StoreStatus>,
+    location: Option<String>,
+    repository: Option<Result<RepositoryStatus>>,
+    now: Timestamp,
+}
+
+impl Glance {
+    fn backups(&self, store: &StoreStatus) -> Option<&StoreBackups> {
+        self.repository.as_ref()?.as_ref().ok()?.of(store.kind)
+    }
+}
+
+impl Report for Glance {
+    fn json(&self) -> Map<String, Value> {
+        let repository = match &self.repository {
+            None => Value::Null,
+            Some(Ok(status)) => json!({
+                "location": self.location,
+                "state": "readable",
+                "error": null,
+                "backups": status.backups.iter().map(backups_json).collect::<Vec<_>>(),
+            }),
+            // One that was never written is no trouble: the first backup makes it.
+            Some(Err(error)) => json!({
+                "location": self.location,
+                "state": error.kind().name(),
+                "error": problem_json(error),
+                "backups": [],
+            }),
+        };
+        Map::from_iter([
+            ("environment".to_owned(), json!(self.environment.as_ref().ok())),
+            (
+                "environment_contradiction".to_owned(),
+                json!(self.environment.as_ref().err().map(ToString::to_string)),
+            ),
+            ("stores".to_owned(), self.stores.iter().map(store_json).collect()),
+            ("repository".to_owned(), repository),
+        ])
+    }
+
+    fn text(&self, look: &Look) -> String {
+        let mut text = environment::line(&self.environment, look);
+        let mut table = Table::new(&[
+            "STORE",
+            "STATE",
+            "VERSION",
+            "ROLE",
+            "SIZE",
+            "UPTIME",
+            "CONNECTIONS",
+            "LAST BACKUP",
+            "VERIFIED",
+            "ADDRESS",
+        ]);
+        for store in &self.stores {
+            let (last, verified) = backup_cells(self.backups(store), self.now);
+            let mut row = vec![Cell::new(store.kind.name())];
+            row.extend(match &store.facts {
+                Ok(facts) => facts_cells(facts),
+                Err(error) => {
+                    let state = Cell::new(error.kind().name()).tone(Tone::Bad);
+                    vec![state, "-".into(), "-".into(), Cell::right("-"), "-".into(), Cell::right("-")]
+                }
+            });
+            row.extend([last, verified, store.address.as_str().into()]);
+            table.row(row);
+        }
+        text.push_str(&table.render(look));
+        match (&self.location, &self.repository) {
+            (Some(location), Some(Ok(_))) => text.push_str(&format!("repository {location}\n")),
+            (Some(location), Some(Err(error))) => {
+                text.push_str(&format!(
+                    "repository {location}: {}\n",
+                    look.paint(Tone::Bad, error.kind().name())
+                ));
+            }
+            _ => text.push_str("repository none is configured\n"),
+        }
+        let troubles = self.stores.iter().filter_map(|store| store.facts.as_ref().err());
+        for error in troubles.chain(self.repository.iter().filter_map(|repository| repository.as_ref().err()))
+        {
+            text.push_str(&format!("{} {error}\n", look.paint(Tone::Bad, "trouble:")));
+            text.push_str(&problem_details(error));
+        }
+        text
+    }
+
+    fn exit_status(&self) -> ExitStatus {
+        // A repository that does not exist yet is nothing to wake anybody for; `doctor` says that there is no backup.
+        let repository = self.repository.as_ref().filter(|repository| {
+            !repository.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound)
+        });
+        status::exit_status(&self.stores, repository)
+    }
+}
+
+fn facts_cells(facts: &StoreFacts) -> Vec<Cell> {
+    let connections = match facts.connections_max {
+        Some(most) => format!("{} of {}", Count(facts.connections), Count(most)),
+        None => Count(facts.connections).to_string(),
+    };
+    vec![
+        Cell::new("up").tone(Tone::Good),
+        facts.version.as_str().into(),
+        facts.role.as_str().into(),
+        Cell::right(facts.size.map_or_else(|| "-".to_owned(), |size: ByteSize| size.to_string())),
+        duration(facts.uptime_seconds).into(),
+        Cell::right(connections),
+    ]
+}
+
+fn backup_cells(backups: Option<&StoreBackups>, now: Timestamp) -> (Cell, Cell) {
+    let Some(backups) = backups else { return (Cell::new("-"), Cell::new("-")) };
+    let last = match &backups.last {
+        Some((_, at)) => Cell::new(ago(*at, now)),
+        None => Cell::new("never").tone(Tone::Warn),
+    };
+    let verified = match (&backups.verified, &backups.last) {
+        (Some((verified, _)), Some((last, _))) if verified == last => Cell::new("yes").tone(Tone::Good),
+        (Some((verified, _)), _) => Cell::new(format!("set {verified}")),
+        (None, Some(_)) => Cell::new("no").tone(Tone::Warn),
+        (None, None) => Cell::new("-"),
+    };
+    (last, verified)
+}
+
+fn store_json(store: &StoreStatus) -> Value {
+    let mut value = json!({
+        "store": store.kind,
+        "state": store.facts.as_ref().map_or_else(|error| error.kind().name(), |_| "up"),
+        "address": store.address,
+        "version": null,
+        "role": null,
+        "size_bytes": null,
+        "uptime_seconds": null,
+        "connections": null,
+        "connections_max": null,
+        "fingerprint": null,
+        "marker": store.marker.as_ref().ok(),
+        "error": store.facts.as_ref().err().map(problem_json),
+    });
+    if let Ok(facts) = &store.facts {
+        value["version"] = json!(facts.version);
+        value["role"] = json!(facts.role);
+        value["size_bytes"] = json!(facts.size.map(ByteSize::bytes));
+        value["uptime_seconds"] = json!(facts.uptime_seconds);
+        value["connections"] = json!(facts.connections);
+        value["connections_max"] = json!(facts.connections_max);
+        value["fingerprint"] = json!(facts.fingerprint);
+    }
+    value
+}
+
+fn backups_json(backups: &StoreBackups) -> Value {
+    let moment =
+        |entry: &Option<(SetId, Timestamp)>| entry.as_ref().map(|(set, at)| json!({"set": set, "at": at}));
+    json!({
+        "store": backups.kind,
+        "sets": backups.set_count,
+        "damaged": backups.damaged,
+        "last": moment(&backups.last),
+        "verified": moment(&backups.verified),
+    })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use mainstay_model::StoreKind;
+
+    use super::*;
+
+    fn glance() -> Glance {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let at = Timestamp::from_second(1_799_990_000).unwrap();
+        let set = SetId::new(at, 7);
+        let mongo = StoreStatus {
+            kind: StoreKind::Mongo,
+            address: "127.0.0.1:27017".to_owned(),
+            facts: Ok(StoreFacts {
+                kind: StoreKind::Mongo,
+                version: "6.0.27".to_owned(),
+                role: "primary of rs0".to_owned(),
+                size: Some(ByteSize(48_211_000)),
+                uptime_seconds: 12_000,
+                connections: 12,
+                connections_max: Some(51_200),
+                fingerprint: "65a1".to_owned(),
+                address: "127.0.0.1:27017".to_owned(),
+            }),
+            marker: Ok(None),
+        };
+        let refused = || {
+            Error::new(ErrorKind::Unreachable, "127.0.0.1:6379 refused the connection")
+                .with_hint("start the server")
+        };
+        let redis = StoreStatus {
+            kind: StoreKind::Redis,
+            address: "127.0.0.1:6379".to_owned(),
+            facts: Err(refused()),
+            marker: Err(refused()),
+        };
+        let stores = vec![mongo, redis];
+        let backups = StoreKind::ALL
+            .into_iter()
+            .map(|kind| {
+                let is_mongo = kind == StoreKind::Mongo;
+                StoreBackups {
+                    kind,
+                    set_count: usize::from(is_mongo),
+                    damaged: vec![],
+                    last: is_mongo.then(|| (set.clone(), at)),
+                    verified: is_mongo.then(|| (set.clone(), at)),
+                }
+            })
+            .collect();
+        Glance {
+            environment: identify(
+                &mainstay_guard::ConfiguredEnvironment::default(),
+                &environment::known_markers(&stores),
+            ),
+            stores,
+            location: Some("file:./backups".to_owned()),
+            repository: Some(Ok(RepositoryStatus { backups })),
+            now,
+        }
+    }
+
+    #[test]
+    fn the_text_is_a_table_with_troubles_below() {
+        let expected = "\
+environment unknown (production)
+STORE  STATE        VERSION  ROLE             SIZE  UPTIME       CONNECTIONS  LAST BACKUP     VERIFIED  ADDRESS
+mongo  up           6.0.27   primary of rs0  48 MB  3 h 20 min  12 of 51,200  2 h 46 min ago  yes       127.0.0.1:27017
+redis  unreachable  -        -                   -  -                      -  never           -         127.0.0.1:6379
+repository file:./backups
+trouble: 127.0.0.1:6379 refused the connection
+  hint: start the server
+";
+        let shown = glance().text(&Look::default());
+        assert_eq!(shown, expected, "\n{shown}");
+        assert_eq!(glance().exit_status(), ExitStatus::Unreachable);
+    }
+
+    #[test]
+    fn the_json_has_a_row_for_every_store() {
+        let value = Value::Object(glance().json());
+        assert_eq!(value["stores"][0]["state"], "up");
+        assert_eq!(value["stores"][0]["size_bytes"], 48_211_000);
+        assert_eq!(value["stores"][1]["state"], "unreachable");
+        assert_eq!(value["stores"][1]["error"]["exit_status"], 6);
+        assert_eq!(
+            value["repository"]["backups"][0]["last"]["set"],
+            value["repository"]["backups"][0]["verified"]["set"]
+        );
+        assert_eq!(value["environment"]["class"], "production");
+    }
+}

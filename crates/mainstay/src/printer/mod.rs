@@ -1,0 +1,222 @@
+//! The only place that prints. Results go to standard output, everything else to standard error.
+//!
+//! A command hands over a [`Report`]: one value that can say itself as text and as JSON. Under `--json` there is exactly one object on
+//! standard output, also when the command fails. Whatever is printed passes a filter that hides every secret the configuration knows: the
+//! second line of defence behind [`mainstay_model::Secret`], for texts that came from servers and drivers. A closed pipe ends the output
+//! quietly and changes nothing else.
+
+pub(crate) mod consent;
+mod hide;
+pub(crate) mod look;
+mod problem;
+pub(crate) mod progress;
+pub(crate) mod shown;
+pub(crate) mod table;
+
+use std::io::{ErrorKind as IoKind, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use mainstay_model::{Error, ExitStatus, Secret};
+use serde_json::{Map, Value, json};
+
+pub(crate) use look::{Look, Tone};
+pub(crate) use table::{Cell, Table};
+
+use hide::Hider;
+pub(crate) use problem::{details as problem_details, json as problem_json};
+use progress::Progress;
+
+/// Version of the JSON objects' form; it grows when a field changes its meaning or goes away.
+const JSON_VERSION: u32 = 1;
+
+/// What a command found or did.
+pub(crate) trait Report {
+    /// The fields of the JSON object, besides `version` and `command`.
+    fn json(&self) -> Map<String, Value>;
+
+    /// The text, lines ended.
+    fn text(&self, look: &Look) -> String;
+
+    /// The status the process ends with.
+    fn exit_status(&self) -> ExitStatus {
+        ExitStatus::Ok
+    }
+}
+
+/// How to print.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PrinterOptions {
+    /// One JSON object instead of text.
+    pub(crate) json: bool,
+    /// Results and errors only.
+    pub(crate) quiet: bool,
+    /// More detail.
+    pub(crate) verbose: bool,
+    /// Colours were declined: `--no-color` or `NO_COLOR`.
+    pub(crate) no_color: bool,
+    /// The terminal can neither colour nor redraw: `TERM=dumb`.
+    pub(crate) dumb: bool,
+    /// The command's dotted name.
+    pub(crate) command: &'static str,
+}
+
+/// Prints.
+pub(crate) struct Printer {
+    options: PrinterOptions,
+    out: Look,
+    err: Look,
+    err_is_terminal: bool,
+    hider: Mutex<Hider>,
+    live: Mutex<Option<Arc<Progress>>>,
+    prompting: AtomicBool,
+}
+
+impl Printer {
+    /// A printer on the process's own streams.
+    pub(crate) fn new(options: PrinterOptions) -> Self {
+        let look = |is_terminal: bool| Look {
+            color: is_terminal && !options.no_color && !options.dumb,
+            verbose: options.verbose,
+        };
+        let err_is_terminal = std::io::stderr().is_terminal();
+        Self {
+            out: look(std::io::stdout().is_terminal()),
+            err: look(err_is_terminal),
+            err_is_terminal,
+            hider: Mutex::new(Hider::default()),
+            live: Mutex::new(None),
+            prompting: AtomicBool::new(false),
+            options,
+        }
+    }
+
+    /// From now on these never appear in any output. Texts in `public` are never hidden, though a password equals them.
+    pub(crate) fn hide(&self, secrets: &[Secret], public: &[String]) {
+        self.hider.lock().expect("no holder of this lock can panic").add(secrets, public);
+    }
+
+    /// Prints a result and gives back the status it stands for.
+    pub(crate) fn report(&self, report: &dyn Report) -> ExitStatus {
+        if self.options.json {
+            self.write_json(report.json());
+        } else {
+            self.write_out(&report.text(&self.out));
+        }
+        report.exit_status()
+    }
+
+    /// Prints text that is a file by itself: a completion script, a manual page, a template.
+    pub(crate) fn raw(&self, text: &str) {
+        self.write(&mut std::io::stdout().lock(), text);
+    }
+
+    /// Prints an error and gives back its status: lines on standard error, or the JSON object on standard output.
+    pub(crate) fn error(&self, error: &Error) -> ExitStatus {
+        self.end_progress();
+        let status = error.kind().exit_status();
+        if self.options.json {
+            self.write_json(Map::from_iter([("error".to_owned(), problem::json(error))]));
+        } else {
+            self.write_err(&problem::text(error, &self.err));
+        }
+        status
+    }
+
+    /// Prints what the argument parser has to say, on standard error.
+    pub(crate) fn complaint(&self, text: &str) {
+        self.write_err(text);
+    }
+
+    /// Tells something on standard error, unless silence was asked for.
+    pub(crate) fn notice(&self, text: &str) {
+        if !self.options.quiet {
+            self.write_err(&format!("{text}\n"));
+        }
+    }
+
+    /// As [`Printer::notice`], for the progress itself, which must not step aside for its own line.
+    fn notice_beside_nothing(&self, text: &str) {
+        let text =
+            self.hider.lock().expect("no holder of this lock can panic").hide_text(&format!("{text}\n"));
+        self.write(&mut std::io::stderr().lock(), &text);
+    }
+
+    /// Begins to show progress. It is shown until the last holder lets go of it.
+    pub(crate) fn progress(self: &Arc<Self>) -> Arc<Progress> {
+        let shown = !self.options.quiet;
+        let progress =
+            Progress::begin(self.clone(), shown, shown && self.err_is_terminal && !self.options.dumb);
+        *self.live.lock().expect("no holder of this lock can panic") = Some(progress.clone());
+        progress
+    }
+
+    /// Ends the progress display, when there is one. What is printed afterwards stands below its last line.
+    pub(crate) fn end_progress(&self) {
+        let live = self.live.lock().expect("no holder of this lock can panic").take();
+        if let Some(progress) = live {
+            progress.end();
+        }
+    }
+
+    /// Whether somebody is being asked right now: then nothing is under way that needs a safe point.
+    pub(crate) fn is_prompting(&self) -> bool {
+        self.prompting.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is a person to ask.
+    pub(crate) fn is_interactive(&self) -> bool {
+        self.err_is_terminal && std::io::stdin().is_terminal()
+    }
+
+    /// Asks on standard error and reads a line; `None` at the end of the input.
+    fn ask(&self, question: &str) -> Option<String> {
+        self.end_progress();
+        self.prompting.store(true, Ordering::Relaxed);
+        self.write_err(question);
+        let mut answer = String::new();
+        let read = std::io::stdin().read_line(&mut answer);
+        self.prompting.store(false, Ordering::Relaxed);
+        match read {
+            Ok(count) if count > 0 => Some(answer.trim().to_owned()),
+            _ => None,
+        }
+    }
+
+    fn write_json(&self, fields: Map<String, Value>) {
+        self.end_progress();
+        let mut object = Map::new();
+        object.insert("version".to_owned(), json!(JSON_VERSION));
+        object.insert("command".to_owned(), json!(self.options.command));
+        object.extend(fields);
+        let mut value = Value::Object(object);
+        self.hider.lock().expect("no holder of this lock can panic").hide_value(&mut value);
+        self.write(&mut std::io::stdout().lock(), &format!("{value}\n"));
+    }
+
+    fn write_out(&self, text: &str) {
+        self.end_progress();
+        let text = self.hider.lock().expect("no holder of this lock can panic").hide_text(text);
+        self.write(&mut std::io::stdout().lock(), &text);
+    }
+
+    fn write_err(&self, text: &str) {
+        let text = self.hider.lock().expect("no holder of this lock can panic").hide_text(text);
+        let live = self.live.lock().expect("no holder of this lock can panic").clone();
+        let write = || self.write(&mut std::io::stderr().lock(), &text);
+        match live {
+            Some(progress) => progress.beside(write),
+            None => write(),
+        }
+    }
+
+    fn write(&self, stream: &mut dyn Write, text: &str) {
+        match stream.write_all(text.as_bytes()).and_then(|()| stream.flush()) {
+            Ok(()) => {}
+            // Whoever read has seen enough.
+            Err(error) if error.kind() == IoKind::BrokenPipe => {}
+            // There is nowhere left to say so; the exit status tells how the command itself went.
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Times and lengths of time, as people read them.
+
+use mainstay_model::Timestamp;
+
+/// `45 s`, `12 min`, `3 h 20 min`, `2 d 5 h`.
+pub(crate) fn duration(seconds: u64) -> String {
+    let pair = |large: u64, large_unit: &str, small: u64, small_unit: &str| match small {
+        0 => format!("{large} {large_unit}"),
+        _ => format!("{large} {large_unit} {small} {small_unit}"),
+    };
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => pair(seconds / 3_600, "h", seconds % 3_600 / 60, "min"),
+        _ => pair(seconds / 86_400, "d", seconds % 86_400 / 3_600, "h"),
+    }
+}
+
+/// `3 h 20 min ago`; a time in the future is `now`, for clocks differ.
+pub(crate) fn ago(at: Timestamp, now: Timestamp) -> String {
+    match u64::try_from(now.duration_since(at).as_secs()) {
+        Ok(0) | Err(_) => "now".to_owned(),
+        Ok(seconds) => format!("{} ago", duration(seconds)),
+    }
+}
+
+/// `2026-11-23 00:55:02 UTC`.
+pub(crate) fn moment(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_well() {
+        let cases = [
+            (0, "0 s"),
+            (119, "119 s"),
+            (120, "2 min"),
+            (12_000, "3 h 20 min"),
+            (7_200, "2 h"),
+            (190_800, "2 d 5 h"),
+        ];
+        for (seconds, text) in cases {
+            assert_eq!(duration(seconds), text);
+        }
+        let at = Timestamp::from_second(1_800_000_000).unwrap();
+        assert_eq!(ago(at, at), "now");
+        assert_eq!(ago(at, Timestamp::from_second(1_800_000_300).unwrap()), "5 min ago");
+        assert_eq!(moment(at), "2027-01-15 08:00:00 UTC");
+    }
+}

@@ -1,0 +1,129 @@
+//! From arguments to exit status: parse, configure, wire, dispatch, print.
+//!
+//! Everything that can fail without the network fails before the runtime begins.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use mainstay_model::{Error, ErrorKind, ExitStatus, Result, redact_url};
+
+use crate::args::{Arguments, Command};
+use crate::commands;
+use crate::config::connection::holds_password;
+use crate::config::{Configuration, Outside};
+use crate::interrupt;
+use crate::printer::{Printer, PrinterOptions};
+use crate::wiring::Session;
+
+/// Runs the process.
+pub(crate) fn run() -> ExitCode {
+    let variables = variables();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return not_understood(&error).into(),
+    };
+    let printer = Arc::new(Printer::new(PrinterOptions {
+        json: arguments.global.json,
+        quiet: arguments.global.quiet,
+        verbose: arguments.global.verbose,
+        no_color: arguments.global.no_color
+            || variables.get("NO_COLOR").is_some_and(|value| !value.is_empty()),
+        dumb: variables.get("TERM").is_some_and(|term| term == "dumb"),
+        command: arguments.command.name(),
+    }));
+    match perform(arguments, variables, &printer) {
+        Ok(status) => status.into(),
+        Err(error) => printer.error(&error).into(),
+    }
+}
+
+fn perform(
+    arguments: Arguments,
+    variables: BTreeMap<String, String>,
+    printer: &Arc<Printer>,
+) -> Result<ExitStatus> {
+    let working_dir = std::env::current_dir().map_err(|source| {
+        Error::new(ErrorKind::Usage, "the working directory cannot be read").with_source(source)
+    })?;
+    let outside = Outside {
+        working_dir,
+        variables,
+        flags: arguments.global.configuration_flags()?,
+        config_flag: arguments.global.config.clone(),
+    };
+    let command = match commands::without_configuration(arguments.command, &outside, printer)? {
+        commands::Next::Done(status) => return Ok(status),
+        commands::Next::Configured(command) => command,
+    };
+    let configuration = Configuration::resolve(&outside)?;
+    let session = Session::new(configuration, outside, printer.clone());
+    printer.hide(&session.configuration.secrets(), &session.public_words());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|source| {
+        Error::new(ErrorKind::Internal, "the asynchronous runtime does not begin").with_source(source)
+    })?;
+    let status = runtime.block_on(async {
+        interrupt::listen(printer.clone(), session.cancel.clone(), has_safe_point(&command));
+        commands::run(command, &session).await
+    });
+    // Connections that hang must not keep the process alive.
+    runtime.shutdown_background();
+    status
+}
+
+/// Whether the command can be asked to stop at a safe point; the others may be cut off anywhere.
+fn has_safe_point(command: &Command) -> bool {
+    matches!(command.name(), "backup.create" | "restore.apply" | "apply")
+}
+
+fn variables() -> BTreeMap<String, String> {
+    // A variable that is not UTF-8 belongs to somebody else: none of ours may be anything but text.
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// Prints help, version or the parser's complaint, from which every password that was typed is removed.
+fn not_understood(error: &clap::Error) -> ExitStatus {
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let json = arguments.iter().any(|argument| argument == "--json");
+    let printer = Printer::new(PrinterOptions { json, ..PrinterOptions::default() });
+    let text = without_passwords(error.to_string(), &arguments);
+    if !error.use_stderr() {
+        printer.raw(&text);
+        return ExitStatus::Ok;
+    }
+    if json {
+        let first = text.lines().next().unwrap_or_default();
+        let message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
+        return printer
+            .error(&Error::new(ErrorKind::Usage, message).with_hint("`mainstay help` lists the commands"));
+    }
+    printer.complaint(&text);
+    ExitStatus::Usage
+}
+
+fn without_passwords(text: String, arguments: &[String]) -> String {
+    let values = arguments
+        .iter()
+        .flat_map(|argument| [Some(argument.as_str()), argument.split_once('=').map(|(_, value)| value)]);
+    values.flatten().filter(|value| holds_password(value)).fold(text, |text, value| {
+        let redacted = if value.contains("://") { redact_url(value) } else { "***".to_owned() };
+        text.replace(value, &redacted)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complaints_repeat_no_password() {
+        let arguments = ["mongodb://u:canary@h/db", "--x=redis://:canary@h", "u:canary@h"].map(str::to_owned);
+        let text = format!("unexpected '{}' '{}' '{}'", arguments[0], arguments[1], arguments[2]);
+        let shown = without_passwords(text, &arguments);
+        assert_eq!(shown, "unexpected 'mongodb://***@h/db' '--x=redis://***@h' '***'");
+    }
+}

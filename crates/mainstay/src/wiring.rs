@@ -1,0 +1,447 @@
+//! Adapters, object store, repository and guard, made from the resolved configuration when a command asks for them.
+//!
+//! The one place that knows which adapter serves which trait. Nothing here connects by being made: servers are reached when they are asked.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::SignedDuration;
+use mainstay_engine::{DocumentSink, DocumentSource, Probe, StoreFacts};
+use mainstay_guard::{
+    Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
+};
+use mainstay_model::{
+    Clock, Error, ErrorKind, Finding, Result, ResultExt, Secret, StoreKind, SystemClock, Target, redact_url,
+};
+use mainstay_mongo::{MongoConfig, MongoServer};
+use mainstay_postgres::{PostgresConfig, PostgresProbe, TlsOptions};
+use mainstay_redis::{RedisConfig, RedisProbe};
+use mainstay_repository::{Compression, Repository, RepositoryOptions};
+use mainstay_store::{Location, S3Options, Store, StoreOptions};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::resolved::RepositorySettings;
+use crate::config::{Configuration, MongoSettings, Outside, PostgresSettings, RedisSettings};
+use crate::printer::Printer;
+use crate::printer::consent::TerminalConsent;
+
+/// How long a probe may take to connect: less than any command waits for its answer, so that the reason is told and not only the delay.
+const PROBE_CONNECT_TIME_MAX: Duration = Duration::from_secs(4);
+
+/// A document store by its three sides.
+pub(crate) struct Documents {
+    /// Looks at it.
+    pub(crate) probe: Arc<dyn Probe>,
+    /// Reads it.
+    pub(crate) source: Arc<dyn DocumentSource>,
+    /// Fills it.
+    pub(crate) sink: Arc<dyn DocumentSink>,
+}
+
+/// What a command works with.
+pub(crate) struct Session {
+    /// The resolved configuration.
+    pub(crate) configuration: Configuration,
+    /// What the outside said: working directory, variables.
+    pub(crate) outside: Outside,
+    /// Prints.
+    pub(crate) printer: Arc<Printer>,
+    /// Cancelled by the first Ctrl-C or SIGTERM.
+    pub(crate) cancel: CancellationToken,
+    /// Tells the time.
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Who acts.
+    pub(crate) actor: Actor,
+}
+
+impl Session {
+    /// A session of this process.
+    pub(crate) fn new(configuration: Configuration, outside: Outside, printer: Arc<Printer>) -> Self {
+        let actor = actor(&outside);
+        Self {
+            configuration,
+            outside,
+            printer,
+            cancel: CancellationToken::new(),
+            clock: Arc::new(SystemClock),
+            actor,
+        }
+    }
+
+    /// Who runs this, for leases: `user@host`.
+    pub(crate) fn holder(&self) -> String {
+        format!("{}@{}", self.actor.name, self.actor.host)
+    }
+
+    /// A path given as an argument.
+    pub(crate) fn path(&self, given: &std::path::Path) -> PathBuf {
+        self.outside.working_dir.join(given)
+    }
+
+    /// Words that appear in output for reasons of their own, so that a password equal to one of them is not blanked out.
+    pub(crate) fn public_words(&self) -> Vec<String> {
+        let configuration = &self.configuration;
+        let mut words: Vec<String> = configuration.environment_name.iter().cloned().collect();
+        let connections = [
+            configuration
+                .mongo
+                .as_ref()
+                .map(|settings| (&settings.connection, &settings.credentials, settings.database.clone())),
+            configuration
+                .postgres
+                .as_ref()
+                .map(|settings| (&settings.connection, &settings.credentials, None)),
+            configuration.redis.as_ref().map(|settings| (&settings.connection, &settings.credentials, None)),
+        ];
+        for (connection, credentials, database) in connections.into_iter().flatten() {
+            words.push(connection.hosts.clone());
+            words.extend(connection.hosts.split([':', ',']).map(str::to_owned));
+            words.extend(connection.database.clone());
+            words.extend(database);
+            words.extend(credentials.username.as_ref().map(|(name, _)| name.clone()));
+        }
+        words
+    }
+
+    /// Consent through the terminal, or through the value of `--approve`.
+    ///
+    /// # Errors
+    /// `Usage` when that is not a hash.
+    pub(crate) fn consent(&self, approve: Option<&str>) -> Result<TerminalConsent> {
+        TerminalConsent::new(self.printer.clone(), approve)
+    }
+
+    /// What the configuration says of the environment.
+    pub(crate) fn configured_environment(&self) -> ConfiguredEnvironment {
+        ConfiguredEnvironment {
+            name: self.configuration.environment_name.clone(),
+            class: self.configuration.environment_class,
+        }
+    }
+
+    /// The environment that `probe`'s store belongs to, by configuration and marker.
+    ///
+    /// # Errors
+    /// `Refused` when the two contradict each other; the store's when it cannot be asked.
+    pub(crate) async fn environment_of(&self, probe: &dyn Probe) -> Result<Environment> {
+        let marker: Option<Marker> = probe
+            .marker()
+            .await
+            .with_context(|| format!("read the environment marker of {}", probe.kind()))?;
+        identify(&self.configured_environment(), &[(probe.kind(), marker)])
+    }
+
+    /// A probe for every configured store. One whose address cannot even be looked up is a probe that says so.
+    ///
+    /// # Errors
+    /// `Config` when a connection cannot be described.
+    pub(crate) async fn probes(&self) -> Result<Vec<Arc<dyn Probe>>> {
+        let mut probes = Vec::new();
+        for kind in self.configuration.stores() {
+            probes.push(match self.probe(kind).await {
+                Err(error) if error.kind() == ErrorKind::Unreachable => self.lost(kind, &error),
+                probe => probe?,
+            });
+        }
+        Ok(probes)
+    }
+
+    fn lost(&self, kind: StoreKind, error: &Error) -> Arc<dyn Probe> {
+        // Only MongoDB's addresses are looked up before anything is asked (`mongodb+srv://`).
+        let hosts = self.configuration.mongo.as_ref().map(|settings| settings.connection.hosts.clone());
+        Arc::new(Lost {
+            kind,
+            address: hosts.unwrap_or_default(),
+            message: error.to_string(),
+            hint: error.hint().unwrap_or("check the address and the name server").to_owned(),
+        })
+    }
+
+    /// The probe of one store.
+    ///
+    /// # Errors
+    /// `Precondition` when that store has no url; `Config` when its connection cannot be described.
+    pub(crate) async fn probe(&self, kind: StoreKind) -> Result<Arc<dyn Probe>> {
+        let configuration = &self.configuration;
+        Ok(match kind {
+            StoreKind::Mongo => {
+                let mut config = mongo(configuration.mongo.as_ref().ok_or_else(|| not_configured(kind))?);
+                config.connect_timeout = Some(PROBE_CONNECT_TIME_MAX);
+                config.server_selection_timeout = Some(PROBE_CONNECT_TIME_MAX);
+                let opened = tokio::time::timeout(PROBE_CONNECT_TIME_MAX, MongoServer::open(&config)).await;
+                Arc::new(opened.unwrap_or_else(|_| {
+                    Err(Error::new(
+                        ErrorKind::Unreachable,
+                        "the name server does not tell the hosts of MongoDB in time",
+                    ))
+                })?)
+            }
+            StoreKind::Postgres => {
+                Arc::new(postgres(configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?)?)
+            }
+            StoreKind::Redis => {
+                Arc::new(redis(configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?)?)
+            }
+        })
+    }
+
+    /// The document store of that kind, for reading and writing.
+    ///
+    /// # Errors
+    /// `Precondition` when it has no url; `Unsupported` when the store holds no documents.
+    pub(crate) async fn documents(&self, kind: StoreKind) -> Result<Documents> {
+        if kind != StoreKind::Mongo {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("this version backs up mongo only, not {kind}"),
+            )
+            .with_state("nothing was changed")
+            .with_hint("use `--store mongo`"));
+        }
+        let settings = self.configuration.mongo.as_ref().ok_or_else(|| not_configured(kind))?;
+        let server = Arc::new(MongoServer::open(&mongo(settings)).await?);
+        Ok(Documents { probe: server.clone(), source: server.clone(), sink: server })
+    }
+
+    /// What an operation on `probe`'s store acts upon: the environment by configuration and marker, and which server it is.
+    ///
+    /// # Errors
+    /// `Refused` when configuration and marker contradict each other; the store's.
+    pub(crate) async fn target(&self, probe: &dyn Probe) -> Result<Target> {
+        let kind = probe.kind();
+        let facts = probe.facts().await.with_context(|| format!("read facts of {kind}"))?;
+        let environment = self.environment_of(probe).await?;
+        Ok(Target {
+            environment: environment.name,
+            class: environment.class,
+            store: kind,
+            fingerprint: facts.fingerprint,
+            address: facts.address,
+        })
+    }
+
+    /// The database that the configuration names for document operations.
+    pub(crate) fn configured_database(&self) -> Option<String> {
+        self.configuration.mongo.as_ref()?.database.clone()
+    }
+
+    /// How long a lease outlives a process that no longer renews it.
+    pub(crate) fn lease_ttl(&self) -> SignedDuration {
+        self.configuration.lease_ttl
+    }
+
+    /// The repository's location as it may be shown.
+    pub(crate) fn repository_location(&self) -> Option<String> {
+        self.configuration.repository.as_ref().map(|settings| redact_url(&settings.location))
+    }
+
+    /// The repository, which must exist. Nothing is written by opening it.
+    ///
+    /// # Errors
+    /// `Precondition` when none is configured; `NotFound` when there is none at that place; the store's.
+    pub(crate) async fn repository(&self) -> Result<Repository> {
+        let settings = self.repository_settings()?;
+        let location: Location = settings.location.parse()?;
+        // Opening a folder that is not there would make it, and reading must change nothing.
+        if let Some(folder) = location.as_directory().map(|folder| settings.folder.join(folder))
+            && !folder.is_dir()
+        {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("there is no repository at {}", folder.display()),
+            )
+            .with_hint("`mainstay backup create` makes one, or correct `url` in [repository]"));
+        }
+        let store = self.open_store(settings, &location)?;
+        let repository = Repository::open(store, self.clock.clone(), repository_options(settings)).await?;
+        Ok(repository.with_lease_ttl(self.lease_ttl()))
+    }
+
+    /// The repository, made when there is none.
+    ///
+    /// # Errors
+    /// As [`Session::repository`], but for `NotFound`.
+    pub(crate) async fn repository_or_create(&self) -> Result<Repository> {
+        let settings = self.repository_settings()?;
+        let location: Location = settings.location.parse()?;
+        let store = self.open_store(settings, &location)?;
+        let repository =
+            Repository::open_or_create(store, self.clock.clone(), repository_options(settings)).await?;
+        Ok(repository.with_lease_ttl(self.lease_ttl()))
+    }
+
+    /// The guard whose audit log is in `repository`.
+    pub(crate) fn guard(&self, repository: &Repository) -> Guard {
+        let audit = AuditLog::new(repository.store().clone());
+        Guard::new(audit, Policy::default(), self.clock.clone(), self.actor.clone())
+    }
+
+    fn repository_settings(&self) -> Result<&RepositorySettings> {
+        self.configuration.repository.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::Precondition, "no repository is configured")
+                .with_state("nothing was changed")
+                .with_hint(
+                    "set `url` in [repository] of mainstay.toml, or MAINSTAY_REPOSITORY_URL=file:./backups",
+                )
+        })
+    }
+
+    fn open_store(&self, settings: &RepositorySettings, location: &Location) -> Result<Store> {
+        let options = StoreOptions {
+            base_dir: settings.folder.clone(),
+            s3: S3Options {
+                endpoint: settings.endpoint.clone(),
+                region: settings.region.clone(),
+                access_key_id: settings.access_key_id.clone().map(Secret::new),
+                secret_access_key: settings.secret_access_key.clone(),
+                session_token: settings.session_token.clone(),
+                allow_http: settings.allow_http,
+                virtual_hosted: settings.virtual_hosted,
+            },
+            write_bytes_per_second: settings.write_limit,
+            ..StoreOptions::default()
+        };
+        Store::open(location, &options)
+    }
+}
+
+fn repository_options(settings: &RepositorySettings) -> RepositoryOptions {
+    let default = Compression::default();
+    let threads = match settings.compression_threads {
+        0 => default.threads,
+        threads => threads,
+    };
+    RepositoryOptions {
+        compression: Compression { level: settings.compression_level, threads },
+        recipients: settings.recipients.clone(),
+        identities: settings.identities.clone(),
+    }
+}
+
+/// A store whose address could not be looked up.
+struct Lost {
+    kind: StoreKind,
+    address: String,
+    message: String,
+    hint: String,
+}
+
+impl Lost {
+    fn error(&self) -> Error {
+        Error::new(ErrorKind::Unreachable, self.message.clone()).with_hint(self.hint.clone())
+    }
+}
+
+#[async_trait]
+impl Probe for Lost {
+    fn kind(&self) -> StoreKind {
+        self.kind
+    }
+
+    fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    async fn facts(&self) -> Result<StoreFacts> {
+        Err(self.error())
+    }
+
+    async fn marker(&self) -> Result<Option<Marker>> {
+        Err(self.error())
+    }
+
+    async fn set_marker(&self, _marker: &Marker, _permit: &Permit) -> Result<()> {
+        Err(self.error())
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        Err(self.error())
+    }
+}
+
+fn not_configured(kind: StoreKind) -> Error {
+    Error::new(ErrorKind::Precondition, format!("{kind} is not configured"))
+        .with_state("nothing was changed")
+        .with_hint(format!(
+            "set `url` in [{kind}] of mainstay.toml, or MAINSTAY_{}_URL",
+            kind.name().to_uppercase()
+        ))
+}
+
+fn mongo(settings: &MongoSettings) -> MongoConfig {
+    let mut connection = settings.connection.clone();
+    if let Some(direct) = settings.direct {
+        connection.options.retain(|(name, _)| !name.eq_ignore_ascii_case("directConnection"));
+        connection.options.push(("directConnection".to_owned(), direct.to_string()));
+    }
+    let mut config = MongoConfig::new(Secret::new(connection.without_credentials()));
+    config.username = settings.credentials.username.as_ref().map(|(name, _)| name.clone());
+    config.password = settings.credentials.password.as_ref().map(|(password, _)| password.clone());
+    config.auth_source = settings.auth_source.clone();
+    config.database = settings.database.clone();
+    config.tls.enabled = settings.tls;
+    config.tls.ca_file = settings.tls_ca_file.clone();
+    config.tls.certificate_key_file = settings.tls_certificate_key_file.clone();
+    config
+}
+
+fn postgres(settings: &PostgresSettings) -> Result<PostgresProbe> {
+    let mut config = PostgresConfig::new(Secret::new(settings.connection.without_credentials()));
+    config.user = settings.credentials.username.as_ref().map(|(name, _)| name.clone());
+    config.password = settings.credentials.password.as_ref().map(|(password, _)| password.clone());
+    config.tls = TlsOptions {
+        mode: settings.sslmode.as_deref().map(str::parse).transpose()?,
+        ca_file: settings.ca_file.clone(),
+    };
+    config.connect_timeout = PROBE_CONNECT_TIME_MAX;
+    PostgresProbe::new(&config)
+}
+
+fn redis(settings: &RedisSettings) -> Result<RedisProbe> {
+    let mut config = RedisConfig::new(Secret::new(settings.connection.without_credentials()));
+    config.user = settings.credentials.username.as_ref().map(|(name, _)| name.clone());
+    config.password = settings.credentials.password.as_ref().map(|(password, _)| password.clone());
+    config.tls = mainstay_redis::TlsOptions {
+        mode: settings.tls.map(|on| match on {
+            true => mainstay_redis::TlsMode::VerifyFull,
+            false => mainstay_redis::TlsMode::Disable,
+        }),
+        ca_file: settings.ca_file.clone(),
+    };
+    config.connect_timeout = PROBE_CONNECT_TIME_MAX;
+    RedisProbe::new(&config)
+}
+
+/// Who acts: the account that the operating system says this process runs as. `$USER` is only what somebody says.
+fn actor(outside: &Outside) -> Actor {
+    let (name, method) = match account() {
+        Some(name) => (name, "os user"),
+        None => (outside.variable("USER").unwrap_or("unknown").to_owned(), "environment"),
+    };
+    Actor { name, method: method.to_owned(), host: host() }
+}
+
+#[cfg(unix)]
+fn account() -> Option<String> {
+    let uid = rustix::process::getuid().as_raw();
+    let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let line = accounts.lines().find(|line| line.split(':').nth(2) == Some(uid.to_string().as_str()));
+    Some(line.and_then(|line| line.split(':').next()).map_or_else(|| format!("uid {uid}"), str::to_owned))
+}
+
+#[cfg(not(unix))]
+fn account() -> Option<String> {
+    None
+}
+
+#[cfg(unix)]
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(not(unix))]
+fn host() -> String {
+    "unknown".to_owned()
+}
