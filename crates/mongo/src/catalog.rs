@@ -1,0 +1,172 @@
+//! What a deployment holds: databases, collections, their definitions and sizes.
+//!
+//! Left out everywhere: the server's own databases (`admin`, `config`, `local`, `__mdb_internal*`) and Mainstay's own (`mainstay`, which
+//! holds the environment marker: a marker must not travel to another environment inside a backup); the server's own collections
+//! (`system.*`, except `system.js`, which holds users' functions) and the bucket collections behind time series, which are read under the
+//! name of the time series.
+//!
+//! Definitions are taken byte for byte from listCollections and listIndexes. Sizes are the server's estimates from `$collStats`; a user who
+//! may not ask for them still gets a listing, with zeros. A collection dropped while the listing runs is left out.
+
+use bson::raw::RawDocument;
+use bson::{RawDocumentBuf, rawdoc};
+use futures::{StreamExt as _, TryStreamExt as _};
+use mainstay_engine::{CollectionInfo, CollectionKind, Namespace};
+use mainstay_model::progress::Work;
+use mainstay_model::{ErrorKind, Result, ResultExt};
+
+use crate::metadata::{Metadata, array, kind_of};
+use crate::raw;
+use crate::server::MongoServer;
+
+/// Mainstay's own database.
+pub(crate) const OWN_DATABASE: &str = "mainstay";
+
+/// How many collections are asked about at the same time.
+const CONCURRENCY: usize = 8;
+
+/// The databases that hold user data, by name.
+pub(crate) async fn databases(server: &MongoServer) -> Result<Vec<String>> {
+    let reply = server
+        .ask("admin", rawdoc! { "listDatabases": 1, "nameOnly": true })
+        .await
+        .context("list databases")?;
+    let listed = reply.get_array("databases").map(Vec::as_slice).unwrap_or_default();
+    let names = listed.iter().filter_map(|database| database.as_document()?.get_str("name").ok());
+    let mut names: Vec<String> = names.filter(|name| is_user_database(name)).map(str::to_owned).collect();
+    names.sort();
+    Ok(names)
+}
+
+fn is_user_database(name: &str) -> bool {
+    !["admin", "config", "local", OWN_DATABASE].contains(&name) && !name.starts_with("__mdb_internal")
+}
+
+fn is_user_collection(name: &str) -> bool {
+    !name.starts_with("system.") || name == "system.js"
+}
+
+/// The collections of `database`, by name.
+pub(crate) async fn collections(server: &MongoServer, database: &str) -> Result<Vec<CollectionInfo>> {
+    let listing = async {
+        let specs = server.list(database, rawdoc! { "listCollections": 1, "cursor": {} }).await?;
+        let described: Vec<Option<CollectionInfo>> =
+            futures::stream::iter(specs.into_iter().map(|spec| describe(server, database, spec)))
+                .buffer_unordered(CONCURRENCY)
+                .try_collect()
+                .await?;
+        let mut collections: Vec<CollectionInfo> = described.into_iter().flatten().collect();
+        collections.sort_by(|one, other| one.namespace.cmp(&other.namespace));
+        Ok(collections)
+    };
+    let listed: Result<Vec<CollectionInfo>> = listing.await;
+    listed.with_context(|| format!("list collections of {database}"))
+}
+
+/// One entry of listCollections with its indexes and sizes; `None` for what is left out or gone.
+async fn describe(
+    server: &MongoServer,
+    database: &str,
+    spec: RawDocumentBuf,
+) -> Result<Option<CollectionInfo>> {
+    let name = spec.get_str("name").unwrap_or_default();
+    if !is_user_collection(name) {
+        return Ok(None);
+    }
+    let namespace = Namespace::new(database, name);
+    let kind = kind_of(spec.get_str("type").unwrap_or("collection"));
+    let indexes = match indexes(server, &namespace, kind).await {
+        Ok(indexes) => indexes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.context(format!("list indexes of {namespace}"))),
+    };
+    let metadata = Metadata {
+        options: spec.get_document("options").map(ToOwned::to_owned).unwrap_or_default(),
+        indexes,
+        uuid: uuid_of(&spec),
+        name: Some(name.to_owned()),
+        kind,
+    };
+    let mut info = CollectionInfo {
+        kind,
+        capped: metadata.is_capped(),
+        clustered: metadata.is_clustered(),
+        estimate: Work::default(),
+        index_count: u32::try_from(metadata.indexes.len()).unwrap_or(u32::MAX),
+        metadata: metadata.to_text().with_context(|| format!("describe {namespace}"))?,
+        namespace,
+    };
+    info.estimate =
+        estimate(server, &info).await.with_context(|| format!("ask for the size of {}", info.namespace))?;
+    Ok(Some(info))
+}
+
+/// The indexes of a collection, byte for byte; none for a view.
+pub(crate) async fn indexes(
+    server: &MongoServer,
+    namespace: &Namespace,
+    kind: CollectionKind,
+) -> Result<Vec<RawDocumentBuf>> {
+    if kind == CollectionKind::View {
+        return Ok(Vec::new());
+    }
+    server
+        .list(&namespace.database, rawdoc! { "listIndexes": namespace.collection.as_str(), "cursor": {} })
+        .await
+}
+
+/// The entry of listCollections for one name, if it exists.
+pub(crate) async fn find(server: &MongoServer, namespace: &Namespace) -> Result<Option<RawDocumentBuf>> {
+    let command =
+        rawdoc! { "listCollections": 1, "filter": { "name": namespace.collection.as_str() }, "cursor": {} };
+    Ok(server.list(&namespace.database, command).await?.into_iter().next())
+}
+
+fn uuid_of(spec: &RawDocument) -> Option<String> {
+    let uuid = spec.get_document("info").ok()?.get_binary("uuid").ok()?;
+    Some(uuid.bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Documents and bytes as the storage engine counts them; over all shards on a mongos.
+async fn estimate(server: &MongoServer, info: &CollectionInfo) -> Result<Work> {
+    if info.kind == CollectionKind::View {
+        return Ok(Work::default());
+    }
+    let namespace = info.data_namespace();
+    let stages = [rawdoc! { "$collStats": { "storageStats": {} } }];
+    let command =
+        rawdoc! { "aggregate": namespace.collection.as_str(), "pipeline": array(&stages), "cursor": {} };
+    match server.list(&namespace.database, command).await {
+        Ok(shards) => Ok(shards.iter().fold(Work::default(), |sum, shard| {
+            let stats = shard.get_document("storageStats").map(RawDocument::as_bytes).unwrap_or_default();
+            let number = |key| {
+                let found = raw::find(stats, key).ok().flatten().and_then(|element| element.number());
+                found.and_then(|number| u64::try_from(number).ok()).unwrap_or(0)
+            };
+            Work { items: sum.items + number("count"), bytes: sum.bytes + number("size") }
+        })),
+        Err(error) if matches!(error.kind(), ErrorKind::Auth | ErrorKind::NotFound) => Ok(Work::default()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_own_is_left_out() {
+        for name in ["admin", "config", "local", "mainstay", "__mdb_internal_search"] {
+            assert!(!is_user_database(name), "{name}");
+        }
+        assert!(is_user_database("shop") && is_user_database("adminx") && is_user_database("日本"));
+        for name in ["system.views", "system.profile", "system.buckets.prices"] {
+            assert!(!is_user_collection(name), "{name}");
+        }
+        assert!(
+            is_user_collection("system.js")
+                && is_user_collection("systems")
+                && is_user_collection("a.system.b")
+        );
+    }
+}
