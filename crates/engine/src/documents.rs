@@ -238,6 +238,12 @@ pub trait DocumentSink: Send + Sync {
     /// Those that exist already with the same definition are kept.
     async fn build_indexes(&self, target: &Namespace, metadata: &str, observer: &dyn Observer) -> Result<()>;
 
+    /// Gives the collection `from` the free name `to`, in the same database.
+    ///
+    /// # Errors
+    /// `Conflict` when something stands under that name; it is left alone.
+    async fn rename(&self, from: &Namespace, to: &Namespace) -> Result<()>;
+
     /// Puts the collection `from` in the place of `to` in one step: whoever reads `to` sees the old or the new, never neither.
     async fn replace(&self, from: &Namespace, to: &Namespace, permit: &Permit) -> Result<()>;
 

@@ -54,7 +54,7 @@ pub const OPERATIONS: &[Operation] = &[
     reads("plan.show", "show a plan file and its hash"),
     Operation {
         name: "restore.abandon",
-        effect: Effect::Destructive,
+        effect: Effect::Disruptive,
         summary: "give up an interrupted restore and remove what it was loading beside the old data",
         reach: Reach::Store,
     },

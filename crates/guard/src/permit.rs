@@ -1,6 +1,6 @@
 //! The permit: proof, as a value, that an operation was judged, agreed to and recorded.
 
-use mainstay_model::{Blake3, Error, ErrorKind, Result, StoreKind, Target};
+use mainstay_model::{Blake3, Error, ErrorKind, Plan, Result, StoreKind, Target};
 
 /// Permission to carry out one plan, once. Functions that destroy or disturb take `&Permit`; [`Guard::permit`](crate::Guard::permit) alone
 /// makes one and [`Guard::close`](crate::Guard::close) ends it.
@@ -60,6 +60,21 @@ impl Permit {
         )
         .with_state("nothing was changed")
         .with_hint("make the plan again, for this server"))
+    }
+
+    /// Refuses when the permit is for another plan.
+    ///
+    /// # Errors
+    /// `Refused`; `Internal` when the plan has no hash.
+    pub fn covers(&self, plan: &Plan) -> Result<()> {
+        if self.operation == plan.operation && self.plan_hash == plan.hash()? {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Refused,
+            format!("the permit is for a plan of {}, not for this one of {}", self.operation, plan.operation),
+        )
+        .with_state("nothing was changed"))
     }
 
     /// The number of the audit entry that records the intent; `None` for an additive operation done without an audit log.

@@ -34,7 +34,7 @@ pub(crate) fn run() -> ExitCode {
         command: arguments.command.name(),
     }));
     match perform(arguments, variables, &printer) {
-        Ok(status) => status.into(),
+        Ok(status) => printer.final_status(status).into(),
         Err(error) => printer.error(&error).into(),
     }
 }
@@ -74,7 +74,16 @@ fn perform(
 
 /// Whether the command can be asked to stop at a safe point; the others may be cut off anywhere.
 fn has_safe_point(command: &Command) -> bool {
-    matches!(command.name(), "backup.create" | "restore.apply" | "apply")
+    let stoppable = [
+        "backup.create",
+        "backup.verify",
+        "backup.prune",
+        "restore.apply",
+        "restore.abandon",
+        "environment.mark",
+        "apply",
+    ];
+    stoppable.contains(&command.name())
 }
 
 fn variables() -> BTreeMap<String, String> {
@@ -108,7 +117,7 @@ fn not_understood(error: &clap::Error) -> ExitStatus {
 fn without_passwords(text: String, arguments: &[String]) -> String {
     let values = arguments
         .iter()
-        .flat_map(|argument| [Some(argument.as_str()), argument.split_once('=').map(|(_, value)| value)]);
+        .flat_map(|argument| [argument.split_once('=').map(|(_, value)| value), Some(argument.as_str())]);
     values.flatten().filter(|value| holds_password(value)).fold(text, |text, value| {
         let redacted = if value.contains("://") { redact_url(value) } else { "***".to_owned() };
         text.replace(value, &redacted)

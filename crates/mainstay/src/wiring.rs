@@ -289,6 +289,16 @@ impl Session {
     }
 
     fn open_store(&self, settings: &RepositorySettings, location: &Location) -> Result<Store> {
+        if location.is_memory() {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "a repository in memory ends with the command and keeps nothing",
+            )
+            .with_state("nothing was changed")
+            .with_hint(
+                "set `url` in [repository] to a folder (`file:./backups`) or a bucket (`s3://bucket/prefix`)",
+            ));
+        }
         let options = StoreOptions {
             base_dir: settings.folder.clone(),
             s3: S3Options {

@@ -92,7 +92,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// How long a plan stays fresh unless the operation says otherwise.
+    /// How long a plan stays fresh.
     pub const LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 
     /// The plan's hash: BLAKE3 over its canonical JSON. This is what is approved.
@@ -126,12 +126,13 @@ impl Plan {
         })
     }
 
-    /// Refuses a plan that is past its time at `now`.
+    /// Refuses a plan that is past its time at `now`, and one that claims a longer life than [`Plan::LIFETIME`].
     ///
     /// # Errors
     /// [`ErrorKind::StalePlan`].
     pub fn check_fresh(&self, now: Timestamp) -> Result<()> {
-        if now < self.expires_at {
+        let lifetime = self.expires_at.duration_since(self.created_at);
+        if now < self.expires_at && lifetime <= Self::LIFETIME {
             return Ok(());
         }
         Err(Error::new(ErrorKind::StalePlan, format!("the plan expired at {}", self.expires_at))
@@ -239,6 +240,9 @@ mod tests {
         let plan = sample();
         assert!(plan.check_fresh(plan.created_at).is_ok());
         assert_eq!(plan.check_fresh(plan.expires_at).unwrap_err().kind(), ErrorKind::StalePlan);
+        let mut eternal = plan.clone();
+        eternal.expires_at = plan.created_at + SignedDuration::from_hours(9_000);
+        assert_eq!(eternal.check_fresh(plan.created_at).unwrap_err().kind(), ErrorKind::StalePlan);
         assert_eq!(Plan::from_json(r#"{"format":9}"#).unwrap_err().kind(), ErrorKind::Unsupported);
         assert_eq!(Plan::from_json("{").unwrap_err().kind(), ErrorKind::Usage);
     }

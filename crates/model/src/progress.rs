@@ -26,6 +26,20 @@ pub struct Work {
     pub bytes: u64,
 }
 
+impl Work {
+    /// Both amounts together; sums that are too large for a number stay at the largest. Manifests are foreign numbers.
+    #[must_use]
+    pub fn saturating_add(self, other: Self) -> Self {
+        Self { items: self.items.saturating_add(other.items), bytes: self.bytes.saturating_add(other.bytes) }
+    }
+}
+
+impl std::iter::Sum for Work {
+    fn sum<I: Iterator<Item = Self>>(amounts: I) -> Self {
+        amounts.fold(Self::default(), Self::saturating_add)
+    }
+}
+
 /// Observes nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
@@ -48,10 +62,34 @@ impl Tally {
 
 impl Observer for Tally {
     fn advance(&self, done: Work) {
-        self.items.fetch_add(done.items, Ordering::Relaxed);
-        self.bytes.fetch_add(done.bytes, Ordering::Relaxed);
+        add(&self.items, done.items);
+        add(&self.bytes, done.bytes);
     }
+}
+
+fn add(total: &AtomicU64, more: u64) {
+    let grown = |so_far: u64| Some(so_far.saturating_add(more));
+    // The update always has a value to store, so it cannot fail.
+    let _ = total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown);
 }
 
 /// An observer that can be handed to tasks.
 pub type SharedObserver = Arc<dyn Observer>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_of_foreign_numbers_saturate() {
+        let most = Work { items: u64::MAX, bytes: u64::MAX };
+        let some = Work { items: 1, bytes: 2 };
+        assert_eq!([some, most, some].into_iter().sum::<Work>(), most);
+        assert_eq!([some, some].into_iter().sum::<Work>(), Work { items: 2, bytes: 4 });
+        let tally = Tally::default();
+        for work in [some, most, some] {
+            tally.advance(work);
+        }
+        assert_eq!(tally.total(), most);
+    }
+}

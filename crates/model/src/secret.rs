@@ -32,9 +32,17 @@ impl fmt::Debug for Secret {
 }
 
 /// `text` with everything between `://` and the last `@` of the authority replaced by `***@`, and every query value of a secret
-/// option (`password`, `tlsCertificateKeyFilePassword`, …) replaced by `***`. Works on text that is no valid URL, too.
+/// option (`password`, `tlsCertificateKeyFilePassword`, …) replaced by `***`.
+///
+/// Works on text that is no valid URL, too: where no scheme stands before `://`, or there is no `://` at all, everything before the last
+/// `@` is replaced, so that `s3:KEY:SECRET@bucket` becomes `***@bucket`.
 pub fn redact_url(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let Some((scheme, rest)) = text.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
+        return match text.rfind('@') {
+            Some(at) => format!("***@{}", redact_query(&text[at + 1..])),
+            None => redact_query(text),
+        };
+    };
     let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     // A raw `/`, `?` or `#` inside a password makes the URL invalid, but must not leak: look for the last `@` of the whole text then.
     let user_end = rest[..authority_end].rfind('@').or_else(|| rest.rfind('@'));
@@ -43,6 +51,12 @@ pub fn redact_url(text: &str) -> String {
         None => ("", rest),
     };
     format!("{scheme}://{user}{}", redact_query(tail))
+}
+
+/// RFC 3986, section 3.1.
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
 
 fn redact_query(tail: &str) -> String {
@@ -81,6 +95,18 @@ mod tests {
             ("redis://:pa/ss@host:6379", "redis://***@host:6379"),
             ("redis://:a@b@host", "redis://***@host"),
             ("not a url", "not a url"),
+            ("", ""),
+            ("s3:KEY:SECRET@bucket", "***@bucket"),
+            ("user:pass@host:9000", "***@host:9000"),
+            ("user:p@ss@host:9000/path", "***@host:9000/path"),
+            ("@host", "***@host"),
+            ("user:pass@", "***@"),
+            ("host:9000/db?password=x&tls=true", "host:9000/db?password=***&tls=true"),
+            ("user:pass@host?next=http://other", "***@host?next=http://other"),
+            ("user:pass@https://host", "***@https://host"),
+            ("cannot reach mongodb://u:p@host", "***@host"),
+            ("://u:p@host", "***@host"),
+            ("ü:p@hóst", "***@hóst"),
         ];
         for (given, expected) in cases {
             assert_eq!(redact_url(given), expected);

@@ -18,12 +18,25 @@ pub struct ByteSize(pub u64);
 impl ByteSize {
     /// `count` mebibytes.
     pub const fn mib(count: u64) -> Self {
-        Self(count * 1024 * 1024)
+        Self(count.saturating_mul(1024 * 1024))
     }
 
     /// The number of bytes.
     pub const fn bytes(self) -> u64 {
         self.0
+    }
+
+    /// Both sizes together; what is too large for a number stays at the largest.
+    #[must_use]
+    pub const fn saturating_add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+}
+
+/// Sums saturate, because sizes often are foreign numbers: a manifest may claim anything.
+impl std::iter::Sum for ByteSize {
+    fn sum<I: Iterator<Item = Self>>(sizes: I) -> Self {
+        sizes.fold(Self(0), Self::saturating_add)
     }
 }
 
@@ -110,6 +123,9 @@ mod tests {
         {
             assert_eq!(ByteSize(bytes).to_string(), text);
         }
+        assert_eq!([u64::MAX, 1, 2].map(ByteSize).into_iter().sum::<ByteSize>(), ByteSize(u64::MAX));
+        assert_eq!([1, 2, 3].map(ByteSize).into_iter().sum::<ByteSize>(), ByteSize(6));
+        assert_eq!(ByteSize::mib(u64::MAX), ByteSize(u64::MAX));
         assert_eq!(Count(1_048_211).to_string(), "1,048,211");
         assert_eq!(Count(7).to_string(), "7");
     }

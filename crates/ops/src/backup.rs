@@ -23,15 +23,10 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::Selection;
-use crate::contents::{CollectionRecord, DocumentSetContents, PartRecord};
+use crate::contents::{CollectionRecord, DocumentSetContents, PartRecord, ROLE_DOCUMENTS, ROLE_METADATA};
 
 /// The operation's registered name.
 pub const OPERATION: &str = "backup.create";
-
-/// The role of objects that hold options and indexes.
-pub(crate) const ROLE_METADATA: &str = "metadata";
-/// The role of objects that hold concatenated documents.
-pub(crate) const ROLE_DOCUMENTS: &str = "documents";
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -155,11 +150,12 @@ pub async fn create(context: &BackupContext<'_>, plan: &Plan, permit: &Permit) -
     let parameters: Parameters = serde_json::from_value(plan.parameters.clone()).map_err(|source| {
         Error::new(ErrorKind::Usage, "the plan's parameters are not those of a backup").with_source(source)
     })?;
-    debug_assert_eq!(permit.operation(), OPERATION);
+    permit.covers(plan)?;
+    let scan_count_max = parameters.scan_count_max.max(1);
     let writer =
         context.repository.begin_set(StoreKind::Mongo, context.holder).await.context("begin backup set")?;
     let contents = tokio::select! {
-        contents = write_contents(context, &plan.target.environment, &parameters, &writer) => contents,
+        contents = write_contents(context, &plan.target.environment, &parameters, scan_count_max, &writer) => contents,
         () = context.cancel.cancelled() => Err(interrupted()),
     };
     match contents {
@@ -196,6 +192,7 @@ async fn write_contents(
     context: &BackupContext<'_>,
     environment: &str,
     parameters: &Parameters,
+    scan_count_max: usize,
     writer: &SetWriter,
 ) -> Result<DocumentSetContents> {
     let server = context.source.server_facts().await.context("ask the server for its version")?;
@@ -207,7 +204,7 @@ async fn write_contents(
     context.observer.phase("back up");
     context.observer.expect(total_estimate(&collections));
 
-    let scan = Scan { context, writer, snapshot, scan_count_max: parameters.scan_count_max };
+    let scan = Scan { context, writer, snapshot, scan_count_max };
     let mut records = scan.collections(&collections).await?;
     records.sort_by(|one, other| one.namespace.cmp(&other.namespace));
     Ok(contents_of(environment, server, scan.snapshot.consistency().clone(), records))

@@ -6,6 +6,13 @@ use mainstay_engine::{CollectionKind, Consistency, DocumentDigest, Namespace, Se
 use mainstay_model::{Error, ErrorKind, ObjectName, Result};
 use serde::{Deserialize, Serialize};
 
+/// The role of objects that hold options and indexes.
+pub(crate) const ROLE_METADATA: &str = "metadata";
+/// The role of objects that hold concatenated documents.
+pub(crate) const ROLE_DOCUMENTS: &str = "documents";
+/// The most bytes of a metadata object.
+pub(crate) const METADATA_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// The contents of a set taken from a document store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

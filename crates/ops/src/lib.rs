@@ -7,6 +7,7 @@ pub mod backup;
 pub mod contents;
 pub mod doctor;
 mod framing;
+mod inspect;
 pub mod prune;
 pub mod restore;
 mod selection;

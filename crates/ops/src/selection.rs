@@ -62,6 +62,7 @@ impl Selection {
     /// # Errors
     /// `Precondition` when a name matches nothing; what the source fails with.
     pub(crate) async fn resolve(&self, source: &dyn DocumentSource) -> Result<Vec<CollectionInfo>> {
+        self.check_user_databases()?;
         let mut selected = Vec::new();
         for database in self.databases_to_list(source).await? {
             let collections = source
@@ -78,6 +79,15 @@ impl Selection {
         Ok(selected)
     }
 
+    /// Refuses the server's own databases, which no backup or restore of user data may name.
+    ///
+    /// # Errors
+    /// `Usage`.
+    pub(crate) fn check_user_databases(&self) -> Result<()> {
+        let named = self.databases.iter().chain(self.collections.iter().map(|namespace| &namespace.database));
+        named.map(String::as_str).try_for_each(check_user_database)
+    }
+
     async fn databases_to_list(&self, source: &dyn DocumentSource) -> Result<Vec<String>> {
         if self.is_everything() {
             return source.databases().await.context("list databases");
@@ -90,10 +100,47 @@ impl Selection {
     }
 }
 
+/// Databases that belong to the server itself (MongoDB manual, "Reserved databases"), and Mainstay's own.
+const RESERVED_DATABASES: [&str; 4] = ["admin", "config", "local", "mainstay"];
+/// The longest name of a database in bytes (MongoDB manual, "Naming restrictions").
+const DATABASE_NAME_BYTES_MAX: usize = 63;
+
+/// Refuses a name under which user data cannot or must not lie.
+///
+/// # Errors
+/// `Usage`, naming the rule.
+pub(crate) fn check_user_database(name: &str) -> Result<()> {
+    let refuse = |why: &str| {
+        Err(Error::new(ErrorKind::Usage, format!("`{name}` cannot be the name of a database here: {why}"))
+            .with_state("nothing was changed")
+            .with_hint("name a database of your own"))
+    };
+    if RESERVED_DATABASES.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)) {
+        return refuse("it belongs to the server or to mainstay");
+    }
+    if name.is_empty() || name.len() > DATABASE_NAME_BYTES_MAX {
+        return refuse("a name has 1 to 63 bytes");
+    }
+    if name.contains(['/', '\\', '.', ' ', '"', '$', '*', '<', '>', ':', '|', '?', '\0']) {
+        return refuse("a name holds no blank and none of /\\.\"$*<>:|?");
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_cannot_be_are_refused() {
+        for name in ["", "admin", "Local", "a.b", "a b", "a$b", &"x".repeat(64)] {
+            assert_eq!(check_user_database(name).unwrap_err().kind(), ErrorKind::Usage, "{name}");
+        }
+        for name in ["shop", "магазин", "a-b_c", &"x".repeat(63)] {
+            assert!(check_user_database(name).is_ok(), "{name}");
+        }
+    }
 
     #[test]
     fn a_name_without_a_match_is_told() {

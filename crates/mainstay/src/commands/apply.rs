@@ -27,6 +27,7 @@ pub(crate) async fn run(args: ApplyArgs, session: &Session) -> Result<ExitStatus
     let approve = args.approve.as_deref();
     match plan.operation.as_str() {
         environment::MARK => environment::apply(&plan, approve, session).await,
+        mainstay_ops::restore::OPERATION_ABANDON => restore::abandon_plan(&plan, approve, session).await,
         operation if operation.starts_with("restore.apply.") => {
             restore::apply_plan(&plan, approve, session).await
         }

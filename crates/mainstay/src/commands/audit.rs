@@ -23,8 +23,8 @@ pub(crate) enum AuditCommand {
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     /// Show the newest entries only
-    #[arg(long, value_name = "COUNT")]
-    last: Option<usize>,
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    last: Option<u32>,
 }
 
 impl AuditCommand {
@@ -47,7 +47,7 @@ pub(crate) async fn run(command: AuditCommand, session: &Session) -> Result<Exit
         AuditCommand::List(args) => {
             let mut entries = log.entries().await?;
             if let Some(count) = args.last {
-                entries.drain(..entries.len().saturating_sub(count));
+                entries.drain(..entries.len().saturating_sub(count as usize));
             }
             session.printer.report(&Listed(entries))
         }
@@ -80,7 +80,7 @@ impl Report for Listed {
                 moment(entry.at).into(),
                 format!("{}@{}", entry.actor.name, entry.actor.host).into(),
                 entry.operation.as_str().into(),
-                event_cell(&entry.event),
+                event_cell(&entry.event, look),
                 target.unwrap_or_default().into(),
                 Cell::new(entry.plan_hash.map(|hash| hash.short()).unwrap_or_default()).tone(Tone::Faint),
             ]);
@@ -89,20 +89,27 @@ impl Report for Listed {
     }
 }
 
-fn event_cell(event: &AuditEvent) -> Cell {
+/// The most characters of an event's text in the table; `--verbose` and `--json` show it whole.
+const EVENT_CHARS_MAX: usize = 90;
+
+fn event_cell(event: &AuditEvent, look: &Look) -> Cell {
+    let short = |text: String| match text.char_indices().nth(EVENT_CHARS_MAX) {
+        Some((end, _)) if !look.verbose => Cell::new(format!("{}…", &text[..end])),
+        _ => Cell::new(text),
+    };
     match event {
         AuditEvent::Intent { consent } => Cell::new(format!("intent, {consent}")),
         AuditEvent::Outcome { intent, outcome: AuditOutcome::Done { summary } } => {
-            Cell::new(format!("done ({intent}): {summary}")).tone(Tone::Good)
+            short(format!("done ({intent}): {summary}")).tone(Tone::Good)
         }
         AuditEvent::Outcome { intent, outcome: AuditOutcome::Failed { error } } => {
-            Cell::new(format!("failed ({intent}): {error}")).tone(Tone::Bad)
+            short(format!("failed ({intent}): {error}")).tone(Tone::Bad)
         }
         AuditEvent::Outcome { intent, outcome: AuditOutcome::Interrupted { state } } => {
-            Cell::new(format!("interrupted ({intent}): {state}")).tone(Tone::Warn)
+            short(format!("interrupted ({intent}): {state}")).tone(Tone::Warn)
         }
         AuditEvent::Note => Cell::new("note"),
-        AuditEvent::Refusal { reason } => Cell::new(format!("refused: {reason}")).tone(Tone::Warn),
+        AuditEvent::Refusal { reason } => short(format!("refused: {reason}")).tone(Tone::Warn),
     }
 }
 

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
 use mainstay_engine::{Consistency, Namespace};
-use mainstay_guard::{BackupEvidence, Outcome};
+use mainstay_guard::{BackupEvidence, Outcome, UNKNOWN_ENVIRONMENT};
 use mainstay_model::{
-    BlastRadius, ByteSize, Count, Effect, Error, ErrorKind, ExitStatus, IdError, PLAN_FORMAT, Plan, PlanStep,
-    Result, ResultExt, SetId, Severity, StoreKind, Target, Timestamp,
+    ByteSize, Count, EnvironmentClass, Error, ErrorKind, ExitStatus, IdError, Result, ResultExt, SetId,
+    Severity, StoreKind, Timestamp,
 };
 use mainstay_ops::backup::{self, BackupContext, BackupReport, BackupRequest, SnapshotChoice};
 use mainstay_ops::contents::DocumentSetContents;
@@ -68,7 +68,7 @@ pub(crate) struct CreateArgs {
     #[arg(long, default_value = "mongo")]
     store: StoreKind,
     /// Back up this database; may be repeated [default: the configured one, or all]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     database: Vec<String>,
     /// Back up this collection, as database.collection; may be repeated
     #[arg(long, value_name = "NAME", value_parser = parse_namespace)]
@@ -312,7 +312,7 @@ async fn existing_repository(session: &Session) -> Result<Option<Repository>> {
 async fn row(repository: &Repository, entry: SetEntry) -> Result<Row> {
     let (id, kind) = (entry.id().clone(), entry.kind());
     let read = entry.into_set().and_then(|set| set.contents().map(|contents| (set, contents)));
-    let last = repository.verifications(kind, &id).await?.pop();
+    let last = repository.last_verification(kind, &id).await?;
     let verified = last.map(|record| (record.at, record.is_sound()));
     Ok(Row { id, kind, read, verified })
 }
@@ -562,9 +562,12 @@ async fn prune_leftovers(args: &PruneArgs, session: &Session) -> Result<ExitStat
             .report(&Pruned { report: PruneReport { removed, in_use }, dry_run: true }));
     }
     let guard = session.guard(&repository);
-    let plan = prune_plan(&prune::leftovers(&repository).await?, &repository, session);
+    let environment = session.configured_environment();
+    let name = environment.name.as_deref().unwrap_or(UNKNOWN_ENVIRONMENT);
+    let class = environment.class.unwrap_or(EnvironmentClass::Production);
+    let plan = prune::plan(&repository, name, class, session.clock.as_ref()).await?;
     let permit = guard.permit(&plan, &BackupEvidence::default(), &session.consent(None)?).await?;
-    let pruned = prune::prune(&repository, &permit).await;
+    let pruned = prune::prune(&repository, &plan, &permit).await;
     let outcome = match &pruned {
         Ok(report) => Outcome::Done {
             summary: format!("removed {} leftovers", report.removed.len()),
@@ -574,36 +577,6 @@ async fn prune_leftovers(args: &PruneArgs, session: &Session) -> Result<ExitStat
     };
     guard.close(permit, outcome).await.context("record the outcome in the audit log")?;
     Ok(session.printer.report(&Pruned { report: pruned?, dry_run: false }))
-}
-
-/// The plan of a prune. It concerns the repository alone, whatever environment that belongs to.
-fn prune_plan(leftovers: &[Leftover], repository: &Repository, session: &Session) -> Plan {
-    let environment = session.configured_environment();
-    let created_at = session.clock.now();
-    let step = |leftover: &Leftover| PlanStep {
-        name: format!("remove {}", leftover.subject()),
-        mark: if leftover.in_use { ' ' } else { '-' },
-        summary: format!("{} objects, {}", leftover.objects, ByteSize(leftover.bytes)),
-    };
-    Plan {
-        format: PLAN_FORMAT,
-        operation: prune::OPERATION.to_owned(),
-        effect: Effect::Additive,
-        target: Target {
-            environment: environment.name.unwrap_or_else(|| mainstay_guard::UNKNOWN_ENVIRONMENT.to_owned()),
-            class: environment.class.unwrap_or(mainstay_model::EnvironmentClass::Production),
-            store: StoreKind::Mongo,
-            fingerprint: format!("repository {}", repository.id()),
-            address: repository.store().describe(),
-        },
-        assumptions: Vec::new(),
-        steps: leftovers.iter().map(step).collect(),
-        blast_radius: BlastRadius { phrase: "prune leftovers".to_owned(), items: 0, bytes: 0 },
-        parameters: Value::Null,
-        created_at,
-        expires_at: created_at + Plan::LIFETIME,
-        tool_version: env!("CARGO_PKG_VERSION").to_owned(),
-    }
 }
 
 struct Pruned {

@@ -235,10 +235,10 @@ fn parameters(args: &MarkArgs, session: &Session) -> Result<Parameters> {
     let class =
         args.class.map(EnvironmentClass::from).or(configured.class).ok_or_else(|| missing("class"))?;
     let is_plain = |character: char| character.is_alphanumeric() || "-_.".contains(character);
-    if name.is_empty() || name == UNKNOWN_ENVIRONMENT || !name.chars().all(is_plain) {
+    if name.is_empty() || name.len() > 64 || name == UNKNOWN_ENVIRONMENT || !name.chars().all(is_plain) {
         return Err(Error::new(
             ErrorKind::Usage,
-            "the environment's name must be made of letters, digits, `-`, `_` and `.`",
+            "the environment's name must be made of at most 64 letters, digits, `-`, `_` and `.`",
         ));
     }
     Ok(Parameters { name, class })

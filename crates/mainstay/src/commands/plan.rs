@@ -1,5 +1,6 @@
 //! `plan show FILE`: a stored plan, for the person who is to approve it. Also how every other command shows a plan.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -81,14 +82,16 @@ pub(crate) fn read(file: &Path) -> Result<Plan> {
         }
         _ => Error::new(ErrorKind::Storage, format!("cannot read the plan file {name}")).with_source(source),
     };
-    let bytes = std::fs::metadata(file).map_err(refuse)?.len();
-    if bytes > PLAN_BYTES_MAX {
-        return Err(Error::new(
-            ErrorKind::Usage,
-            format!("{name} has {}: it is not a plan", ByteSize(bytes)),
-        ));
+    // What is read is bounded, whatever the file says of its size: devices and pipes say nothing.
+    let mut bytes = Vec::new();
+    let opened = std::fs::File::open(file).map_err(refuse)?;
+    opened.take(PLAN_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(refuse)?;
+    if bytes.len() as u64 > PLAN_BYTES_MAX {
+        let message = format!("{name} has more than {}: it is not a plan", ByteSize(PLAN_BYTES_MAX));
+        return Err(Error::new(ErrorKind::Usage, message));
     }
-    let text = std::fs::read_to_string(file).map_err(refuse)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Error::new(ErrorKind::Usage, format!("{name} is not text: it is not a plan")))?;
     Plan::from_json(&text).map_err(|error| error.context(format!("read {name}")))
 }
 

@@ -7,10 +7,14 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use mainstay_engine::Namespace;
 use mainstay_guard::{Guard, Outcome, Permit};
-use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Plan, Result, ResultExt, StoreKind};
+use mainstay_model::progress::{Observer, Silent};
+use mainstay_model::{
+    ByteSize, Count, Error, ErrorKind, ExitStatus, Plan, Result, ResultExt, RunId, StoreKind, Target,
+};
 use mainstay_ops::contents::DocumentSetContents;
 use mainstay_ops::restore::{
-    self, ItemReport, RestoreContext, RestoreMode, RestoreReport, RestoreRequest, UnfinishedRun, Way,
+    self, AbandonReport, ItemReport, Listing, RestoreContext, RestoreMode, RestoreReport, RestoreRequest,
+    UnfinishedRun, Way,
 };
 use mainstay_ops::{Selection, verify};
 use mainstay_repository::Repository;
@@ -28,8 +32,8 @@ pub(crate) enum RestoreCommand {
     Plan(PlanArgs),
     /// Carry out a restore plan; the same plan continues after an interruption
     Apply(ApplyArgs),
-    /// Give up a restore that was interrupted, and remove what it was loading beside the old data
-    Abandon(ApplyArgs),
+    /// Give up a restore that was interrupted, and remove what it was loading
+    Abandon(AbandonArgs),
     /// List restores that were begun and have not ended
     List,
 }
@@ -41,7 +45,7 @@ pub(crate) struct PlanArgs {
     #[arg(default_value = "latest")]
     set: SetChoice,
     /// Restore this database only; may be repeated
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     database: Vec<String>,
     /// Restore this collection only, as database.collection; may be repeated
     #[arg(long, value_name = "NAME", value_parser = parse_namespace)]
@@ -58,6 +62,9 @@ pub(crate) struct PlanArgs {
     /// Load into collections that exist; documents that are there stay as they are
     #[arg(long)]
     merge: bool,
+    /// Put collections in place although the server describes them otherwise than the set: for another server version
+    #[arg(long)]
+    accept_differences: bool,
     /// Most objects loaded at the same time
     #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     parallel: u16,
@@ -66,7 +73,20 @@ pub(crate) struct PlanArgs {
     output: Option<PathBuf>,
 }
 
-/// Arguments of `restore apply` and `restore abandon`.
+/// Arguments of `restore abandon`.
+#[derive(Debug, Args)]
+pub(crate) struct AbandonArgs {
+    /// The run, as `restore list` names it
+    run: RunId,
+    /// Write the plan to this file instead of carrying it out
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Show what would be removed, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Arguments of `restore apply`.
 #[derive(Debug, Args)]
 pub(crate) struct ApplyArgs {
     /// The plan file
@@ -82,7 +102,7 @@ impl RestoreCommand {
         match self {
             Self::Plan(_) => "restore.plan",
             Self::Apply(_) => "restore.apply",
-            Self::Abandon(_) => "restore.abandon",
+            Self::Abandon(_) => restore::OPERATION_ABANDON,
             Self::List => "restore.list",
         }
     }
@@ -106,10 +126,7 @@ pub(crate) async fn run(command: RestoreCommand, session: &Session) -> Result<Ex
             let plan = plan::read(&session.path(&args.file))?;
             apply_plan(&plan, args.approve.as_deref(), session).await
         }
-        RestoreCommand::Abandon(args) => {
-            let plan = plan::read(&session.path(&args.file))?;
-            abandon_plan(&plan, args.approve.as_deref(), session).await
-        }
+        RestoreCommand::Abandon(args) => plan_abandon(args, session).await,
         RestoreCommand::List => list(session).await,
     }
 }
@@ -129,6 +146,7 @@ async fn plan_restore(args: PlanArgs, session: &Session) -> Result<ExitStatus> {
             _ => RestoreMode::New,
         },
         load_count_max: args.parallel.into(),
+        accept_differences: args.accept_differences,
     };
     let plan =
         restore::plan(&set, documents.source.as_ref(), target, &request, session.clock.as_ref()).await?;
@@ -170,20 +188,13 @@ fn renames(
 /// The operation's.
 pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Session) -> Result<ExitStatus> {
     let began = Instant::now();
-    let work = Work::begin(plan, approve, session).await?;
+    let needed = restore::replaced_namespaces(plan)?;
+    let work = Work::begin(plan, &needed, approve, session).await?;
     let progress = session.printer.progress();
-    let holder = session.holder();
-    let context = RestoreContext {
-        source: work.documents.source.as_ref(),
-        sink: work.documents.sink.as_ref(),
-        repository: &work.repository,
-        clock: session.clock.clone(),
-        holder: &holder,
-        lease_ttl: session.lease_ttl(),
-        observer: progress.as_ref(),
-        cancel: &session.cancel,
+    let applied = {
+        let context = work.context(session, progress.as_ref());
+        restore::apply(&context, plan, &work.permit).await
     };
-    let applied = restore::apply(&context, plan, &work.permit).await;
     drop(progress);
     let outcome = match &applied {
         Ok(report) if report.failure_count() == 0 => Outcome::Done {
@@ -195,42 +206,78 @@ pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Ses
         }
         Err(error) => Outcome::of_error(error),
     };
-    let closed = work.guard.close(work.permit, outcome).await.context("record the outcome in the audit log");
-    let report = applied?;
-    closed?;
+    let report = work.close(applied, outcome).await?;
     Ok(session.printer.report(&Applied { report, elapsed: began.elapsed() }))
 }
 
-/// What carrying out or giving up a plan needs, permit included.
+/// What carrying out a plan needs, permit included.
 struct Work {
     documents: Documents,
     repository: Repository,
     guard: Guard,
     permit: Permit,
+    holder: String,
 }
 
 impl Work {
-    async fn begin(plan: &Plan, approve: Option<&str>, session: &Session) -> Result<Self> {
+    /// Opens everything, makes sure that the plan is for this environment and this server, and obtains the permit.
+    async fn begin(
+        plan: &Plan,
+        needed: &[Namespace],
+        approve: Option<&str>,
+        session: &Session,
+    ) -> Result<Self> {
         let documents = session.documents(plan.target.store).await?;
         let repository = session.repository().await?;
         let guard = session.guard(&repository);
         let target = session.target(documents.probe.as_ref()).await?;
-        if (&target.environment, target.class) != (&plan.target.environment, plan.target.class) {
-            let stale = Error::new(
-                ErrorKind::StalePlan,
-                format!(
-                    "the plan is for {} ({}), this is {} ({})",
-                    plan.target.environment, plan.target.class, target.environment, target.class
-                ),
-            )
-            .with_state("nothing was changed")
-            .with_hint("make the plan again and review it");
+        if let Some(stale) = other_target(&plan.target, &target) {
             return Err(guard.refuse(&plan.operation, Some(&plan.target), Some(plan.hash()?), stale).await);
         }
-        let evidence = verify::evidence(&repository, &plan.target.fingerprint).await?;
+        let evidence = verify::evidence(&repository, &target.fingerprint, needed).await?;
         let permit = guard.permit(plan, &evidence, &session.consent(approve)?).await?;
-        Ok(Self { documents, repository, guard, permit })
+        Ok(Self { documents, repository, guard, permit, holder: session.holder() })
     }
+
+    fn context<'a>(&'a self, session: &'a Session, observer: &'a dyn Observer) -> RestoreContext<'a> {
+        RestoreContext {
+            source: self.documents.source.as_ref(),
+            sink: self.documents.sink.as_ref(),
+            repository: &self.repository,
+            clock: session.clock.clone(),
+            holder: &self.holder,
+            lease_ttl: session.lease_ttl(),
+            observer,
+            cancel: &session.cancel,
+        }
+    }
+
+    /// Records the outcome. What was done weighs more than a record that failed: its error comes first.
+    async fn close<T>(self, done: Result<T>, outcome: Outcome) -> Result<T> {
+        let closed =
+            self.guard.close(self.permit, outcome).await.context("record the outcome in the audit log");
+        let done = done?;
+        closed?;
+        Ok(done)
+    }
+}
+
+/// Why the plan is not for `found`, if it is not.
+fn other_target(planned: &Target, found: &Target) -> Option<Error> {
+    let stale = |message: String| {
+        Error::new(ErrorKind::StalePlan, message)
+            .with_state("nothing was changed")
+            .with_hint("make the plan again and review it")
+    };
+    if (&found.environment, found.class) != (&planned.environment, planned.class) {
+        return Some(stale(format!(
+            "the plan is for {} ({}), this is {} ({})",
+            planned.environment, planned.class, found.environment, found.class
+        )));
+    }
+    (found.fingerprint != planned.fingerprint).then(|| {
+        stale(format!("the plan is for server {}, this is {}", planned.fingerprint, found.fingerprint))
+    })
 }
 
 fn facts(report: &RestoreReport) -> Value {
@@ -247,6 +294,7 @@ fn item_json(item: &ItemReport) -> Value {
         "source": item.source.to_string(),
         "target": item.target.to_string(),
         "way": item.way,
+        "placed_before": item.placed_before,
         "documents": item.expected.documents,
         "bytes": item.expected.bytes,
         "inserted": item.inserted,
@@ -319,10 +367,10 @@ fn proof(item: &ItemReport) -> Cell {
     let said = match (&item.found, item.way) {
         (Some(found), _) if *found == item.expected => "read back, digest equal",
         (Some(_), _) => return Cell::new("DIGEST DIFFERS").tone(Tone::Bad),
+        _ if item.placed_before => "in place since an earlier try",
         (None, Way::Merge) => "merged: every document of the set inserted or identical",
         (None, Way::Keep) => return Cell::new("view kept as it was"),
-        (None, _) if item.expected.documents == 0 => "definition equal",
-        (None, _) => "in place since an earlier try",
+        (None, _) => "definition equal",
     };
     if item.failure_count > 0 {
         Cell::new(format!("{} NOT RESTORED", Count(item.failure_count))).tone(Tone::Bad)
@@ -351,29 +399,49 @@ fn troubles(item: &ItemReport, look: &Look) -> String {
     text
 }
 
-async fn abandon_plan(plan: &Plan, approve: Option<&str>, session: &Session) -> Result<ExitStatus> {
-    let work = Work::begin(plan, approve, session).await?;
-    let holder = session.holder();
-    let context = RestoreContext {
-        source: work.documents.source.as_ref(),
-        sink: work.documents.sink.as_ref(),
-        repository: &work.repository,
-        clock: session.clock.clone(),
-        holder: &holder,
-        lease_ttl: session.lease_ttl(),
-        observer: &mainstay_model::progress::Silent,
-        cancel: &session.cancel,
-    };
-    let abandoned = restore::abandon(&context, plan, &work.permit).await;
-    let outcome = match &abandoned {
-        Ok(run) => Outcome::Done { summary: format!("gave up restore {}", run.run), facts: json!(run) },
-        Err(error) => Outcome::of_error(error),
-    };
-    work.guard.close(work.permit, outcome).await.context("record the outcome in the audit log")?;
-    Ok(session.printer.report(&Abandoned(abandoned?)))
+async fn plan_abandon(args: AbandonArgs, session: &Session) -> Result<ExitStatus> {
+    let repository = session.repository().await?;
+    let documents = session.documents(StoreKind::Mongo).await?;
+    let target = session.target(documents.probe.as_ref()).await?;
+    let plan = restore::plan_abandon(
+        &repository,
+        &args.run,
+        documents.source.as_ref(),
+        target,
+        session.clock.as_ref(),
+    )
+    .await?;
+    if let Some(file) = &args.output {
+        plan::write(&plan, &session.path(file))?;
+    }
+    if args.dry_run || args.output.is_some() {
+        return Ok(session.printer.report(&PlanReport::new(plan, args.output, session.clock.now())?));
+    }
+    abandon_plan(&plan, None, session).await
 }
 
-struct Abandoned(UnfinishedRun);
+/// Carries out a stored plan to give up a restore.
+///
+/// # Errors
+/// The operation's.
+pub(crate) async fn abandon_plan(
+    plan: &Plan,
+    approve: Option<&str>,
+    session: &Session,
+) -> Result<ExitStatus> {
+    let work = Work::begin(plan, &[], approve, session).await?;
+    let abandoned = restore::abandon(&work.context(session, &Silent), plan, &work.permit).await;
+    let outcome = match &abandoned {
+        Ok(report) => {
+            Outcome::Done { summary: format!("gave up restore {}", report.run), facts: json!(report) }
+        }
+        Err(error) => Outcome::of_error(error),
+    };
+    let report = work.close(abandoned, outcome).await?;
+    Ok(session.printer.report(&Abandoned(report)))
+}
+
+struct Abandoned(AbandonReport);
 
 impl Report for Abandoned {
     fn json(&self) -> Map<String, Value> {
@@ -381,7 +449,18 @@ impl Report for Abandoned {
     }
 
     fn text(&self, _look: &Look) -> String {
-        format!("restore {} is given up: {}\n", self.0.run, state_of(&self.0))
+        let report = &self.0;
+        let mut text = format!("restore {} is given up\n", report.run);
+        for (what, names) in [
+            ("removed", &report.removed),
+            ("stays in place", &report.placed),
+            ("stays HALF DONE", &report.half_done),
+        ] {
+            for name in names {
+                text.push_str(&format!("  {what:15}  {name}\n"));
+            }
+        }
+        text
     }
 }
 
@@ -396,25 +475,49 @@ fn state_of(run: &UnfinishedRun) -> String {
 }
 
 async fn list(session: &Session) -> Result<ExitStatus> {
-    let repository = session.repository().await?;
-    let runs = restore::unfinished_runs(&repository).await?;
-    Ok(session.printer.report(&Unfinished(runs)))
+    let listing = match session.repository().await {
+        Ok(repository) => restore::unfinished_runs(&repository).await?,
+        Err(error) if error.kind() == ErrorKind::NotFound => Listing::default(),
+        Err(error) => return Err(error),
+    };
+    Ok(session.printer.report(&Unfinished(listing)))
 }
 
-struct Unfinished(Vec<UnfinishedRun>);
+struct Unfinished(Listing);
 
 impl Report for Unfinished {
     fn json(&self) -> Map<String, Value> {
-        Map::from_iter([("unfinished".to_owned(), json!(self.0))])
+        let damaged: Vec<Value> = self
+            .0
+            .damaged
+            .iter()
+            .map(|(run, error)| json!({"run": run, "damaged": error.to_string()}))
+            .collect();
+        Map::from_iter([
+            ("unfinished".to_owned(), json!(self.0.unfinished)),
+            ("damaged".to_owned(), json!(damaged)),
+        ])
     }
 
-    fn text(&self, _look: &Look) -> String {
-        if self.0.is_empty() {
-            return "no restore is unfinished\n".to_owned();
+    fn text(&self, look: &Look) -> String {
+        let Listing { unfinished, damaged } = &self.0;
+        let mut text = String::new();
+        for run in unfinished {
+            text.push_str(&format!("{}  plan {}  {}\n", run.run, run.plan_hash.short(), state_of(run)));
         }
-        let line =
-            |run: &UnfinishedRun| format!("{}  plan {}  {}\n", run.run, run.plan_hash.short(), state_of(run));
-        let lines: String = self.0.iter().map(line).collect();
-        lines + "apply the same plan again to continue, or give it up with `mainstay restore abandon FILE`\n"
+        for (run, error) in damaged {
+            text.push_str(&format!("{run}  {}: {error}\n", look.paint(Tone::Bad, "DAMAGED")));
+        }
+        match (unfinished.is_empty(), damaged.is_empty()) {
+            (true, true) => "no restore is unfinished\n".to_owned(),
+            (true, false) => text,
+            (false, _) => {
+                text + "apply the same plan again to continue, or give it up: `mainstay restore abandon RUN`\n"
+            }
+        }
+    }
+
+    fn exit_status(&self) -> ExitStatus {
+        if self.0.damaged.is_empty() { ExitStatus::Ok } else { ExitStatus::Critical }
     }
 }

@@ -70,6 +70,7 @@ pub(crate) struct Printer {
     hider: Mutex<Hider>,
     live: Mutex<Option<Arc<Progress>>>,
     prompting: AtomicBool,
+    output_lost: AtomicBool,
 }
 
 impl Printer {
@@ -87,6 +88,7 @@ impl Printer {
             hider: Mutex::new(Hider::default()),
             live: Mutex::new(None),
             prompting: AtomicBool::new(false),
+            output_lost: AtomicBool::new(false),
             options,
         }
     }
@@ -159,6 +161,14 @@ impl Printer {
         }
     }
 
+    /// The status the process ends with: a success whose result could not be written, to a full disk say, is none.
+    pub(crate) fn final_status(&self, status: ExitStatus) -> ExitStatus {
+        match status {
+            ExitStatus::Ok if self.output_lost.load(Ordering::Relaxed) => ExitStatus::Failed,
+            status => status,
+        }
+    }
+
     /// Whether somebody is being asked right now: then nothing is under way that needs a safe point.
     pub(crate) fn is_prompting(&self) -> bool {
         self.prompting.load(Ordering::Relaxed)
@@ -215,8 +225,8 @@ impl Printer {
             Ok(()) => {}
             // Whoever read has seen enough.
             Err(error) if error.kind() == IoKind::BrokenPipe => {}
-            // There is nowhere left to say so; the exit status tells how the command itself went.
-            Err(_) => {}
+            // There may be nowhere left to say so; the exit status will.
+            Err(_) => self.output_lost.store(true, Ordering::Relaxed),
         }
     }
 }

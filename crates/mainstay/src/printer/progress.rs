@@ -158,7 +158,7 @@ impl Observer for Progress {
 }
 
 fn bar_style() -> ProgressStyle {
-    ProgressStyle::with_template("[{bar:24}] {percent:>3}%  {wide_msg}")
+    ProgressStyle::with_template("[{bar:12}] {percent:>3}%  {wide_msg}")
         .expect("the template is valid")
         .progress_chars("=> ")
 }
@@ -167,23 +167,30 @@ fn spinner() -> ProgressStyle {
     ProgressStyle::with_template("{spinner} {wide_msg}").expect("the template is valid").tick_chars("-\\|/ ")
 }
 
-/// `scan: 48,211 of 250,000, 120 MB of 300 MB, 85 MB/s, 3 s left`.
+/// `scan: 85 MB/s, 3 s left, 120 MB of 300 MB, 48,211 of 250,000`: what matters most first, for a narrow terminal cuts the end off.
 fn describe(phase: &str, done: Work, expected: Work, elapsed: Duration) -> String {
-    let mut parts = Vec::new();
+    let mut amounts = Vec::new();
     let of = |done: String, expected: u64, text: String| {
         if expected > 0 { format!("{done} of {text}") } else { done }
     };
-    if done.items > 0 || expected.items > 0 {
-        parts.push(of(Count(done.items).to_string(), expected.items, Count(expected.items).to_string()));
-    }
     if done.bytes > 0 || expected.bytes > 0 {
-        parts.push(of(
+        amounts.push(of(
             ByteSize(done.bytes).to_string(),
             expected.bytes,
             ByteSize(expected.bytes).to_string(),
         ));
     }
-    let seconds = elapsed.as_secs_f64();
+    if done.items > 0 || expected.items > 0 {
+        amounts.push(of(Count(done.items).to_string(), expected.items, Count(expected.items).to_string()));
+    }
+    let mut parts = speeds(done, expected, elapsed.as_secs_f64());
+    parts.extend(amounts);
+    if parts.is_empty() { phase.to_owned() } else { format!("{phase}: {}", parts.join(", ")) }
+}
+
+/// Rate and time left, once they can be told.
+fn speeds(done: Work, expected: Work, seconds: f64) -> Vec<String> {
+    let mut parts = Vec::new();
     if seconds >= 0.5 && done.bytes > 0 {
         parts.push(format!("{}/s", ByteSize((done.bytes as f64 / seconds) as u64)));
     }
@@ -196,9 +203,8 @@ fn describe(phase: &str, done: Work, expected: Work, elapsed: Duration) -> Strin
     if let Some(share) = share.filter(|share| (0.01..1.0).contains(share) && seconds >= 2.0) {
         parts.push(format!("{} left", duration((seconds * (1.0 - share) / share).round() as u64)));
     }
-    if parts.is_empty() { phase.to_owned() } else { format!("{phase}: {}", parts.join(", ")) }
+    parts
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,7 +214,7 @@ mod tests {
         let done = Work { items: 48_211, bytes: 120_000_000 };
         let expected = Work { items: 250_000, bytes: 300_000_000 };
         let line = describe("scan", done, expected, Duration::from_secs(2));
-        assert_eq!(line, "scan: 48,211 of 250,000, 120 MB of 300 MB, 60 MB/s, 3 s left");
+        assert_eq!(line, "scan: 60 MB/s, 3 s left, 120 MB of 300 MB, 48,211 of 250,000");
         assert_eq!(describe("scan", Work::default(), Work::default(), Duration::ZERO), "scan");
         let items = Work { items: 5, bytes: 0 };
         assert_eq!(

@@ -5,22 +5,18 @@ use mainstay_engine::{
     CollectionInfo, CollectionKind, DocumentBatch, DocumentDigest, DocumentFailure, Namespace,
     SnapshotRequest, metadata_differences,
 };
-use mainstay_guard::Permit;
-use mainstay_model::progress::Work;
+use mainstay_model::progress::{Silent, Work};
 use mainstay_model::{Error, ErrorKind, Result, ResultExt};
-use mainstay_repository::Set;
 use tokio::sync::Semaphore;
 
-use super::apply::{RestoreContext, find, item_state};
-use super::plan::{Item, Way};
-use super::run::{Event, Run, Stage};
+use super::apply::{Restore, find, is_own};
+use super::plan::{Item, Way, read_metadata, target_assumption, uuid};
+use super::run::{Event, Stage};
 use crate::contents::{CollectionRecord, PartRecord};
 use crate::framing::Framer;
 
 /// How many refused documents are named; all are counted.
 const FAILURE_COUNT_SHOWN: usize = 20;
-/// The most bytes of a metadata object.
-const METADATA_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How many ranges of one collection are read at the same time for the proof.
 const PROOF_RANGE_COUNT_MAX: usize = 2;
 
@@ -33,6 +29,8 @@ pub struct ItemReport {
     pub target: Namespace,
     /// How it came back.
     pub way: Way,
+    /// Whether an earlier try of the same plan has put it in place.
+    pub placed_before: bool,
     /// Documents inserted by this run.
     pub inserted: u64,
     /// Documents that were there already, byte for byte.
@@ -79,131 +77,212 @@ impl Loaded {
 
 /// One collection's part of a restore.
 pub(super) struct ItemWork<'a> {
-    pub(super) context: &'a RestoreContext<'a>,
-    pub(super) run: &'a Run,
-    pub(super) set: &'a Set,
-    pub(super) permit: &'a Permit,
+    pub(super) restore: Restore<'a>,
     pub(super) load_slots: &'a Semaphore,
     pub(super) index: usize,
     pub(super) item: &'a Item,
     pub(super) record: &'a CollectionRecord,
 }
 
+/// A collection that was filled and proven.
+struct Filled {
+    uuid: Option<String>,
+    loaded: Loaded,
+    found: Option<DocumentDigest>,
+    differences: Vec<String>,
+}
+
 impl ItemWork<'_> {
     /// Brings the collection back in the way the plan decided.
     pub(super) async fn restore(&self) -> Result<ItemReport> {
-        if self.run.stage(self.index) == Stage::Placed {
-            return self.report_placed_before().await;
+        if self.stage() == Stage::Placed {
+            return Ok(self.placed_before());
         }
         let outcome = match self.item.way {
+            Way::Create if self.record.kind == CollectionKind::Collection => self.beside().await,
             Way::Create => self.create().await,
-            Way::Swap => self.swap().await,
+            Way::Swap => self.beside().await,
             Way::DropFirst => self.drop_first().await,
             Way::Merge => self.merge().await,
             Way::Keep => Ok(self.report(Loaded::default(), None, Vec::new())),
         };
-        outcome.map_err(
-            |error| if error.state().is_some() { error } else { error.with_state(item_state(self.item)) },
-        )
+        outcome.map_err(|error| if error.state().is_some() { error } else { error.with_state(self.state()) })
     }
 
-    async fn create(&self) -> Result<ItemReport> {
-        self.clear_own_try().await?;
-        self.run.record(Event::Begun { item: self.index }).await?;
-        let (loaded, found, differences) = self.fill(&self.item.target).await?;
-        self.run.record(Event::Placed { item: self.index }).await?;
-        Ok(self.report(loaded, found, differences))
-    }
-
-    /// Removes what an earlier try of this run created under the free name. What this run did not create is never dropped.
-    async fn clear_own_try(&self) -> Result<()> {
+    /// What stands under the name after a failure.
+    fn state(&self) -> String {
         let target = &self.item.target;
-        match self.run.stage(self.index) {
-            Stage::Untouched => Ok(()),
-            Stage::Begun => match find(self.context.source, target).await? {
-                None => Ok(()),
-                // The kill may have come between creating and recording it; a collection without documents loses nothing.
-                Some(info) if info.estimate.items == 0 => {
-                    self.context.sink.drop_collection(target, self.permit).await
-                }
-                Some(_) => Err(Error::new(
-                    ErrorKind::Conflict,
-                    format!("{target} appeared since the plan was made and holds documents"),
-                )
-                .with_state(format!("{target} is untouched"))
-                .with_hint("move it away, or plan the restore again with `--drop` or `--into NAME`")),
-            },
-            Stage::Created | Stage::Placing | Stage::Placed => {
-                self.context.sink.drop_collection(target, self.permit).await
-            }
+        match self.item.way {
+            Way::Swap => format!("{target} still holds its old data"),
+            Way::Create => format!("{target} is not in place yet"),
+            Way::DropFirst => format!("{target} is not whole yet; its old data is gone"),
+            Way::Merge => format!("{target} holds its old data and part of the set's"),
+            Way::Keep => format!("{target} is untouched"),
         }
     }
 
-    async fn swap(&self) -> Result<ItemReport> {
-        let shadow = self.run.shadow(self.index, &self.item.target);
-        let shadow_stands = find(self.context.source, &shadow).await?.is_some();
-        if self.run.stage(self.index) == Stage::Placing && !shadow_stands {
-            // Killed after the swap and before it was recorded: the new data stands under its name.
-            self.run.record(Event::Placed { item: self.index }).await?;
-            return self.report_placed_before().await;
-        }
-        self.context.sink.drop_collection(&shadow, self.permit).await?;
-        self.run.record(Event::Begun { item: self.index }).await?;
-        let (loaded, found, differences) = self.fill(&shadow).await?;
-        self.run.record(Event::Placing { item: self.index }).await?;
-        self.context
-            .sink
-            .replace(&shadow, &self.item.target, self.permit)
-            .await
-            .context("put the new data in place")?;
-        self.run.record(Event::Placed { item: self.index }).await?;
-        Ok(self.report(loaded, found, differences))
+    fn stage(&self) -> Stage {
+        self.restore.run.before.stage(self.index)
     }
 
+    async fn record(&self, event: Event) -> Result<()> {
+        self.restore.run.record(event).await
+    }
+
+    async fn find(&self, name: &Namespace) -> Result<Option<CollectionInfo>> {
+        find(self.restore.context.source, name).await
+    }
+
+    /// Drops a collection, if this process still holds the lease.
+    async fn drop_collection(&self, name: &Namespace) -> Result<()> {
+        self.restore.lease.check()?;
+        self.restore.context.sink.drop_collection(name, self.restore.permit).await
+    }
+
+    /// Loads into a collection of the run's own, proves it, and gives it its name in one step: under the name stands what stood there before,
+    /// or the whole and proven collection.
+    async fn beside(&self) -> Result<ItemReport> {
+        if let Stage::Placing(uuid) = self.stage()
+            && is_own(uuid.as_ref(), self.find(&self.item.target).await?.as_ref())
+        {
+            // An earlier try was killed between putting it in place and recording that.
+            self.record(Event::Placed { item: self.index }).await?;
+            return Ok(self.placed_before());
+        }
+        let shadow = self.restore.run.shadow(self.index, &self.item.target);
+        self.drop_collection(&shadow).await?;
+        self.record(Event::Begun { item: self.index }).await?;
+        let filled = self.fill(&shadow).await?;
+        self.check_description(&filled.differences)?;
+        self.check_target_unmoved().await?;
+        self.record(Event::Placing { item: self.index, uuid: filled.uuid.clone() }).await?;
+        self.put_in_place(&shadow).await.map_err(|error| {
+            error
+                .context("put the new data in place")
+                .with_state(format!(
+                    "whether {} holds the old or the new data is not known",
+                    self.item.target
+                ))
+                .with_hint("apply the same plan again: it finds out and continues")
+        })?;
+        self.record(Event::Placed { item: self.index }).await?;
+        Ok(self.report(filled.loaded, filled.found, filled.differences))
+    }
+
+    async fn put_in_place(&self, shadow: &Namespace) -> Result<()> {
+        self.restore.lease.check()?;
+        let Restore { context, permit, .. } = self.restore;
+        match self.item.way {
+            Way::Swap => context.sink.replace(shadow, &self.item.target, permit).await,
+            _ => context.sink.rename(shadow, &self.item.target).await,
+        }
+    }
+
+    /// Refuses to put in place what the server describes otherwise than the set does, unless the plan accepts that.
+    fn check_description(&self, differences: &[String]) -> Result<()> {
+        if differences.is_empty() || self.restore.parameters.accept_differences {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Precondition,
+            format!("the server describes the loaded copy otherwise than the set: {}", differences.join("; ")),
+        )
+        .with_hint("if this is right, for another server version say, give the run up and plan again with `--accept-differences`"))
+    }
+
+    /// Refuses when somebody has replaced, made or removed what stands under the name while this run was loading.
+    async fn check_target_unmoved(&self) -> Result<()> {
+        let standing = self.find(&self.item.target).await?;
+        let seen = target_assumption(&self.item.target, standing.as_ref());
+        if self.restore.planned(&self.item.target).is_none_or(|planned| *planned == seen) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::StalePlan,
+            format!("{} has changed since the plan was made: it is {}", self.item.target, seen.value),
+        )
+        .with_state(format!("{} is untouched; what was loaded beside it stays until the run is given up", self.item.target))
+        .with_hint("give the run up (`mainstay restore list` names it, `mainstay restore abandon RUN`), then make a new plan"))
+    }
+
+    /// Creates under the free name itself: for views and time series, which the server cannot rename. What this run did not create is never
+    /// dropped.
+    async fn create(&self) -> Result<ItemReport> {
+        if matches!(self.stage(), Stage::Created(_)) {
+            self.drop_collection(&self.item.target).await?;
+        }
+        self.record(Event::Begun { item: self.index }).await?;
+        let filled = self.fill(&self.item.target).await?;
+        self.record(Event::Placed { item: self.index }).await?;
+        Ok(self.report(filled.loaded, filled.found, filled.differences))
+    }
+
+    /// Drops what the plan names, then creates under the name. Before the first drop, and until this run has created, what stands there must be
+    /// what the plan names.
     async fn drop_first(&self) -> Result<ItemReport> {
-        self.run.record(Event::Begun { item: self.index }).await?;
-        self.context.sink.drop_collection(&self.item.target, self.permit).await?;
-        let (loaded, found, differences) = self.fill(&self.item.target).await?;
-        self.run.record(Event::Placed { item: self.index }).await?;
-        Ok(self.report(loaded, found, differences))
+        let standing = self.find(&self.item.target).await?;
+        if standing.is_some() && !matches!(self.stage(), Stage::Created(_)) {
+            self.check_target_unmoved().await?;
+        }
+        self.record(Event::Begun { item: self.index }).await?;
+        self.drop_collection(&self.item.target).await?;
+        let filled = self.fill(&self.item.target).await?;
+        self.record(Event::Placed { item: self.index }).await?;
+        Ok(self.report(filled.loaded, filled.found, filled.differences))
     }
 
     async fn merge(&self) -> Result<ItemReport> {
-        self.run.record(Event::Begun { item: self.index }).await?;
+        self.record(Event::Begun { item: self.index }).await?;
         let metadata = self.metadata().await?;
         let loaded = self.load(&self.item.target).await?;
-        self.context
-            .sink
-            .build_indexes(&self.item.target, &metadata, self.context.observer)
-            .await
-            .context("build indexes")?;
+        self.build_indexes(&self.item.target, &metadata).await?;
+        let differences = self.described(&self.item.target, &metadata).await?.1;
         if loaded.failure_count == 0 {
-            self.run.record(Event::Placed { item: self.index }).await?;
+            self.record(Event::Placed { item: self.index }).await?;
         }
-        Ok(self.report(loaded, None, Vec::new()))
+        Ok(self.report(loaded, None, differences))
     }
 
-    /// Creates `name`, loads it, builds its indexes and proves it equal to the set. Nothing stood under `name`.
-    async fn fill(&self, name: &Namespace) -> Result<(Loaded, Option<DocumentDigest>, Vec<String>)> {
+    /// Creates `name`, loads it, proves its documents equal to the set's and builds its indexes. Nothing stood under `name`.
+    ///
+    /// The proof comes before the indexes: with a TTL index the server would begin to delete what has expired since the backup.
+    async fn fill(&self, name: &Namespace) -> Result<Filled> {
         let metadata = self.metadata().await?;
-        self.context.sink.create(name, &metadata).await.context("create collection")?;
-        self.run.record(Event::Created { item: self.index }).await?;
+        self.restore.lease.check()?;
+        self.restore.context.sink.create(name, &metadata).await.context("create collection")?;
+        let info = self.find(name).await?.ok_or_else(|| vanished(name))?;
+        let uuid = uuid(&info);
+        self.record(Event::Created { item: self.index, uuid: uuid.clone() }).await?;
         if self.record.kind == CollectionKind::View {
-            let differences = self.described(name, &metadata).await?.1;
-            return Ok((Loaded::default(), None, differences));
+            let differences = metadata_differences(&metadata, &info.metadata);
+            return Ok(Filled { uuid, loaded: Loaded::default(), found: None, differences });
         }
         let loaded = self.load(name).await?;
         refuse_failures(&loaded)?;
-        self.context
-            .sink
-            .build_indexes(name, &metadata, self.context.observer)
-            .await
-            .context("build indexes")?;
-        let (info, differences) = self.described(name, &metadata).await?;
+        let found = self.prove(name).await?;
+        self.build_indexes(name, &metadata).await?;
+        let differences = self.described(name, &metadata).await?.1;
+        Ok(Filled { uuid, loaded, found: Some(found), differences })
+    }
+
+    async fn build_indexes(&self, name: &Namespace, metadata: &str) -> Result<()> {
+        // The observer shows documents loaded, which the progress of index builds would confuse.
+        self.restore.context.sink.build_indexes(name, metadata, &Silent).await.map_err(|error| {
+            let error = error.context("build indexes");
+            if error.hint().is_some() {
+                return error;
+            }
+            error.with_hint("correct what the index refuses at the source and back up again, or restore without this collection")
+        })
+    }
+
+    /// Reads `name` back and compares it with the set.
+    async fn prove(&self, name: &Namespace) -> Result<DocumentDigest> {
+        let info = self.find(name).await?.ok_or_else(|| vanished(name))?;
         let found = self.read_back(&info).await.context("read back for the proof")?;
         let expected = self.record.digest();
         if found == expected {
-            return Ok((loaded, Some(found), differences));
+            return Ok(found);
         }
         Err(Error::new(
             ErrorKind::Corrupt,
@@ -213,16 +292,7 @@ impl ItemWork<'_> {
     }
 
     async fn metadata(&self) -> Result<String> {
-        let mut object = self.set.read(&self.record.metadata).await.context("read metadata")?;
-        let mut text = Vec::new();
-        while let Some(chunk) = object.next().await? {
-            text.extend_from_slice(&chunk);
-            if text.len() > METADATA_BYTES_MAX {
-                return Err(Error::new(ErrorKind::Corrupt, format!("{} is too large", self.record.metadata)));
-            }
-        }
-        String::from_utf8(text)
-            .map_err(|source| Error::new(ErrorKind::Corrupt, "metadata is not UTF-8").with_source(source))
+        read_metadata(self.restore.set, self.record).await
     }
 
     async fn load(&self, name: &Namespace) -> Result<Loaded> {
@@ -240,8 +310,8 @@ impl ItemWork<'_> {
 
     async fn load_part(&self, name: &Namespace, part: &PartRecord) -> Result<Loaded> {
         let _slot = self.load_slots.acquire().await.expect("the semaphore is never closed");
-        let mut object = self.set.read(&part.object).await?;
-        let mut loader = self.context.sink.loader(name, self.record.kind).await?;
+        let mut object = self.restore.set.read(&part.object).await?;
+        let mut loader = self.restore.context.sink.loader(name, self.record.kind).await?;
         let (mut framer, mut digest, mut loaded) =
             (Framer::default(), DocumentDigest::default(), Loaded::default());
         let unframed = |source| {
@@ -273,13 +343,16 @@ impl ItemWork<'_> {
         batch: &DocumentBatch,
     ) -> Result<Loaded> {
         let outcome = loader.load(batch).await?;
-        self.context.observer.advance(Work { items: batch.documents, bytes: batch.bytes.len() as u64 });
+        self.restore
+            .context
+            .observer
+            .advance(Work { items: batch.documents, bytes: batch.bytes.len() as u64 });
         Ok(counted(outcome))
     }
 
     /// What the server says of `name` now, and how that differs from the set.
     async fn described(&self, name: &Namespace, metadata: &str) -> Result<(CollectionInfo, Vec<String>)> {
-        let info = find(self.context.source, name).await?.ok_or_else(|| {
+        let info = self.find(name).await?.ok_or_else(|| {
             Error::new(ErrorKind::Server, format!("{name} has vanished after it was created"))
         })?;
         let differences = metadata_differences(metadata, &info.metadata);
@@ -288,7 +361,7 @@ impl ItemWork<'_> {
 
     /// The digest of all documents of a collection as the server gives them now.
     async fn read_back(&self, info: &CollectionInfo) -> Result<DocumentDigest> {
-        let snapshot = self.context.source.snapshot(SnapshotRequest::Best).await?;
+        let snapshot = self.restore.context.source.snapshot(SnapshotRequest::Best).await?;
         let prepared = snapshot.prepare(info, PROOF_RANGE_COUNT_MAX).await?;
         let (snapshot, prepared) = (&snapshot, &prepared);
         stream::iter(&prepared.ranges)
@@ -311,10 +384,11 @@ impl ItemWork<'_> {
             .await
     }
 
-    async fn report_placed_before(&self) -> Result<ItemReport> {
+    /// The report of a collection that an earlier try has put in place, proven then.
+    fn placed_before(&self) -> ItemReport {
         let digest = self.record.digest();
-        self.context.observer.advance(Work { items: digest.documents, bytes: digest.bytes });
-        Ok(self.report(Loaded::default(), None, Vec::new()))
+        self.restore.context.observer.advance(Work { items: digest.documents, bytes: digest.bytes });
+        ItemReport { placed_before: true, ..self.report(Loaded::default(), None, Vec::new()) }
     }
 
     fn report(&self, loaded: Loaded, found: Option<DocumentDigest>, differences: Vec<String>) -> ItemReport {
@@ -322,6 +396,7 @@ impl ItemWork<'_> {
             source: self.item.source.clone(),
             target: self.item.target.clone(),
             way: self.item.way,
+            placed_before: false,
             inserted: loaded.inserted,
             identical: loaded.identical,
             failure_count: loaded.failure_count,
@@ -331,6 +406,10 @@ impl ItemWork<'_> {
             differences,
         }
     }
+}
+
+fn vanished(name: &Namespace) -> Error {
+    Error::new(ErrorKind::Server, format!("{name} has vanished after it was created"))
 }
 
 fn counted(outcome: mainstay_engine::LoadOutcome) -> Loaded {
@@ -350,5 +429,6 @@ fn refuse_failures(loaded: &Loaded) -> Result<()> {
             "{} documents were refused by the server; the first, _id {}: {} (code {})",
             loaded.failure_count, first.id, first.message, first.code
         ),
-    ))
+    )
+    .with_hint("see why this server refuses documents that the source had (validator, unique index), then apply the same plan again"))
 }

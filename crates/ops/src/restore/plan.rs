@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mainstay_engine::{CollectionInfo, CollectionKind, DocumentSource, Namespace};
+use mainstay_engine::{CollectionInfo, CollectionKind, DocumentSource, Namespace, metadata_differences};
 use mainstay_guard::operation;
 use mainstay_model::{
     Assumption, Blake3, BlastRadius, ByteSize, Clock, Count, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep,
@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{OPERATION_DROP, OPERATION_MERGE, OPERATION_NEW};
 use crate::Selection;
-use crate::contents::{CollectionRecord, DocumentSetContents};
+use crate::contents::{CollectionRecord, DocumentSetContents, METADATA_BYTES_MAX};
+use crate::selection::check_user_database;
 
 /// What may happen to collections that exist at the target.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,13 +40,15 @@ pub struct RestoreRequest {
     pub mode: RestoreMode,
     /// How many objects are loaded at the same time; at least 1.
     pub load_count_max: usize,
+    /// Put collections in place although the server describes them otherwise than the set: for another server version.
+    pub accept_differences: bool,
 }
 
 /// How one collection comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Way {
-    /// The name is free: create, load, prove.
+    /// The name is free: load beside it, prove, then give it the name; views and time series are made under it.
     Create,
     /// Load beside the existing collection, prove, then swap in one step.
     Swap,
@@ -74,15 +77,53 @@ pub(super) struct Parameters {
     pub(super) manifest: Blake3,
     pub(super) items: Vec<Item>,
     pub(super) load_count_max: usize,
+    /// Put collections in place although the server describes them otherwise than the set.
+    pub(super) accept_differences: bool,
 }
 
+/// The most objects that may be loaded at the same time.
+const LOAD_COUNT_MAX: usize = 64;
+
 impl Parameters {
+    /// The parameters of `plan`, which may have been edited: what they would do must be what the plan's operation says.
+    ///
+    /// # Errors
+    /// `Usage` when they are not those of a restore, or contradict the plan.
     pub(super) fn of(plan: &Plan) -> Result<Self> {
-        serde_json::from_value(plan.parameters.clone()).map_err(|source| {
+        let parameters: Self = serde_json::from_value(plan.parameters.clone()).map_err(|source| {
             Error::new(ErrorKind::Usage, "the plan's parameters are not those of a restore")
                 .with_source(source)
-        })
+        })?;
+        let Some(fault) = parameters.contradiction(plan) else { return Ok(parameters) };
+        Err(Error::new(ErrorKind::Usage, format!("the plan contradicts itself: {fault}"))
+            .with_state("nothing was changed")
+            .with_hint("make the plan with `mainstay restore plan`; a plan is not to be edited"))
     }
+
+    fn contradiction(&self, plan: &Plan) -> Option<&'static str> {
+        let mut targets = BTreeSet::new();
+        if operation_of(&self.items) != plan.operation {
+            Some("its steps would do something else than its operation says")
+        } else if self.items.is_empty() || !self.items.iter().all(|item| targets.insert(&item.target)) {
+            Some("it restores nothing, or one collection twice")
+        } else if !(1..=LOAD_COUNT_MAX).contains(&self.load_count_max) {
+            Some("it loads no object, or too many, at the same time")
+        } else if phrase(&self.items, &plan.target, plan.blast_radius.items) != plan.blast_radius.phrase {
+            Some("the phrase to type does not say what is at stake")
+        } else {
+            None
+        }
+    }
+}
+
+/// The collections that `plan` would replace or load into: what a backup must hold before that is allowed.
+///
+/// # Errors
+/// As for any use of a plan: `Usage` when it is no restore or contradicts itself.
+pub fn replaced_namespaces(plan: &Plan) -> Result<Vec<Namespace>> {
+    let parameters = Parameters::of(plan)?;
+    let touched = |item: &Item| matches!(item.way, Way::Swap | Way::DropFirst | Way::Merge);
+    Ok(parameters.items.into_iter().filter(touched).map(|item| item.target).collect())
 }
 
 /// Decides a restore of `set` into the server behind `source`.
@@ -114,30 +155,32 @@ pub async fn plan(
         .collect();
     check_renames(&chosen, &request.database_renames)?;
     check_distinct(&chosen)?;
+    check_database_names(source, &chosen).await?;
     let existing = existing_collections(source, chosen.iter().map(|(_, target)| target)).await?;
     if request.mode == RestoreMode::New {
         check_absent(&chosen, &existing)?;
     }
-    let items: Vec<Item> = chosen
-        .iter()
-        .map(|(record, name)| Item {
-            source: record.namespace.clone(),
-            target: name.clone(),
-            way: way(record, existing.get(name), request.mode),
-        })
-        .collect();
+    let mut items = Vec::with_capacity(chosen.len());
+    let mut steps = Vec::with_capacity(chosen.len());
+    for (record, name) in &chosen {
+        let metadata = read_metadata(set, record).await?;
+        let standing = existing.get(name);
+        let way = way(record, &metadata, standing, request.mode);
+        check_kinds(record, standing, way)?;
+        let item = Item { source: record.namespace.clone(), target: name.clone(), way };
+        steps.push(step(record, &metadata, &item, standing));
+        items.push(item);
+    }
 
     let mut assumptions = vec![manifest_assumption(set), server_assumption(&target)];
     assumptions.extend(items.iter().map(|item| target_assumption(&item.target, existing.get(&item.target))));
-    let steps =
-        chosen.iter().zip(&items).map(|((record, _), item)| step(record, item, existing.get(&item.target)));
     let operation_name = operation_of(&items);
     let created_at = clock.now();
     Ok(Plan {
         format: PLAN_FORMAT,
         operation: operation_name.to_owned(),
         effect: operation(operation_name).expect("restore operations are registered").effect,
-        steps: steps.collect(),
+        steps,
         blast_radius: blast_radius(&items, &existing, &target),
         target,
         assumptions,
@@ -145,7 +188,8 @@ pub async fn plan(
             set: set.id().clone(),
             manifest: set.manifest_blake3(),
             items,
-            load_count_max: request.load_count_max.max(1),
+            load_count_max: request.load_count_max.clamp(1, LOAD_COUNT_MAX),
+            accept_differences: request.accept_differences,
         })
         .expect("parameters have a JSON form"),
         created_at,
@@ -187,6 +231,29 @@ fn check_distinct(chosen: &[(&CollectionRecord, Namespace)]) -> Result<()> {
     }
 }
 
+/// Refuses database names that the server would refuse later, half-way: malformed ones, and ones that differ from another's only in case.
+async fn check_database_names(
+    source: &dyn DocumentSource,
+    chosen: &[(&CollectionRecord, Namespace)],
+) -> Result<()> {
+    let names: BTreeSet<&str> = chosen.iter().map(|(_, target)| target.database.as_str()).collect();
+    names.iter().try_for_each(|name| check_user_database(name))?;
+    let existing = source.databases().await.context("list databases")?;
+    for name in names {
+        let same_but_case =
+            |other: &&String| other.as_str() != name && other.to_lowercase() == name.to_lowercase();
+        if let Some(other) = existing.iter().find(same_but_case) {
+            return Err(Error::new(
+                ErrorKind::Precondition,
+                format!("database {name} cannot be made beside {other}: their names differ only in case"),
+            )
+            .with_state("nothing was changed")
+            .with_hint("choose another name with `--into NAME`"));
+        }
+    }
+    Ok(())
+}
+
 fn check_absent(
     chosen: &[(&CollectionRecord, Namespace)],
     existing: &BTreeMap<Namespace, CollectionInfo>,
@@ -223,16 +290,54 @@ pub(super) async fn existing_collections<'a>(
     Ok(existing)
 }
 
-fn way(record: &CollectionRecord, existing: Option<&CollectionInfo>, mode: RestoreMode) -> Way {
+/// Options and indexes of a collection of the set, as text.
+///
+/// # Errors
+/// `Corrupt` when the object is damaged or no text.
+pub(super) async fn read_metadata(set: &Set, record: &CollectionRecord) -> Result<String> {
+    let bytes = set.read_all(&record.metadata, METADATA_BYTES_MAX).await.context("read metadata")?;
+    String::from_utf8(bytes.into())
+        .map_err(|source| Error::new(ErrorKind::Corrupt, "metadata is not UTF-8").with_source(source))
+}
+
+fn way(
+    record: &CollectionRecord,
+    metadata: &str,
+    existing: Option<&CollectionInfo>,
+    mode: RestoreMode,
+) -> Way {
     let Some(existing) = existing else { return Way::Create };
     let plain = |kind| kind == CollectionKind::Collection;
+    let same_view = || {
+        record.kind == CollectionKind::View
+            && existing.kind == CollectionKind::View
+            && metadata_differences(metadata, &existing.metadata).is_empty()
+    };
     match mode {
+        RestoreMode::Drop if same_view() => Way::Keep,
         RestoreMode::New => Way::Create,
         RestoreMode::Merge if record.kind == CollectionKind::View => Way::Keep,
         RestoreMode::Merge => Way::Merge,
         RestoreMode::Drop if plain(record.kind) && plain(existing.kind) => Way::Swap,
         RestoreMode::Drop => Way::DropFirst,
     }
+}
+
+/// Loading into something of another kind would make something that neither was.
+fn check_kinds(record: &CollectionRecord, existing: Option<&CollectionInfo>, way: Way) -> Result<()> {
+    let Some(existing) = existing.filter(|existing| existing.kind != record.kind) else { return Ok(()) };
+    if !matches!(way, Way::Merge | Way::Keep) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Precondition,
+        format!(
+            "{} cannot be merged: it is not of the same kind as {} in the set",
+            existing.namespace, record.namespace
+        ),
+    )
+    .with_state("nothing was changed")
+    .with_hint("leave it out, restore with `--into NAME`, or replace it with `--drop`"))
 }
 
 fn operation_of(items: &[Item]) -> &'static str {
@@ -268,17 +373,31 @@ pub(super) fn target_assumption(name: &Namespace, existing: Option<&CollectionIn
     Assumption { name: name.to_string(), value }
 }
 
-fn uuid(info: &CollectionInfo) -> Option<String> {
+/// The identity that the server gave a collection; views and time series have none.
+pub(super) fn uuid(info: &CollectionInfo) -> Option<String> {
     let metadata: serde_json::Value = serde_json::from_str(&info.metadata).ok()?;
     Some(metadata.get("uuid")?.as_str()?.to_owned())
 }
 
-fn step(record: &CollectionRecord, item: &Item, existing: Option<&CollectionInfo>) -> PlanStep {
+/// Whether the collection has an index that deletes by age.
+fn has_ttl_index(metadata: &str) -> bool {
+    let metadata: serde_json::Value = serde_json::from_str(metadata).unwrap_or_default();
+    let indexes = metadata.get("indexes").and_then(serde_json::Value::as_array);
+    indexes.is_some_and(|indexes| indexes.iter().any(|index| index.get("expireAfterSeconds").is_some()))
+}
+
+fn step(
+    record: &CollectionRecord,
+    metadata: &str,
+    item: &Item,
+    existing: Option<&CollectionInfo>,
+) -> PlanStep {
     let digest = record.digest();
+    let expiring = if has_ttl_index(metadata) { "; the server deletes expired ones again" } else { "" };
     let size = match record.kind {
         CollectionKind::View => "view".to_owned(),
         CollectionKind::Collection | CollectionKind::TimeSeries => {
-            format!("{} documents, {}", Count(digest.documents), ByteSize(digest.bytes))
+            format!("{} documents, {}{expiring}", Count(digest.documents), ByteSize(digest.bytes))
         }
     };
     let old =
@@ -295,23 +414,29 @@ fn step(record: &CollectionRecord, item: &Item, existing: Option<&CollectionInfo
     PlanStep { name: format!("restore {}", item.target), mark, summary: what }
 }
 
+/// Documents and bytes that exist now and would be replaced or loaded into.
+pub(super) fn stake(items: &[Item], existing: &BTreeMap<Namespace, CollectionInfo>) -> (u64, u64) {
+    let touched = items
+        .iter()
+        .filter(|item| matches!(item.way, Way::Swap | Way::DropFirst | Way::Merge))
+        .filter_map(|item| existing.get(&item.target));
+    touched.fold((0_u64, 0_u64), |(documents, bytes), info| {
+        (documents.saturating_add(info.estimate.items), bytes.saturating_add(info.estimate.bytes))
+    })
+}
+
 fn blast_radius(
     items: &[Item],
     existing: &BTreeMap<Namespace, CollectionInfo>,
     target: &Target,
 ) -> BlastRadius {
-    let touched = items
-        .iter()
-        .filter(|item| matches!(item.way, Way::Swap | Way::DropFirst | Way::Merge))
-        .filter_map(|item| existing.get(&item.target));
-    let (documents, bytes) = touched.fold((0, 0), |(documents, bytes), info| {
-        (documents + info.estimate.items, bytes + info.estimate.bytes)
-    });
+    let (documents, bytes) = stake(items, existing);
+    BlastRadius { phrase: phrase(items, target, documents), items: documents, bytes }
+}
+
+/// What a person types to consent.
+fn phrase(items: &[Item], target: &Target, documents: u64) -> String {
     let databases: BTreeSet<&str> = items.iter().map(|item| item.target.database.as_str()).collect();
     let databases = databases.into_iter().collect::<Vec<_>>().join("+");
-    BlastRadius {
-        phrase: format!("restore {databases}@{} {} documents", target.environment, Count(documents)),
-        items: documents,
-        bytes,
-    }
+    format!("restore {databases}@{} {} documents", target.environment, Count(documents))
 }

@@ -1,7 +1,9 @@
 //! The journal of a restore run: what was begun, what is in place, and where a repeat must begin.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use mainstay_engine::Namespace;
 use mainstay_journal::Journal;
 use mainstay_model::{Blake3, Clock, Error, ErrorKind, Plan, Result, ResultExt, RunId};
 use mainstay_repository::Repository;
@@ -9,42 +11,50 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use super::SHADOW_PREFIX;
-use mainstay_engine::Namespace;
+use super::plan::Parameters;
 
 /// What a run's journal begins with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Header {
+    /// Tells journals of restores from those of other operations.
+    pub(super) operation: String,
     pub(super) plan_hash: Blake3,
     pub(super) plan: Plan,
 }
 
-/// What is recorded, each before the act it announces or after the act it reports. `item` is the position in the plan's list.
+/// The `operation` of a restore's journal.
+const JOURNAL_OPERATION: &str = "restore";
+
+/// What is recorded, each before the act it announces or after the act it reports. `item` is the position in the plan's list; `uuid` is the
+/// identity that the server gave the collection this run created, which it keeps when it is renamed, and which views and time series lack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub(super) enum Event {
     /// Work on a collection begins; nothing was written for it before.
     Begun { item: usize },
     /// The collection to load into has been created by this run.
-    Created { item: usize },
+    Created { item: usize, uuid: Option<String> },
     /// It is loaded and proven, and is about to be put in place.
-    Placing { item: usize },
+    Placing { item: usize, uuid: Option<String> },
     /// It stands under its name, proven.
     Placed { item: usize },
     /// Every collection stands.
     Completed,
-    /// The run was given up, and what it had loaded beside was removed.
+    /// The run is being given up: it must not be continued.
+    Abandoning,
+    /// What the run was loading has been removed.
     Abandoned,
 }
 
 /// How far a collection has come.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) enum Stage {
     #[default]
     Untouched,
     Begun,
-    Created,
-    Placing,
+    Created(Option<String>),
+    Placing(Option<String>),
     Placed,
 }
 
@@ -55,7 +65,153 @@ pub(super) enum Ending {
     #[default]
     Open,
     Completed,
+    Abandoning,
     Abandoned,
+}
+
+/// What a journal's events have led to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    pub(super) stages: BTreeMap<usize, Stage>,
+    pub(super) ending: Ending,
+}
+
+impl Progress {
+    /// How far `item` has come.
+    pub(super) fn stage(&self, item: usize) -> Stage {
+        self.stages.get(&item).cloned().unwrap_or_default()
+    }
+
+    /// How many collections are in place.
+    pub(super) fn placed(&self) -> usize {
+        self.stages.values().filter(|stage| **stage == Stage::Placed).count()
+    }
+
+    fn of(events: &[Event]) -> Self {
+        let mut progress = Self::default();
+        for event in events {
+            match event.clone() {
+                Event::Begun { item } => drop(progress.stages.insert(item, Stage::Begun)),
+                Event::Created { item, uuid } => drop(progress.stages.insert(item, Stage::Created(uuid))),
+                Event::Placing { item, uuid } => drop(progress.stages.insert(item, Stage::Placing(uuid))),
+                Event::Placed { item } => drop(progress.stages.insert(item, Stage::Placed)),
+                Event::Completed => progress.ending = Ending::Completed,
+                Event::Abandoning => progress.ending = Ending::Abandoning,
+                Event::Abandoned => progress.ending = Ending::Abandoned,
+            }
+        }
+        progress
+    }
+}
+
+/// The run of one plan. The id follows from the plan, so that the same plan finds its run again.
+pub(super) struct Run {
+    pub(super) id: RunId,
+    /// What had been done when the run was opened; empty for a new one.
+    pub(super) before: Progress,
+    /// How many collections are in place by now.
+    placed: AtomicUsize,
+    /// `None` until the first event of a new run.
+    journal: Mutex<Option<Journal>>,
+}
+
+/// The id of the run of `plan`.
+pub(super) fn run_id(plan: &Plan) -> Result<RunId> {
+    let hash = plan.hash()?.to_string();
+    let entropy = u32::from_str_radix(&hash[..8], 16).expect("a hash begins with eight hexadecimal digits");
+    Ok(RunId::new(plan.created_at, entropy))
+}
+
+/// The name under which the run loads what `item` of its plan will be.
+pub(super) fn shadow(run: &RunId, item: usize, target: &Namespace) -> Namespace {
+    let entropy = run.as_str().rsplit('-').next().unwrap_or_default();
+    Namespace::new(&target.database, format!("{SHADOW_PREFIX}{entropy}.{item}"))
+}
+
+impl Run {
+    /// Opens the run of `plan`. A plan that was never begun has one without events; nothing is written for it yet.
+    ///
+    /// # Errors
+    /// `Corrupt` when the journal is damaged or another plan's.
+    pub(super) async fn open(repository: &Repository, plan: &Plan) -> Result<Self> {
+        let id = run_id(plan)?;
+        let opened = read(repository, &id).await;
+        let (journal, before) = match opened {
+            Ok((journal, header, before)) => {
+                if header.plan_hash != plan.hash()? {
+                    return Err(Error::new(ErrorKind::Corrupt, format!("run {id} belongs to another plan"))
+                        .with_state("nothing was changed")
+                        .with_hint("make a new plan with `mainstay restore plan`"));
+                }
+                (Some(journal), before)
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => (None, Progress::default()),
+            Err(error) => return Err(error.context("open the journal of this plan")),
+        };
+        let placed = AtomicUsize::new(before.placed());
+        Ok(Self { id, before, placed, journal: Mutex::new(journal) })
+    }
+
+    /// Whether an earlier try has written something.
+    pub(super) async fn is_begun(&self) -> bool {
+        self.journal.lock().await.is_some()
+    }
+
+    /// Writes the journal's first record, unless it is there.
+    pub(super) async fn begin(&self, repository: &Repository, clock: &dyn Clock, plan: &Plan) -> Result<()> {
+        let mut journal = self.journal.lock().await;
+        if journal.is_none() {
+            let header = Header {
+                operation: JOURNAL_OPERATION.to_owned(),
+                plan_hash: plan.hash()?,
+                plan: plan.clone(),
+            };
+            let begun = Journal::begin(repository.store(), clock, &self.id, &header).await;
+            *journal = Some(begun.context("begin the journal of this plan")?);
+        }
+        Ok(())
+    }
+
+    /// Records `event`; it is durable when this returns. The lock is held while the store writes, because records are numbered: one writer
+    /// after the other is what a journal means.
+    pub(super) async fn record(&self, event: Event) -> Result<()> {
+        let mut journal = self.journal.lock().await;
+        let journal = journal.as_mut().expect("a run is begun before its first event");
+        journal.record(&event).await.context("write journal")?;
+        if matches!(event, Event::Placed { .. }) {
+            self.placed.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// How many collections are in place by now.
+    pub(super) fn placed(&self) -> usize {
+        self.placed.load(Ordering::Relaxed)
+    }
+
+    /// See [`shadow`].
+    pub(super) fn shadow(&self, item: usize, target: &Namespace) -> Namespace {
+        shadow(&self.id, item, target)
+    }
+}
+
+/// Reads the run `id`.
+///
+/// # Errors
+/// `NotFound`; `Usage` when it is a run of another operation; `Corrupt` when its journal is damaged.
+pub(super) async fn read(repository: &Repository, id: &RunId) -> Result<(Journal, Header, Progress)> {
+    let journal = Journal::open(repository.store(), id).await?;
+    let header: serde_json::Value = journal.header().await?;
+    if header.get("operation").and_then(serde_json::Value::as_str) != Some(JOURNAL_OPERATION) {
+        return Err(Error::new(ErrorKind::Usage, format!("run {id} is not a restore"))
+            .with_hint("`mainstay restore list` lists the restores that are unfinished"));
+    }
+    let header = serde_json::from_value(header).map_err(|source| {
+        Error::new(ErrorKind::Corrupt, format!("run {id} has no readable plan")).with_source(source)
+    })?;
+    let events: Vec<Event> = journal.events().await?;
+    let progress = Progress::of(&events);
+    Ok((journal, header, progress))
 }
 
 /// A restore that has begun and not ended.
@@ -73,105 +229,55 @@ pub struct UnfinishedRun {
     pub begun: Vec<Namespace>,
 }
 
-/// The run of one plan. The id follows from the plan, so that the same plan finds its run again.
-pub(super) struct Run {
-    pub(super) id: RunId,
-    pub(super) resumed: bool,
-    pub(super) ending: Ending,
-    pub(super) stages: BTreeMap<usize, Stage>,
-    journal: Mutex<Journal>,
+/// The restores that the repository knows to be unfinished.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Those that can be read, oldest first.
+    pub unfinished: Vec<UnfinishedRun>,
+    /// Runs whose journal is damaged, and why.
+    pub damaged: Vec<(RunId, Error)>,
 }
 
-/// The id of the run of `plan`.
-pub(super) fn run_id(plan: &Plan) -> Result<RunId> {
-    let hash = plan.hash()?.to_string();
-    let entropy = u32::from_str_radix(&hash[..8], 16).expect("a hash begins with eight hexadecimal digits");
-    Ok(RunId::new(plan.created_at, entropy))
-}
-
-impl Run {
-    /// Opens the run of `plan`, or begins it.
-    pub(super) async fn begin(repository: &Repository, clock: &dyn Clock, plan: &Plan) -> Result<Self> {
-        let id = run_id(plan)?;
-        match Journal::open(repository.store(), &id).await {
-            Ok(journal) => Self::resume(id, journal).await,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let header = Header { plan_hash: plan.hash()?, plan: plan.clone() };
-                let journal = Journal::begin(repository.store(), clock, &id, &header).await?;
-                Ok(Self {
-                    id,
-                    resumed: false,
-                    ending: Ending::Open,
-                    stages: BTreeMap::new(),
-                    journal: Mutex::new(journal),
-                })
-            }
-            Err(error) => Err(error),
-        }
-        .context("open the journal of this plan")
-    }
-
-    async fn resume(id: RunId, journal: Journal) -> Result<Self> {
-        let events: Vec<Event> = journal.events().await?;
-        let (stages, ending) = fold(&events);
-        Ok(Self { id, resumed: true, ending, stages, journal: Mutex::new(journal) })
-    }
-
-    /// How far `item` had come when the run was opened.
-    pub(super) fn stage(&self, item: usize) -> Stage {
-        self.stages.get(&item).copied().unwrap_or_default()
-    }
-
-    /// Records `event`; it is durable when this returns.
-    pub(super) async fn record(&self, event: Event) -> Result<()> {
-        self.journal.lock().await.record(&event).await.context("write journal")
-    }
-
-    /// The name under which this run loads the replacement of `target`.
-    pub(super) fn shadow(&self, item: usize, target: &Namespace) -> Namespace {
-        shadow_name(&self.id, item, target)
-    }
-}
-
-/// See [`Run::shadow`].
-pub(super) fn shadow_name(run: &RunId, item: usize, target: &Namespace) -> Namespace {
-    let born = &run.as_str()[17..];
-    Namespace::new(&target.database, format!("{SHADOW_PREFIX}{born}.{item}"))
-}
-
-/// Reads the run `id`.
+/// The restores that were begun and have neither completed nor been given up.
 ///
 /// # Errors
-/// `NotFound`; `Corrupt` when its journal is damaged; `Usage` when it is no restore.
-pub(super) async fn read(repository: &Repository, id: &RunId) -> Result<(Header, Vec<Event>)> {
-    let journal = Journal::open(repository.store(), id).await?;
-    let header = journal.header().await.map_err(|error| {
-        Error::new(ErrorKind::Usage, format!("run {id} is not a restore")).with_source(error)
-    })?;
-    Ok((header, journal.events().await?))
+/// What the store fails with. Damaged journals are listed, journals of other operations passed over.
+pub async fn unfinished_runs(repository: &Repository) -> Result<Listing> {
+    let mut listing = Listing::default();
+    for id in Journal::runs(repository.store()).await.context("list journals")? {
+        match read(repository, &id).await {
+            Ok((_, header, progress))
+                if !matches!(progress.ending, Ending::Completed | Ending::Abandoned) =>
+            {
+                listing.unfinished.push(describe(id, &header, &progress)?);
+            }
+            Ok(_) => {}
+            Err(error) => match error.kind() {
+                ErrorKind::Usage => {}
+                ErrorKind::Corrupt | ErrorKind::Unsupported => listing.damaged.push((id, error)),
+                _ => return Err(error),
+            },
+        }
+    }
+    Ok(listing)
 }
 
-/// Where events have led.
-pub(super) fn fold(events: &[Event]) -> (BTreeMap<usize, Stage>, Ending) {
-    let mut stages = BTreeMap::new();
-    let mut ending = Ending::Open;
-    for event in events {
-        match event {
-            Event::Begun { item } => stages.insert(*item, Stage::Begun),
-            Event::Created { item } => stages.insert(*item, Stage::Created),
-            Event::Placing { item } => stages.insert(*item, Stage::Placing),
-            Event::Placed { item } => stages.insert(*item, Stage::Placed),
-            Event::Completed => {
-                ending = Ending::Completed;
-                None
-            }
-            Event::Abandoned => {
-                ending = Ending::Abandoned;
-                None
-            }
-        };
-    }
-    (stages, ending)
+pub(super) fn describe(run: RunId, header: &Header, progress: &Progress) -> Result<UnfinishedRun> {
+    let parameters = Parameters::of(&header.plan)?;
+    let begun = progress
+        .stages
+        .iter()
+        .filter(|(_, stage)| **stage != Stage::Placed)
+        .filter_map(|(index, _)| parameters.items.get(*index))
+        .map(|item| item.target.clone())
+        .collect();
+    Ok(UnfinishedRun {
+        run,
+        plan_hash: header.plan_hash,
+        placed: progress.placed(),
+        total: parameters.items.len(),
+        begun,
+    })
 }
 
 #[cfg(test)]
@@ -180,18 +286,22 @@ mod tests {
 
     #[test]
     fn the_last_event_of_an_item_counts() {
+        let uuid = Some("11".to_owned());
         let events = [
             Event::Begun { item: 0 },
             Event::Begun { item: 1 },
-            Event::Created { item: 1 },
-            Event::Placing { item: 1 },
+            Event::Created { item: 1, uuid: uuid.clone() },
+            Event::Placing { item: 1, uuid: uuid.clone() },
             Event::Placed { item: 1 },
-            Event::Created { item: 0 },
+            Event::Created { item: 0, uuid },
             Event::Begun { item: 0 },
         ];
-        let (stages, ending) = fold(&events);
-        assert_eq!(stages, BTreeMap::from([(0, Stage::Begun), (1, Stage::Placed)]));
-        assert_eq!(ending, Ending::Open);
-        assert_eq!(fold(&[Event::Completed]).1, Ending::Completed);
+        let progress = Progress::of(&events);
+        assert_eq!(
+            (progress.stage(0), progress.stage(1), progress.stage(2)),
+            (Stage::Begun, Stage::Placed, Stage::Untouched)
+        );
+        assert_eq!((progress.placed(), progress.ending), (1, Ending::Open));
+        assert_eq!(Progress::of(&[Event::Abandoning]).ending, Ending::Abandoning);
     }
 }

@@ -1,16 +1,13 @@
 //! Bad input and bad worlds: each ends with an error that says what happened, what state things are in and what to do next.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod stack;
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::stack::{Project, fill};
 use mainstay_testkit::s3::S3Fault;
 use mainstay_testkit::servers::free_port;
 use mainstay_testkit::{Mongod, S3Server, shared_mongod};
 use mongodb::bson::{Document, doc};
-use stack::{Project, fill};
 
 const CANARY: &str = "canary-s3cret/pw";
 
@@ -79,6 +76,58 @@ async fn an_unmarked_server_counts_as_production() {
     project.apply_restore(&hash).expect(7).says("production").says("verified");
     let copy = format!("{}_copy", project.database);
     let hash = project.plan_restore(&["latest", "--into", &copy]);
+    project.apply_restore(&hash).expect(0);
+}
+
+/// A plan that says it only adds, and would replace.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edited_plan_is_refused() {
+    let mongod = shared_mongod();
+    let project = Project::new(&mongod.uri());
+    project.mark();
+    fill(mongod, &project.database, 50).await;
+    let before = mongod.db_hash(&project.database).await.unwrap();
+    project.back_up();
+    project.plan_restore(&["latest", "--drop"]);
+    let planned: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(project.path("plan.json")).unwrap()).unwrap();
+    let edits: [fn(&mut serde_json::Value); 5] = [
+        |plan| {
+            plan["operation"] = "restore.apply.new".into();
+            plan["effect"] = "additive".into();
+        },
+        |plan| plan["parameters"]["items"][0]["target"] = plan["parameters"]["items"][1]["target"].clone(),
+        |plan| plan["parameters"]["load_count_max"] = 0.into(),
+        |plan| plan["parameters"]["surprise"] = true.into(),
+        |plan| plan["parameters"]["items"] = serde_json::json!([]),
+    ];
+    for edit in edits {
+        let mut plan = planned.clone();
+        edit(&mut plan);
+        std::fs::write(project.path("plan.json"), plan.to_string()).unwrap();
+        let hash = project.json(&["plan", "show", "plan.json"])["plan_hash"].as_str().unwrap().to_owned();
+        project.apply_restore(&hash).expect(2).says("plan");
+    }
+    let mut plan = planned.clone();
+    plan["expires_at"] = "2199-01-01T00:00:00Z".into();
+    std::fs::write(project.path("plan.json"), plan.to_string()).unwrap();
+    let hash = project.json(&["plan", "show", "plan.json"])["plan_hash"].as_str().unwrap().to_owned();
+    project.apply_restore(&hash).expect(9);
+    assert_eq!(mongod.db_hash(&project.database).await.unwrap(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_something_else_does_not_count_in_production() {
+    let mongod = Mongod::start().unwrap();
+    let project = Project::new(&mongod.uri());
+    fill(&mongod, &project.database, 50).await;
+    let whole = project.back_up();
+    let orders = format!("{}.orders", project.database);
+    project.run(&["backup", "create", "--collection", &orders]).expect(0);
+    project.run(&["backup", "verify", "latest"]).expect(0);
+    let hash = project.plan_restore(&[&whole, "--drop"]);
+    project.apply_restore(&hash).expect(7).says("verified backup");
+    project.run(&["backup", "verify", &whole]).expect(0);
     project.apply_restore(&hash).expect(0);
 }
 

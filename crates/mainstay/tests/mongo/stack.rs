@@ -1,8 +1,5 @@
 //! A user with a project folder, the real binary, and real servers behind it.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(dead_code, reason = "each test binary uses its own part of the harness")]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,16 +10,16 @@ use mongodb::bson::{Bson, Document, doc, oid::ObjectId};
 use serde_json::Value;
 
 /// A project folder with a `mainstay.toml`, and a database of its own on a mongod.
-pub struct Project {
-    pub folder: tempfile::TempDir,
-    pub database: String,
+pub(crate) struct Project {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) database: String,
 }
 
 /// What a run of the binary gave.
-pub struct Ran {
-    pub status: i32,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ran {
+    pub(crate) status: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Ran {
@@ -36,20 +33,20 @@ impl Ran {
 
     /// The JSON on stdout.
     #[track_caller]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self}"))
     }
 
     /// Asserts the exit status, showing everything when it is another.
     #[track_caller]
-    pub fn expect(self, status: i32) -> Self {
+    pub(crate) fn expect(self, status: i32) -> Self {
         assert_eq!(self.status, status, "{self}");
         self
     }
 
     /// Asserts that stdout and stderr together say `text`.
     #[track_caller]
-    pub fn says(self, text: &str) -> Self {
+    pub(crate) fn says(self, text: &str) -> Self {
         assert!(self.stdout.contains(text) || self.stderr.contains(text), "`{text}` is not in: {self}");
         self
     }
@@ -63,14 +60,14 @@ impl std::fmt::Display for Ran {
 
 impl Project {
     /// A development project whose MongoDB is at `mongo_url` and whose repository is a folder in it.
-    pub fn new(mongo_url: &str) -> Self {
+    pub(crate) fn new(mongo_url: &str) -> Self {
         let project = Self { folder: tempfile::tempdir().unwrap(), database: unique_database() };
         project.configure(mongo_url, "file:./repository", "");
         project
     }
 
     /// Writes `mainstay.toml` again; `more` is appended.
-    pub fn configure(&self, mongo_url: &str, repository_url: &str, more: &str) {
+    pub(crate) fn configure(&self, mongo_url: &str, repository_url: &str, more: &str) {
         let text = format!(
             "[environment]\nname = \"tests\"\nclass = \"development\"\n\n[mongo]\nurl = \"{mongo_url}\"\ndatabase = \"{}\"\n\n[repository]\nurl = \"{repository_url}\"\nlease_ttl = \"2s\"\n{more}",
             self.database
@@ -78,12 +75,12 @@ impl Project {
         fs::write(self.path("mainstay.toml"), text).unwrap();
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// The binary, with a clean environment, in the project folder.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
         command
             .args(arguments)
@@ -97,24 +94,24 @@ impl Project {
         command
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
         Ran::of(self.command(arguments).output().unwrap())
     }
 
-    pub fn spawn(&self, arguments: &[&str]) -> Child {
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Child {
         self.command(arguments).spawn().unwrap()
     }
 
     /// Runs with `--json` and gives the answer; the run must succeed.
     #[track_caller]
-    pub fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let mut all = arguments.to_vec();
         all.push("--json");
         self.run(&all).expect(0).json()
     }
 
     /// Marks the environment, so that the project counts as development and not as unknown.
-    pub fn mark(&self) {
+    pub(crate) fn mark(&self) {
         loop {
             drop(fs::remove_file(self.path("mark.json")));
             let planned = self.json(&["environment", "mark", "--store", "mongo", "--output", "mark.json"]);
@@ -130,13 +127,13 @@ impl Project {
 
     /// Takes a backup of the project's database and gives the set's id.
     #[track_caller]
-    pub fn back_up(&self) -> String {
+    pub(crate) fn back_up(&self) -> String {
         self.json(&["backup", "create", "--store", "mongo"])["set"]["id"].as_str().unwrap().to_owned()
     }
 
     /// Plans a restore into `plan.json`, in place of an earlier one, and gives the plan's hash.
     #[track_caller]
-    pub fn plan_restore(&self, arguments: &[&str]) -> String {
+    pub(crate) fn plan_restore(&self, arguments: &[&str]) -> String {
         drop(fs::remove_file(self.path("plan.json")));
         let mut all = vec!["restore", "plan"];
         all.extend(arguments);
@@ -145,12 +142,12 @@ impl Project {
     }
 
     /// Applies `plan.json` with consent.
-    pub fn apply_restore(&self, hash: &str) -> Ran {
+    pub(crate) fn apply_restore(&self, hash: &str) -> Ran {
         self.run(&["restore", "apply", "plan.json", "--approve", hash])
     }
 
     /// Every file of the repository, by path.
-    pub fn repository_files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+    pub(crate) fn repository_files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut files = BTreeMap::new();
         collect(&self.path("repository"), &mut files);
         files
@@ -170,7 +167,7 @@ fn collect(folder: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {
 }
 
 /// Fills `database` with `documents` documents in three collections, a view, and indexes.
-pub async fn fill(mongod: &Mongod, database: &str, documents: usize) {
+pub(crate) async fn fill(mongod: &Mongod, database: &str, documents: usize) {
     let database = mongod.oracle().await.database(database);
     for (name, share) in [("users", 2), ("orders", 1), ("día.de ño", 10)] {
         let collection = database.collection::<Document>(name);

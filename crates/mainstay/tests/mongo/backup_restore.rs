@@ -1,16 +1,13 @@
 //! Backup and restore of MongoDB as a user runs them, against a real server.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod stack;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::stack::{Project, fill};
 use mainstay_testkit::{FaultProxy, Mongod, shared_mongod};
 use mongodb::bson::{Document, doc};
-use stack::{Project, fill};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_database_comes_back_equal() {
@@ -203,7 +200,9 @@ async fn a_killed_backup_is_never_listed() {
     loop {
         let answer = project.json(&["backup", "prune"]);
         removed += leftover(&answer);
-        if answer["in_use"].as_array().unwrap().is_empty() {
+        // A partial file of a lease is nobody's set; it counts as in use for a day.
+        let in_use = answer["in_use"].as_array().unwrap().iter();
+        if in_use.filter(|leftover| !leftover["subject"].as_str().unwrap().contains("leases/")).count() == 0 {
             break;
         }
         assert!(Instant::now() < deadline, "{answer}");
@@ -283,6 +282,56 @@ async fn a_killed_restore_leaves_old_or_new_and_continues() {
         assert_eq!(std::fs::read(&path).unwrap(), bytes, "{}", path.display());
     }
     project.run(&["audit", "verify"]).expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_restore_can_be_given_up() {
+    let mongod = Mongod::start().unwrap();
+    let project = Project::new(&mongod.uri());
+    project.mark();
+    fill(&mongod, &project.database, 20_000).await;
+    project.back_up();
+    let users = mongod.oracle().await.database(&project.database).collection::<Document>("users");
+    users.update_many(doc! {}, doc! { "$set": { "spoiled": true } }).await.unwrap();
+    let old = mongod.db_hash(&project.database).await.unwrap();
+    let hash = project.plan_restore(&["latest", "--drop"]);
+    let mut child = project.spawn(&["restore", "apply", "plan.json", "--approve", &hash]);
+    let database = mongod.oracle().await.database(&project.database);
+    let shadows = async || {
+        let names = database.list_collection_names().await.unwrap();
+        names.into_iter().filter(|name| name.starts_with("mainstay.restore.")).count()
+    };
+    while shadows().await == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "the restore was not caught in the act");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let listed = project.json(&["restore", "list"]);
+    let run = listed["unfinished"][0]["run"].as_str().unwrap().to_owned();
+    // The killed run's lease has to run out first.
+    let abandoned = loop {
+        let ran = project.run(&["restore", "abandon", &run, "--json"]);
+        if ran.status != 10 {
+            break ran.expect(0).json();
+        }
+    };
+    assert_eq!(shadows().await, 0, "{abandoned}");
+    assert_eq!(project.json(&["restore", "list"])["unfinished"].as_array().unwrap().len(), 0);
+    project.apply_restore(&hash).expect(9).says("given up");
+    project.run(&["restore", "abandon", &run]).expect(8).says("given up already");
+    let placed: Vec<&str> = abandoned["abandoned"]["placed"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|name| name.as_str().unwrap())
+        .collect();
+    let now = mongod.db_hash(&project.database).await.unwrap();
+    for (name, hash) in
+        old.iter().filter(|(name, _)| !placed.contains(&format!("{}.{name}", project.database).as_str()))
+    {
+        assert_eq!(now.get(name), Some(hash), "{name}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,6 @@
+//! Backup and restore of MongoDB through the real binary, against real servers: the good days and the bad ones.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod backup_restore;
+mod bad_input;
+mod stack;

@@ -1,0 +1,83 @@
+//! Reading a set back and judging it: what verification and restore share.
+//!
+//! The repository checks lengths, hashes, decryption and decompression; this module adds what only the contents can tell: the framing of
+//! every document, the digest of every part, readable metadata, and that contents and objects name one another. Records nothing.
+
+use std::collections::BTreeSet;
+
+use mainstay_model::progress::Observer;
+use mainstay_model::{Finding, ObjectName, Result, Severity, StoreKind};
+use mainstay_repository::{Inspector, ObjectEntry, Repository, Set, VerifyReport};
+
+use crate::contents::{DocumentSetContents, METADATA_BYTES_MAX, ROLE_METADATA};
+use crate::framing::DocumentInspector;
+
+/// How many objects are read at the same time.
+const OBJECT_COUNT_MAX: usize = 4;
+
+/// Reads every object of `set` back and judges it.
+///
+/// # Errors
+/// `Corrupt` when the manifest itself is not readable; `Storage` or `Unreachable` when the store fails. Damage to objects is not an error
+/// but a critical finding in the report.
+pub(crate) async fn inspect(
+    repository: &Repository,
+    set: &Set,
+    observer: &dyn Observer,
+) -> Result<VerifyReport> {
+    let contents: DocumentSetContents = set.contents()?;
+    let digests = contents.part_digests();
+    let inspector = |entry: &ObjectEntry| -> Option<Box<dyn Inspector>> {
+        match digests.get(&entry.name) {
+            Some(digest) => Some(Box::new(DocumentInspector::new(*digest))),
+            None if entry.role == ROLE_METADATA => Some(Box::<MetadataInspector>::default()),
+            None => None,
+        }
+    };
+    let mut report = repository.verify(set, &inspector, OBJECT_COUNT_MAX, observer).await?;
+    let mut findings = cross_check(set, &contents);
+    findings.append(&mut report.findings);
+    report.findings = findings;
+    Ok(report)
+}
+
+/// Objects that the contents need and the manifest lacks.
+fn cross_check(set: &Set, contents: &DocumentSetContents) -> Vec<Finding> {
+    let present: BTreeSet<&ObjectName> = set.manifest().objects.iter().map(|entry| &entry.name).collect();
+    let needed = contents.collections.iter().flat_map(|collection| {
+        collection.parts.iter().map(|part| &part.object).chain([&collection.metadata])
+    });
+    needed
+        .filter(|name| !present.contains(name))
+        .map(|name| Finding {
+            id: "set.object_unlisted".to_owned(),
+            severity: Severity::Critical,
+            store: Some(StoreKind::Mongo),
+            subject: name.to_string(),
+            message: format!("the contents of set {} need {name}, its manifest does not list it", set.id()),
+            remedy: "take a new backup; this set cannot be restored whole".to_owned(),
+        })
+        .collect()
+}
+
+/// Checks that metadata is readable JSON of a sane size.
+#[derive(Default)]
+struct MetadataInspector(Vec<u8>);
+
+impl Inspector for MetadataInspector {
+    fn bytes(&mut self, plain: &[u8]) {
+        // One byte more than is allowed tells that there was too much, without keeping the rest.
+        let room = (METADATA_BYTES_MAX + 1).saturating_sub(self.0.len()).min(plain.len());
+        self.0.extend_from_slice(&plain[..room]);
+    }
+
+    fn end(self: Box<Self>) -> Vec<String> {
+        if self.0.len() > METADATA_BYTES_MAX {
+            return vec![format!("its metadata is larger than {METADATA_BYTES_MAX} bytes")];
+        }
+        match serde_json::from_slice::<serde_json::Value>(&self.0) {
+            Ok(_) => Vec::new(),
+            Err(error) => vec![format!("its metadata is not JSON: {error}")],
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Giving up a restore run: what it was loading beside others' names is removed, and the run can never be continued.
+//!
+//! Collections in place stay. Views and time series that were being made under their own names stay too, and are named, for the operator to
+//! judge. Nothing that held data before the restore is touched.
+
+use mainstay_engine::{CollectionKind, DocumentSource, Namespace};
+use mainstay_guard::{Permit, operation};
+use mainstay_model::{
+    BlastRadius, Clock, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result, ResultExt, RunId, Target,
+};
+use mainstay_repository::Repository;
+use serde::{Deserialize, Serialize};
+
+use super::OPERATION_ABANDON;
+use super::apply::{RestoreContext, leased};
+use super::plan::{Parameters, Way, existing_collections, server_assumption};
+use super::run::{self, Ending, Event, Progress, Run, Stage};
+use crate::contents::DocumentSetContents;
+
+/// The decided parameters.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AbandonParameters {
+    run: RunId,
+}
+
+/// What was given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AbandonReport {
+    /// The run.
+    pub run: RunId,
+    /// What it had been loading, removed now.
+    pub removed: Vec<Namespace>,
+    /// Collections that it had put in place; they stay.
+    pub placed: Vec<Namespace>,
+    /// Views and time series that it had begun under their own names; they stay as they are.
+    pub half_done: Vec<Namespace>,
+}
+
+/// Decides to give up `run`.
+///
+/// # Errors
+/// `NotFound` when there is no such run; `Precondition` when it has ended or was on another server.
+pub async fn plan_abandon(
+    repository: &Repository,
+    run: &RunId,
+    source: &dyn DocumentSource,
+    target: Target,
+    clock: &dyn Clock,
+) -> Result<Plan> {
+    let (_, header, progress) =
+        run::read(repository, run).await.with_context(|| format!("open run {run}"))?;
+    check_open(run, progress.ending)?;
+    if header.plan.target.fingerprint != target.fingerprint {
+        return Err(Error::new(
+            ErrorKind::Precondition,
+            format!(
+                "run {run} was on server {}, this is {}",
+                header.plan.target.fingerprint, target.fingerprint
+            ),
+        )
+        .with_state("nothing was changed")
+        .with_hint("point the configuration at that server"));
+    }
+    let parameters = Parameters::of(&header.plan)?;
+    let shadows = shadows(run, &parameters, &progress);
+    let standing = existing_collections(source, shadows.iter()).await?;
+    let step = |name: &Namespace| PlanStep {
+        name: format!("remove {name}"),
+        mark: '-',
+        summary: "what the run was loading".to_owned(),
+    };
+    let created_at = clock.now();
+    Ok(Plan {
+        format: PLAN_FORMAT,
+        operation: OPERATION_ABANDON.to_owned(),
+        effect: operation(OPERATION_ABANDON).expect("abandon is registered").effect,
+        assumptions: vec![server_assumption(&target)],
+        blast_radius: BlastRadius {
+            phrase: format!("abandon {run}@{}", target.environment),
+            items: 0,
+            bytes: 0,
+        },
+        target,
+        steps: standing.keys().map(step).collect(),
+        parameters: serde_json::to_value(AbandonParameters { run: run.clone() })
+            .expect("parameters have a JSON form"),
+        created_at,
+        expires_at: created_at + Plan::LIFETIME,
+        tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}
+
+fn check_open(run: &RunId, ending: Ending) -> Result<()> {
+    match ending {
+        Ending::Open | Ending::Abandoning => Ok(()),
+        Ending::Completed => Err(ended(run, "has completed")),
+        Ending::Abandoned => Err(ended(run, "was given up already")),
+    }
+}
+
+fn ended(run: &RunId, how: &str) -> Error {
+    Error::new(ErrorKind::Precondition, format!("run {run} {how}")).with_state("nothing was changed")
+}
+
+/// Names that the run may have loaded under.
+fn shadows(run: &RunId, parameters: &Parameters, progress: &Progress) -> Vec<Namespace> {
+    let unplaced = |index: &usize| !matches!(progress.stage(*index), Stage::Untouched | Stage::Placed);
+    parameters
+        .items
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| unplaced(index))
+        .map(|(index, item)| run::shadow(run, index, &item.target))
+        .collect()
+}
+
+/// Gives up the run as `plan` says.
+///
+/// # Errors
+/// `Locked` while the run is being applied; `Precondition` when it has ended. Repeating is safe.
+pub async fn abandon(context: &RestoreContext<'_>, plan: &Plan, permit: &Permit) -> Result<AbandonReport> {
+    permit.covers(plan)?;
+    let parameters: AbandonParameters =
+        serde_json::from_value(plan.parameters.clone()).map_err(|source| {
+            Error::new(ErrorKind::Usage, "the plan's parameters are not those of giving up a restore")
+                .with_source(source)
+        })?;
+    leased(context, &plan.target.fingerprint, async |_| {
+        abandon_leased(context, &parameters.run, permit).await
+    })
+    .await
+}
+
+async fn abandon_leased(context: &RestoreContext<'_>, id: &RunId, permit: &Permit) -> Result<AbandonReport> {
+    let (_, header, _) = run::read(context.repository, id).await.with_context(|| format!("open run {id}"))?;
+    let run = Run::open(context.repository, &header.plan).await?;
+    check_open(id, run.before.ending)?;
+    let facts = context.source.server_facts().await.context("ask the server which one it is")?;
+    if facts.fingerprint != header.plan.target.fingerprint {
+        return Err(ended(id, "was on another server"));
+    }
+    // From here on the run cannot be continued, so that nobody takes a missing shadow for a collection in place.
+    run.record(Event::Abandoning).await?;
+    let parameters = Parameters::of(&header.plan)?;
+    let mut removed = Vec::new();
+    let standing = existing_collections(context.source, shadows(id, &parameters, &run.before).iter()).await?;
+    for shadow in standing.into_keys() {
+        context.sink.drop_collection(&shadow, permit).await?;
+        removed.push(shadow);
+    }
+    run.record(Event::Abandoned).await?;
+    let contents = contents_of(context, &parameters).await;
+    Ok(report(id, &parameters, &run.before, removed, contents.as_ref()))
+}
+
+/// The set's contents, to tell kinds; a set that is gone must not keep a run from being given up.
+async fn contents_of(context: &RestoreContext<'_>, parameters: &Parameters) -> Option<DocumentSetContents> {
+    context.repository.set(None, &parameters.set).await.ok()?.contents().ok()
+}
+
+fn report(
+    run: &RunId,
+    parameters: &Parameters,
+    progress: &Progress,
+    removed: Vec<Namespace>,
+    contents: Option<&DocumentSetContents>,
+) -> AbandonReport {
+    let made_in_place = |item: &super::plan::Item| {
+        let kind =
+            contents.and_then(|contents| contents.collection(&item.source).ok()).map(|record| record.kind);
+        item.way == Way::DropFirst || kind.is_some_and(|kind| kind != CollectionKind::Collection)
+    };
+    let mut report = AbandonReport { run: run.clone(), removed, placed: Vec::new(), half_done: Vec::new() };
+    for (index, item) in parameters.items.iter().enumerate() {
+        match progress.stage(index) {
+            Stage::Placed => report.placed.push(item.target.clone()),
+            Stage::Untouched => {}
+            _ if made_in_place(item) => report.half_done.push(item.target.clone()),
+            _ => {}
+        }
+    }
+    report
+}
