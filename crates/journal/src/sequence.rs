@@ -1,9 +1,12 @@
 //! Sequences: numbered, create-only, sealed objects `<prefix>/000000000001.json`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use mainstay_model::{Blake3, Error, ErrorKind, Result, ResultExt, sealed};
-use mainstay_store::{Key, Store};
+use mainstay_store::{Key, ObjectInfo, Store};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -14,12 +17,14 @@ const READS_IN_FLIGHT_MAX: usize = 16;
 /// Digits of a number in a key, so that text order is number order.
 const NUMBER_DIGITS: usize = 12;
 
-/// Numbered records of one kind under one prefix, counted from 1.
+/// Numbered records of one kind under one prefix, counted from 1. Clones share what they know of its end.
 #[derive(Debug, Clone)]
 pub struct Sequence {
     store: Store,
     prefix: Key,
     kind: &'static str,
+    /// A number near the end, 0 for none: where a search for the last record begins. Nothing rests on it.
+    near_end: Arc<AtomicU64>,
 }
 
 /// One record that was read.
@@ -36,7 +41,7 @@ pub struct Entry<T> {
 impl Sequence {
     /// The sequence below `prefix`; `kind` is what its records are sealed as. Nothing is read or written yet.
     pub fn new(store: Store, prefix: Key, kind: &'static str) -> Self {
-        Self { store, prefix, kind }
+        Self { store, prefix, kind, near_end: Arc::default() }
     }
 
     /// The key of record `number`.
@@ -74,6 +79,7 @@ impl Sequence {
             ));
         }
         self.store.put_new(&key, Bytes::from(bytes)).await?;
+        self.near_end.store(number, Ordering::Relaxed);
         Ok(blake3)
     }
 
@@ -82,8 +88,27 @@ impl Sequence {
     /// # Errors
     /// The kinds of [`mainstay_store::Store::list`].
     pub async fn numbers(&self) -> Result<Vec<u64>> {
-        let listed = self.store.list(&self.prefix).await?;
-        Ok(listed.iter().filter_map(|object| number_of(object.key.below(&self.prefix)?)).collect())
+        Ok(self.numbers_in(&self.store.list(&self.prefix).await?))
+    }
+
+    fn numbers_in(&self, listed: &[ObjectInfo]) -> Vec<u64> {
+        listed.iter().filter_map(|object| number_of(object.key.below(&self.prefix)?)).collect()
+    }
+
+    /// The highest number there is. A handle that has seen the end before lists from there on; only when nothing is found there (records
+    /// were removed) does it list everything, as a new handle does.
+    async fn last_number(&self) -> Result<Option<u64>> {
+        let near_end = self.near_end.load(Ordering::Relaxed);
+        if near_end > 1 {
+            let listed = self.store.list_after(&self.prefix, &self.key(near_end - 1)?).await?;
+            if let Some(last) = self.numbers_in(&listed).last().copied() {
+                self.near_end.store(last, Ordering::Relaxed);
+                return Ok(Some(last));
+            }
+        }
+        let last = self.numbers().await?.last().copied();
+        self.near_end.store(last.unwrap_or(0), Ordering::Relaxed);
+        Ok(last)
     }
 
     /// Record `number`.
@@ -97,13 +122,14 @@ impl Sequence {
         Ok(Entry { number, body, blake3 })
     }
 
-    /// The record with the highest number, `None` when there is none: one listing, one read.
+    /// The record with the highest number, `None` when there is none: one listing, one read. From the second time on the listing begins
+    /// near the end, so that its cost does not grow with the sequence.
     ///
     /// # Errors
     /// As [`Sequence::read`].
     pub async fn last<T: DeserializeOwned>(&self) -> Result<Option<Entry<T>>> {
-        match self.numbers().await?.last() {
-            Some(number) => self.read(*number).await.map(Some),
+        match self.last_number().await? {
+            Some(number) => self.read(number).await.map(Some),
             None => Ok(None),
         }
     }

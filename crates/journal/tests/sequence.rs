@@ -4,9 +4,11 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use mainstay_journal::{Journal, Sequence};
-use mainstay_model::{ErrorKind, ManualClock, RunId, Timestamp};
-use mainstay_store::{Fault, Faults, Key, Location, Store, StoreOptions, Verb};
+use mainstay_model::{ErrorKind, ManualClock, RunId, Secret, Timestamp};
+use mainstay_store::{Fault, Faults, Key, Location, S3Options, Store, StoreOptions, Verb};
+use mainstay_testkit::S3Server;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
@@ -72,6 +74,90 @@ async fn the_last_of_thousands_costs_one_listing_and_one_read() {
     assert_eq!(reader.last::<Step>().await.unwrap().unwrap().body, step(3_000));
     assert_eq!(faults.operation_count(), 2);
     assert_eq!(reader.all::<Step>().await.unwrap().len(), 3_000);
+}
+
+fn s3_store(server: &S3Server) -> Store {
+    let s3 = S3Options {
+        endpoint: Some(server.endpoint()),
+        region: Some(server.region().to_owned()),
+        access_key_id: Some(Secret::new(server.access_key())),
+        secret_access_key: Some(Secret::new(server.secret_key())),
+        allow_http: true,
+        ..S3Options::default()
+    };
+    let location = format!("s3://{}/repo", server.bucket()).parse().unwrap();
+    Store::open(&location, &StoreOptions { s3, ..StoreOptions::default() }).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn appending_to_a_long_sequence_does_not_list_all_of_it() {
+    let server = S3Server::start();
+    let store = s3_store(&server);
+    let filler = sequence(&store);
+    futures::stream::iter(1..=3_000)
+        .map(|number| {
+            let filler = &filler;
+            async move { filler.append(number, &step(number)).await.map(|_| ()) }
+        })
+        .buffer_unordered(16)
+        .try_collect::<()>()
+        .await
+        .unwrap();
+
+    let before = server.requests();
+    sequence(&store).numbers().await.unwrap();
+    assert_eq!(server.requests() - before, 3, "a whole listing has three pages");
+
+    let handle = sequence(&store);
+    assert_eq!(handle.last::<Step>().await.unwrap().unwrap().number, 3_000);
+    let before = server.requests();
+    for number in 3_001..=3_050 {
+        let last = handle.clone().last::<Step>().await.unwrap().unwrap();
+        assert_eq!((last.number, last.body), (number - 1, step(number - 1)));
+        handle.append(number, &step(number)).await.unwrap();
+    }
+    assert_eq!(server.requests() - before, 3 * 50, "one page, one read and one creation each");
+}
+
+#[tokio::test]
+async fn what_a_handle_remembers_of_the_end_decides_nothing() {
+    let temporary = tempfile::tempdir().unwrap();
+    let on_disk = Store::open(&Location::directory(temporary.path()), &StoreOptions::default()).unwrap();
+    for store in [Store::memory(), on_disk] {
+        let (handle, other) = (sequence(&store), sequence(&store));
+        let last =
+            async |of: &Sequence| of.last::<Step>().await.unwrap().map(|entry| (entry.number, entry.body));
+        let key = |number: u64| handle.key(number).unwrap();
+        assert_eq!(last(&handle).await, None);
+        for number in 1..=10 {
+            handle.append(number, &step(number)).await.unwrap();
+        }
+        assert_eq!(last(&handle).await, Some((10, step(10))));
+        // Others go on.
+        for number in 11..=13 {
+            other.append(number, &step(number)).await.unwrap();
+        }
+        assert_eq!(last(&handle).await, Some((13, step(13))));
+        assert_eq!(handle.append(13, &step(0)).await.unwrap_err().kind(), ErrorKind::Conflict);
+        // The end is removed, and then everything.
+        for number in 6..=13 {
+            store.delete(&key(number)).await.unwrap();
+        }
+        assert_eq!(last(&handle).await, Some((5, step(5))));
+        assert_eq!(last(&other).await, Some((5, step(5))));
+        for number in 1..=5 {
+            store.delete(&key(number)).await.unwrap();
+        }
+        assert_eq!(last(&handle).await, None);
+        // Out of order, with a gap, and something foreign behind the end.
+        handle.append(7, &step(7)).await.unwrap();
+        handle.append(3, &step(3)).await.unwrap();
+        store.put(&Key::new("audit/zzz.json").unwrap(), Bytes::new()).await.unwrap();
+        assert_eq!(last(&handle).await, Some((7, step(7))));
+        store.delete(&key(7)).await.unwrap();
+        assert_eq!(last(&handle).await, Some((3, step(3))), "what is foreign is no record");
+        store.delete(&Key::new("audit/zzz.json").unwrap()).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -275,7 +275,8 @@ impl Session {
     /// The guard whose audit log is in `repository`.
     pub(crate) fn guard(&self, repository: &Repository) -> Guard {
         let audit = AuditLog::new(repository.store().clone());
-        Guard::new(audit, Policy::default(), self.clock.clone(), self.actor.clone())
+        let policy = Policy { verified_backup_age_max: self.configuration.backup_age_max };
+        Guard::new(audit, policy, self.clock.clone(), self.actor.clone())
     }
 
     fn repository_settings(&self) -> Result<&RepositorySettings> {

@@ -172,7 +172,7 @@ fn interrupted() -> Error {
 
 async fn commit(writer: SetWriter, contents: DocumentSetContents) -> Result<BackupReport> {
     let set = writer.commit(&contents).await.context("write manifest")?;
-    let stored_bytes = ByteSize(set.manifest().objects.iter().map(|object| object.stored_bytes).sum());
+    let stored_bytes = ByteSize(set.manifest().stored_bytes());
     Ok(BackupReport { set, contents, stored_bytes })
 }
 

@@ -15,6 +15,7 @@ use mainstay_engine::Probe;
 use mainstay_guard::{ConfiguredEnvironment, Marker, identify};
 use mainstay_model::{Error, ErrorKind, Finding, Result, Severity, StoreKind, Timestamp};
 
+use crate::restore::Listing;
 use crate::status::{RepositoryStatus, within};
 
 /// What a store answered.
@@ -64,6 +65,31 @@ fn not_examined(kind: StoreKind, address: &str, error: &Error) -> Finding {
         message: error.to_string(),
         remedy: error.hint().unwrap_or(remedy).to_owned(),
     }
+}
+
+/// Restores that were begun and have not ended: each may hold collections of its own on the server.
+pub fn restores(listing: &Listing) -> Vec<Finding> {
+    let unfinished = listing.unfinished.iter().map(|run| Finding {
+        id: "restore.unfinished".to_owned(),
+        severity: Severity::Warning,
+        store: Some(StoreKind::Mongo),
+        subject: run.run.to_string(),
+        message: format!("a restore has not ended: {} of {} collections are in place", run.placed, run.total),
+        remedy: format!(
+            "apply the same plan again to continue, or give it up: `mainstay restore abandon {}`",
+            run.run
+        ),
+    });
+    let damaged = listing.damaged.iter().map(|(run, error)| Finding {
+        id: "restore.journal_damaged".to_owned(),
+        severity: Severity::Critical,
+        store: Some(StoreKind::Mongo),
+        subject: run.to_string(),
+        message: format!("the journal of a restore cannot be read: {error}"),
+        remedy: "look for collections that begin with `mainstay.restore.` and drop those of this run by hand"
+            .to_owned(),
+    });
+    unfinished.chain(damaged).collect()
 }
 
 /// What is wrong with the environment's identity. `markers` holds the stores that could be asked.

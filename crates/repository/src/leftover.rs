@@ -118,8 +118,8 @@ impl Repository {
         if objects.is_empty() && partials.is_empty() {
             return Ok(Vec::new());
         }
-        let bytes =
-            objects.iter().map(|info| info.bytes).chain(partials.iter().map(|partial| partial.bytes)).sum();
+        let sizes = objects.iter().map(|info| info.bytes).chain(partials.iter().map(|partial| partial.bytes));
+        let bytes = sizes.fold(0, u64::saturating_add);
         let objects = objects.len() + partials.len();
         Ok(vec![Leftover { kind: LeftoverKind::Set { store, id }, objects, bytes, in_use }])
     }

@@ -42,5 +42,5 @@ pub use repository::{REPOSITORY_FORMAT, Repository};
 pub use set::{Set, SetEntry};
 pub use sink::ObjectSink;
 pub use source::ObjectSource;
-pub use verify::{Inspector, Inspectors, VerificationRecord, VerifyReport};
+pub use verify::{Inspector, Inspectors, SelectionReport, VerificationRecord, VerifyReport};
 pub use writer::SetWriter;

@@ -35,6 +35,9 @@ const DESCRIPTION_BYTES_MAX: u64 = 1024 * 1024;
 /// as in use until it has run out.
 const SET_LEASE_TTL: SignedDuration = SignedDuration::from_secs(60);
 
+/// How many ids are tried for a new set when those before are taken.
+const SET_ID_ATTEMPTS_MAX: usize = 64;
+
 /// How many manifests are read at the same time for a listing.
 const LISTING_READS: usize = 8;
 
@@ -232,9 +235,38 @@ impl Repository {
     /// The store's.
     pub async fn begin_set(&self, kind: StoreKind, holder: &str) -> Result<SetWriter> {
         let begun_at = self.now();
-        let id = SetId::new(begun_at, uuid::Uuid::new_v4().as_fields().0);
-        let lease = self.set_lease(&id, holder).await.with_context(|| format!("begin backup set {id}"))?;
-        Ok(SetWriter::new(self.clone(), kind, id, begun_at, lease.keep()))
+        // The time within the second, so that sets of one second have their order, too. Two writers of one nanosecond meet at the lease.
+        let nanosecond =
+            u32::try_from(begun_at.subsec_nanosecond().max(0)).expect("it is below a thousand million");
+        for number in (nanosecond..).take(SET_ID_ATTEMPTS_MAX) {
+            let id = SetId::new(begun_at, number);
+            let lease = self.claim_set(kind, &id, holder).await;
+            if let Some(lease) = lease.with_context(|| format!("begin backup set {id}"))? {
+                return Ok(SetWriter::new(self.clone(), kind, id, begun_at, lease.keep()));
+            }
+        }
+        Err(Error::new(ErrorKind::Conflict, format!("every set id near {begun_at} is taken"))
+            .with_state("nothing was changed")
+            .with_hint("check this machine's clock, then run the command again"))
+    }
+
+    /// The lease of a set whose folder is empty; `None` when the id is taken. A settled set has no lease any more, so the lease alone does
+    /// not keep a clock that stands still or was set back from writing into a set that exists.
+    async fn claim_set(&self, kind: StoreKind, id: &SetId, holder: &str) -> Result<Option<Lease>> {
+        let folder = layout::set(kind, id);
+        if !self.0.store.list(&folder).await?.is_empty() {
+            return Ok(None);
+        }
+        let lease = match self.set_lease(id, holder).await {
+            Err(error) if error.kind() == ErrorKind::Locked => return Ok(None),
+            lease => lease?,
+        };
+        // Another writer may have come and gone between the look and the lease.
+        if self.0.store.list(&folder).await?.is_empty() {
+            return Ok(Some(lease));
+        }
+        lease.release().await?;
+        Ok(None)
     }
 
     /// Takes the lease of one set.

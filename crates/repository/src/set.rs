@@ -115,6 +115,14 @@ impl Set {
         self.manifest.objects.get(index)
     }
 
+    /// The entry of an object that is asked for by name.
+    pub(crate) fn require(&self, name: &ObjectName) -> Result<&ObjectEntry> {
+        self.entry(name).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("backup set {} has no object {name}", self.id()))
+                .with_hint(format!("run `mainstay backup show {}` to see its objects", self.id()))
+        })
+    }
+
     /// Finds out, without reading any object, whether this set's objects can be decrypted with what the repository was opened with.
     ///
     /// # Errors
@@ -133,10 +141,7 @@ impl Set {
     /// [`ErrorKind::NotFound`] when the manifest names no such object; [`ErrorKind::Corrupt`] when it does and the object is missing or
     /// has another size; as [`Set::check_readable`] when it is encrypted; the store's errors as they are.
     pub async fn read(&self, name: &ObjectName) -> Result<ObjectSource> {
-        let entry = self.entry(name).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("backup set {} has no object {name}", self.id()))
-                .with_hint(format!("run `mainstay backup show {}` to see its objects", self.id()))
-        })?;
+        let entry = self.require(name)?;
         if entry.encryption == Encryption::Age {
             self.check_readable()?;
         }

@@ -6,7 +6,9 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use mainstay_journal::Sequence;
 use mainstay_model::progress::{Observer, Work};
-use mainstay_model::{Blake3, ErrorKind, Finding, Result, ResultExt, SetId, Severity, StoreKind, Timestamp};
+use mainstay_model::{
+    Blake3, ErrorKind, Finding, ObjectName, Result, ResultExt, SetId, Severity, StoreKind, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::decode::{Consumer, Decoding, ObjectSite};
@@ -65,6 +67,26 @@ impl VerifyReport {
     }
 }
 
+/// What a verification of some of a set's objects found. It says nothing of the others, so it cannot be recorded as one of the set.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SelectionReport {
+    /// How many objects were read back.
+    pub objects: u64,
+    /// How many plain bytes were read back.
+    pub bytes: u64,
+    /// What is wrong, worst first, then by object.
+    pub findings: Vec<Finding>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl SelectionReport {
+    /// True when the selected objects can be restored: no finding is critical.
+    pub fn is_sound(&self) -> bool {
+        self.findings.iter().all(|finding| finding.severity < Severity::Critical)
+    }
+}
+
 /// A verification as it is recorded in the repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerificationRecord {
@@ -109,15 +131,11 @@ impl Repository {
         observer: &dyn Observer,
     ) -> Result<VerifyReport> {
         let begun_at = self.now();
-        set.check_readable()?;
         let manifest = set.manifest();
-        observer.phase(&format!("verify {}", set.id()));
-        observer.expect(Work { items: manifest.objects.len() as u64, bytes: manifest.plain_bytes() });
-        let mut findings = self.verify_sealed(set).await?;
+        let entries: Vec<&ObjectEntry> = manifest.objects.iter().collect();
+        let (mut findings, bytes) = self.read_back(set, &entries, inspectors, concurrency, observer).await?;
         findings.extend(self.unnamed_objects(set).await?);
-        let (faults, bytes) = verify_objects(set, inspectors, concurrency.max(1), observer).await?;
-        findings.extend(faults);
-        findings.sort_by(|one, other| (other.severity, &one.subject).cmp(&(one.severity, &other.subject)));
+        sort(&mut findings);
         let at = self.now();
         Ok(VerifyReport {
             set_id: set.id().clone(),
@@ -130,6 +148,45 @@ impl Repository {
             at,
             seconds: at.duration_since(begun_at).as_secs_f64(),
         })
+    }
+
+    /// As [`Repository::verify`], for the objects called `names` alone, with description and manifest; the set's folder is not listed. For
+    /// whoever needs just these and cannot take back what a damaged one would do.
+    ///
+    /// # Errors
+    /// As [`Repository::verify`]; [`ErrorKind::NotFound`] when the manifest does not name one of them.
+    pub async fn verify_objects(
+        &self,
+        set: &Set,
+        names: &BTreeSet<ObjectName>,
+        inspectors: &Inspectors<'_>,
+        concurrency: usize,
+        observer: &dyn Observer,
+    ) -> Result<SelectionReport> {
+        let begun_at = self.now();
+        let entries = names.iter().map(|name| set.require(name)).collect::<Result<Vec<_>>>()?;
+        let (mut findings, bytes) = self.read_back(set, &entries, inspectors, concurrency, observer).await?;
+        sort(&mut findings);
+        let seconds = self.now().duration_since(begun_at).as_secs_f64();
+        Ok(SelectionReport { objects: entries.len() as u64, bytes, findings, seconds })
+    }
+
+    /// What both verifications have in common: the sealed files, and every byte of the objects of `entries`.
+    async fn read_back(
+        &self,
+        set: &Set,
+        entries: &[&ObjectEntry],
+        inspectors: &Inspectors<'_>,
+        concurrency: usize,
+        observer: &dyn Observer,
+    ) -> Result<(Vec<Finding>, u64)> {
+        set.check_readable()?;
+        observer.phase(&format!("verify {}", set.id()));
+        observer.expect(entries.iter().map(|entry| Work { items: 1, bytes: entry.plain_bytes }).sum());
+        let mut findings = self.verify_sealed(set).await?;
+        let (faults, bytes) = verify_entries(set, entries, inspectors, concurrency.max(1), observer).await?;
+        findings.extend(faults);
+        Ok((findings, bytes))
     }
 
     /// Reads `mainstay.json` and the manifest again: they may have been damaged since they were opened.
@@ -194,8 +251,8 @@ impl Repository {
         let sequence = self.verification_sequence(report.store, &report.set_id);
         let mut attempt = 1;
         loop {
-            let last = sequence.last::<VerificationRecord>().await?;
-            let number = last.map_or(1, |entry| entry.number + 1);
+            // A damaged record does not keep newer ones away, so that verifying again settles the set's state.
+            let number = sequence.numbers().await?.last().map_or(1, |last| last + 1);
             match sequence.append(number, &record).await {
                 Ok(_) => return Ok(number),
                 Err(error) if error.kind() == ErrorKind::Conflict && attempt < RECORD_ATTEMPTS_MAX => {
@@ -217,6 +274,19 @@ impl Repository {
         Ok(entries.into_iter().map(|entry| entry.body).collect())
     }
 
+    /// The last recorded verification of a set; `None` when there is none, and also when its record is damaged or of a newer version, or
+    /// belongs to another set: then the set does not count as verified, and nothing else is held up by it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn last_verification(&self, kind: StoreKind, id: &SetId) -> Result<Option<VerificationRecord>> {
+        match self.verification_sequence(kind, id).last::<VerificationRecord>().await {
+            Ok(entry) => Ok(entry.map(|entry| entry.body).filter(|record| record.set_id == *id)),
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => Ok(None),
+            Err(error) => Err(error.context(format!("read the last verification of set {id}"))),
+        }
+    }
+
     /// The newest set of `kind` whose last recorded verification found it sound, with the instant it was begun: everything written to
     /// the store before that instant is in it. `None` when there is none. Damaged sets and records do not count.
     ///
@@ -224,12 +294,9 @@ impl Repository {
     /// The store's.
     pub async fn newest_verified(&self, kind: StoreKind) -> Result<Option<(SetId, Timestamp)>> {
         for id in self.set_ids(kind).await?.into_iter().rev() {
-            let last = self.verification_sequence(kind, &id).last::<VerificationRecord>().await;
-            let record = match last {
-                Ok(Some(entry)) if entry.body.is_sound() => entry.body,
-                Ok(_) => continue,
-                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => continue,
-                Err(error) => return Err(error),
+            let Some(record) = self.last_verification(kind, &id).await?.filter(VerificationRecord::is_sound)
+            else {
+                continue;
             };
             match self.place(kind, &id).await {
                 Ok(Place::Manifest(manifest, blake3)) if blake3 == record.manifest => {
@@ -271,16 +338,22 @@ fn finding(set: &Set, id: &str, subject: &str, message: &str) -> Finding {
     }
 }
 
-/// Verifies all objects, `concurrency` at a time: findings and plain bytes read.
-async fn verify_objects(
+/// Worst first, then by object.
+fn sort(findings: &mut [Finding]) {
+    findings.sort_by(|one, other| (other.severity, &one.subject).cmp(&(one.severity, &other.subject)));
+}
+
+/// Verifies the objects of `entries`, `concurrency` at a time: findings and plain bytes read.
+async fn verify_entries(
     set: &Set,
+    entries: &[&ObjectEntry],
     inspectors: &Inspectors<'_>,
     concurrency: usize,
     observer: &dyn Observer,
 ) -> Result<(Vec<Finding>, u64)> {
-    let mut waiting = set.manifest().objects.iter();
+    let mut waiting = entries.iter();
     let mut running = FuturesUnordered::new();
-    let (mut findings, mut bytes) = (Vec::new(), 0);
+    let (mut findings, mut bytes) = (Vec::new(), 0_u64);
     loop {
         while running.len() < concurrency
             && let Some(entry) = waiting.next()
@@ -290,7 +363,7 @@ async fn verify_objects(
         let Some(verified) = running.next().await else { return Ok((findings, bytes)) };
         let (faults, read) = verified?;
         findings.extend(faults);
-        bytes += read;
+        bytes = bytes.saturating_add(read);
     }
 }
 

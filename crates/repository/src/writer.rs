@@ -11,8 +11,13 @@
 //! manifest away again and fails. The argument needs no clock: the lease keeps removers away from living writers, but nothing is lost
 //! when it does not. Should the process be killed between the two steps of situation 2, a set stays whose missing objects `verify`
 //! names; it was never reported as committed.
+//!
+//! # What is under way
+//! Each object is written by a task that outlives whoever began it: a request that a store is working on cannot be called back, and its
+//! object may appear after its caller has gone. [`SetWriter::abandon`] and [`SetWriter::commit`] therefore wait for these tasks before they
+//! list or delete anything; a task that is no longer wanted ends at once, unless it is making its object appear, and removes that again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use age::x25519::Recipient;
@@ -21,8 +26,10 @@ use mainstay_journal::KeptLease;
 use mainstay_model::{
     Blake3, Error, ErrorKind, ObjectName, Result, ResultExt, SetId, StoreKind, Timestamp, sealed,
 };
-use mainstay_store::{Key, Store};
+use mainstay_store::{Key, Store, outcome_is_open};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::compress::FrameCompressor;
 use crate::layout;
@@ -48,12 +55,17 @@ pub(crate) struct Shared {
     id: SetId,
     begun_at: Timestamp,
     ledger: Mutex<Ledger>,
+    /// The tasks that write objects.
+    tasks: TaskTracker,
+    /// Ends these tasks.
+    cancel: CancellationToken,
 }
 
 /// Which objects are begun, and which are complete.
 #[derive(Default)]
 struct Ledger {
-    open: BTreeSet<ObjectName>,
+    /// Begun and not complete; the token is cancelled when nobody wants the object any more.
+    open: BTreeMap<ObjectName, CancellationToken>,
     complete: BTreeMap<ObjectName, ObjectEntry>,
     /// The set is committed or abandoned: no object may be added any more.
     closed: bool,
@@ -80,14 +92,13 @@ impl Shared {
         layout::object(self.kind, &self.id, name, self.encryption())
     }
 
-    /// Adds how the repository stands and what to do, unless the error says so already.
-    pub(crate) fn explain(&self, mut error: Error) -> Error {
-        if error.state().is_none() {
-            error = error.with_state(format!(
-                "backup set {} has no manifest, so it does not exist; all other sets are untouched",
-                self.id
-            ));
-        }
+    /// Says how the repository stands and, unless the error does so already, what to do. What became of a single key does not matter while
+    /// there is no manifest.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        let mut error = error.with_state(format!(
+            "backup set {} has no manifest, so it does not exist; all other sets are untouched",
+            self.id
+        ));
         if error.hint().is_none() {
             let remedy = match error.kind() {
                 ErrorKind::Storage => "Make room in the store or mend what it names, ",
@@ -99,8 +110,20 @@ impl Shared {
         error
     }
 
+    /// The same for an error after which the manifest may be in its place.
+    fn explain_open(&self, error: Error) -> Error {
+        error
+            .with_state(format!(
+                "whether backup set {} was committed is not known: `mainstay backup list` tells",
+                self.id
+            ))
+            .with_hint(
+                "Run `mainstay backup list`; if the set is not there, run `mainstay backup prune` and `mainstay backup create`.",
+            )
+    }
+
     /// Registers an object as begun.
-    fn open(&self, name: &ObjectName) -> Result<()> {
+    fn open(self: &Arc<Self>, name: &ObjectName) -> Result<Opened> {
         let mut ledger = self.ledger();
         if ledger.closed {
             return Err(Error::new(
@@ -108,13 +131,15 @@ impl Shared {
                 format!("backup set {} takes no more objects", self.id),
             ));
         }
-        if ledger.complete.contains_key(name) || !ledger.open.insert(name.clone()) {
+        if ledger.complete.contains_key(name) || ledger.open.contains_key(name) {
             return Err(Error::new(
                 ErrorKind::Internal,
                 format!("object {name} was begun twice in set {}", self.id),
             ));
         }
-        Ok(())
+        let wanted = self.cancel.child_token();
+        ledger.open.insert(name.clone(), wanted.clone());
+        Ok(Opened { set: Arc::clone(self), name: name.clone(), unwanted: wanted })
     }
 
     /// Registers an object as complete.
@@ -131,13 +156,60 @@ impl Shared {
         Ok(())
     }
 
-    /// Registers that nobody writes this object any more.
-    pub(crate) fn close(&self, name: &ObjectName) {
-        self.ledger().open.remove(name);
+    /// The tasks that write this set's objects.
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// Takes no more objects, and gives up those that are being written.
+    fn close(&self) {
+        self.ledger().closed = true;
+        self.cancel.cancel();
+    }
+
+    /// Waits until no task writes or removes an object any more.
+    async fn drain(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An object's place among those being written, until it is complete or both its sink and its task are gone: so long its name is taken.
+pub(crate) struct Opened {
+    set: Arc<Shared>,
+    name: ObjectName,
+    unwanted: CancellationToken,
+}
+
+impl Opened {
+    /// The set the object belongs to.
+    pub(crate) fn set(&self) -> &Arc<Shared> {
+        &self.set
+    }
+
+    /// The object's name.
+    pub(crate) fn name(&self) -> &ObjectName {
+        &self.name
+    }
+
+    /// Tells the object's task that nobody wants it any more.
+    pub(crate) fn give_up(&self) {
+        self.unwanted.cancel();
+    }
+
+    /// Waits until nobody wants the object any more.
+    pub(crate) async fn given_up(&self) {
+        self.unwanted.cancelled().await;
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.set.ledger().open.remove(&self.name);
     }
 }
 
@@ -149,7 +221,15 @@ impl SetWriter {
         begun_at: Timestamp,
         lease: KeptLease,
     ) -> Self {
-        let shared = Shared { repository, kind, id, begun_at, ledger: Mutex::default() };
+        let shared = Shared {
+            repository,
+            kind,
+            id,
+            begun_at,
+            ledger: Mutex::default(),
+            tasks: TaskTracker::new(),
+            cancel: CancellationToken::new(),
+        };
         Self { shared: Arc::new(shared), lease }
     }
 
@@ -165,12 +245,9 @@ impl SetWriter {
     /// name is taken. The store's errors as they are.
     pub async fn object(&self, name: &ObjectName, role: &str) -> Result<ObjectSink> {
         self.lease.check().map_err(|error| self.shared.explain(error))?;
-        self.shared.open(name)?;
-        let sink = ObjectSink::begin(Arc::clone(&self.shared), name.clone(), role.to_owned()).await;
-        sink.map_err(|error| {
-            self.shared.close(name);
-            self.shared.explain(error)
-        })
+        let opened = self.shared.open(name)?;
+        let sink = ObjectSink::begin(opened, role.to_owned()).await;
+        sink.map_err(|error| self.shared.explain(error))
     }
 
     /// Writes a whole small object.
@@ -189,30 +266,73 @@ impl SetWriter {
     ///
     /// # Errors
     /// [`ErrorKind::Internal`] when objects are still being written; [`ErrorKind::Locked`] when the lease was lost; the store's errors.
-    /// After each of them the set does not exist and its objects are leftovers.
+    /// Each error has a state, to be shown as it is: either the set does not exist and its objects are leftovers, or whether it exists is
+    /// not known, because the store failed at or after the manifest. The set is not to be called missing then.
     pub async fn commit<C: Serialize>(self, contents: &C) -> Result<Set> {
         let Self { shared, lease } = self;
         let committed = commit(&shared, &lease, contents).await;
         // Whatever becomes of the lease, it runs out by itself; the outcome is that of the manifest.
         let _ = shared.repository.release_set_lease(&shared.id, lease, committed.is_ok()).await;
-        committed.map_err(|error| shared.explain(error.context(format!("commit backup set {}", shared.id))))
+        committed.map_err(|uncommitted| {
+            let context = format!("commit backup set {}", shared.id);
+            match uncommitted {
+                Uncommitted::Absent(error) => shared.explain(error.context(context)),
+                Uncommitted::Open(error) => shared.explain_open(error.context(context)),
+            }
+        })
     }
 
-    /// Deletes what was written and gives the lease back. Objects still being written fail when they finish.
+    /// Deletes what was written and gives the lease back. Objects still being written are given up, also those whose sinks or futures were
+    /// dropped; what a store is already working on is waited for, so that nothing appears afterwards.
     ///
     /// # Errors
     /// The store's. What could not be deleted is found among the leftovers.
     pub async fn abandon(self) -> Result<()> {
         let Self { shared, lease } = self;
-        shared.ledger().closed = true;
+        shared.close();
+        shared.drain().await;
         let deleted = delete_objects(shared.store(), shared.kind, &shared.id).await;
         let released = shared.repository.release_set_lease(&shared.id, lease, deleted.is_ok()).await;
         deleted.and(released).with_context(|| format!("abandon backup set {}", shared.id))
     }
 }
 
-async fn commit<C: Serialize>(shared: &Shared, lease: &KeptLease, contents: &C) -> Result<Set> {
-    let objects = close_ledger(shared)?;
+/// Why [`SetWriter::commit`] failed, and what that means for the set.
+enum Uncommitted {
+    /// The set does not exist.
+    Absent(Error),
+    /// The set may exist, or may yet appear.
+    Open(Error),
+}
+
+impl From<Error> for Uncommitted {
+    fn from(error: Error) -> Self {
+        Self::Absent(error)
+    }
+}
+
+async fn commit<C: Serialize>(shared: &Shared, lease: &KeptLease, contents: &C) -> Result<Set, Uncommitted> {
+    let objects = close_ledger(shared);
+    if objects.is_err() {
+        shared.close();
+    }
+    shared.drain().await;
+    let manifest = prepare(shared, objects?, contents)?;
+    lease.check()?;
+    put_manifest(shared, manifest.bytes).await?;
+    check_presence(shared, &manifest.keys, manifest.blake3).await?;
+    Ok(Set::new(shared.repository.clone(), manifest.manifest, manifest.blake3))
+}
+
+/// A manifest ready to be written, and the size that each of its objects must have in the store.
+struct Prepared {
+    manifest: Manifest,
+    bytes: Bytes,
+    blake3: Blake3,
+    keys: Vec<(Key, u64)>,
+}
+
+fn prepare<C: Serialize>(shared: &Shared, objects: Vec<ObjectEntry>, contents: &C) -> Result<Prepared> {
     let manifest = describe(shared, objects, contents)?;
     let (bytes, blake3) = sealed::seal(MANIFEST_KIND, &manifest)?;
     if bytes.len() as u64 > MANIFEST_BYTES_MAX {
@@ -221,19 +341,19 @@ async fn commit<C: Serialize>(shared: &Shared, lease: &KeptLease, contents: &C) 
             format!("the manifest would have {} bytes; the most is {MANIFEST_BYTES_MAX}", bytes.len()),
         ));
     }
-    lease.check()?;
-    put_manifest(shared, bytes.into()).await?;
-    check_presence(shared, &manifest, blake3).await?;
-    Ok(Set::new(shared.repository.clone(), manifest, blake3))
+    let keys = manifest.objects.iter().map(|entry| Ok((shared.object_key(&entry.name)?, entry.stored_bytes)));
+    let keys = keys.collect::<Result<Vec<_>>>()?;
+    Ok(Prepared { manifest, bytes: bytes.into(), blake3, keys })
 }
 
 fn close_ledger(shared: &Shared) -> Result<Vec<ObjectEntry>> {
     let mut ledger = shared.ledger();
     ledger.closed = true;
-    if let Some(name) = ledger.open.first() {
+    let mut wanted = ledger.open.iter().filter(|(_, unwanted)| !unwanted.is_cancelled());
+    if let Some((name, _)) = wanted.next() {
         return Err(Error::new(
             ErrorKind::Internal,
-            format!("{} objects are still being written, {name} among them", ledger.open.len()),
+            format!("{} objects are still being written, {name} among them", wanted.count() + 1),
         ));
     }
     Ok(std::mem::take(&mut ledger.complete).into_values().collect())
@@ -258,39 +378,41 @@ fn describe<C: Serialize>(shared: &Shared, objects: Vec<ObjectEntry>, contents: 
 }
 
 /// Puts the manifest in its place. An error whose put took effect all the same is no error.
-async fn put_manifest(shared: &Shared, bytes: Bytes) -> Result<()> {
+async fn put_manifest(shared: &Shared, bytes: Bytes) -> Result<(), Uncommitted> {
     let key = layout::manifest(shared.kind, &shared.id);
     let Err(error) = shared.store().put_new(&key, bytes.clone()).await else { return Ok(()) };
-    match shared.store().get(&key, MANIFEST_BYTES_MAX).await {
+    let found = shared.store().get(&key, MANIFEST_BYTES_MAX).await;
+    let absent = found.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    match found {
         Ok(found) if found == bytes => Ok(()),
-        Ok(_) => Err(Error::new(
+        Ok(_) => Err(Uncommitted::Absent(Error::new(
             ErrorKind::Locked,
             format!("{key} is taken: this set was removed as a leftover while its writer stood still"),
-        )),
-        Err(_) => Err(error.context(format!("write {key}"))),
+        ))),
+        // A request without an answer may still be done by the store, so that the manifest is not there yet proves nothing.
+        Err(_) if absent && !outcome_is_open(&error) => {
+            Err(Uncommitted::Absent(error.context(format!("write {key}"))))
+        }
+        Err(_) => Err(Uncommitted::Open(error.context(format!("write {key}")))),
     }
 }
 
 /// Makes sure that no remover was there before the manifest; see the module's text.
-async fn check_presence(shared: &Shared, manifest: &Manifest, blake3: Blake3) -> Result<()> {
+async fn check_presence(shared: &Shared, keys: &[(Key, u64)], blake3: Blake3) -> Result<(), Uncommitted> {
     let folder = layout::set(shared.kind, &shared.id);
+    let listed = shared.store().list(&folder).await.context("list what was written");
     let found: BTreeMap<_, _> =
-        shared.store().list(&folder).await?.into_iter().map(|info| (info.key, info.bytes)).collect();
-    for entry in &manifest.objects {
-        let key = shared.object_key(&entry.name)?;
-        if found.get(&key) == Some(&entry.stored_bytes) {
-            continue;
-        }
-        let place = layout::manifest(shared.kind, &shared.id);
-        shared
-            .store()
-            .delete(&place)
-            .await
-            .with_context(|| format!("take manifest {} back", blake3.short()))?;
-        return Err(Error::new(
-            ErrorKind::Locked,
-            format!("{key} is gone: this set was removed as a leftover while its writer stood still"),
-        ));
-    }
-    Ok(())
+        listed.map_err(Uncommitted::Open)?.into_iter().map(|info| (info.key, info.bytes)).collect();
+    let Some((gone, _)) = keys.iter().find(|(key, bytes)| found.get(key) != Some(bytes)) else {
+        return Ok(());
+    };
+    let place = layout::manifest(shared.kind, &shared.id);
+    let taken_back = shared.store().delete(&place).await;
+    taken_back
+        .with_context(|| format!("take manifest {} back", blake3.short()))
+        .map_err(Uncommitted::Open)?;
+    Err(Uncommitted::Absent(Error::new(
+        ErrorKind::Locked,
+        format!("{gone} is gone: this set was removed as a leftover while its writer stood still"),
+    )))
 }

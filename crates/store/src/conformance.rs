@@ -235,6 +235,14 @@ async fn listings(store: &Store, folder: &Key) {
         "an object is not below itself"
     );
 
+    let last = Key::new("zzzz").unwrap();
+    let absent = [folder.child("a.k").unwrap(), folder.clone(), last];
+    for after in listed.iter().map(|info| info.key.clone()).chain(absent) {
+        let later: Vec<_> = listed.iter().filter(|info| info.key > after).cloned().collect();
+        assert_eq!(store.list_after(folder, &after).await.unwrap(), later, "after {after}");
+    }
+    assert!(store.list_after(&folder.child("none").unwrap(), folder).await.unwrap().is_empty());
+
     store.delete(&sibling).await.unwrap();
     for info in listed {
         store.delete(&info.key).await.unwrap();

@@ -3,6 +3,10 @@
 //! Texts of the `object_store` crate name addresses, upload ids and whole answers of the service, and an S3 answer may repeat the access
 //! key and the string that was signed. Nothing of that is passed on: what is kept is the HTTP status, the service's error code, the
 //! number of tries, and the operating system's words for a broken connection or a full disk.
+//!
+//! The state of an error claims that nothing was written only where that is certain. A time-out, a broken connection, an answer of the
+//! service's failing parts, and any of these before a later refusal leave the outcome open, and then the state says so
+//! ([`outcome_is_open`]).
 
 use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
@@ -77,7 +81,66 @@ impl Trouble {
 
     /// True when the store may have done what was asked although it did not say so.
     pub(crate) fn leaves_open(&self) -> bool {
-        matches!(self, Self::Busy(_) | Self::TimedOut | Self::Disconnected(_) | Self::Other(_))
+        use std::io::ErrorKind as Io;
+        match self {
+            Self::Busy(_) | Self::TimedOut | Self::Disconnected(_) | Self::Other(_) => true,
+            // These stop a write before its object appears. Others, such as a failing sync of the folder, may come after.
+            Self::Disk(kind, _) => !matches!(
+                kind,
+                Io::StorageFull
+                    | Io::QuotaExceeded
+                    | Io::FileTooLarge
+                    | Io::ReadOnlyFilesystem
+                    | Io::PermissionDenied
+                    | Io::NotADirectory
+                    | Io::IsADirectory
+                    | Io::InvalidFilename
+                    | Io::InvalidInput
+            ),
+            _ => false,
+        }
+    }
+}
+
+impl Diagnosis {
+    /// True when this try, or one before it that the backend repeated by itself, may have been done.
+    pub(crate) fn leaves_open(&self) -> bool {
+        self.retries > 0 || self.trouble.leaves_open()
+    }
+}
+
+/// Marks an error after which nobody knows whether the store did what was asked.
+#[derive(Debug)]
+struct OutcomeOpen;
+
+impl std::fmt::Display for OutcomeOpen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("no answer tells whether it was done")
+    }
+}
+
+impl StdError for OutcomeOpen {}
+
+/// True when the operation that ended in `error` may have taken effect all the same, or may still: its state says so, too.
+pub fn outcome_is_open(error: &Error) -> bool {
+    error.source().is_some_and(|source| source.is::<OutcomeOpen>())
+}
+
+/// Says of a change that failed what became of it; an `open` outcome is marked for [`outcome_is_open`].
+pub(crate) fn with_outcome(error: Error, open: bool, verb: Verb, key: &Key) -> Error {
+    match verb {
+        Verb::Delete if open => {
+            error.with_state(format!("whether {key} was deleted is not known")).with_source(OutcomeOpen)
+        }
+        Verb::Delete => error.with_state(format!("{key} was not deleted")),
+        Verb::PutNew | Verb::Put | Verb::Finish if open => {
+            error.with_state(format!("whether {key} was written is not known")).with_source(OutcomeOpen)
+        }
+        // What a stream has sent is invisible until it is finished.
+        Verb::PutNew | Verb::Put | Verb::Finish | Verb::Writer | Verb::Write => {
+            error.with_state(format!("{key} was not written; what was stored before is untouched"))
+        }
+        Verb::Get | Verb::Read | Verb::List | Verb::Folders => error,
     }
 }
 
@@ -144,13 +207,14 @@ fn trouble_of(error: &object_store::Error, text: &str) -> Trouble {
     }
 }
 
-/// The house's error for `verb` on `key` of the store at `site`. `attempts` counts all tries; a first line names the key.
-pub(crate) fn report(trouble: &Trouble, attempts: u32, verb: Verb, key: &Key, site: &Site) -> Error {
+/// The house's error for `verb` on `key` of the store at `site`; its line names the key. `open` says that a change may have been made.
+pub(crate) fn report(diagnosis: &Diagnosis, open: bool, verb: Verb, key: &Key, site: &Site) -> Error {
     let action = verb.name();
     let place = site.describe();
-    let tries = match attempts {
-        0 | 1 => String::new(),
-        count => format!(" after {count} attempts"),
+    let trouble = &diagnosis.trouble;
+    let tries = match diagnosis.retries {
+        0 => String::new(),
+        retries => format!(" after {} attempts", u64::from(retries) + 1),
     };
     let error = match trouble {
         Trouble::Exists => Error::new(ErrorKind::Conflict, format!("{key} already exists in {place}")),
@@ -194,10 +258,9 @@ pub(crate) fn report(trouble: &Trouble, attempts: u32, verb: Verb, key: &Key, si
         Trouble::Disk(kind, why) => report_disk(*kind, why, action, &key.to_string(), site),
         Trouble::Other(why) => Error::new(ErrorKind::Storage, format!("cannot {action} {key} in {place}: {why}")),
     };
-    if verb.changes() && !matches!(trouble, Trouble::Exists | Trouble::Contended | Trouble::Absent) {
-        error.with_state(format!("{key} was not written; what was stored before is untouched"))
-    } else {
-        error
+    match trouble {
+        Trouble::Exists | Trouble::Contended | Trouble::Absent if !open => error,
+        _ => with_outcome(error, open, verb, key),
     }
 }
 
@@ -313,9 +376,51 @@ mod tests {
                       <StringToSign>AWS4 AKIASECRET</StringToSign></Error>";
         let site = Site::S3 { bucket: "b".to_owned(), described: "s3://b".to_owned() };
         let key = Key::new("a").expect("a plain key");
-        let error = report(&diagnose(&generic(answer)).trouble, 1, Verb::Put, &key, &site);
+        let error = report(&diagnose(&generic(answer)), false, Verb::Put, &key, &site);
         let shown = format!("{error:?}");
         assert!(shown.contains("SignatureDoesNotMatch") && !shown.contains("AKIASECRET"), "{shown}");
         assert_eq!(error.kind(), ErrorKind::Auth);
+    }
+
+    #[test]
+    fn states_claim_only_what_is_certain() {
+        use std::io::ErrorKind as Io;
+        let site = Site::S3 { bucket: "b".to_owned(), described: "s3://b".to_owned() };
+        let key = Key::new("a").expect("a plain key");
+        let certain = [
+            Trouble::NoBucket,
+            Trouble::Denied(String::new()),
+            Trouble::Unreachable(String::new()),
+            Trouble::Rejected(String::new()),
+            Trouble::Disk(Io::StorageFull, String::new()),
+            Trouble::Disk(Io::PermissionDenied, String::new()),
+        ];
+        let open = [
+            Trouble::Busy(String::new()),
+            Trouble::TimedOut,
+            Trouble::Disconnected(String::new()),
+            Trouble::Other(String::new()),
+            Trouble::Disk(Io::Other, String::new()),
+        ];
+        let cases = certain.into_iter().map(|trouble| (trouble, false));
+        for (trouble, expected) in cases.chain(open.into_iter().map(|trouble| (trouble, true))) {
+            for retries in [0, 2] {
+                let diagnosis = Diagnosis { trouble: trouble.clone(), retries };
+                let expected = expected || retries > 0;
+                assert_eq!(diagnosis.leaves_open(), expected, "{diagnosis:?}");
+                for verb in [Verb::Put, Verb::PutNew, Verb::Finish, Verb::Delete] {
+                    let error = report(&diagnosis, diagnosis.leaves_open(), verb, &key, &site);
+                    let state = error.state().expect("every failed change has one");
+                    assert_eq!(state.contains("not known"), expected, "{verb:?} {diagnosis:?}: {state}");
+                    assert_eq!(outcome_is_open(&error), expected);
+                }
+                // A stream's parts are invisible, whatever became of them.
+                let error = report(&diagnosis, diagnosis.leaves_open(), Verb::Write, &key, &site);
+                assert!(error.state().expect("a state").contains("was not written"), "{error:?}");
+                assert!(!outcome_is_open(&error));
+                let error = report(&diagnosis, diagnosis.leaves_open(), Verb::Get, &key, &site);
+                assert_eq!(error.state(), None);
+            }
+        }
     }
 }

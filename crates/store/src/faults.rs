@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mainstay_model::{Error, ErrorKind, Result};
 
-use crate::Key;
+use crate::{Key, failure};
 
 /// What is asked of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -214,7 +214,10 @@ impl State {
             }
             match fault.action {
                 Action::Fail(kind) => failure = failure.or(Some(kind)),
-                Action::LoseAnswer(kind) => ordeal.lost_answer = Some(injected(kind, verb, key)),
+                Action::LoseAnswer(kind) => {
+                    ordeal.lost_answer =
+                        Some(failure::with_outcome(injected(kind, verb, key), true, verb, key));
+                }
                 Action::Delay(by) => pause += by,
                 Action::FlipByte(offset) => ordeal.flip_byte = Some(offset),
             }

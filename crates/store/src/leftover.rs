@@ -2,7 +2,7 @@
 //!
 //! A local writer writes to `<key>#<n>` and makes the object appear with a rename or a hard link; when it is killed, that file stays.
 //! Memory leaves nothing. On S3 an unfinished multipart upload stays in the service, invisible to listings and reads; this crate does not
-//! list those: give the bucket a lifecycle rule with `AbortIncompleteMultipartUpload`.
+//! list those: give the bucket a lifecycle rule with `AbortIncompleteMultipartUpload` (`docs/repository-format.md` shows one).
 
 use std::path::{Path, PathBuf};
 

@@ -25,6 +25,7 @@ mod store;
 mod throttle;
 mod writer;
 
+pub use failure::outcome_is_open;
 pub use faults::{Fault, Faults, Verb};
 pub use key::Key;
 pub use leftover::Leftover;

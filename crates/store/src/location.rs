@@ -43,6 +43,11 @@ impl Location {
         }
     }
 
+    /// True for a store in the memory of this process, which ends with it.
+    pub fn is_memory(&self) -> bool {
+        matches!(self.0, Place::Memory)
+    }
+
     /// True for an S3-compatible service, which needs [`crate::S3Options`].
     pub fn is_s3(&self) -> bool {
         matches!(self.0, Place::S3 { .. })
@@ -111,6 +116,8 @@ fn parse(text: &str) -> Result<Place, String> {
         Some(("http" | "https", _)) => {
             Err("an S3-compatible service is s3://bucket/prefix, with its address as the endpoint".to_owned())
         }
+        // Before the `@` may stand a key; it is not repeated.
+        Some(_) if text.contains('@') => Err("credentials do not belong into a location".to_owned()),
         Some((scheme, _)) => Err(format!("unknown scheme {scheme:?}")),
         None => Err("a relative directory begins with ./ or file:".to_owned()),
     }
@@ -148,6 +155,7 @@ fn parse_s3(rest: &str) -> Result<Place, String> {
     }
     let prefix = match prefix.strip_suffix('/').unwrap_or(prefix) {
         "" => Key::root(),
+        prefix if prefix.contains('?') => return Err("a location takes no options".to_owned()),
         prefix => Key::new(prefix).map_err(|error| error.to_string())?,
     };
     Ok(Place::S3 { bucket: bucket.to_owned(), prefix })
@@ -218,7 +226,20 @@ mod tests {
 
     #[test]
     fn credentials_in_a_location_are_refused_and_not_repeated() {
-        let error = "s3://AKIAEXAMPLE:wJalrXUtnFEMI@bucket/prefix".parse::<Location>().unwrap_err();
-        assert!(!format!("{error:?}").contains("wJalr") && !format!("{error:?}").contains("AKIA"));
+        for text in [
+            "s3://AKIAEXAMPLE:wJalrXUtnFEMI@bucket/prefix",
+            "s3:AKIAEXAMPLE:wJalrXUtnFEMI@bucket",
+            "AKIAEXAMPLE:wJalrXUtnFEMI@bucket",
+            "AKIAEXAMPLE:wJalrXUtnFEMI@host:9000/bucket",
+            "wJalrXUtnFEMI@bucket",
+            "https://AKIAEXAMPLE:wJalrXUtnFEMI@s3.example.com/bucket",
+            "s3://bucket/prefix?secret_access_key=wJalrXUtnFEMI&access_key_id=AKIAEXAMPLE",
+            "s3:bucket?secret=wJalrXUtnFEMI",
+        ] {
+            let error = text.parse::<Location>().unwrap_err();
+            let shown = format!("{error:?}");
+            assert!(!shown.contains("wJalr") && !shown.contains("AKIA"), "{shown}");
+            assert!(shown.contains("bucket"), "what is no secret is shown: {shown}");
+        }
     }
 }

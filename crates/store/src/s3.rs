@@ -128,6 +128,11 @@ mod tests {
             ("http://host:9000", None),
             ("ftp://host", None),
             ("host:9000", None),
+            ("user:hunter2@host:9000", Some("hunter2")),
+            ("hunter2@host", Some("hunter2")),
+            ("s3:user:hunter2@host", Some("hunter2")),
+            ("https:/user:hunter2@host", Some("hunter2")),
+            ("https://host/?secret=hunter2", Some("hunter2")),
             ("https://host/?a=b", None),
         ] {
             let error = check_endpoint(&with_endpoint(endpoint)).unwrap_err();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
+use futures::stream::BoxStream;
 use mainstay_model::{Error, ErrorKind, Result, Timestamp};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
@@ -113,7 +114,7 @@ impl Store {
         let path = std::fs::canonicalize(&path).map_err(|error| refuse(&error))?;
         let site = Site::Directory(path.clone());
         let objects = LocalFileSystem::new_with_prefix(&path).map_err(|error| {
-            failure::report(&failure::diagnose(&error).trouble, 1, Verb::List, &Key::root(), &site)
+            failure::report(&failure::diagnose(&error), false, Verb::List, &Key::root(), &site)
         })?;
         let objects: Arc<dyn ObjectStore> = Arc::new(objects.with_fsync(true));
         Ok(Self::over(Backend { single: Arc::clone(&objects), objects, prefix: Key::root(), site, retry }))
@@ -229,35 +230,39 @@ impl Store {
                 return Ok(());
             };
             let trouble = failure::diagnose(&error).trouble;
-            if trouble == Trouble::Exists && answers_lost && self.holds(&path, &bytes).await {
-                return Ok(());
-            }
-            let last = attempts > retry.max_retries || begun.elapsed() >= retry.timeout;
-            if !trouble.may_pass() || last {
-                let report = failure::report(&trouble, attempts, Verb::PutNew, key, &self.backend.site);
-                answers_lost |= trouble.leaves_open();
-                return Err(if answers_lost && trouble != Trouble::Exists {
-                    report.with_state(format!("whether {key} was written is not known"))
-                } else {
-                    report
-                });
+            if trouble == Trouble::Exists && answers_lost {
+                match self.holds(&path, &bytes).await {
+                    Ok(true) => return Ok(()),
+                    Ok(false) => answers_lost = false,
+                    // Whose object it is cannot be found out.
+                    Err(error) => {
+                        let diagnosis = failure::diagnose(&error);
+                        return Err(failure::report(&diagnosis, true, Verb::PutNew, key, &self.backend.site));
+                    }
+                }
             }
             answers_lost |= trouble.leaves_open();
+            let last = attempts > retry.max_retries || begun.elapsed() >= retry.timeout;
+            if !trouble.may_pass() || last {
+                let diagnosis = Diagnosis { trouble, retries: attempts - 1 };
+                return Err(failure::report(&diagnosis, answers_lost, Verb::PutNew, key, &self.backend.site));
+            }
             tokio::time::sleep(pause_before(attempts, retry)).await;
         }
     }
 
     /// True when the object at `path` has exactly `bytes`.
-    async fn holds(&self, path: &Path, bytes: &Bytes) -> bool {
-        let Ok(found) = self.backend.objects.get(path).await else { return false };
-        found.meta.size == bytes.len() as u64 && found.bytes().await.is_ok_and(|stored| stored == *bytes)
+    async fn holds(&self, path: &Path, bytes: &Bytes) -> object_store::Result<bool> {
+        let found = self.backend.objects.get(path).await?;
+        Ok(found.meta.size == bytes.len() as u64 && found.bytes().await? == *bytes)
     }
 
     /// Writes the object at `key`, whole and durable, in place of whatever was there.
     ///
     /// # Errors
     /// [`ErrorKind::Refused`] on a read-only handle; [`ErrorKind::Storage`] when the disk or the service fails, [`ErrorKind::Auth`] when it
-    /// refuses access, [`ErrorKind::Unreachable`] when it cannot be reached. Repeating is safe.
+    /// refuses access, [`ErrorKind::Unreachable`] when it cannot be reached. The error's state says whether the object may have been
+    /// written nevertheless ([`crate::outcome_is_open`]). Repeating is safe.
     pub async fn put(&self, key: &Key, bytes: Bytes) -> Result<()> {
         let ordeal = self.enter(Verb::Put, key, bytes.len() as u64).await?;
         self.throttle(bytes.len() as u64).await;
@@ -287,13 +292,37 @@ impl Store {
     pub async fn list(&self, prefix: &Key) -> Result<Vec<ObjectInfo>> {
         let ordeal = self.enter(Verb::List, prefix, 0).await?;
         let listed = self.backend.objects.list(Some(&self.folder_path(prefix)?));
+        let found = self.gather(listed, prefix).await?;
+        ordeal.lost_answer.map_or(Ok(found), Err)
+    }
+
+    /// The objects below `prefix` whose keys are greater than `after`, sorted by key. What lies before `after` costs nothing on S3, and on
+    /// a disk no more than its name.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub async fn list_after(&self, prefix: &Key, after: &Key) -> Result<Vec<ObjectInfo>> {
+        let ordeal = self.enter(Verb::List, prefix, 0).await?;
+        let (folder, offset) = (self.folder_path(prefix)?, self.folder_path(after)?);
+        let listed = self.backend.objects.list_with_offset(Some(&folder), &offset);
+        let mut found = self.gather(listed, prefix).await?;
+        // Some S3-compatible services accept `start-after` and ignore it.
+        found.retain(|info| info.key > *after);
+        ordeal.lost_answer.map_or(Ok(found), Err)
+    }
+
+    async fn gather(
+        &self,
+        listed: BoxStream<'static, object_store::Result<ObjectMeta>>,
+        prefix: &Key,
+    ) -> Result<Vec<ObjectInfo>> {
         let mut found: Vec<ObjectInfo> = listed
             .try_filter_map(|meta| std::future::ready(Ok(self.info(&meta))))
             .try_collect()
             .await
             .map_err(|error| self.explain(&error, Verb::List, prefix))?;
         found.sort_unstable_by(|one, other| one.key.cmp(&other.key));
-        ordeal.lost_answer.map_or(Ok(found), Err)
+        Ok(found)
     }
 
     /// The names of the folders right below `prefix` that hold at least one object, sorted.
@@ -426,8 +455,8 @@ impl Store {
     }
 
     pub(crate) fn explain(&self, error: &object_store::Error, verb: Verb, key: &Key) -> Error {
-        let Diagnosis { trouble, retries } = failure::diagnose(error);
-        failure::report(&trouble, retries + 1, verb, key, &self.backend.site)
+        let diagnosis = failure::diagnose(error);
+        failure::report(&diagnosis, diagnosis.leaves_open(), verb, key, &self.backend.site)
     }
 
     async fn on_disk<T: Send + 'static>(

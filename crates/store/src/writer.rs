@@ -78,6 +78,9 @@ impl ObjectWriter {
 
     /// Makes the object appear and returns its size in bytes.
     ///
+    /// Not safe to drop half-way: the store may be doing what it was asked for, and then the object appears, now or a little later. Whoever
+    /// needs to know runs this in a task of its own and waits for that.
+    ///
     /// # Errors
     /// The kinds of [`Store::put`]; the object has not appeared then, unless the state of the error says otherwise.
     pub async fn finish(mut self) -> Result<u64> {
@@ -175,7 +178,7 @@ impl ObjectWriter {
             let payload: PutPayload = std::mem::replace(&mut self.part, empty_part()).freeze();
             self.store.throttle(payload.content_length() as u64).await;
             let put = self.store.objects().put(&self.path, payload).await;
-            return put.map(|_| ()).map_err(|error| self.explain(&error));
+            return put.map(|_| ()).map_err(|error| self.explain_finish(&error));
         }
         if !self.part.is_empty() {
             self.send_part().await?;
@@ -186,22 +189,14 @@ impl ObjectWriter {
         let Some(mut upload) = self.upload.take() else { return Ok(()) };
         match upload.complete().await {
             Ok(_) => Ok(()),
-            Err(error) if self.has_appeared(&error).await => Ok(()),
+            Err(error) if has_appeared(&self.store, &self.path, self.bytes, &error).await => Ok(()),
             Err(error) => {
-                let error = self.explain(&error);
+                let error = self.explain_finish(&error);
                 // Its remains are of no use to anybody; that they could not be removed changes nothing about the error.
                 let _ = upload.abort().await;
                 Err(error)
             }
         }
-    }
-
-    /// A completion whose answer was lost is repeated by the client, and the service no longer knows the upload: then the object is there
-    /// with the size that was written. (Keys of streamed objects are used once, so an older object of that size is not to be feared.)
-    async fn has_appeared(&self, error: &object_store::Error) -> bool {
-        self.store.is_s3()
-            && failure::diagnose(error).trouble == Trouble::Absent
-            && self.store.objects().head(&self.path).await.is_ok_and(|meta| meta.size == self.bytes)
     }
 
     /// Gives up what was sent, in the background and as well as that can be done: what stays is found as a leftover.
@@ -218,6 +213,18 @@ impl ObjectWriter {
     fn explain(&self, error: &object_store::Error) -> Error {
         self.store.explain(error, Verb::Write, &self.key)
     }
+
+    fn explain_finish(&self, error: &object_store::Error) -> Error {
+        self.store.explain(error, Verb::Finish, &self.key)
+    }
+}
+
+/// A completion whose answer was lost is repeated by the client, and the service no longer knows the upload: then the object is there
+/// with the size that was written. (Keys of streamed objects are used once, so an older object of that size is not to be feared.)
+async fn has_appeared(store: &Store, path: &Path, bytes: u64, error: &object_store::Error) -> bool {
+    store.is_s3()
+        && failure::diagnose(error).trouble == Trouble::Absent
+        && store.objects().head(path).await.is_ok_and(|meta| meta.size == bytes)
 }
 
 impl Drop for ObjectWriter {

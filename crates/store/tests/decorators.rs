@@ -77,7 +77,8 @@ async fn cut_off_from_the_nth_on() {
 async fn a_lost_answer_leaves_the_effect() {
     let store = Store::memory();
     let faulty = store.with_faults(Faults::new().and(Fault::lose_answer(ErrorKind::Unreachable).nth(1)));
-    assert!(faulty.put_new(&key("a"), Bytes::from_static(b"x")).await.is_err());
+    let error = faulty.put_new(&key("a"), Bytes::from_static(b"x")).await.unwrap_err();
+    assert!(mainstay_store::outcome_is_open(&error) && error.state().unwrap().contains("not known"));
     assert_eq!(store.get(&key("a"), 1).await.unwrap(), "x");
     assert_eq!(faulty.put_new(&key("a"), Bytes::new()).await.unwrap_err().kind(), ErrorKind::Conflict);
 }
@@ -115,6 +116,14 @@ async fn a_full_disk_stops_a_stream_and_leaves_nothing() {
     assert!(writer.finish().await.is_err());
     assert!(store.list(&Key::root()).await.unwrap().is_empty());
     assert!(faulty.put(&key("small"), Bytes::from_static(b"x")).await.is_err(), "the disk stays full");
+}
+
+#[tokio::test]
+async fn a_writer_is_finished_in_a_task_of_its_own() {
+    let store = Store::memory();
+    let mut writer = store.writer(&key("a")).await.unwrap();
+    writer.write(vec![1; 9_000_000].into()).await.unwrap();
+    assert_eq!(tokio::spawn(writer.finish()).await.unwrap().unwrap(), 9_000_000);
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use mainstay_model::{Error, ErrorKind, ErrorStatus, Secret};
-use mainstay_store::{Key, RetryPolicy, S3Options, Store, StoreOptions};
+use mainstay_store::{Key, RetryPolicy, S3Options, Store, StoreOptions, outcome_is_open};
 use mainstay_testkit::proxy::{Direction, Scope, Truncate};
 use mainstay_testkit::s3::S3Fault;
 use mainstay_testkit::servers::free_port;
@@ -162,6 +162,8 @@ async fn lasting_failures_end_after_a_told_number_of_attempts() {
         assert_eq!(error.kind(), ErrorKind::Storage, "{error:?}");
         assert_eq!(error.status(), ErrorStatus::Persistent, "{error:?}");
         assert!(error.to_string().contains("500 InternalError after 4 attempts"), "{error}");
+        let says_so = error.state().is_some_and(|state| state.contains("not known"));
+        assert_eq!(outcome_is_open(&error), says_so, "{error:?}");
         assert_discreet(&error, &server);
     }
     let before = server.requests();
@@ -272,6 +274,54 @@ async fn when_every_answer_is_lost_the_outcome_is_open_and_said_to_be() {
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
     assert!(error.state().unwrap().contains("not known"), "{error:?}");
     assert_eq!(open(&server).get(&key("a"), 10).await.unwrap(), "mine");
+}
+
+#[tokio::test]
+async fn an_object_that_is_there_is_never_called_unwritten() {
+    let server = S3Server::start();
+    let proxy = FaultProxy::start(server.address());
+    lose_answers(&proxy, Scope::EveryConnection);
+    let (shaky, store) = (through(&proxy, &server), open(&server));
+
+    let error = shaky.put(&key("put"), Bytes::from_static(b"mine")).await.unwrap_err();
+    assert_eq!(store.get(&key("put"), 10).await.unwrap(), "mine");
+    assert_eq!(error.state(), Some("whether put was written is not known"), "{error:?}");
+    assert!(outcome_is_open(&error));
+
+    let mut writer = shaky.writer(&key("small")).await.unwrap();
+    writer.write(Bytes::from_static(b"mine")).await.unwrap();
+    let error = writer.finish().await.unwrap_err();
+    assert_eq!(store.get(&key("small"), 10).await.unwrap(), "mine");
+    assert_eq!(error.state(), Some("whether small was written is not known"), "{error:?}");
+
+    let error = shaky.delete(&key("put")).await.unwrap_err();
+    assert_eq!(store.get(&key("put"), 10).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(error.state(), Some("whether put was deleted is not known"), "{error:?}");
+
+    // The upload was never completed, so nothing of it can be there.
+    let mut writer = shaky.writer(&key("large")).await.unwrap();
+    let error = match writer.write(vec![1; 20_000_000].into()).await {
+        Err(error) => error,
+        Ok(()) => writer.finish().await.unwrap_err(),
+    };
+    assert!(error.state().unwrap().contains("was not written"), "{error:?}");
+    assert!(!outcome_is_open(&error));
+    assert_eq!(store.get(&key("large"), 10).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_completion_whose_answer_was_lost_is_open() {
+    let server = S3Server::start();
+    let proxy = FaultProxy::start(server.address());
+    let shaky = through(&proxy, &server);
+    let mut writer = shaky.writer(&key("large")).await.unwrap();
+    writer.write(vec![1; 20_000_000].into()).await.unwrap();
+    lose_answers(&proxy, Scope::EveryConnection);
+    // Answers are lost from here on, be it that of a part or that of the completion.
+    if let Err(error) = writer.finish().await {
+        let there = open(&server).get(&key("large"), 20_000_000).await.is_ok();
+        assert!(!there || outcome_is_open(&error), "{error:?}");
+    }
 }
 
 #[tokio::test]

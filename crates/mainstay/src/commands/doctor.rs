@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use mainstay_model::{Error, ErrorKind, ExitStatus, Finding, Result, Severity, StoreKind};
 use mainstay_ops::doctor::{self, Examination};
+use mainstay_ops::restore::unfinished_runs;
 use serde_json::{Map, Value, json};
 
 use super::{findings, status};
@@ -63,6 +64,11 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
             Ok(status) => {
                 let age_max = session.configuration.backup_age_max;
                 found.extend(doctor::backups(&status, &backed_up, age_max, session.clock.now()));
+                let restores = unfinished_runs(&session.repository().await?).await;
+                found.extend(restores.map_or_else(
+                    |error| vec![doctor::repository_unreadable(&location, &error)],
+                    |listing| doctor::restores(&listing),
+                ));
             }
             Err(error) => found.push(doctor::repository_unreadable(&location, &error)),
         }

@@ -261,7 +261,7 @@ pub(crate) const KEYS: &[Key] = &[
             "policy",
             "backup_age_max",
             Form::Duration,
-            "a last backup older than this is a finding of `doctor`",
+            "oldest last backup that `doctor` accepts, and oldest verified backup that counts before a destructive operation in production",
         ),
         "24h",
     ),

@@ -205,6 +205,7 @@ fn speeds(done: Work, expected: Work, seconds: f64) -> Vec<String> {
     }
     parts
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,7 +220,7 @@ mod tests {
         let items = Work { items: 5, bytes: 0 };
         assert_eq!(
             describe("verify", items, Work { items: 10, bytes: 0 }, Duration::from_secs(60)),
-            "verify: 5 of 10, 60 s left"
+            "verify: 60 s left, 5 of 10"
         );
     }
 }

@@ -239,6 +239,43 @@ async fn hostile_frames_end_in_errors_without_taking_memory() {
 }
 
 #[tokio::test]
+async fn sizes_that_a_manifest_claims_do_not_overflow() {
+    let (store, clock) = (Store::memory(), clock());
+    let repository = repository(&store, &clock).await;
+    let set = small_set(&repository).await;
+    let mut manifest: Manifest = set.manifest().clone();
+    for object in &mut manifest.objects {
+        (object.plain_bytes, object.stored_bytes) = (u64::MAX, u64::MAX);
+    }
+    let (bytes, _) = sealed::seal("manifest", &manifest).unwrap();
+    let key = Key::new(format!("mongo/sets/{}/manifest.json", set.id())).unwrap();
+    store.put(&key, bytes.clone().into()).await.unwrap();
+    let set = repository.set(None, set.id()).await.unwrap();
+    assert_eq!((set.manifest().plain_bytes(), set.manifest().stored_bytes()), (u64::MAX, u64::MAX));
+    let tally = mainstay_model::progress::Tally::default();
+    let report = repository.verify(&set, &|_| None, 2, &tally).await.unwrap();
+    assert_eq!(report.findings.len(), 3);
+    assert_eq!((report.bytes, report.stored_bytes), (0, u64::MAX));
+    repository.record_verification(&report).await.unwrap();
+
+    // The stored sizes are true, the plain ones are not: no memory is taken for what is claimed.
+    for object in &mut manifest.objects {
+        let key = object_key(&set, object.name.as_str());
+        object.stored_bytes = store.get(&key, 1 << 20).await.unwrap().len() as u64;
+    }
+    let (bytes, _) = sealed::seal("manifest", &manifest).unwrap();
+    store.put(&key, bytes.into()).await.unwrap();
+    let set = repository.set(None, set.id()).await.unwrap();
+    for entry in &set.manifest().objects {
+        let error = set.read_all(&entry.name, usize::MAX).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+    let report = repository.verify(&set, &|_| None, 2, &tally).await.unwrap();
+    assert!(report.findings.iter().all(|finding| finding.id == "object.plain_size_differs"), "{report:?}");
+    assert_eq!((report.findings.len(), report.bytes), (3, 760));
+}
+
+#[tokio::test]
 async fn a_store_that_fails_is_not_mistaken_for_damage() {
     use mainstay_store::{Fault, Faults, Verb};
     let (store, clock) = (Store::memory(), clock());

@@ -1,9 +1,10 @@
 //! The life of sets and of the repository: begin, commit, abandon, list, lock, verify, record.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use mainstay_model::progress::Silent;
+use mainstay_model::progress::{Observer, Silent, Tally, Work};
 use mainstay_model::{Clock, ErrorKind, ManualClock, Severity, StoreKind};
 use mainstay_repository::{Compression, Inspector, LeftoverKind, Repository, RepositoryOptions, SetEntry};
 use mainstay_store::{Fault, Faults, Key, Store, Verb};
@@ -79,6 +80,21 @@ async fn a_set_exists_when_it_is_committed_and_not_before() {
         .collect();
     assert_eq!(listed, [id, later.id().clone()], "oldest first");
     assert_eq!(repository.latest(StoreKind::Mongo).await.unwrap().unwrap().id(), later.id());
+}
+
+#[tokio::test]
+async fn sets_begun_at_the_same_instant_are_different_sets_in_order() {
+    let (store, clock) = (Store::memory(), clock());
+    let repository = repository(&store, &clock).await;
+    let first = small_set(&repository).await;
+    let under_way = repository.begin_set(StoreKind::Mongo, "test").await.unwrap();
+    let third = small_set(&repository).await;
+    assert!(first.id() < under_way.id() && under_way.id() < third.id());
+    assert_eq!(repository.latest(StoreKind::Mongo).await.unwrap().unwrap().id(), third.id());
+    for set in [&first, &third] {
+        assert_eq!(verify(&repository, set).await.findings, []);
+    }
+    under_way.abandon().await.unwrap();
 }
 
 #[tokio::test]
@@ -279,6 +295,85 @@ async fn verifications_are_recorded_and_the_newest_sound_set_is_known() {
     // A set that is gone was verified in vain.
     store.delete(&Key::new(format!("mongo/sets/{}/manifest.json", first.id())).unwrap()).await.unwrap();
     assert_eq!(repository.newest_verified(StoreKind::Mongo).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_damaged_verification_record_is_no_verification_and_blocks_nothing() {
+    let (store, clock) = (Store::memory(), clock());
+    let opened = repository(&store, &clock).await;
+    let older = small_set(&opened).await;
+    clock.advance(LONG);
+    let newer = small_set(&opened).await;
+    let last = async |id| opened.last_verification(StoreKind::Mongo, id).await.unwrap();
+    let newest = async || opened.newest_verified(StoreKind::Mongo).await.unwrap().map(|(id, _)| id);
+    assert_eq!(last(newer.id()).await, None);
+    for set in [&older, &newer] {
+        for _ in 0..2 {
+            opened.record_verification(&verify(&opened, set).await).await.unwrap();
+        }
+    }
+    assert_eq!(last(newer.id()).await.unwrap().manifest, newer.manifest_blake3());
+    assert_eq!(newest().await.as_ref(), Some(newer.id()));
+
+    let key = |set: &mainstay_repository::Set, number: u32| {
+        Key::new(format!("mongo/verifications/{}/{number:012}.json", set.id())).unwrap()
+    };
+    let whole = store.get(&key(&newer, 2), 1 << 20).await.unwrap();
+    let mut flipped = whole.to_vec();
+    flipped[20] ^= 1;
+    let of_another_set = store.get(&key(&older, 2), 1 << 20).await.unwrap();
+    for damaged in [flipped.into(), whole.slice(..30), Bytes::new(), of_another_set] {
+        store.put(&key(&newer, 2), damaged).await.unwrap();
+        assert_eq!(last(newer.id()).await, None, "an older record does not stand in for it");
+        assert_eq!(newest().await.as_ref(), Some(older.id()));
+    }
+    // A store that fails is no damage.
+    let cut = Faults::new().and(Fault::fail(ErrorKind::Unreachable).below("mongo/verifications"));
+    let shaky = repository(&store.with_faults(cut), &clock).await;
+    let error = shaky.last_verification(StoreKind::Mongo, newer.id()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable);
+    assert_eq!(shaky.newest_verified(StoreKind::Mongo).await.unwrap_err().kind(), ErrorKind::Unreachable);
+    // Verifying again settles it.
+    assert_eq!(opened.record_verification(&verify(&opened, &newer).await).await.unwrap(), 3);
+    assert_eq!(newest().await.as_ref(), Some(newer.id()));
+}
+
+#[tokio::test]
+async fn some_objects_are_verified_without_reading_the_others() {
+    let (store, clock) = (Store::memory(), clock());
+    let set = small_set(&repository(&store, &clock).await).await;
+    let path = |text: &str| format!("mongo/sets/{}/{text}", set.id());
+    let key = |text: &str| Key::new(path(text)).unwrap();
+    let names = |texts: &[&str]| texts.iter().map(|text| name(text)).collect::<BTreeSet<_>>();
+    let chosen = names(&["shop/users.metadata.json", "shop/empty.bson"]);
+    // The object that was not chosen cannot even be read.
+    let faults = Faults::new().and(Fault::fail(ErrorKind::Unreachable).below(path("shop/users.bson")));
+    let opened = repository(&store.with_faults(faults), &clock).await;
+    let set = opened.set(None, set.id()).await.unwrap();
+    let tally = Tally::default();
+    let selected = async |names: &BTreeSet<_>, observer: &dyn Observer| {
+        opened.verify_objects(&set, names, &|_| None, 2, observer).await
+    };
+    let report = selected(&chosen, &tally).await.unwrap();
+    assert_eq!((report.objects, report.bytes, report.findings.len()), (2, 60, 0));
+    assert!(report.is_sound());
+    assert_eq!(tally.total(), Work { items: 2, bytes: 60 });
+    assert_eq!(
+        selected(&names(&["shop/users.bson"]), &Silent).await.unwrap_err().kind(),
+        ErrorKind::Unreachable
+    );
+    let error = selected(&names(&["shop/empty.bson", "shop/none"]), &Silent).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::NotFound && error.to_string().contains("shop/none"), "{error:?}");
+    assert_eq!(selected(&BTreeSet::new(), &Silent).await.unwrap().objects, 0);
+
+    store.delete(&key("shop/empty.bson.zst")).await.unwrap();
+    let report = selected(&chosen, &Silent).await.unwrap();
+    assert!(!report.is_sound());
+    assert_eq!(report.findings[0].subject, path("shop/empty.bson.zst"));
+    // The sealed files are looked at whatever is chosen.
+    store.put(&key("manifest.json"), Bytes::from_static(b"?")).await.unwrap();
+    let report = selected(&names(&["shop/users.metadata.json"]), &Silent).await.unwrap();
+    assert_eq!(report.findings[0].id, "manifest.damaged");
 }
 
 /// Gathers what it sees; finds fault with objects that have no line.
