@@ -76,7 +76,7 @@ impl CollectionInfo {
 }
 
 /// As [`CollectionInfo::data_namespace`], for a collection that may not exist yet.
-fn data_namespace(namespace: &Namespace, kind: CollectionKind) -> Namespace {
+pub fn data_namespace(namespace: &Namespace, kind: CollectionKind) -> Namespace {
     match kind {
         CollectionKind::TimeSeries => {
             Namespace::new(&namespace.database, format!("system.buckets.{}", namespace.collection))
@@ -196,7 +196,9 @@ pub trait Snapshot: Send + Sync {
 /// is temporary and the whole range must be read again.
 #[async_trait]
 pub trait DocumentStream: Send {
-    /// The next batch, of a few megabytes at most; `None` at the end. Dropping the stream ends the server's cursor.
+    /// The next batch; `None` at the end, and at the end alone: what stops before it gives an error. A batch is meant to hold a megabyte or
+    /// two, and may reach the size of a server's reply, 16 MiB and a little, when documents are large. Dropping the stream ends the server's
+    /// cursor.
     async fn next(&mut self) -> Result<Option<DocumentBatch>>;
 }
 

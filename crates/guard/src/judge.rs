@@ -278,14 +278,13 @@ pub(crate) mod tests {
     #[test]
     fn what_only_adds_to_the_repository_asks_nobody() {
         let nobody = Setting { interactive: false, ..Setting::default() };
-        for class in [EnvironmentClass::Development, EnvironmentClass::Staging, EnvironmentClass::Production]
-        {
+        for class in [Development, Staging, Production] {
             assert_eq!(
                 decide(&plan("backup.create", Effect::Additive, class), &nobody).unwrap(),
                 Ask::Nothing
             );
         }
-        let into_a_store = plan("restore.apply.new", Effect::Additive, EnvironmentClass::Production);
+        let into_a_store = plan("restore.apply.new", Effect::Additive, Production);
         assert_eq!(decide(&into_a_store, &nobody).unwrap_err().kind(), ErrorKind::Refused);
     }
 

@@ -89,7 +89,7 @@ impl Permit {
 /// # Panics
 /// When the plan names no registered operation or has no hash.
 #[cfg(feature = "testing")]
-pub fn testing_permit(plan: &mainstay_model::Plan) -> Permit {
+pub fn testing_permit(plan: &Plan) -> Permit {
     let registered = crate::operation(&plan.operation).expect("a test's plan names a registered operation");
     let plan_hash = plan.hash().expect("a test's plan has a hash");
     Permit::new(registered.name, plan_hash, plan.target.clone(), None)

@@ -9,7 +9,7 @@ use mainstay_journal::{KeptLease, Lease};
 use mainstay_model::{
     Blake3, Clock, Error, ErrorKind, Result, ResultExt, SetId, StoreKind, Timestamp, sealed,
 };
-use mainstay_store::Store;
+use mainstay_store::{Key, Store};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -106,7 +106,7 @@ impl Repository {
     /// [`ErrorKind::Config`] for wrong keys or compression; the store's errors.
     pub async fn create(store: Store, clock: Arc<dyn Clock>, options: RepositoryOptions) -> Result<Self> {
         let settings = Settings::check(&options)?;
-        refuse_orphaned_sets(&store).await?;
+        refuse_occupied(&store).await?;
         let description = Description {
             format: REPOSITORY_FORMAT,
             repository_id: uuid::Uuid::new_v4().simple().to_string(),
@@ -457,7 +457,8 @@ fn open_versioned<T: DeserializeOwned>(
 }
 
 /// Sets without a description are somebody's only backups: they must not become part of a new repository by accident.
-async fn refuse_orphaned_sets(store: &Store) -> Result<()> {
+/// What belongs to somebody else is left alone, too.
+async fn refuse_occupied(store: &Store) -> Result<()> {
     let present = store.get(&layout::description(), DESCRIPTION_BYTES_MAX).await.is_ok();
     for kind in StoreKind::ALL {
         if !present && !store.folders(&layout::sets(kind)).await?.is_empty() {
@@ -469,8 +470,19 @@ async fn refuse_orphaned_sets(store: &Store) -> Result<()> {
             .with_hint("copy mainstay.json back from an off-site copy, or set `repository.url` to another place for a new one"));
         }
     }
-    Ok(())
+    match store.folders(&Key::root()).await?.into_iter().find(|name| !OWN_FOLDERS.contains(&name.as_str())) {
+        Some(foreign) if !present => Err(Error::new(
+            ErrorKind::Precondition,
+            format!("{} is no repository and holds something else: {foreign}/", store.describe()),
+        )
+        .with_state("nothing was changed")
+        .with_hint("set `repository.url` to a folder or prefix that is empty or not there yet")),
+        _ => Ok(()),
+    }
 }
+
+/// The folders of a repository.
+const OWN_FOLDERS: [&str; 7] = ["audit", "drills", "journals", "leases", "mongo", "postgres", "redis"];
 
 fn other_recipients(store: &Store, description: &Description, asked: &[Recipient]) -> Error {
     let asked = asked.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

@@ -48,7 +48,8 @@ pub fn client_config(settings: &TlsSettings<'_>) -> Result<ClientConfig> {
     let mut config = match settings.certificate_key_file {
         None => builder.with_no_client_auth(),
         Some(file) => {
-            let key = PrivateKeyDer::from_pem_file(file).map_err(|error| unusable("private key", file, &error))?;
+            let key =
+                PrivateKeyDer::from_pem_file(file).map_err(|error| unusable("private key", file, &error))?;
             builder
                 .with_client_auth_cert(certificates("client certificate", file)?, key)
                 .map_err(|error| unusable("client certificate and key", file, &error))?
@@ -61,7 +62,9 @@ pub fn client_config(settings: &TlsSettings<'_>) -> Result<ClientConfig> {
 }
 
 fn roots(ca_file: Option<&Path>) -> Result<RootCertStore> {
-    let Some(file) = ca_file else { return Ok(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }) };
+    let Some(file) = ca_file else {
+        return Ok(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() });
+    };
     let mut roots = RootCertStore::empty();
     for certificate in certificates("CA", file)? {
         roots.add(certificate).map_err(|error| unusable("CA", file, &error))?;
@@ -73,7 +76,11 @@ fn certificates(what: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>>
     let certificates = CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| unusable(what, file, &error))?;
-    if certificates.is_empty() { Err(unusable(what, file, &"it holds no certificate")) } else { Ok(certificates) }
+    if certificates.is_empty() {
+        Err(unusable(what, file, &"it holds no certificate"))
+    } else {
+        Ok(certificates)
+    }
 }
 
 fn unusable(what: &str, file: &Path, why: &dyn std::fmt::Display) -> Error {

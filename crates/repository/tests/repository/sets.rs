@@ -431,3 +431,15 @@ async fn everything_can_be_done_in_a_spawned_task() {
     });
     assert_eq!(task.await.unwrap().unwrap(), 1);
 }
+
+#[tokio::test]
+async fn a_place_that_belongs_to_somebody_else_is_left_alone() {
+    let store = Store::memory();
+    store.put(&Key::new("src/main.rs").unwrap(), Bytes::from_static(b"x")).await.unwrap();
+    let clock = Arc::new(mainstay_model::SystemClock);
+    let refused = Repository::open_or_create(store.clone(), clock, Default::default()).await;
+    let error = refused.map(|_| ()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Precondition);
+    assert!(error.to_string().contains("src/"), "{error}");
+    assert_eq!(store.list(&Key::root()).await.unwrap().len(), 1);
+}
