@@ -247,9 +247,15 @@ pub trait DocumentSink: Send + Sync {
     async fn rename(&self, from: &Namespace, to: &Namespace) -> Result<()>;
 
     /// Puts the collection `from` in the place of `to` in one step: whoever reads `to` sees the old or the new, never neither.
+    ///
+    /// # Errors
+    /// `Refused`, with nothing changed, when `permit` is for another server or for something else than a restore.
     async fn replace(&self, from: &Namespace, to: &Namespace, permit: &Permit) -> Result<()>;
 
     /// Drops a collection or view; one that does not exist is no error.
+    ///
+    /// # Errors
+    /// `Refused` as for [`DocumentSink::replace`].
     async fn drop_collection(&self, target: &Namespace, permit: &Permit) -> Result<()>;
 }
 

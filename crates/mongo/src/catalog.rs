@@ -5,8 +5,9 @@
 //! (`system.*`, except `system.js`, which holds users' functions) and the bucket collections behind time series, which are read under the
 //! name of the time series.
 //!
-//! Definitions are taken byte for byte from listCollections and listIndexes. Sizes are the server's estimates from `$collStats`; a user who
-//! may not ask for them still gets a listing, with zeros. A collection dropped while the listing runs is left out.
+//! Definitions are taken byte for byte from listCollections and listIndexes. Sizes are the server's estimates from `$collStats`. A user who
+//! may not ask for them gets the number of documents from `count`, and no bytes; one who may not count either gets an error, because zero
+//! would say that nothing is there. A collection dropped while the listing runs is left out.
 
 use bson::raw::RawDocument;
 use bson::{RawDocumentBuf, rawdoc};
@@ -16,6 +17,7 @@ use mainstay_model::progress::Work;
 use mainstay_model::{ErrorKind, Result, ResultExt};
 
 use crate::metadata::{Metadata, array, kind_of};
+use crate::probe::number;
 use crate::raw;
 use crate::server::MongoServer;
 
@@ -27,10 +29,7 @@ const CONCURRENCY: usize = 8;
 
 /// The databases that hold user data, by name.
 pub(crate) async fn databases(server: &MongoServer) -> Result<Vec<String>> {
-    let reply = server
-        .ask("admin", rawdoc! { "listDatabases": 1, "nameOnly": true })
-        .await
-        .context("list databases")?;
+    let reply = server.ask("admin", rawdoc! { "listDatabases": 1, "nameOnly": true }).await?;
     let listed = reply.get_array("databases").map(Vec::as_slice).unwrap_or_default();
     let names = listed.iter().filter_map(|database| database.as_document()?.get_str("name").ok());
     let mut names: Vec<String> = names.filter(|name| is_user_database(name)).map(str::to_owned).collect();
@@ -48,19 +47,15 @@ fn is_user_collection(name: &str) -> bool {
 
 /// The collections of `database`, by name.
 pub(crate) async fn collections(server: &MongoServer, database: &str) -> Result<Vec<CollectionInfo>> {
-    let listing = async {
-        let specs = server.list(database, rawdoc! { "listCollections": 1, "cursor": {} }).await?;
-        let described: Vec<Option<CollectionInfo>> =
-            futures::stream::iter(specs.into_iter().map(|spec| describe(server, database, spec)))
-                .buffer_unordered(CONCURRENCY)
-                .try_collect()
-                .await?;
-        let mut collections: Vec<CollectionInfo> = described.into_iter().flatten().collect();
-        collections.sort_by(|one, other| one.namespace.cmp(&other.namespace));
-        Ok(collections)
-    };
-    let listed: Result<Vec<CollectionInfo>> = listing.await;
-    listed.with_context(|| format!("list collections of {database}"))
+    let specs = server.list(database, rawdoc! { "listCollections": 1, "cursor": {} }).await?;
+    let described: Vec<Option<CollectionInfo>> =
+        futures::stream::iter(specs.into_iter().map(|spec| describe(server, database, spec)))
+            .buffer_unordered(CONCURRENCY)
+            .try_collect()
+            .await?;
+    let mut collections: Vec<CollectionInfo> = described.into_iter().flatten().collect();
+    collections.sort_by(|one, other| one.namespace.cmp(&other.namespace));
+    Ok(collections)
 }
 
 /// One entry of listCollections with its indexes and sizes; `None` for what is left out or gone.
@@ -145,9 +140,31 @@ async fn estimate(server: &MongoServer, info: &CollectionInfo) -> Result<Work> {
             };
             Work { items: sum.items + number("count"), bytes: sum.bytes + number("size") }
         })),
-        Err(error) if matches!(error.kind(), ErrorKind::Auth | ErrorKind::NotFound) => Ok(Work::default()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Work::default()),
+        Err(error) if error.kind() == ErrorKind::Auth => counted(server, info).await,
         Err(error) => Err(error),
     }
+}
+
+/// The number of documents, for users who may not see statistics. `count` without a query reads the collection's own counter (MongoDB manual,
+/// "count"). Whoever may not look into the buckets of a time series is told of the series itself: its size, or else its measurements.
+async fn counted(server: &MongoServer, info: &CollectionInfo) -> Result<Work> {
+    let Namespace { database, collection } = &info.namespace;
+    if info.kind == CollectionKind::TimeSeries {
+        match server.ask(database, rawdoc! { "collStats": collection.as_str() }).await {
+            Ok(stats) => {
+                let buckets = stats.get_document("timeseries").ok();
+                return Ok(Work {
+                    items: buckets.and_then(|buckets| number(buckets, "bucketCount")).unwrap_or(0),
+                    bytes: number(&stats, "size").unwrap_or(0),
+                });
+            }
+            Err(error) if error.kind() == ErrorKind::Auth => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let reply = server.ask(database, rawdoc! { "count": collection.as_str() }).await?;
+    Ok(Work { items: number(&reply, "n").unwrap_or(0), bytes: 0 })
 }
 
 #[cfg(test)]

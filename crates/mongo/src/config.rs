@@ -6,15 +6,18 @@
 //! stands before the `@`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_model::{Error, ErrorKind, Result, Secret};
+use mainstay_tls::{TlsSettings, Verification, client_config};
 use mongodb::error::ErrorKind as DriverErrorKind;
 use mongodb::options::{
     AuthMechanism, ClientOptions, Credential, DriverInfo, ServerAddress, Tls, TlsOptions as DriverTlsOptions,
 };
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::wire::{self, Endpoint, Login, Mechanism, WireOptions};
+use crate::wire::{Endpoint, Login, Mechanism, WireOptions};
 
 /// A MongoDB deployment and how to log in to it.
 #[derive(Debug, Clone)]
@@ -145,9 +148,11 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// # Errors
 /// `Config` for a string, a file or a combination that cannot be right; `Unreachable` when SRV records cannot be had.
 pub(crate) async fn resolve(config: &MongoConfig) -> Result<Resolved> {
-    let mut driver =
-        ClientOptions::parse(config.url.expose()).await.map_err(|error| refuse_url(&config.url, &error))?;
-    driver.credential = credential(config, &driver);
+    let url = url_with_login(config);
+    let mut driver = ClientOptions::parse(url.expose()).await.map_err(|error| refuse_url(&url, &error))?;
+    if let (Some(credential), Some(source)) = (&mut driver.credential, &config.auth_source) {
+        credential.source = Some(source.clone());
+    }
     driver.tls = tls(&config.tls, driver.tls.take());
     driver.app_name = config.app_name.clone().or(driver.app_name).or_else(|| Some("mainstay".to_owned()));
     driver.driver_info = Some(
@@ -168,22 +173,28 @@ pub(crate) async fn resolve(config: &MongoConfig) -> Result<Resolved> {
     })
 }
 
-/// The login: what is configured, else what the connection string says.
-fn credential(config: &MongoConfig, driver: &ClientOptions) -> Option<Credential> {
-    let given = driver.credential.clone();
-    if given.is_none() && config.username.is_none() {
-        return None;
+/// The connection string with the configured user and password in it, so that every option in it that concerns the login (`authSource`,
+/// `authMechanism`) is read as it always is.
+fn url_with_login(config: &MongoConfig) -> Secret {
+    let text = config.url.expose();
+    let Some((scheme, rest)) = text.split_once("://") else { return config.url.clone() };
+    let (authority, options) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let (given, hosts) =
+        authority.rsplit_once('@').map_or((None, authority), |(login, hosts)| (Some(login), hosts));
+    let (given_user, given_password) = match given.map(|login| login.split_once(':').ok_or(login)) {
+        None => (None, None),
+        Some(Ok((user, password))) => (Some(user), Some(password)),
+        Some(Err(user)) => (Some(user), None),
+    };
+    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let user = config.username.as_deref().map(encoded).or_else(|| given_user.map(str::to_owned));
+    let password =
+        config.password.as_ref().map(|it| encoded(it.expose())).or_else(|| given_password.map(str::to_owned));
+    match (user, password) {
+        (Some(user), Some(password)) => Secret::new(format!("{scheme}://{user}:{password}@{hosts}{options}")),
+        (Some(user), None) => Secret::new(format!("{scheme}://{user}@{hosts}{options}")),
+        (None, _) => config.url.clone(),
     }
-    let mut credential = given.unwrap_or_default();
-    if let Some(username) = &config.username {
-        credential.username = Some(username.clone());
-    }
-    if let Some(password) = &config.password {
-        credential.password = Some(password.expose().to_owned());
-    }
-    credential.source =
-        config.auth_source.clone().or(credential.source).or_else(|| driver.default_database.clone());
-    Some(credential)
 }
 
 fn tls(wanted: &TlsOptions, given: Option<Tls>) -> Option<Tls> {
@@ -205,11 +216,14 @@ fn tls(wanted: &TlsOptions, given: Option<Tls>) -> Option<Tls> {
 
 fn wire_options(config: &MongoConfig, driver: &ClientOptions) -> Result<WireOptions> {
     let tls = match &driver.tls {
-        Some(Tls::Enabled(options)) => Some(wire::client_config(
-            options.ca_file_path.as_deref(),
-            options.cert_key_file_path.as_deref(),
-            options.allow_invalid_certificates.unwrap_or(false),
-        )?),
+        Some(Tls::Enabled(options)) => Some(Arc::new(client_config(&TlsSettings {
+            ca_file: options.ca_file_path.as_deref(),
+            certificate_key_file: options.cert_key_file_path.as_deref(),
+            verification: match options.allow_invalid_certificates {
+                Some(true) => Verification::KeyOnly,
+                _ => Verification::Full,
+            },
+        })?)),
         Some(Tls::Disabled) | None => None,
     };
     Ok(WireOptions {
@@ -234,8 +248,14 @@ fn login(credential: &Credential) -> Result<Login> {
             return Err(Error::new(ErrorKind::Unsupported, message).with_hint(hint));
         }
     };
+    let username = credential.username.clone().unwrap_or_default();
+    if mechanism != Some(Mechanism::X509) && username.contains([',', '=']) {
+        // The driver does not escape them as RFC 5802 asks, and would report a wrong password.
+        return Err(Error::new(ErrorKind::Unsupported, "user names with `,` or `=` are not supported")
+            .with_hint("create a user without these characters for mainstay"));
+    }
     Ok(Login {
-        username: credential.username.clone().unwrap_or_default(),
+        username,
         password: credential.password.clone().map(Secret::new),
         source: credential.source.clone().unwrap_or_else(|| "admin".to_owned()),
         mechanism,
@@ -334,6 +354,8 @@ mod tests {
                 assert!(url == "hunter2" || !format!("{error:?}").contains("hunter2"), "{error:?}");
             }
         }
+        let comma = resolved("mongodb://h", |config| config.username = Some("a,b".to_owned())).await;
+        assert_eq!(comma.err().unwrap().kind(), ErrorKind::Unsupported);
         let unknown =
             resolved("mongodb://h/?authMechanism=GSSAPI", |config| config.username = Some("u".to_owned()))
                 .await;

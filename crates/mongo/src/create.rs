@@ -16,18 +16,23 @@ use bson::{RawDocumentBuf, rawdoc};
 use mainstay_engine::{CollectionKind, Namespace};
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{Error, ErrorKind, Result, ResultExt};
+use tokio::time::sleep;
 
 use crate::catalog;
 use crate::error::{code, driver_code};
 use crate::metadata::{Metadata, array, kind_of, without};
 use crate::raw;
-use crate::server::{self, MongoServer};
+use crate::server::MongoServer;
 
 /// How often the server is asked how far an index build is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
-fn majority() -> RawDocumentBuf {
-    rawdoc! { "w": "majority", "j": true }
+/// How long a majority may take to follow.
+const MAJORITY_TIMEOUT_MS: i32 = 60_000;
+
+/// The write concern of what must last: committed by a majority and journalled, or an error in bounded time.
+pub(crate) fn majority() -> RawDocumentBuf {
+    rawdoc! { "w": "majority", "j": true, "wtimeout": MAJORITY_TIMEOUT_MS }
 }
 
 /// Creates `target` from `metadata`; see the module's text.
@@ -81,13 +86,17 @@ pub(crate) async fn build_indexes(
         if metadata.kind == CollectionKind::View {
             return Ok(());
         }
-        let existing = catalog::indexes(server, target, metadata.kind).await?;
+        let existing = match catalog::indexes(server, target, metadata.kind).await {
+            // The role `restore` may create indexes but not list them; creating one that is there already changes nothing.
+            Err(error) if error.kind() == ErrorKind::Auth => Vec::new(),
+            existing => existing?,
+        };
         let missing = missing_indexes(&metadata, &existing);
         if missing.is_empty() {
             return Ok(());
         }
         let command = rawdoc! {
-            "createIndexes": target.collection.as_str(), "indexes": array(&missing), "writeConcern": { "w": "majority" },
+            "createIndexes": target.collection.as_str(), "indexes": array(&missing), "writeConcern": majority(),
         };
         build(server, target, command, observer).await
     };
@@ -137,7 +146,7 @@ async fn build(
         match outcome {
             Ok(_) => return Ok(()),
             Err(error) if error.is_temporary() => match incident.next_delay() {
-                Some(delay) => server::pause(delay).await,
+                Some(delay) => sleep(delay).await,
                 None => return Err(error),
             },
             Err(error) => return Err(error),
@@ -149,7 +158,7 @@ async fn build(
 async fn watch(server: &MongoServer, target: &Namespace, observer: &dyn Observer) {
     let mut told = 0;
     loop {
-        server::pause(PROGRESS_EVERY).await;
+        sleep(PROGRESS_EVERY).await;
         let Some((done, total)) = progress(server, target).await else { continue };
         observer.expect(Work { items: total, bytes: 0 });
         observer.advance(Work { items: done.saturating_sub(told), bytes: 0 });
@@ -173,18 +182,33 @@ async fn progress(server: &MongoServer, target: &Namespace) -> Option<(u64, u64)
     })
 }
 
-/// Puts `from` in the place of `to`.
-pub(crate) async fn replace(server: &MongoServer, from: &Namespace, to: &Namespace) -> Result<()> {
+/// What a rename does with a collection that stands under the new name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Occupant {
+    /// Fails on its account.
+    Respected,
+    /// Drops it in the same step.
+    Dropped,
+}
+
+/// Gives `from` the name `to`, in one step.
+pub(crate) async fn rename(
+    server: &MongoServer,
+    from: &Namespace,
+    to: &Namespace,
+    occupant: Occupant,
+) -> Result<()> {
     if from.database != to.database {
         return Err(Error::new(
             ErrorKind::Unsupported,
-            format!("{from} cannot replace {to} in one step: they are in different databases"),
+            format!("{from} cannot become {to} in one step: they are in different databases"),
         ));
     }
     let command = rawdoc! {
-        "renameCollection": from.to_string(), "to": to.to_string(), "dropTarget": true, "writeConcern": majority(),
+        "renameCollection": from.to_string(), "to": to.to_string(),
+        "dropTarget": occupant == Occupant::Dropped, "writeConcern": majority(),
     };
-    server.tell("admin", command).await.map(drop).with_context(|| format!("put {from} in the place of {to}"))
+    server.tell("admin", command).await.map(drop).with_context(|| format!("rename {from} to {to}"))
 }
 
 /// Drops `target`, if it is there.

@@ -6,8 +6,9 @@
 
 use std::io;
 
+use bson::Document;
 use mainstay_model::{Error, ErrorKind, ErrorStatus};
-use mongodb::error::{ErrorKind as DriverErrorKind, WriteFailure};
+use mongodb::error::{ErrorKind as DriverErrorKind, WriteConcernError, WriteFailure};
 
 use crate::raw::{self, Malformed};
 
@@ -70,7 +71,7 @@ fn meaning_of(code: i32) -> Meaning {
 }
 
 const HINT_CREDENTIALS: &str = "check user, password and authSource (the database the user was created in), then run `mainstay config check`";
-const HINT_PRIVILEGE: &str = "grant the user the built-in role `backup` to read or `restore` to write: db.grantRolesToUser(USER, [{role: \"backup\", db: \"admin\"}])";
+const HINT_PRIVILEGE: &str = "grant the user `backup` to read, `restore` and `readWriteAnyDatabase` to write: db.grantRolesToUser(USER, [{role: \"backup\", db: \"admin\"}])";
 const HINT_PRIMARY: &str =
     "wait until the replica set has a primary (rs.status() shows it), then run the same command again";
 const HINT_MAJORITY: &str =
@@ -210,7 +211,9 @@ impl From<WireError> for Error {
             WireError::TlsSetup(_) => {
                 built(ErrorKind::Config).with_hint("correct the TLS files in the configuration, then run `mainstay config check`")
             }
-            WireError::Broken { source, .. } => built(ErrorKind::Unreachable).with_source(source),
+            WireError::Broken { source, .. } => built(ErrorKind::Unreachable)
+                .with_source(source)
+                .with_hint("check that the server still runs with `mainstay status`, then run the same command again"),
             WireError::Protocol(_) => built(ErrorKind::Corrupt)
                 .with_hint("check that the address is a MongoDB server and that nothing in between changes its answers"),
             WireError::Login(_) => built(ErrorKind::Auth).with_hint(HINT_CREDENTIALS),
@@ -230,6 +233,7 @@ pub(crate) fn driver_error(error: mongodb::error::Error) -> Error {
         DriverErrorKind::Write(WriteFailure::WriteError(write)) => server(write.code, "", &write.message),
         DriverErrorKind::Write(WriteFailure::WriteConcernError(concern)) => {
             server(concern.code, &concern.code_name, &concern.message)
+                .with_state("the change was made; whether it is durable is not known")
         }
         DriverErrorKind::Authentication { .. } => server(18, "", ""),
         DriverErrorKind::ServerSelection { .. } => {
@@ -253,6 +257,22 @@ pub(crate) fn driver_error(error: mongodb::error::Error) -> Error {
         // Other texts of the driver may repeat what it was given.
         _ => Error::new(ErrorKind::Server, "the driver refused the command or its answer"),
     }
+}
+
+/// The failed write concern inside a reply, as the driver's error: the write was done and may be undone by a failover.
+pub(crate) fn concern_failure(reply: &Document) -> Option<mongodb::error::Error> {
+    let concern = reply.get_document("writeConcernError").ok()?;
+    // Only the form that is described for `WriteConcernError` is understood; what cannot be read must not pass for success.
+    let failure = match bson::deserialize_from_document::<WriteConcernError>(concern.clone()) {
+        Ok(failure) => DriverErrorKind::Write(WriteFailure::WriteConcernError(failure)),
+        Err(error) => return Some(mongodb::error::Error::custom(error)),
+    };
+    Some(failure.into())
+}
+
+/// True when the driver found no server within the time it has for that.
+pub(crate) fn is_unselected(error: &mongodb::error::Error) -> bool {
+    matches!(error.kind.as_ref(), DriverErrorKind::ServerSelection { .. })
 }
 
 /// True when the driver could not reach any server, so that a connection of our own may tell why.

@@ -9,7 +9,7 @@
 //! | `server` | the deployment: driver client, our own connections, which error tells what |
 //! | `wire` | OP_MSG over TCP or TLS, SCRAM |
 //! | `scan`, `page` | one moment, ranges, cursors that continue after a cut |
-//! | `load` | inserts of raw documents, duplicates compared, durability at the end |
+//! | `load` | inserts of raw documents, duplicates compared, replaced timestamps corrected, durability at the end |
 //! | `catalog`, `metadata`, `extjson` | what there is, and its `.metadata.json` |
 //! | `create` | collections and indexes made again, replaced, dropped |
 //! | `probe`, `topology` | facts, the environment marker, findings |
@@ -18,20 +18,24 @@
 //!
 //! # Privileges
 //!
-//! The least a user needs; built-in roles of MongoDB 6.0. Where a right is missing the error says which.
+//! The least a user needs; roles are those of MongoDB 6.0, on `admin` unless said. Where a right is missing
+//! the error names the command.
 //!
 //! | operation | actions | built-in role that has them |
 //! |---|---|---|
-//! | list databases and collections | `listDatabases`, `listCollections`, `listIndexes`; `collStats` for sizes | `read` on the database |
-//! | scan collections | `find` | `read` on the database |
-//! | scan time series | `find` on `system.buckets.*` | `backup` on `admin` |
-//! | create, index, load | `createCollection`, `createIndex`, `insert`, `update`, `find` | `readWrite` on the database |
-//! | load past validators | `bypassDocumentValidation` (done without when missing) | `dbAdmin`, `restore` |
-//! | load time series | the same on `system.buckets.*` | `restore` on `admin` |
-//! | drop; replace | `dropCollection`; `renameCollectionSameDB` or `insert` and `remove` | `readWrite` on the database |
-//! | facts | `serverStatus`, `dbStats`, `replSetGetConfig` (left out when missing) | `clusterMonitor` on `admin` |
-//! | examine | `getCmdLineOpts`, `getParameter`, `enableProfiler`, `find` on `local.oplog.rs` (notes when missing) | `clusterMonitor` on `admin` |
-//! | environment marker | `find`, and to write it `insert`, `update` on `mainstay.identity` | `readWrite` on `mainstay` |
+//! | list databases and collections | `listDatabases`, `listCollections`, `listIndexes`; `collStats` for sizes (`find` for counts when missing) | `read` on the database, `backup` |
+//! | scan collections | `find` | `read` on the database, `backup` |
+//! | scan time series | `find` on `system.buckets.*` | `backup` |
+//! | create, load, build indexes | `listCollections`, `createCollection`, `insert`, `createIndex` | `readWrite` on the database, `restore` |
+//! | load where documents may be there already, or a connection broke | `find` besides | `readWrite` on the database |
+//! | load past validators | `bypassDocumentValidation` (done without when missing) | `restore` |
+//! | load time series | the same on `system.buckets.*` | `restore` |
+//! | load empty timestamps into servers that lack `bypassEmptyTsReplacement` | `update` | `readWrite` on the database |
+//! | drop (under a permit for this server's fingerprint, told with the facts' rights) | `dropCollection` | `readWrite` on the database, `restore` |
+//! | rename, replace | `renameCollectionSameDB` | `readWrite` on the database |
+//! | facts | `serverStatus`, `dbStats`, `replSetGetConfig` (left out when missing) | `clusterMonitor` and `read` on the database |
+//! | examine | `getCmdLineOpts`, `getParameter`, `enableProfiler`, `find` on `local.oplog.rs` (notes when missing) | `clusterMonitor`, and `dbAdmin` on the database |
+//! | environment marker | `find` and, to write it, `insert` and `update` on `mainstay.identity` | `readWrite` on `mainstay` |
 
 mod catalog;
 mod config;

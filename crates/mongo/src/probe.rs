@@ -15,6 +15,7 @@ use mainstay_guard::{Marker, Permit};
 use mainstay_model::{ByteSize, Error, ErrorKind, Finding, Result, ResultExt, Severity, StoreKind};
 
 use crate::catalog::{self, OWN_DATABASE};
+use crate::create::majority;
 use crate::metadata::array;
 use crate::server::MongoServer;
 use crate::topology::Topology;
@@ -60,8 +61,15 @@ impl Probe for MongoServer {
         read_marker(self).await.context("read the environment marker")
     }
 
-    async fn set_marker(&self, marker: &Marker, _permit: &Permit) -> Result<()> {
-        write_marker(self, marker).await.context("write the environment marker")
+    async fn set_marker(&self, marker: &Marker, permit: &Permit) -> Result<()> {
+        let writing = async {
+            self.authorize(permit, "environment.mark").await?;
+            write_marker(self, marker).await
+        };
+        let written: Result<()> = writing.await;
+        // A server that tells no identity of its own is known by its marker.
+        self.forget_fingerprint();
+        written.context("write the environment marker")
     }
 
     async fn examine(&self) -> Result<Vec<Finding>> {
@@ -128,7 +136,7 @@ async fn data_size(server: &MongoServer) -> Result<Option<u64>> {
     Ok(Some(sum))
 }
 
-async fn fingerprint(server: &MongoServer, hello: &Document) -> Result<String> {
+pub(crate) async fn fingerprint(server: &MongoServer, hello: &Document) -> Result<String> {
     let topology = Topology::of(hello);
     if let Topology::ReplicaSet { .. } = topology {
         let config = permitted(server.ask("admin", rawdoc! { "replSetGetConfig": 1 }).await)?;
@@ -177,7 +185,7 @@ async fn write_marker(server: &MongoServer, marker: &Marker) -> Result<()> {
         .map_err(|error| Error::new(ErrorKind::Internal, "the marker has no BSON form").with_source(error))?;
     let updates = [rawdoc! { "q": { "_id": MARKER_ID }, "u": document, "upsert": true }];
     let command = rawdoc! {
-        "update": MARKER_COLLECTION, "updates": array(&updates), "writeConcern": { "w": "majority", "j": true },
+        "update": MARKER_COLLECTION, "updates": array(&updates), "writeConcern": majority(),
     };
     let reply = server.tell(OWN_DATABASE, command).await?;
     match reply.get_array("writeErrors") {
@@ -231,7 +239,8 @@ fn permitted<T>(answer: Result<T>) -> Result<Option<T>> {
     }
 }
 
-fn number(document: &Document, key: &str) -> Option<u64> {
+/// A count in a server's reply, of whatever numeric type it is.
+pub(crate) fn number(document: &Document, key: &str) -> Option<u64> {
     match document.get(key)? {
         Bson::Int32(number) => u64::try_from(*number).ok(),
         Bson::Int64(number) => u64::try_from(*number).ok(),

@@ -222,9 +222,7 @@ impl DocumentWriter {
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use bson::oid::ObjectId;
-    use bson::{
-        Binary, Bson, DbPointer, JavaScriptCodeWithScope, Regex, Timestamp, doc, spec::BinarySubtype,
-    };
+    use bson::{Binary, Bson, JavaScriptCodeWithScope, Regex, Timestamp, doc, spec::BinarySubtype};
 
     use super::*;
 
@@ -255,7 +253,6 @@ mod tests {
         assert_eq!(again.finish(), document);
         assert_eq!(find(&document, "long").unwrap().unwrap().number(), Some(8));
         assert_eq!(find(&document, "text").unwrap().unwrap().text(), Some("é\0x"));
-        let _: Option<DbPointer> = None;
     }
 
     #[test]

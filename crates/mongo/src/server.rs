@@ -5,8 +5,7 @@
 //! because its error tells the layer: name, connection, TLS, login, server. Relies on the configuration having been resolved; refuses to
 //! send anything but what its callers built.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bson::{Document, RawDocumentBuf, rawdoc};
@@ -16,11 +15,12 @@ use mainstay_engine::{
 };
 use mainstay_guard::Permit;
 use mainstay_model::progress::Observer;
-use mainstay_model::{Error, ErrorKind, Result};
+use mainstay_model::{Error, ErrorKind, Result, ResultExt, StoreKind};
 use mongodb::options::ServerAddress;
 
 use crate::config::{self, MongoConfig, RetryPolicy};
-use crate::error::{self, driver_error};
+use crate::create::Occupant;
+use crate::error::{self, driver_code, driver_error};
 use crate::wire::{Connection, Endpoint, WireOptions};
 use crate::{catalog, create, load, probe, scan};
 
@@ -34,7 +34,11 @@ struct Inner {
     seeds: Vec<Endpoint>,
     direct: bool,
     database: Option<String>,
+    /// The replica set that the connection string names.
+    replica_set: Option<String>,
     retry: RetryPolicy,
+    /// Which server this is, once somebody has asked.
+    fingerprint: Mutex<Option<String>>,
 }
 
 impl std::fmt::Debug for MongoServer {
@@ -51,6 +55,7 @@ impl MongoServer {
     /// address of a kind that is not spoken; `Unreachable` when SRV records cannot be read.
     pub async fn open(config: &MongoConfig) -> Result<Self> {
         let resolved = config::resolve(config).await?;
+        let replica_set = resolved.driver.repl_set_name.clone();
         let driver = mongodb::Client::with_options(resolved.driver).map_err(driver_error)?;
         Ok(Self(Arc::new(Inner {
             driver,
@@ -58,7 +63,9 @@ impl MongoServer {
             seeds: resolved.seeds,
             direct: resolved.direct,
             database: resolved.database,
+            replica_set,
             retry: config.retry,
+            fingerprint: Mutex::default(),
         })))
     }
 
@@ -76,9 +83,26 @@ impl MongoServer {
         &self.0.retry
     }
 
-    /// Runs a command that only reads; tried again when the server says that it failed for the moment.
+    /// Runs a command that only reads; tried again when the connection breaks or the server says that it failed
+    /// for the moment.
     pub(crate) async fn ask(&self, database: &str, command: RawDocumentBuf) -> Result<Document> {
-        self.retried(|| self.tell(database, command.clone())).await
+        self.retried(|| self.driver_tell(database, command.clone())).await
+    }
+
+    /// As [`MongoServer::ask`]; `None` when the server answers with the error `code`.
+    pub(crate) async fn ask_unless(
+        &self,
+        code: i32,
+        database: &str,
+        command: RawDocumentBuf,
+    ) -> Result<Option<Document>> {
+        self.retried(|| async {
+            match self.driver_tell(database, command.clone()).await {
+                Err(error) if driver_code(&error) == Some(code) => Ok(None),
+                outcome => outcome.map(Some),
+            }
+        })
+        .await
     }
 
     /// Runs a command once.
@@ -89,24 +113,23 @@ impl MongoServer {
         }
     }
 
-    /// As [`MongoServer::tell`], with the driver's error for whoever acts on its code.
+    /// As [`MongoServer::tell`], with the driver's error for whoever acts on its code. A write that was done but is not known to be durable
+    /// is an error, which the driver leaves to the reader of the reply.
     pub(crate) async fn driver_tell(
         &self,
         database: &str,
         command: RawDocumentBuf,
     ) -> Result<Document, mongodb::error::Error> {
-        self.0.driver.database(database).run_raw_command(command).await
+        let reply = self.0.driver.database(database).run_raw_command(command).await?;
+        match error::concern_failure(&reply) {
+            Some(failure) => Err(failure),
+            None => Ok(reply),
+        }
     }
 
     /// Runs a command that gives a cursor, and everything the cursor gives, byte for byte.
     pub(crate) async fn list(&self, database: &str, command: RawDocumentBuf) -> Result<Vec<RawDocumentBuf>> {
-        self.retried(|| async {
-            match self.driver_list(database, command.clone()).await {
-                Ok(documents) => Ok(documents),
-                Err(error) => Err(self.explain(error).await),
-            }
-        })
-        .await
+        self.retried(|| self.driver_list(database, command.clone())).await
     }
 
     async fn driver_list(
@@ -145,12 +168,29 @@ impl MongoServer {
         ))
     }
 
+    /// As [`MongoServer::dial`], tried again while what failed may pass.
+    ///
+    /// # Errors
+    /// As [`MongoServer::dial`], after the last try.
+    pub(crate) async fn dial_retried(&self) -> Result<Connection> {
+        let mut incident = self.0.retry.incident();
+        loop {
+            match self.dial().await {
+                Err(error) if error.is_temporary() => match incident.next_delay() {
+                    Some(delay) => tokio::time::sleep(delay).await,
+                    None => return Err(error),
+                },
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// The servers to try, in order: the primary of a replica set; else the addresses given.
     async fn candidates(&self) -> Result<Vec<Endpoint>> {
         if self.0.direct {
             return Ok(self.0.seeds.clone());
         }
-        let hello = self.tell("admin", rawdoc! { "hello": 1 }).await?;
+        let hello = self.hello().await?;
         match hello.get_str("primary").or_else(|_| hello.get_str("me")) {
             Ok(address) => {
                 let address = ServerAddress::parse(address).map_err(driver_error)?;
@@ -160,18 +200,22 @@ impl MongoServer {
         }
     }
 
-    async fn retried<T, F: Future<Output = Result<T>>>(&self, mut attempt: impl FnMut() -> F) -> Result<T> {
+    async fn retried<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T, mongodb::error::Error>>,
+    {
         let mut incident = self.0.retry.incident();
         loop {
-            match attempt().await {
-                // What is unreachable has been waited for by the driver already.
-                Err(error) if error.is_temporary() && error.kind() != ErrorKind::Unreachable => {
-                    match incident.next_delay() {
-                        Some(delay) => tokio::time::sleep(delay).await,
-                        None => return Err(error),
-                    }
-                }
-                outcome => return outcome,
+            let failure = match attempt().await {
+                Ok(done) => return Ok(done),
+                Err(failure) => failure,
+            };
+            // Where no server could be found the driver has waited for one already.
+            let waited = error::is_unselected(&failure);
+            let error = self.explain(failure).await;
+            match incident.next_delay() {
+                Some(delay) if error.is_temporary() && !waited => tokio::time::sleep(delay).await,
+                _ => return Err(error),
             }
         }
     }
@@ -180,18 +224,54 @@ impl MongoServer {
     pub(crate) async fn explain(&self, error: mongodb::error::Error) -> Error {
         if error::is_unreached(&error) {
             for endpoint in &self.0.seeds {
-                if let Err(exact) = Connection::open(endpoint, &self.0.wire).await {
-                    return exact.into();
+                match Connection::open(endpoint, &self.0.wire).await {
+                    Err(exact) => return exact.into(),
+                    Ok(connection) => {
+                        let found = connection.greeting().replica_set.as_deref();
+                        if let Some(wanted) = self.0.replica_set.as_deref().filter(|it| Some(*it) != found) {
+                            return other_replica_set(endpoint, wanted, found);
+                        }
+                    }
                 }
             }
         }
         driver_error(error)
     }
+
+    /// Refuses when `permit` is not for `operation` on this server.
+    ///
+    /// # Errors
+    /// `Refused`, with nothing changed; what asking the server for its fingerprint may give.
+    pub(crate) async fn authorize(&self, permit: &Permit, operation: &str) -> Result<()> {
+        let known = self.0.fingerprint.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let fingerprint = match known {
+            Some(fingerprint) => fingerprint,
+            None => {
+                let asked = probe::fingerprint(self, &self.hello().await?).await?;
+                *self.0.fingerprint.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked.clone());
+                asked
+            }
+        };
+        permit.check(operation, StoreKind::Mongo, &fingerprint)
+    }
+
+    /// Forgets which server this is, after a change that may have changed the answer.
+    pub(crate) fn forget_fingerprint(&self) {
+        *self.0.fingerprint.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
-/// Pauses between tries of the same thing on one of our own connections; see [`RetryPolicy`].
-pub(crate) async fn pause(delay: Duration) {
-    tokio::time::sleep(delay).await;
+/// The connection string names a replica set that the server at `endpoint` is no member of.
+fn other_replica_set(endpoint: &Endpoint, wanted: &str, found: Option<&str>) -> Error {
+    let built = |is: String| {
+        Error::new(ErrorKind::Config, format!("the url asks for replica set {wanted}, {endpoint} {is}"))
+    };
+    match found {
+        Some(found) => built(format!("is a member of {found}"))
+            .with_hint(format!("write `replicaSet={found}` in the url, then run `mainstay config check`")),
+        None => built("is a member of none".to_owned())
+            .with_hint("remove `replicaSet=` from the url, then run `mainstay config check`"),
+    }
 }
 
 #[async_trait]
@@ -227,11 +307,17 @@ impl DocumentSink for MongoServer {
         create::build_indexes(self, target, metadata, observer).await
     }
 
-    async fn replace(&self, from: &Namespace, to: &Namespace, _permit: &Permit) -> Result<()> {
-        create::replace(self, from, to).await
+    async fn rename(&self, from: &Namespace, to: &Namespace) -> Result<()> {
+        create::rename(self, from, to, Occupant::Respected).await
     }
 
-    async fn drop_collection(&self, target: &Namespace, _permit: &Permit) -> Result<()> {
+    async fn replace(&self, from: &Namespace, to: &Namespace, permit: &Permit) -> Result<()> {
+        self.authorize(permit, "restore").await.with_context(|| format!("replace {to}"))?;
+        create::rename(self, from, to, Occupant::Dropped).await
+    }
+
+    async fn drop_collection(&self, target: &Namespace, permit: &Permit) -> Result<()> {
+        self.authorize(permit, "restore").await.with_context(|| format!("drop {target}"))?;
         create::drop_collection(self, target).await
     }
 }

@@ -190,7 +190,7 @@ pub(crate) async fn fill(mongod: &Mongod, database: &str, documents: usize) {
 }
 
 fn document(number: usize) -> Document {
-    let id = if number % 2 == 0 {
+    let id = if number.is_multiple_of(2) {
         Bson::ObjectId(ObjectId::from_bytes(padded(number)))
     } else {
         Bson::Int64(number as i64)

@@ -2,7 +2,7 @@
 //!
 //! Two kinds. A *natural* range follows the storage order by record id: it begins after one record and ends with another, both found
 //! beforehand at the same cluster time, so that they are sure to be there. An *index* range follows the index on `_id`, whose order is
-//! total over all BSON types: `min` is inclusive, `max` exclusive. (A filter `{_id: {$gte, $lt}}` would miss values of other types.)
+//! total over all BSON types: `min` is inclusive, `max` exclusive, and without a `max` the end is an exclusive `MaxKey`. (A filter `{_id: {$gte, $lt}}` would miss values of other types.)
 //!
 //! In a journal a range is JSON whose opaque parts are base64 of BSON: an `_id` must come back byte for byte.
 

@@ -24,9 +24,9 @@ use mainstay_engine::{
     CollectionInfo, CollectionKind, Consistency, DocumentStream, Namespace, PreparedScan, ScanRange,
     Snapshot, SnapshotRequest,
 };
-use mainstay_model::{Error, ErrorKind, OpTime, Result, ResultExt};
+use mainstay_model::{Error, ErrorKind, OpTime, Result};
 
-use crate::error::{code, driver_code};
+use crate::error::code;
 use crate::metadata::Metadata;
 use crate::server::MongoServer;
 use crate::topology::Topology;
@@ -60,7 +60,7 @@ pub(crate) struct MongoSnapshot {
 impl MongoSnapshot {
     /// Fixes a moment: the primary's operation time, when the deployment has one and the request wants one.
     pub(crate) async fn take(server: MongoServer, request: SnapshotRequest) -> Result<Self> {
-        let hello = server.hello().await.context("fix a moment to read at")?;
+        let hello = server.hello().await?;
         let topology = Topology::of(&hello);
         let moment = match request {
             SnapshotRequest::DuringScan => Err("reading without one moment was asked for".to_owned()),
@@ -88,12 +88,9 @@ impl MongoSnapshot {
         if let Some(read_concern) = target.read_concern() {
             probe.append(bson::cstr!("readConcern"), read_concern);
         }
-        match self.server.driver_tell(&namespace.database, probe).await {
-            Ok(_) => Ok(Ok(Some(at))),
-            Err(error) if driver_code(&error) == Some(code::SNAPSHOT_UNAVAILABLE) => {
-                Ok(Err(format!("the server has no history of {namespace} at {}", optime(at))))
-            }
-            Err(error) => Err(self.server.explain(error).await),
+        match self.server.ask_unless(code::SNAPSHOT_UNAVAILABLE, &namespace.database, probe).await? {
+            Some(_) => Ok(Ok(Some(at))),
+            None => Ok(Err(format!("the server has no history of {namespace} at {}", optime(at)))),
         }
     }
 }
@@ -106,29 +103,25 @@ impl Snapshot for MongoSnapshot {
 
     async fn prepare(&self, collection: &CollectionInfo, ranges_max: usize) -> Result<PreparedScan> {
         let namespace = collection.data_namespace();
-        let prepare = async {
-            let (at, consistency) = match self.grant(&namespace).await? {
-                Ok(Some(at)) => (Some(at), cluster_time(at)),
-                Ok(None) => (None, self.consistency.clone()),
-                Err(_) if collection.capped => (
-                    None,
-                    Consistency::DuringScan {
-                        reason: "the server keeps no history of capped collections".to_owned(),
-                    },
-                ),
-                Err(reason) => (None, Consistency::DuringScan { reason }),
-            };
-            let target = ScanTarget { namespace: namespace.clone(), at };
-            let bounds = split::split(&self.server, &self.topology, &target, collection, ranges_max).await?;
-            let ranges = bounds
-                .iter()
-                .zip(0_u32..)
-                .map(|(bounds, ordinal)| ScanRange { ordinal, bounds: bounds.to_json() })
-                .collect();
-            Ok(PreparedScan { consistency, ranges })
+        let (at, consistency) = match self.grant(&namespace).await? {
+            Ok(Some(at)) => (Some(at), cluster_time(at)),
+            Ok(None) => (None, self.consistency.clone()),
+            Err(_) if collection.capped => (
+                None,
+                Consistency::DuringScan {
+                    reason: "the server keeps no history of capped collections".to_owned(),
+                },
+            ),
+            Err(reason) => (None, Consistency::DuringScan { reason }),
         };
-        let prepared: Result<PreparedScan> = prepare.await;
-        prepared.with_context(|| format!("prepare the scan of {}", collection.namespace))
+        let target = ScanTarget { namespace, at };
+        let bounds = split::split(&self.server, &self.topology, &target, collection, ranges_max).await?;
+        let ranges = bounds
+            .iter()
+            .zip(0_u32..)
+            .map(|(bounds, ordinal)| ScanRange { ordinal, bounds: bounds.to_json() })
+            .collect();
+        Ok(PreparedScan { consistency, ranges })
     }
 
     async fn scan(

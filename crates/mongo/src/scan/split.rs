@@ -6,7 +6,7 @@
 //!
 //! Small and capped collections stay whole (a capped one is a sequence), and so does whatever the server cannot sample.
 
-use bson::{RawArrayBuf, RawDocumentBuf, rawdoc};
+use bson::{RawArrayBuf, RawBsonRef, RawDocumentBuf, rawdoc};
 use mainstay_engine::CollectionInfo;
 use mainstay_model::{Error, ErrorKind, Result};
 
@@ -56,11 +56,16 @@ fn range_count(bytes: u64, ranges_max: usize) -> usize {
 async fn index_cuts(server: &MongoServer, target: &ScanTarget, ranges: usize) -> Result<Vec<Exact>> {
     let sampled = sample(server, target, ranges, true).await?;
     let mut cuts = Vec::new();
-    for document in quantiles(&sampled, ranges) {
+    // A range cannot end before the least value of all, nor can one begin at the greatest.
+    for document in quantiles(&sampled, ranges).filter(|document| !is_extreme(document)) {
         cuts.push(exact(document.as_bytes().to_vec())?);
     }
     cuts.dedup();
     Ok(cuts)
+}
+
+fn is_extreme(document: &RawDocumentBuf) -> bool {
+    matches!(document.get("_id"), Ok(Some(RawBsonRef::MinKey | RawBsonRef::MaxKey)))
 }
 
 /// Boundaries in storage order: the samples' record ids, looked up at the scan's own cluster time.

@@ -7,19 +7,23 @@
 //! on: by the server's own resume token in storage order, by the last `_id` in index order. That is exact at a cluster time. Without one,
 //! storage order can be continued as long as the last record still exists; otherwise the server refuses and the error tells to read the
 //! range again. Dropping the stream kills the server's cursor, as far as the connection still serves.
+//!
+//! The end of a range is said in so many words: a task that dies without saying it makes an error, never a short range.
 
 use async_trait::async_trait;
-use bson::{RawArrayBuf, RawDocumentBuf, rawdoc};
+use bson::{RawArrayBuf, RawBson, RawDocumentBuf, rawdoc};
 use mainstay_engine::{DocumentBatch, DocumentStream, document_frames};
 use mainstay_model::{Error, ErrorKind, ErrorStatus, Result};
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use super::ScanTarget;
-use super::bounds::{Boundary, Bounds, RecordId};
+use super::bounds::{Boundary, Bounds, Exact, RecordId};
+use crate::config::Incident;
 use crate::error::{WireError, code};
 use crate::page::Page;
 use crate::raw;
-use crate::server::{self, MongoServer};
+use crate::server::MongoServer;
 use crate::wire::Connection;
 
 /// How large a batch is meant to be: larger ones fall out of the processor's caches, smaller ones cost round trips.
@@ -42,22 +46,48 @@ pub(super) struct CursorPlan {
 
 /// The consumer's end.
 pub(super) struct MongoStream {
-    batches: mpsc::Receiver<Result<DocumentBatch>>,
+    handed: mpsc::Receiver<Handed>,
+    ended: bool,
+}
+
+/// What the task hands on.
+enum Handed {
+    /// The next batch.
+    Batch(DocumentBatch),
+    /// Why there are no more batches although the range has not been read.
+    Failure(Error),
+    /// The range has been read.
+    End,
 }
 
 impl MongoStream {
     /// Begins to read at once.
     pub(super) fn begin(server: MongoServer, plan: CursorPlan) -> Self {
-        let (hand_on, batches) = mpsc::channel(1);
+        let (hand_on, handed) = mpsc::channel(1);
         tokio::spawn(Reader::new(server, plan).run(hand_on));
-        Self { batches }
+        Self { handed, ended: false }
     }
 }
 
 #[async_trait]
 impl DocumentStream for MongoStream {
     async fn next(&mut self) -> Result<Option<DocumentBatch>> {
-        self.batches.recv().await.transpose()
+        if self.ended {
+            return Ok(None);
+        }
+        match self.handed.recv().await {
+            Some(Handed::Batch(batch)) => Ok(Some(batch)),
+            Some(Handed::Failure(error)) => Err(error),
+            Some(Handed::End) => {
+                self.ended = true;
+                Ok(None)
+            }
+            None => {
+                Err(Error::new(ErrorKind::Internal, "the reader of a range stopped before the range's end")
+                    .with_state("the range was read in part")
+                    .with_hint("run the command again; if it happens again, report it"))
+            }
+        }
     }
 }
 
@@ -74,6 +104,15 @@ enum Place {
     Lost,
 }
 
+/// What the present cursor reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The range, or what is left of it.
+    Range,
+    /// The document whose `_id` is `MaxKey`, if there is one: with a `min` and no `max` the server ends before it.
+    Greatest,
+}
+
 /// How one cursor ended without an error.
 enum Ended {
     /// The range has been read.
@@ -87,35 +126,40 @@ struct Reader {
     server: MongoServer,
     plan: CursorPlan,
     place: Place,
+    stage: Stage,
     sizer: BatchSizer,
 }
 
 impl Reader {
     fn new(server: MongoServer, plan: CursorPlan) -> Self {
         let sizer = BatchSizer { documents: 0, bytes: 0, expected: plan.document_bytes.max(1) };
-        Self { server, plan, place: Place::Begin, sizer }
+        Self { server, plan, place: Place::Begin, stage: Stage::Range, sizer }
     }
 
-    async fn run(mut self, hand_on: mpsc::Sender<Result<DocumentBatch>>) {
+    async fn run(mut self, hand_on: mpsc::Sender<Handed>) {
         let mut incident = self.server.retry().incident();
         loop {
             let error = match self.read(&hand_on, &mut incident).await {
-                Ok(Ended::Complete | Ended::Abandoned) => return,
+                Ok(Ended::Complete) => {
+                    let _ = hand_on.send(Handed::End).await;
+                    return;
+                }
+                Ok(Ended::Abandoned) => return,
                 Err(error) => error,
             };
             if matches!(self.place, Place::Lost) || !error.is_temporary() {
-                let _ = hand_on.send(Err(self.told(error))).await;
+                let _ = hand_on.send(Handed::Failure(self.told(error))).await;
                 return;
             }
             match incident.next_delay() {
-                Some(delay) if !hand_on.is_closed() => server::pause(delay).await,
+                Some(delay) if !hand_on.is_closed() => sleep(delay).await,
                 Some(_) => return,
                 None => {
                     let tries = incident.tries();
                     let spent = error
                         .with_status(ErrorStatus::Persistent)
                         .context(format!("after {tries} more tries"));
-                    let _ = hand_on.send(Err(self.told(spent))).await;
+                    let _ = hand_on.send(Handed::Failure(self.told(spent))).await;
                     return;
                 }
             }
@@ -127,12 +171,9 @@ impl Reader {
     }
 
     /// Opens a connection and a cursor at the present place, and reads until the range ends.
-    async fn read(
-        &mut self,
-        hand_on: &mpsc::Sender<Result<DocumentBatch>>,
-        incident: &mut crate::config::Incident,
-    ) -> Result<Ended> {
+    async fn read(&mut self, hand_on: &mpsc::Sender<Handed>, incident: &mut Incident) -> Result<Ended> {
         let mut connection = self.server.dial().await?;
+        let mut leaves_out_greatest = self.leaves_out_greatest();
         connection.send(self.find().as_bytes(), None).await?;
         loop {
             let mut page = match connection.receive().await {
@@ -157,7 +198,7 @@ impl Reader {
                 incident.over();
                 self.sizer.note(page.documents, page.bytes.len() as u64);
                 let batch = DocumentBatch { bytes: page.bytes, documents: page.documents };
-                if hand_on.send(Ok(batch)).await.is_err() {
+                if hand_on.send(Handed::Batch(batch)).await.is_err() {
                     self.abandon(connection, cursor, more && asked.is_ok()).await;
                     return Ok(Ended::Abandoned);
                 }
@@ -167,7 +208,11 @@ impl Reader {
                 self.abandon(connection, cursor, false).await;
                 return Ok(Ended::Complete);
             }
-            if exhausted {
+            if exhausted && leaves_out_greatest {
+                leaves_out_greatest = false;
+                self.stage = Stage::Greatest;
+                connection.send(self.find().as_bytes(), None).await?;
+            } else if exhausted {
                 return self.complete();
             }
         }
@@ -187,6 +232,22 @@ impl Reader {
         .with_hint("run the command again")
     }
 
+    /// Where a cursor in index order begins: `{_id: …}`, inclusive.
+    fn index_begin(&self) -> Option<&[u8]> {
+        match (&self.place, &self.plan.bounds) {
+            (Place::AfterId(id), _) => Some(id),
+            (_, Bounds::Index { min, .. }) => min.as_ref().map(Exact::bytes),
+            (_, Bounds::Natural { .. }) => None,
+        }
+    }
+
+    /// Whether the cursor that [`Reader::find`] opens now would end before an `_id` of `MaxKey` that belongs to the range.
+    fn leaves_out_greatest(&self) -> bool {
+        self.stage == Stage::Range
+            && matches!(self.plan.bounds, Bounds::Index { max: None, .. })
+            && self.index_begin().is_some()
+    }
+
     /// The command that opens the cursor.
     fn find(&self) -> RawDocumentBuf {
         let namespace = &self.plan.target.namespace;
@@ -204,13 +265,12 @@ impl Reader {
                 };
                 append_document(&mut find, bson::cstr!("$_resumeAfter"), begin);
             }
-            Bounds::Index { min, max } => {
+            Bounds::Index { .. } if self.stage == Stage::Greatest => {
+                find.append(bson::cstr!("filter"), rawdoc! { "_id": RawBson::MaxKey });
+            }
+            Bounds::Index { max, .. } => {
                 find.append(bson::cstr!("hint"), rawdoc! { "_id": 1 });
-                let begin = match &self.place {
-                    Place::AfterId(id) => Some(id.as_slice()),
-                    _ => min.as_ref().map(|min| min.bytes()),
-                };
-                append_document(&mut find, bson::cstr!("min"), begin);
+                append_document(&mut find, bson::cstr!("min"), self.index_begin());
                 append_document(&mut find, bson::cstr!("max"), max.as_ref().map(|max| max.bytes()));
                 append_document(
                     &mut find,
@@ -357,8 +417,35 @@ impl BatchSizer {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+
+    fn stream() -> (mpsc::Sender<Handed>, MongoStream) {
+        let (hand_on, handed) = mpsc::channel(1);
+        (hand_on, MongoStream { handed, ended: false })
+    }
+
+    #[tokio::test]
+    async fn only_a_said_end_is_an_end() {
+        let batch = DocumentBatch { bytes: Bytes::from_static(&[5, 0, 0, 0, 0]), documents: 1 };
+        let (hand_on, mut dying) = stream();
+        let task = tokio::spawn(async move {
+            assert!(hand_on.send(Handed::Batch(batch)).await.is_err(), "the reader dies here");
+        });
+        assert_eq!(dying.next().await.unwrap().unwrap().documents, 1);
+        assert_eq!(dying.next().await.unwrap_err().kind(), ErrorKind::Internal);
+        assert!(task.await.unwrap_err().is_panic());
+
+        let (hand_on, mut whole) = stream();
+        hand_on.send(Handed::End).await.ok().unwrap();
+        drop(hand_on);
+        for _ in 0..2 {
+            assert!(whole.next().await.unwrap().is_none());
+        }
+    }
 
     #[test]
     fn batches_aim_at_one_size() {

@@ -95,6 +95,8 @@ pub(crate) struct Greeting {
     pub(crate) process: Vec<u8>,
     /// The election that made it primary (`electionId`): another after a failover.
     pub(crate) election: Vec<u8>,
+    /// The replica set it is a member of.
+    pub(crate) replica_set: Option<String>,
 }
 
 /// An open connection.
@@ -236,6 +238,7 @@ impl Connection {
                 .unwrap_or(1_000),
             process: process_of(hello)?,
             election: raw::find(hello, "electionId")?.map(|id| id.value.to_vec()).unwrap_or_default(),
+            replica_set: raw::find(hello, "setName")?.and_then(|name| name.text().map(str::to_owned)),
         };
         if self.greeting.wire_version < 8 {
             return Err(WireError::Unsupported(format!(

@@ -8,8 +8,6 @@
 mod connection;
 mod message;
 mod scram;
-mod tls;
 
 pub(crate) use connection::{Connection, Endpoint, Login, Mechanism, WireOptions};
 pub(crate) use message::{MESSAGE_BYTES_MAX, Reply, Sequence};
-pub(crate) use tls::client_config;

@@ -249,7 +249,7 @@ impl ItemWork<'_> {
     async fn fill(&self, name: &Namespace) -> Result<Filled> {
         let metadata = self.metadata().await?;
         self.restore.lease.check()?;
-        self.restore.context.sink.create(name, &metadata).await.context("create collection")?;
+        self.restore.context.sink.create(name, &metadata).await?;
         let info = self.find(name).await?.ok_or_else(|| vanished(name))?;
         let uuid = uuid(&info);
         self.record(Event::Created { item: self.index, uuid: uuid.clone() }).await?;
@@ -268,7 +268,6 @@ impl ItemWork<'_> {
     async fn build_indexes(&self, name: &Namespace, metadata: &str) -> Result<()> {
         // The observer shows documents loaded, which the progress of index builds would confuse.
         self.restore.context.sink.build_indexes(name, metadata, &Silent).await.map_err(|error| {
-            let error = error.context("build indexes");
             if error.hint().is_some() {
                 return error;
             }
@@ -325,7 +324,7 @@ impl ItemWork<'_> {
             }
         }
         framer.end().map_err(unframed)?;
-        let rest = loader.finish().await.context("wait until the documents are durable")?;
+        let rest = loader.finish().await?;
         loaded.add(counted(rest));
         if digest != part.digest {
             let message = format!(

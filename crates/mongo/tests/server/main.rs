@@ -1,0 +1,9 @@
+//! The adapter against real servers. What it does is judged by the official driver and by the server's own `dbHash`.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod access;
+mod definitions;
+mod load;
+mod scan;
+mod support;
