@@ -14,7 +14,7 @@ use mongodb::bson::doc;
 use wait4::Wait4;
 
 use crate::Outcome;
-use crate::programs::{build, target_folder};
+use crate::programs::{build, plan_hash, target_folder};
 
 const DATABASE: &str = "bench";
 const RESTORED: &str = "bench_restored";
@@ -130,7 +130,24 @@ impl Bench {
             let stats = mongod.oracle().await.database(DATABASE).run_command(doc! { "dbStats": 1 }).await?;
             Ok::<_, mongodb::error::Error>(stats.get_f64("dataSize").unwrap_or_default() as u64)
         })?;
-        Ok(Self { mongod, folder, mainstay, raw_bytes, runtime })
+        let bench = Self { mongod, folder, mainstay, raw_bytes, runtime };
+        bench.mark()?;
+        Ok(bench)
+    }
+
+    /// Marks the server as development, so that restores into it need nobody's consent.
+    fn mark(&self) -> Outcome {
+        let file = "mark.plan.json";
+        self.prepare(&Prepare::Run(self.own(&[
+            "environment",
+            "mark",
+            "--store",
+            "mongo",
+            "--output",
+            file,
+        ])))?;
+        let hash = plan_hash(self.command(&self.own(&[])), file)?;
+        self.prepare(&Prepare::Run(self.own(&["apply", file, "--approve", &hash])))
     }
 
     fn path(&self, name: &str) -> PathBuf {

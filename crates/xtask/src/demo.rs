@@ -15,7 +15,7 @@ use mongodb::bson::{Document, doc};
 use serde_json::Value;
 
 use crate::Outcome;
-use crate::programs::{build, target_folder};
+use crate::programs::{build, plan_hash, target_folder};
 
 const DATABASE: &str = "marketplace";
 const PASSWORD: &str = "demo only";
@@ -141,12 +141,8 @@ impl Stage {
     fn with_approval(&self, arguments: &[&str]) -> Result<Vec<String>, Box<dyn std::error::Error>> {
         let mut approved: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         let (["apply", plan, ..] | ["restore", "apply", plan, ..]) = arguments else { return Ok(approved) };
-        let show = ["plan", "show", plan].map(str::to_owned);
-        let output = self.mainstay_command(&show).arg("--json").stderr(Stdio::inherit()).output()?;
-        let answer: Value = serde_json::from_slice(&output.stdout)?;
-        let hash =
-            answer.get("plan_hash").and_then(Value::as_str).ok_or("the plan was shown without a hash")?;
-        approved.extend(["--approve".to_owned(), hash.to_owned()]);
+        let hash = plan_hash(self.mainstay_command(&[]), plan)?;
+        approved.extend(["--approve".to_owned(), hash]);
         Ok(approved)
     }
 

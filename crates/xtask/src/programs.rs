@@ -1,7 +1,7 @@
 //! Building the programs that tasks run, and finding what was built.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Where cargo puts what it builds.
 pub(crate) fn target_folder() -> PathBuf {
@@ -13,6 +13,22 @@ pub(crate) fn target_folder() -> PathBuf {
 pub(crate) fn workspace_folder() -> PathBuf {
     let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).expect("xtask lies two folders below the workspace").to_owned()
+}
+
+/// The hash of the plan in `file`, which approves it where nobody sits at a terminal. `mainstay` is the program, set up to run in the plan's
+/// folder.
+///
+/// # Errors
+/// When the program does not show the plan.
+pub(crate) fn plan_hash(mut mainstay: Command, file: &str) -> Result<String, Box<dyn std::error::Error>> {
+    let output = mainstay
+        .args(["plan", "show", file, "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .output()?;
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let hash = answer.get("plan_hash").and_then(serde_json::Value::as_str);
+    Ok(hash.ok_or("the plan was shown without a hash")?.to_owned())
 }
 
 /// Builds the programs `names` (packages of the same name) and gives their paths.
