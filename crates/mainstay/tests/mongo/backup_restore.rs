@@ -12,9 +12,7 @@ use mongodb::bson::{Document, doc};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_database_comes_back_equal() {
     let mongod = shared_mongod();
-    let project = Project::new(&mongod.uri());
-    project.mark();
-    fill(mongod, &project.database, 3_000).await;
+    let project = Project::filled(mongod, 3_000).await;
     let before = mongod.db_hash(&project.database).await.unwrap();
 
     let set = project.back_up();
@@ -31,9 +29,7 @@ async fn a_dropped_database_comes_back_equal() {
 #[tokio::test(flavor = "multi_thread")]
 async fn existing_collections_need_a_mode_and_consent() {
     let mongod = shared_mongod();
-    let project = Project::new(&mongod.uri());
-    project.mark();
-    fill(mongod, &project.database, 500).await;
+    let project = Project::filled(mongod, 500).await;
     let before = mongod.db_hash(&project.database).await.unwrap();
     project.back_up();
     project.run(&["restore", "plan", "latest"]).expect(8).says("exist already").says("--drop");
@@ -54,9 +50,7 @@ async fn existing_collections_need_a_mode_and_consent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_name_and_a_selection_leave_the_rest_alone() {
     let mongod = shared_mongod();
-    let project = Project::new(&mongod.uri());
-    project.mark();
-    fill(mongod, &project.database, 500).await;
+    let project = Project::filled(mongod, 500).await;
     let before = mongod.db_hash(&project.database).await.unwrap();
     project.back_up();
     let copy = format!("{}_copy", project.database);
@@ -78,9 +72,7 @@ async fn a_new_name_and_a_selection_leave_the_rest_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_merge_keeps_what_is_there_and_names_what_differs() {
     let mongod = shared_mongod();
-    let project = Project::new(&mongod.uri());
-    project.mark();
-    fill(mongod, &project.database, 400).await;
+    let project = Project::filled(mongod, 400).await;
     project.back_up();
     let users = mongod.oracle().await.database(&project.database).collection::<Document>("users");
     users.delete_many(doc! { "number": { "$gte": 150 } }).await.unwrap();
@@ -98,9 +90,7 @@ async fn a_merge_keeps_what_is_there_and_names_what_differs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_moved_world_makes_the_plan_stale() {
     let mongod = shared_mongod();
-    let project = Project::new(&mongod.uri());
-    project.mark();
-    fill(mongod, &project.database, 100).await;
+    let project = Project::filled(mongod, 100).await;
     project.back_up();
     let database = mongod.oracle().await.database(&project.database);
     let hash = project.plan_restore(&["latest", "--drop"]);
@@ -112,9 +102,7 @@ async fn a_moved_world_makes_the_plan_stale() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_during_the_backup_does_not_blur_the_moment() {
     let mongod = shared_mongod();
-    let project = Project::new(&mongod.uri());
-    project.mark();
-    fill(mongod, &project.database, 20_000).await;
+    let project = Project::filled(mongod, 20_000).await;
     let database = mongod.oracle().await.database(&project.database);
     let (left, right) = (database.collection::<Document>("left"), database.collection::<Document>("right"));
     left.insert_one(doc! { "_id": 0, "n": 0 }).await.unwrap();
@@ -154,9 +142,7 @@ async fn a_writer_during_the_backup_does_not_blur_the_moment() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standalone_server_is_backed_up_with_a_warning() {
     let mongod = Mongod::options().standalone().start().unwrap();
-    let project = Project::new(&mongod.uri());
-    project.mark();
-    fill(&mongod, &project.database, 500).await;
+    let project = Project::filled(&mongod, 500).await;
     let before = mongod.db_hash(&project.database).await.unwrap();
     project.run(&["backup", "create", "--store", "mongo"]).expect(0).says("warning").says("standalone");
     let refused = project.run(&["backup", "create", "--store", "mongo", "--consistency", "cluster-time"]);
@@ -171,9 +157,7 @@ async fn a_standalone_server_is_backed_up_with_a_warning() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_backup_is_never_listed() {
     let mongod = shared_mongod();
-    let project = Project::new(&mongod.uri());
-    project.mark();
-    fill(mongod, &project.database, 30_000).await;
+    let project = Project::filled(mongod, 30_000).await;
     let mut killed = 0;
     let mut delay = Duration::from_millis(30);
     loop {
@@ -235,9 +219,7 @@ fn ended_within(child: &mut std::process::Child, delay: Duration) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_restore_leaves_old_or_new_and_continues() {
     let mongod = shared_mongod();
-    let project = Project::new(&mongod.uri());
-    project.mark();
-    fill(mongod, &project.database, 20_000).await;
+    let project = Project::filled(mongod, 20_000).await;
     let new = mongod.db_hash(&project.database).await.unwrap();
     project.back_up();
     let database = mongod.oracle().await.database(&project.database);
@@ -287,9 +269,7 @@ async fn a_killed_restore_leaves_old_or_new_and_continues() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_restore_can_be_given_up() {
     let mongod = Mongod::start().unwrap();
-    let project = Project::new(&mongod.uri());
-    project.mark();
-    fill(&mongod, &project.database, 20_000).await;
+    let project = Project::filled(&mongod, 20_000).await;
     project.back_up();
     let users = mongod.oracle().await.database(&project.database).collection::<Document>("users");
     users.update_many(doc! {}, doc! { "$set": { "spoiled": true } }).await.unwrap();
@@ -386,9 +366,7 @@ async fn documents_of(mongod: &Mongod, database: &str) -> BTreeMap<String, Strin
 #[tokio::test(flavor = "multi_thread")]
 async fn any_flipped_byte_is_found_named_and_refused() {
     let mongod = shared_mongod();
-    let project = Project::new(&mongod.uri());
-    project.mark();
-    fill(mongod, &project.database, 40).await;
+    let project = Project::filled(mongod, 40).await;
     let set = project.back_up();
     let hash = project.plan_restore(&["latest", "--drop"]);
     let files: Vec<_> = project

@@ -83,9 +83,7 @@ async fn an_unmarked_server_counts_as_production() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edited_plan_is_refused() {
     let mongod = shared_mongod();
-    let project = Project::new(&mongod.uri());
-    project.mark();
-    fill(mongod, &project.database, 50).await;
+    let project = Project::filled(mongod, 50).await;
     let before = mongod.db_hash(&project.database).await.unwrap();
     project.back_up();
     project.plan_restore(&["latest", "--drop"]);

@@ -66,6 +66,14 @@ impl Project {
         project
     }
 
+    /// As [`Project::new`] on `mongod`, marked as development, its database filled with `documents` documents; see [`fill`].
+    pub(crate) async fn filled(mongod: &Mongod, documents: usize) -> Self {
+        let project = Self::new(&mongod.uri());
+        project.mark();
+        fill(mongod, &project.database, documents).await;
+        project
+    }
+
     /// Writes `mainstay.toml` again; `more` is appended.
     pub(crate) fn configure(&self, mongo_url: &str, repository_url: &str, more: &str) {
         let text = format!(
