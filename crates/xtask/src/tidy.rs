@@ -196,7 +196,7 @@ fn leftover(line: &str, is_rust: bool) -> Option<&'static str> {
 fn machine_path(line: &str) -> Option<&'static str> {
     const PLACES: &[&str] =
         &[concat!("/ro", "ot/"), concat!("/ho", "me/"), concat!("/wo", "rk/"), concat!("/Us", "ers/")];
-    // A path begins a word; `https://host/home/` and `a/work/b` are none.
+    // A path begins a word; `https://host/home/` and `a/home/b` are none.
     PLACES.iter().copied().find(|place| {
         line.match_indices(place).any(|(at, _)| {
             !line[..at].ends_with(|c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '}' | '>'))
@@ -344,7 +344,7 @@ mod tests {
     fn paths_of_machines_are_found() {
         assert!(machine_path(concat!("let x = \"/ro", "ot/.cache\";")).is_some());
         assert!(machine_path(concat!("see https://host.example/ho", "me/page")).is_none());
-        assert!(machine_path("<repository>/work/file").is_none());
+        assert!(machine_path("<repository>/home/file").is_none());
     }
 
     #[test]
