@@ -113,6 +113,10 @@ pub enum SnapshotRequest {
     DuringScan,
 }
 
+/// A fingerprint that begins so does not tell the server from others like it: the user may not see what would. Nothing that destroys may
+/// rest on it.
+pub const UNIDENTIFIED: &str = "unidentified";
+
 /// What a server says of itself before a backup or a restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerFacts {

@@ -12,7 +12,7 @@ pub use digest::{DocumentDigest, ParseDigestError};
 pub use documents::{
     CollectionInfo, CollectionKind, Consistency, DocumentBatch, DocumentFailure, DocumentSink,
     DocumentSource, DocumentStream, FrameError, LoadOutcome, Loader, Namespace, PreparedScan, ScanRange,
-    ServerFacts, Snapshot, SnapshotRequest, data_namespace, document_frames,
+    ServerFacts, Snapshot, SnapshotRequest, UNIDENTIFIED, data_namespace, document_frames,
 };
 pub use metadata::metadata_differences;
 pub use probe::{Probe, StoreFacts};

@@ -10,7 +10,7 @@
 
 use async_trait::async_trait;
 use bson::{Bson, Document, rawdoc};
-use mainstay_engine::{Namespace, Probe, ServerFacts, StoreFacts};
+use mainstay_engine::{Namespace, Probe, ServerFacts, StoreFacts, UNIDENTIFIED};
 use mainstay_guard::{Marker, Permit};
 use mainstay_model::{ByteSize, Error, ErrorKind, Finding, Result, ResultExt, Severity, StoreKind};
 
@@ -164,7 +164,7 @@ pub(crate) async fn fingerprint(server: &MongoServer, hello: &Document) -> Resul
     }
     Ok(match permitted(read_marker(server).await)?.flatten() {
         Some(marker) => format!("marker-{}", marker.id),
-        None => format!("unidentified {}", topology.describe()),
+        None => format!("{UNIDENTIFIED} {}", topology.describe()),
     })
 }
 

@@ -266,6 +266,26 @@ async fn a_killed_restore_leaves_old_or_new_and_continues() {
     project.run(&["audit", "verify"]).expect(0);
 }
 
+/// Whoever comes second must see what the first has done, whenever it comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_plan_applied_by_several_at_once_is_applied_once() {
+    let mongod = shared_mongod();
+    let project = Project::filled(mongod, 2_000).await;
+    let before = mongod.db_hash(&project.database).await.unwrap();
+    project.back_up();
+    let users = mongod.oracle().await.database(&project.database).collection::<Document>("users");
+    users.update_many(doc! {}, doc! { "$set": { "spoiled": true } }).await.unwrap();
+    let hash = project.plan_restore(&["latest", "--drop"]);
+    let children: Vec<_> =
+        (0..4).map(|_| project.spawn(&["restore", "apply", "plan.json", "--approve", &hash])).collect();
+    let outputs: Vec<_> = children.into_iter().map(|child| child.wait_with_output().unwrap()).collect();
+    let statuses: Vec<_> = outputs.iter().map(|output| output.status.code().unwrap()).collect();
+    assert_eq!(statuses.iter().filter(|status| **status == 0).count(), 1, "{outputs:?}");
+    assert!(statuses.iter().all(|status| [0, 9, 10].contains(status)), "{outputs:?}");
+    assert_eq!(mongod.db_hash(&project.database).await.unwrap(), before);
+    project.run(&["audit", "verify"]).expect(0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_restore_can_be_given_up() {
     let mongod = Mongod::start().unwrap();

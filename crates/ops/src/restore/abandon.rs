@@ -12,7 +12,7 @@ use mainstay_repository::Repository;
 use serde::{Deserialize, Serialize};
 
 use super::OPERATION_ABANDON;
-use super::apply::{RestoreContext, leased};
+use super::apply::{RestoreContext, leased, stoppable};
 use super::plan::{Parameters, Way, existing_collections, server_assumption};
 use super::run::{self, Ending, Event, Progress, Run, Stage};
 use crate::contents::DocumentSetContents;
@@ -126,8 +126,8 @@ pub async fn abandon(context: &RestoreContext<'_>, plan: &Plan, permit: &Permit)
             Error::new(ErrorKind::Usage, "the plan's parameters are not those of giving up a restore")
                 .with_source(source)
         })?;
-    leased(context, &plan.target.fingerprint, async |_| {
-        abandon_leased(context, &parameters.run, permit).await
+    leased(context, &plan.target.fingerprint, async |lease| {
+        stoppable(context, lease, abandon_leased(context, &parameters.run, permit)).await
     })
     .await
 }

@@ -80,17 +80,17 @@ pub async fn apply(context: &RestoreContext<'_>, plan: &Plan, permit: &Permit) -
     let parameters = Parameters::of(plan)?;
     let set =
         context.repository.set(Some(StoreKind::Mongo), &parameters.set).await.context("open backup set")?;
-    let run = Run::open(context.repository, plan).await?;
     let work = async |lease: &KeptLease| {
+        // Under the lease: what the journal says must stay true until this process has acted on it.
+        let run = Run::open(context.repository, plan).await?;
         let restore = Restore { context, plan, parameters: &parameters, set: &set, permit, run: &run, lease };
-        restore.run().await
+        let outcome = stoppable(context, lease, restore.run()).await;
+        outcome.map_err(|error| with_state_of(error, &run, parameters.items.len()))
     };
-    let outcome = leased(context, &plan.target.fingerprint, work).await;
-    outcome.map_err(|error| with_state_of(error, &run, parameters.items.len()))
+    leased(context, &plan.target.fingerprint, work).await
 }
 
-/// Does `work` while holding the lease of restores into one server; stops it when cancelled or when the lease is lost. A lease that cannot
-/// be given back runs out by itself.
+/// Does `work` while holding the lease of restores into one server. A lease that cannot be given back runs out by itself.
 pub(super) async fn leased<T>(
     context: &RestoreContext<'_>,
     fingerprint: &str,
@@ -102,27 +102,34 @@ pub(super) async fn leased<T>(
         .await
         .context("take the restore lease of this server")?
         .keep();
-    let outcome = tokio::select! {
-        outcome = work(&lease) => outcome,
-        () = context.cancel.cancelled() => Err(interrupted()),
-        () = lease.lost().cancelled_owned() => Err(lost(&lease)),
-    };
+    let outcome = work(&lease).await;
     if let Err(error) = lease.release().await {
         context.observer.notice(&format!("warning: the restore lease stays until it runs out: {error}"));
     }
     outcome
 }
 
-fn interrupted() -> Error {
-    Error::new(ErrorKind::Interrupted, "the restore was stopped on request")
-        .with_state("what is in place stays, under every other name stands what stood there before")
+/// Does `work` until it ends, is cancelled, or the lease is lost.
+pub(super) async fn stoppable<T>(
+    context: &RestoreContext<'_>,
+    lease: &KeptLease,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::select! {
+        outcome = work => outcome,
+        () = context.cancel.cancelled() => {
+            Err(Error::new(ErrorKind::Interrupted, "the restore was stopped on request").with_state(STOPPED))
+        }
+        () = lease.lost().cancelled_owned() => {
+            let lost = || Error::new(ErrorKind::Locked, "the restore lease was lost");
+            Err(lease.check().err().unwrap_or_else(lost).with_state(STOPPED))
+        }
+    }
 }
 
-fn lost(lease: &KeptLease) -> Error {
-    let error =
-        lease.check().err().unwrap_or_else(|| Error::new(ErrorKind::Locked, "the restore lease was lost"));
-    error.with_state("what is in place stays; under every other name stands what stood there before")
-}
+/// How the server stands when a run was stopped from outside.
+const STOPPED: &str = "what is in place stays, and under every other name stands what stood there before; \
+                       a view or time series that was being replaced may be missing until the run continues";
 
 /// Tells how far the run has come, and how to go on.
 fn with_state_of(error: Error, run: &Run, total: usize) -> Error {
@@ -315,7 +322,7 @@ pub(super) fn is_own(uuid: Option<&String>, standing: Option<&CollectionInfo>) -
 /// A refusal in the middle of a run must not say that nothing was changed.
 fn after_begin(error: Error) -> Error {
     error
-        .with_state("what an earlier try put in place stays; under every other name stands what stood there before")
+        .with_state(STOPPED)
         .with_hint("`mainstay restore list` shows the run; give it up with `mainstay restore abandon RUN`, then plan again")
 }
 

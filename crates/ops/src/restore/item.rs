@@ -157,8 +157,15 @@ impl ItemWork<'_> {
         self.check_target_unmoved().await?;
         self.record(Event::Placing { item: self.index, uuid: filled.uuid.clone() }).await?;
         self.put_in_place(&shadow).await.map_err(|error| {
+            let error = error.context("put the new data in place");
+            if matches!(
+                error.kind(),
+                ErrorKind::Conflict | ErrorKind::Locked | ErrorKind::Refused | ErrorKind::Auth
+            ) {
+                // Refused before anything was done.
+                return error;
+            }
             error
-                .context("put the new data in place")
                 .with_state(format!(
                     "whether {} holds the old or the new data is not known",
                     self.item.target

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mainstay_engine::{CollectionInfo, CollectionKind, DocumentSource, Namespace, metadata_differences};
+use mainstay_engine::{
+    CollectionInfo, CollectionKind, DocumentSource, Namespace, UNIDENTIFIED, metadata_differences,
+};
 use mainstay_guard::operation;
 use mainstay_model::{
     Assumption, Blake3, BlastRadius, ByteSize, Clock, Count, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep,
@@ -175,6 +177,7 @@ pub async fn plan(
     let mut assumptions = vec![manifest_assumption(set), server_assumption(&target)];
     assumptions.extend(items.iter().map(|item| target_assumption(&item.target, existing.get(&item.target))));
     let operation_name = operation_of(&items);
+    check_identified(&target, operation_name)?;
     let created_at = clock.now();
     Ok(Plan {
         format: PLAN_FORMAT,
@@ -323,6 +326,19 @@ fn way(
     }
 }
 
+/// Refuses to replace or load into anything on a server that cannot be told from others.
+fn check_identified(target: &Target, operation_name: &str) -> Result<()> {
+    if operation_name == OPERATION_NEW || !target.fingerprint.starts_with(UNIDENTIFIED) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Precondition,
+        format!("the server at {} cannot be told from others: this user may see nothing that identifies it", target.address),
+    )
+    .with_state("nothing was changed")
+    .with_hint("mark the environment (`mainstay environment mark --store mongo`), or restore as a user who may run replSetGetConfig"))
+}
+
 /// Loading into something of another kind would make something that neither was.
 fn check_kinds(record: &CollectionRecord, existing: Option<&CollectionInfo>, way: Way) -> Result<()> {
     let Some(existing) = existing.filter(|existing| existing.kind != record.kind) else { return Ok(()) };
@@ -439,4 +455,27 @@ fn phrase(items: &[Item], target: &Target, documents: u64) -> String {
     let databases: BTreeSet<&str> = items.iter().map(|item| item.target.database.as_str()).collect();
     let databases = databases.into_iter().collect::<Vec<_>>().join("+");
     format!("restore {databases}@{} {} documents", target.environment, Count(documents))
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_model::{EnvironmentClass, StoreKind};
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_destroyed_on_a_server_that_could_be_another() {
+        let target = |fingerprint: &str| Target {
+            environment: "shop".to_owned(),
+            class: EnvironmentClass::Development,
+            store: StoreKind::Mongo,
+            fingerprint: fingerprint.to_owned(),
+            address: "127.0.0.1:27017".to_owned(),
+        };
+        let unknown = target("unidentified replica set rs0");
+        assert!(check_identified(&unknown, OPERATION_NEW).is_ok());
+        assert!(check_identified(&unknown, OPERATION_DROP).is_err());
+        assert!(check_identified(&unknown, OPERATION_MERGE).is_err());
+        assert!(check_identified(&target("replica-set-65"), OPERATION_DROP).is_ok());
+    }
 }
