@@ -5,7 +5,7 @@
 //! add up. It tells accidents, not forgery: stored objects carry BLAKE3 for that.
 
 use std::fmt;
-use std::ops::AddAssign;
+use std::ops::{AddAssign, SubAssign};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,15 @@ impl AddAssign for DocumentDigest {
         self.documents += other.documents;
         self.bytes += other.bytes;
         self.sum = self.sum.wrapping_add(other.sum);
+    }
+}
+
+/// Takes documents out of a set that they are part of.
+impl SubAssign for DocumentDigest {
+    fn sub_assign(&mut self, other: Self) {
+        self.documents = self.documents.wrapping_sub(other.documents);
+        self.bytes = self.bytes.wrapping_sub(other.bytes);
+        self.sum = self.sum.wrapping_sub(other.sum);
     }
 }
 
@@ -116,5 +125,12 @@ mod tests {
         let mut other = DocumentDigest::default();
         other.add_concatenation(&[WITH_NULL, WITH_NULL, EMPTY].concat()).unwrap();
         assert_ne!(whole, other);
+        let mut exchanged = whole;
+        let (mut empty, mut null) = (DocumentDigest::default(), DocumentDigest::default());
+        empty.add_document(EMPTY);
+        null.add_document(WITH_NULL);
+        exchanged -= empty;
+        exchanged += null;
+        assert_eq!(exchanged, other);
     }
 }

@@ -15,6 +15,8 @@ use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{OpTime, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::changes::CollectionIdentity;
+
 /// A database and a collection. Written `database.collection`; the collection may itself contain dots.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Namespace {
@@ -64,6 +66,8 @@ pub struct CollectionInfo {
     pub estimate: Work,
     /// How many indexes, `_id` included.
     pub index_count: u32,
+    /// What the server calls the collection that holds its documents; `None` for views.
+    pub identity: Option<CollectionIdentity>,
     /// Options, indexes, uuid, name and type in the form of mongodump's `.metadata.json`: one line of canonical Extended JSON v2.
     pub metadata: String,
 }
@@ -169,6 +173,9 @@ pub trait DocumentSource: Send + Sync {
     /// The collections of `database`, by name, with their metadata; the server's own `system.*` are left out, bucket collections too.
     /// A database that does not exist gives an empty list.
     async fn collections(&self, database: &str) -> Result<Vec<CollectionInfo>>;
+
+    /// The newest operation that any reader may meet now; `None` where there is no history (a standalone).
+    async fn position(&self) -> Result<Option<OpTime>>;
 
     /// Fixes a moment to read at.
     ///

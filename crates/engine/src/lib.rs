@@ -3,11 +3,17 @@
 //! Operations know these traits and no adapter; adapters implement these traits and know no operation; the binary hands the one to the
 //! other. Documents cross as whole batches of raw bytes ([`DocumentBatch`]): nobody here decodes them.
 
+mod changes;
 mod digest;
 mod documents;
 mod metadata;
 mod probe;
 
+pub use changes::{
+    ChangeAnchor, ChangeBatch, ChangeCounts, ChangeLogFacts, ChangeReplay, ChangeSource, ChangeStream,
+    ChangeSurvey, CollectionIdentity, ContinuityBreak, Followed, PointCollection, ReplayTarget, Replayed,
+    Replayer, StoredCollection, Surveyed, Until,
+};
 pub use digest::{DocumentDigest, ParseDigestError};
 pub use documents::{
     CollectionInfo, CollectionKind, Consistency, DocumentBatch, DocumentFailure, DocumentSink,

@@ -9,10 +9,12 @@
 //! may not ask for them gets the number of documents from `count`, and no bytes; one who may not count either gets an error, because zero
 //! would say that nothing is there. A collection dropped while the listing runs is left out.
 
+use std::collections::BTreeMap;
+
 use bson::raw::RawDocument;
 use bson::{RawDocumentBuf, rawdoc};
 use futures::{StreamExt as _, TryStreamExt as _};
-use mainstay_engine::{CollectionInfo, CollectionKind, Namespace};
+use mainstay_engine::{CollectionIdentity, CollectionInfo, CollectionKind, Namespace};
 use mainstay_model::progress::Work;
 use mainstay_model::{ErrorKind, Result, ResultExt};
 
@@ -48,8 +50,9 @@ fn is_user_collection(name: &str) -> bool {
 /// The collections of `database`, by name.
 pub(crate) async fn collections(server: &MongoServer, database: &str) -> Result<Vec<CollectionInfo>> {
     let specs = server.list(database, rawdoc! { "listCollections": 1, "cursor": {} }).await?;
+    let buckets = bucket_identities(&specs);
     let described: Vec<Option<CollectionInfo>> =
-        futures::stream::iter(specs.into_iter().map(|spec| describe(server, database, spec)))
+        futures::stream::iter(specs.into_iter().map(|spec| describe(server, database, spec, &buckets)))
             .buffer_unordered(CONCURRENCY)
             .try_collect()
             .await?;
@@ -63,6 +66,7 @@ async fn describe(
     server: &MongoServer,
     database: &str,
     spec: RawDocumentBuf,
+    buckets: &BTreeMap<String, String>,
 ) -> Result<Option<CollectionInfo>> {
     let name = spec.get_str("name").unwrap_or_default();
     if !is_user_collection(name) {
@@ -88,6 +92,11 @@ async fn describe(
         clustered: metadata.is_clustered(),
         estimate: Work::default(),
         index_count: u32::try_from(metadata.indexes.len()).unwrap_or(u32::MAX),
+        identity: match kind {
+            CollectionKind::TimeSeries => buckets.get(name).cloned(),
+            CollectionKind::Collection | CollectionKind::View => metadata.uuid.clone(),
+        }
+        .map(CollectionIdentity),
         metadata: metadata.to_text().with_context(|| format!("describe {namespace}"))?,
         namespace,
     };
@@ -115,6 +124,14 @@ pub(crate) async fn find(server: &MongoServer, namespace: &Namespace) -> Result<
     let command =
         rawdoc! { "listCollections": 1, "filter": { "name": namespace.collection.as_str() }, "cursor": {} };
     Ok(server.list(&namespace.database, command).await?.into_iter().next())
+}
+
+/// The UUIDs of the bucket collections among `specs`, by the names of their time series.
+fn bucket_identities(specs: &[RawDocumentBuf]) -> BTreeMap<String, String> {
+    let identity = |spec: &RawDocumentBuf| {
+        Some((spec.get_str("name").ok()?.strip_prefix("system.buckets.")?.to_owned(), uuid_of(spec)?))
+    };
+    specs.iter().filter_map(identity).collect()
 }
 
 fn uuid_of(spec: &RawDocument) -> Option<String> {

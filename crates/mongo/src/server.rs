@@ -15,12 +15,13 @@ use mainstay_engine::{
 };
 use mainstay_guard::Permit;
 use mainstay_model::progress::Observer;
-use mainstay_model::{Error, ErrorKind, Result, ResultExt, StoreKind};
+use mainstay_model::{Error, ErrorKind, OpTime, Result, ResultExt, StoreKind};
 use mongodb::options::ServerAddress;
 
 use crate::config::{self, MongoConfig, RetryPolicy};
 use crate::create::Occupant;
 use crate::error::{self, driver_code, driver_error};
+use crate::topology::{Topology, optime};
 use crate::wire::{Connection, Endpoint, WireOptions};
 use crate::{catalog, create, load, probe, scan};
 
@@ -286,6 +287,11 @@ impl DocumentSource for MongoServer {
 
     async fn collections(&self, database: &str) -> Result<Vec<CollectionInfo>> {
         catalog::collections(self, database).await
+    }
+
+    async fn position(&self) -> Result<Option<OpTime>> {
+        let hello = self.hello().await?;
+        Ok(Topology::of(&hello).moment(&hello).ok().map(optime))
     }
 
     async fn snapshot(&self, request: SnapshotRequest) -> Result<Arc<dyn Snapshot>> {

@@ -1,6 +1,7 @@
 //! What kind of deployment answers, read from its `hello`.
 
 use bson::{Document, Timestamp};
+use mainstay_model::OpTime;
 
 /// The wire version of MongoDB 5.0, the first with snapshot reads outside transactions.
 const WIRE_VERSION_5_0: i32 = 13;
@@ -76,6 +77,11 @@ impl Topology {
             .or_else(|_| cluster_time())
             .map_err(|_| "the server tells no operation time".to_owned())
     }
+}
+
+/// The server's timestamp as a position.
+pub(crate) fn optime(at: Timestamp) -> OpTime {
+    OpTime { seconds: at.time, increment: at.increment }
 }
 
 #[cfg(test)]

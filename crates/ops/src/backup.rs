@@ -10,13 +10,13 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 use mainstay_engine::{
     CollectionInfo, CollectionKind, Consistency, DocumentBatch, DocumentDigest, DocumentSource, PreparedScan,
-    ScanRange, ServerFacts, Snapshot, SnapshotRequest,
+    ScanRange, Snapshot, SnapshotRequest,
 };
 use mainstay_guard::Permit;
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{
-    BlastRadius, ByteSize, Clock, Count, Effect, Error, ErrorKind, ObjectName, PLAN_FORMAT, Plan, PlanStep,
-    Result, ResultExt, StoreKind, Target,
+    BlastRadius, ByteSize, Clock, Count, Effect, Error, ErrorKind, ObjectName, OpTime, PLAN_FORMAT, Plan,
+    PlanStep, Result, ResultExt, StoreKind, Target,
 };
 use mainstay_repository::{ObjectSink, Repository, Set, SetWriter};
 use serde::{Deserialize, Serialize};
@@ -199,24 +199,29 @@ async fn write_contents(
     let snapshot =
         context.source.snapshot(parameters.snapshot.into()).await.context("fix a moment to read at")?;
     tell_consistency(context.observer, snapshot.consistency());
+    let before_listing = context.source.position().await.context("ask the server for its position")?;
     let mut collections = parameters.selection.resolve(context.source).await?;
+    let listed = context.source.position().await.context("ask the server for its position")?;
     collections.sort_by_key(|collection| std::cmp::Reverse(collection.estimate.bytes));
     context.observer.phase("back up");
     context.observer.expect(total_estimate(&collections));
 
-    let scan = Scan { context, writer, snapshot, scan_count_max };
+    let scan = Scan { context, writer, snapshot, before_listing, scan_count_max };
     let mut records = scan.collections(&collections).await?;
     records.sort_by(|one, other| one.namespace.cmp(&other.namespace));
-    Ok(contents_of(environment, server, scan.snapshot.consistency().clone(), records))
-}
-
-fn contents_of(
-    environment: &str,
-    server: ServerFacts,
-    consistency: Consistency,
-    collections: Vec<CollectionRecord>,
-) -> DocumentSetContents {
-    DocumentSetContents { environment: environment.to_owned(), server, consistency, collections }
+    let consistency = scan.snapshot.consistency().clone();
+    let settled = if records.iter().all(|record| record.consistency == consistency) {
+        listed
+    } else {
+        context.source.position().await.context("ask the server for its position")?
+    };
+    Ok(DocumentSetContents {
+        environment: environment.to_owned(),
+        server,
+        consistency,
+        settled,
+        collections: records,
+    })
 }
 
 fn total_estimate(collections: &[CollectionInfo]) -> Work {
@@ -247,6 +252,8 @@ struct Scan<'a> {
     context: &'a BackupContext<'a>,
     writer: &'a SetWriter,
     snapshot: Arc<dyn Snapshot>,
+    /// The server's position before any collection was looked at.
+    before_listing: Option<OpTime>,
     scan_count_max: usize,
 }
 
@@ -320,6 +327,11 @@ impl Scan<'_> {
             namespace: info.namespace.clone(),
             kind: info.kind,
             capped: info.capped,
+            holds_through: match &consistency {
+                Consistency::ClusterTime { at } => Some(*at),
+                Consistency::DuringScan { .. } => self.before_listing,
+            },
+            identity: info.identity.clone(),
             consistency,
             index_count: info.index_count,
             metadata,

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use mainstay_engine::{CollectionKind, Consistency, DocumentDigest, Namespace, ServerFacts};
-use mainstay_model::{Error, ErrorKind, ObjectName, Result};
+use mainstay_engine::{
+    CollectionIdentity, CollectionKind, Consistency, DocumentDigest, Namespace, ServerFacts,
+};
+use mainstay_model::{Error, ErrorKind, ObjectName, OpTime, Result};
 use serde::{Deserialize, Serialize};
 
 /// The role of objects that hold options and indexes.
@@ -23,6 +25,10 @@ pub struct DocumentSetContents {
     pub server: ServerFacts,
     /// The moment the set shows; single collections may differ and say so.
     pub consistency: Consistency,
+    /// The earliest moment that the set and the change log after it can be brought to: by then every collection had been listed and every
+    /// one that was read outside the moment had been read. `None` where there is no change log, and in sets of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled: Option<OpTime>,
     /// The collections, by name.
     pub collections: Vec<CollectionRecord>,
 }
@@ -39,6 +45,13 @@ pub struct CollectionRecord {
     pub capped: bool,
     /// The moment its documents show.
     pub consistency: Consistency,
+    /// Which collection it was, whatever its name before and after; `None` for views.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<CollectionIdentity>,
+    /// Changes up to and including this position are in its documents; later ones may be when it was read outside the moment. `None`
+    /// where there is no change log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holds_through: Option<OpTime>,
     /// How many indexes the metadata describes.
     pub index_count: u32,
     /// The object with options and indexes, in the form of mongodump's `.metadata.json`.

@@ -24,12 +24,12 @@ use mainstay_engine::{
     CollectionInfo, CollectionKind, Consistency, DocumentStream, Namespace, PreparedScan, ScanRange,
     Snapshot, SnapshotRequest,
 };
-use mainstay_model::{Error, ErrorKind, OpTime, Result};
+use mainstay_model::{Error, ErrorKind, Result};
 
 use crate::error::code;
 use crate::metadata::Metadata;
 use crate::server::MongoServer;
-use crate::topology::Topology;
+use crate::topology::{Topology, optime};
 use bounds::Bounds;
 use stream::{CursorPlan, MongoStream};
 
@@ -163,10 +163,6 @@ fn average_bytes(collection: &CollectionInfo) -> u64 {
         .checked_div(collection.estimate.items)
         .filter(|bytes| *bytes > 0)
         .unwrap_or(1_024)
-}
-
-fn optime(at: Timestamp) -> OpTime {
-    OpTime { seconds: at.time, increment: at.increment }
 }
 
 fn cluster_time(at: Timestamp) -> Consistency {
