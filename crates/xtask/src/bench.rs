@@ -5,18 +5,22 @@
 //! Medians over the runs; pairs alternate, so that a noisy neighbour hits both.
 
 use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use mainstay_testkit::servers::Mongod;
-use mongodb::bson::doc;
+use mongodb::IndexModel;
+use mongodb::bson::{Bson, Document, doc};
 use wait4::Wait4;
 
 use crate::Outcome;
 use crate::programs::{build, plan_hash, target_folder};
 
 const DATABASE: &str = "bench";
+const COLLECTION: &str = "orders";
 const RESTORED: &str = "bench_restored";
 
 /// What may be said after `cargo xtask bench`.
@@ -34,9 +38,16 @@ enum Subject {
 
 #[derive(clap::Args)]
 struct MongoArguments {
-    /// BSON bytes of the one collection that is measured, such as 1GiB.
-    #[arg(long, default_value = "1GiB")]
-    bytes: String,
+    /// BSON bytes of the one collection that is measured, such as 1GiB; several sizes, separated by commas, are measured one after the
+    /// other.
+    #[arg(long, default_value = "1GiB", value_delimiter = ',')]
+    bytes: Vec<String>,
+    /// Secondary indexes of the collection, at most 4: what a restore builds again.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=4))]
+    indexes: u8,
+    /// What is measured.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["backup", "dump", "restore"])]
+    only: Vec<Part>,
     /// Runs of each program.
     #[arg(long, default_value_t = 3)]
     runs: usize,
@@ -44,6 +55,25 @@ struct MongoArguments {
     #[arg(long, default_value_t = 4.0)]
     cache: f64,
 }
+
+/// A part of the measurements.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// `backup create` beside `mongodump` into files.
+    Backup,
+    /// `mongo dump` beside `mongodump`, into a pipe and compressed into files.
+    Dump,
+    /// `restore apply` beside `mongorestore`.
+    Restore,
+}
+
+/// The secondary indexes, by ascending cost to build.
+const INDEXES: [&[(&str, i32)]; 4] = [
+    &[("number", 1)],
+    &[("createdAt", 1), ("status", 1)],
+    &[("customer.id", 1)],
+    &[("status", 1), ("total", -1)],
+];
 
 /// What one run of one program cost.
 #[derive(Clone, Copy, Default)]
@@ -78,14 +108,32 @@ struct Bench {
 
 fn mongo(arguments: &MongoArguments) -> Outcome {
     crate::engines::install()?;
-    let bench = Bench::set_up(arguments)?;
-    let peers = ["mongodump", "mongorestore"].map(on_path);
-    describe(&bench, &peers);
-    let backups = measure(arguments.runs, &bench.backups(peers[0].as_deref()), &bench)?;
-    print_table("backup", &backups, bench.raw_bytes);
-    bench.leave_one_of_each(peers[0].as_deref())?;
-    let restores = measure(arguments.runs, &bench.restores(peers[1].as_deref()), &bench)?;
-    print_table("restore (verified before, proven after)", &restores, bench.raw_bytes);
+    for bytes in &arguments.bytes {
+        measure_size(arguments, bytes)?;
+    }
+    Ok(())
+}
+
+fn measure_size(arguments: &MongoArguments, bytes: &str) -> Outcome {
+    let bench = Bench::set_up(arguments, bytes)?;
+    let [mongodump, mongorestore] = ["mongodump", "mongorestore"].map(on_path);
+    describe(&bench, arguments.indexes, &[mongodump.clone(), mongorestore.clone()]);
+    let wants = |part| arguments.only.contains(&part);
+    if wants(Part::Backup) {
+        let costs = measure(arguments.runs, &bench.backups(mongodump.as_deref()), &bench)?;
+        print_table("backup", &costs, bench.raw_bytes);
+    }
+    if wants(Part::Dump) {
+        let costs = measure(arguments.runs, &bench.pipes(mongodump.as_deref()), &bench)?;
+        print_table("archive, nothing compressed, into a pipe", &costs, bench.raw_bytes);
+        let costs = measure(arguments.runs, &bench.gzips(mongodump.as_deref()), &bench)?;
+        print_table("archive, gzip, into a file", &costs, bench.raw_bytes);
+    }
+    if wants(Part::Restore) {
+        bench.leave_one_of_each(mongodump.as_deref())?;
+        let costs = measure(arguments.runs, &bench.restores(mongorestore.as_deref()), &bench)?;
+        print_table("restore (verified before, proven after)", &costs, bench.raw_bytes);
+    }
     Ok(())
 }
 
@@ -94,7 +142,17 @@ struct Subjected {
     name: &'static str,
     before: Vec<Prepare>,
     command: Vec<String>,
-    output: Option<PathBuf>,
+    output: Output,
+}
+
+/// Where a program's output goes.
+enum Output {
+    /// Nowhere, or into a server.
+    None,
+    /// Into a file or a folder.
+    Path(PathBuf),
+    /// To standard output, a pipe that is read as fast as it is filled.
+    Pipe,
 }
 
 enum Prepare {
@@ -105,7 +163,7 @@ enum Prepare {
 }
 
 impl Bench {
-    fn set_up(arguments: &MongoArguments) -> Result<Self, Box<dyn std::error::Error>> {
+    fn set_up(arguments: &MongoArguments, bytes: &str) -> Result<Self, Box<dyn std::error::Error>> {
         let folder = target_folder().join("bench");
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
@@ -114,7 +172,7 @@ impl Bench {
         let [mainstay, marketplace] = build(["mainstay", "marketplace"], true)?;
         let mongod = Mongod::options().cache_gib(arguments.cache).start()?;
         let status = Command::new(marketplace)
-            .args(["load", "--db", DATABASE, "--bulk-bytes", &arguments.bytes, "--scale", "0"])
+            .args(["load", "--db", DATABASE, "--bulk-bytes", bytes, "--scale", "0"])
             .env("MARKETPLACE_MONGO_URL", mongod.uri())
             .status()?;
         if !status.success() {
@@ -127,7 +185,16 @@ impl Bench {
         fs::write(folder.join("mainstay.toml"), configuration)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let raw_bytes = runtime.block_on(async {
-            let stats = mongod.oracle().await.database(DATABASE).run_command(doc! { "dbStats": 1 }).await?;
+            let database = mongod.oracle().await.database(DATABASE);
+            for keys in &INDEXES[..usize::from(arguments.indexes)] {
+                let keys: Document =
+                    keys.iter().map(|(key, order)| ((*key).to_owned(), Bson::from(*order))).collect();
+                database
+                    .collection::<Document>(COLLECTION)
+                    .create_index(IndexModel::builder().keys(keys).build())
+                    .await?;
+            }
+            let stats = database.run_command(doc! { "dbStats": 1 }).await?;
             Ok::<_, mongodb::error::Error>(stats.get_f64("dataSize").unwrap_or_default() as u64)
         })?;
         let bench = Self { mongod, folder, mainstay, raw_bytes, runtime };
@@ -171,7 +238,7 @@ impl Bench {
             name: "mainstay backup create",
             before: vec![Prepare::RemoveFolder(repository.clone())],
             command: self.own(&["--quiet", "backup", "create", "--store", "mongo"]),
-            output: Some(repository),
+            output: Output::Path(repository),
         }];
         if let Some(mongodump) = mongodump {
             for (name, file, gzip) in [
@@ -183,9 +250,41 @@ impl Bench {
                 let mut options = vec!["--db", DATABASE, &target];
                 options.extend(gzip.then_some("--gzip"));
                 let command = self.peer(mongodump, &options);
-                subjects.push(Subjected { name, before: Vec::new(), command, output: Some(archive) });
+                subjects.push(Subjected { name, before: Vec::new(), command, output: Output::Path(archive) });
             }
         }
+        subjects
+    }
+
+    fn pipes(&self, mongodump: Option<&Path>) -> Vec<Subjected> {
+        let piped = |name, command| Subjected { name, before: Vec::new(), command, output: Output::Pipe };
+        let own = self.own(&["--quiet", "mongo", "dump", "--db", DATABASE, "--output", "-"]);
+        let mut subjects = vec![piped("mainstay mongo dump", own)];
+        subjects.extend(mongodump.map(|program| {
+            piped("mongodump --archive", self.peer(program, &["--db", DATABASE, "--archive"]))
+        }));
+        subjects
+    }
+
+    fn gzips(&self, mongodump: Option<&Path>) -> Vec<Subjected> {
+        let (own, other) = (self.path("own.archive.gz"), self.path("gzip.archive"));
+        let file = own.display().to_string();
+        let mut subjects = vec![Subjected {
+            name: "mainstay mongo dump --gzip",
+            before: vec![Prepare::RemoveFile(own.clone())],
+            command: self.own(&["--quiet", "mongo", "dump", "--db", DATABASE, "--gzip", "--output", &file]),
+            output: Output::Path(own),
+        }];
+        subjects.extend(mongodump.map(|program| {
+            let target = format!("--archive={}", other.display());
+            let command = self.peer(program, &["--db", DATABASE, &target, "--gzip"]);
+            Subjected {
+                name: "mongodump --archive --gzip",
+                before: Vec::new(),
+                command,
+                output: Output::Path(other),
+            }
+        }));
         subjects
     }
 
@@ -208,7 +307,7 @@ impl Bench {
                 Prepare::Run(plan),
             ],
             command: self.own(&["--quiet", "restore", "apply", "bench.plan.json"]),
-            output: None,
+            output: Output::None,
         }];
         if let Some(mongorestore) = mongorestore {
             for (name, file, gzip) in [
@@ -220,7 +319,8 @@ impl Bench {
                 let mut options = vec![&source, &from, &to, "--numInsertionWorkersPerCollection=4"];
                 options.extend(gzip.then_some("--gzip"));
                 let command = self.peer(mongorestore, &options);
-                subjects.push(Subjected { name, before: vec![Prepare::DropRestored], command, output: None });
+                let before = vec![Prepare::DropRestored];
+                subjects.push(Subjected { name, before, command, output: Output::None });
             }
         }
         subjects
@@ -229,7 +329,7 @@ impl Bench {
     /// Makes sure that there is a set and an archive of each kind to restore from.
     fn leave_one_of_each(&self, mongodump: Option<&Path>) -> Outcome {
         for subject in self.backups(mongodump) {
-            if !subject.output.as_ref().is_some_and(|output| output.exists()) {
+            if !matches!(&subject.output, Output::Path(path) if path.exists()) {
                 self.run_once(&subject)?;
             }
         }
@@ -242,8 +342,15 @@ impl Bench {
         }
         let server_before = self.server_cpu()?;
         let began = Instant::now();
-        let mut child = self.command(&subject.command).spawn()?;
+        let mut command = self.command(&subject.command);
+        if matches!(subject.output, Output::Pipe) {
+            command.stdout(Stdio::piped());
+        }
+        let mut child = command.spawn()?;
+        let drained = drain(&mut child);
         let usage = child.wait4()?;
+        let piped_bytes =
+            drained.map_or(Ok(0), |thread| thread.join().expect("reading a pipe does not panic"))?;
         let wall = began.elapsed();
         if !usage.status.success() {
             return Err(format!("{} ended with {}", subject.name, usage.status).into());
@@ -253,7 +360,11 @@ impl Bench {
             program_cpu: usage.rusage.utime + usage.rusage.stime,
             server_cpu: self.server_cpu()?.saturating_sub(server_before),
             memory_bytes: usage.rusage.maxrss,
-            output_bytes: subject.output.as_deref().map_or(Ok(0), bytes_below)?,
+            output_bytes: match &subject.output {
+                Output::None => 0,
+                Output::Path(path) => bytes_below(path)?,
+                Output::Pipe => piped_bytes,
+            },
         })
     }
 
@@ -293,6 +404,20 @@ impl Bench {
     }
 }
 
+/// Reads the child's standard output to its end, if it is a pipe, and counts.
+fn drain(child: &mut Child) -> Option<thread::JoinHandle<io::Result<u64>>> {
+    let mut pipe = child.stdout.take()?;
+    Some(thread::spawn(move || {
+        let (mut buffer, mut bytes) = (vec![0; 1 << 20], 0);
+        loop {
+            match pipe.read(&mut buffer)? {
+                0 => return Ok(bytes),
+                length => bytes += length as u64,
+            }
+        }
+    }))
+}
+
 fn measure(
     runs: usize,
     subjects: &[Subjected],
@@ -310,12 +435,15 @@ fn measure(
     Ok(all)
 }
 
-fn describe(bench: &Bench, peers: &[Option<PathBuf>]) {
+fn describe(bench: &Bench, indexes: u8, peers: &[Option<PathBuf>]) {
     let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = processor.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = thread::available_parallelism().map_or(1, usize::from);
     println!("hardware: {cores} cores,{}", model.trim_start_matches(['\t', ' ', ':']));
-    println!("raw BSON: {:.1} MB in one collection, one-node replica set", bench.raw_bytes as f64 / 1e6);
+    println!(
+        "raw BSON: {:.1} MB in one collection with {indexes} secondary indexes, one-node replica set",
+        bench.raw_bytes as f64 / 1e6
+    );
     for program in std::iter::once(Some(bench.mainstay.clone())).chain(peers.iter().cloned()).flatten() {
         println!("program: {}", version_of(&program));
     }
@@ -364,7 +492,7 @@ fn on_path(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
-fn bytes_below(path: &Path) -> std::io::Result<u64> {
+fn bytes_below(path: &Path) -> io::Result<u64> {
     if path.is_file() {
         return Ok(path.metadata()?.len());
     }
