@@ -6,6 +6,8 @@
 mod changes;
 mod digest;
 mod documents;
+mod inspection;
+mod literal;
 mod metadata;
 mod probe;
 
@@ -20,5 +22,12 @@ pub use documents::{
     DocumentSource, DocumentStream, FrameError, LoadOutcome, Loader, Namespace, PreparedScan, ScanRange,
     ServerFacts, Snapshot, SnapshotRequest, UNIDENTIFIED, data_namespace, document_frames,
 };
+pub use inspection::{
+    CacheUse, CollectionStatistics, Contention, CountRequest, FlowControl, IndexStatistics, Inspection,
+    LockMode, LockQueue, LockRequest, LockWaits, OpenTransaction, OperationProgress, ParseSampleRateError,
+    Profiler, ProfilerSettings, Recorded, RunningOperation, SampleRate, ServerProcess, SlowOperation,
+    SlowOperations, SlowRequest, SlowSource, Tickets,
+};
+pub use literal::{CommandValue, Literal};
 pub use metadata::metadata_differences;
 pub use probe::{Probe, StoreFacts};

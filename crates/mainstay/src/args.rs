@@ -10,7 +10,7 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use mainstay_model::{Error, ErrorKind, Result};
 
 use crate::commands::{
-    apply, audit, backup, completions, config, doctor, environment, man, plan, restore, status,
+    apply, audit, backup, completions, config, doctor, environment, man, mongo, plan, restore, status,
 };
 use crate::config::connection::holds_password;
 use crate::config::key::KEYS;
@@ -78,6 +78,9 @@ pub(crate) enum Command {
     /// Plan and apply restores
     #[command(subcommand)]
     Restore(restore::RestoreCommand),
+    /// Daily questions to MongoDB: counts, sizes, profiler, slow and current operations, locks
+    #[command(subcommand)]
+    Mongo(mongo::MongoCommand),
     /// Which environment this is, and marking the stores with it
     #[command(subcommand)]
     Environment(environment::EnvironmentCommand),
@@ -106,6 +109,7 @@ impl Command {
             Self::Doctor(_) => "doctor",
             Self::Backup(command) => command.name(),
             Self::Restore(command) => command.name(),
+            Self::Mongo(command) => command.name(),
             Self::Environment(command) => command.name(),
             Self::Audit(command) => command.name(),
             Self::Plan(command) => command.name(),

@@ -81,6 +81,8 @@ fn has_safe_point(command: &Command) -> bool {
         "restore.apply",
         "restore.abandon",
         "environment.mark",
+        "mongo.profile.set",
+        "mongo.profile.reset",
         "apply",
     ];
     stoppable.contains(&command.name())

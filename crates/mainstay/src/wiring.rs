@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::SignedDuration;
-use mainstay_engine::{DocumentSink, DocumentSource, Probe, StoreFacts};
+use mainstay_engine::{DocumentSink, DocumentSource, Inspection, Probe, StoreFacts};
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
 };
@@ -30,7 +30,7 @@ use crate::printer::consent::TerminalConsent;
 /// How long a probe may take to connect: less than any command waits for its answer, so that the reason is told and not only the delay.
 const PROBE_CONNECT_TIME_MAX: Duration = Duration::from_secs(4);
 
-/// A document store by its three sides.
+/// A document store by its sides.
 pub(crate) struct Documents {
     /// Looks at it.
     pub(crate) probe: Arc<dyn Probe>,
@@ -38,6 +38,8 @@ pub(crate) struct Documents {
     pub(crate) source: Arc<dyn DocumentSource>,
     /// Fills it.
     pub(crate) sink: Arc<dyn DocumentSink>,
+    /// Looks into it.
+    pub(crate) inspection: Arc<dyn Inspection>,
 }
 
 /// What a command works with.
@@ -202,7 +204,12 @@ impl Session {
         }
         let settings = self.configuration.mongo.as_ref().ok_or_else(|| not_configured(kind))?;
         let server = Arc::new(MongoServer::open(&mongo(settings)).await?);
-        Ok(Documents { probe: server.clone(), source: server.clone(), sink: server })
+        Ok(Documents {
+            probe: server.clone(),
+            source: server.clone(),
+            sink: server.clone(),
+            inspection: server,
+        })
     }
 
     /// What an operation on `probe`'s store acts upon: the environment by configuration and marker, and which server it is.

@@ -18,6 +18,7 @@ pub(crate) mod code {
     pub(crate) const UNAUTHORIZED: i32 = 13;
     pub(crate) const NAMESPACE_NOT_FOUND: i32 = 26;
     pub(crate) const CURSOR_NOT_FOUND: i32 = 43;
+    pub(crate) const TIME_OVER: i32 = 50;
     pub(crate) const NAMESPACE_EXISTS: i32 = 48;
     pub(crate) const DOCUMENT_VALIDATION: i32 = 121;
     pub(crate) const COMMAND_NOT_SUPPORTED_ON_VIEW: i32 = 166;
@@ -53,7 +54,7 @@ fn meaning_of(code: i32) -> Meaning {
         // WriteConcernFailed, UnsatisfiableWriteConcern.
         64 | 100 => (Unreachable, Temporary, Some(HINT_MAJORITY)),
         // LockTimeout, CursorNotFound, MaxTimeMSExpired, WriteConflict, ExceededTimeLimit.
-        24 | code::CURSOR_NOT_FOUND | 50 | 112 | 262 => (Server, Temporary, None),
+        24 | code::CURSOR_NOT_FOUND | code::TIME_OVER | 112 | 262 => (Server, Temporary, None),
         code::NAMESPACE_NOT_FOUND => (NotFound, Permanent, None),
         // NamespaceExists, IndexAlreadyExists, IndexOptionsConflict, IndexKeySpecsConflict, DuplicateKey.
         code::NAMESPACE_EXISTS | 68 | 85 | 86 | code::DUPLICATE_KEY => (Conflict, Permanent, None),

@@ -12,6 +12,7 @@
 //! | `load` | inserts of raw documents, duplicates compared, replaced timestamps corrected, durability at the end |
 //! | `catalog`, `metadata`, `extjson` | what there is, and its `.metadata.json` |
 //! | `create` | collections and indexes made again, replaced, dropped |
+//! | `inspect` | counts, sizes, the profiler, slow and current operations, locks |
 //! | `probe`, `topology` | facts, the environment marker, findings |
 //! | `error` | the one table of server error codes |
 //! | `raw` | BSON as bytes |
@@ -35,6 +36,14 @@
 //! | rename, replace | `renameCollectionSameDB` | `readWrite` on the database |
 //! | facts | `serverStatus`, `dbStats`, `replSetGetConfig` (left out when missing) | `clusterMonitor` and `read` on the database |
 //! | examine | `getCmdLineOpts`, `getParameter`, `enableProfiler`, `find` on `local.oplog.rs` (notes when missing) | `clusterMonitor`, and `dbAdmin` on the database |
+//! | count | `find` | `read` on the database |
+//! | statistics | `collStats` | `clusterMonitor`, `read` on the database (time series: `clusterMonitor`) |
+//! | profiler shown | `find` on `system.profile` | `clusterMonitor`, `dbAdmin` on the database |
+//! | profiler set and reset | `enableProfiler` | `dbAdmin` on the database |
+//! | slow operations | `find` on `system.profile`; `getLog` where the profiler recorded nothing | `clusterMonitor` |
+//! | current operations | `inprog` | `clusterMonitor` |
+//! | kill an operation | `killop` | `hostManager` |
+//! | locks, tickets, cache | `serverStatus`; `lockInfo`'s for who blocks (done without when missing), `inprog` | `clusterMonitor` |
 //! | environment marker | `find` and, to write it, `insert` and `update` on `mainstay.identity` | `readWrite` on `mainstay` |
 
 mod catalog;
@@ -42,6 +51,7 @@ mod config;
 mod create;
 mod error;
 mod extjson;
+mod inspect;
 mod load;
 mod metadata;
 mod page;

@@ -3,14 +3,20 @@
 //! Operations meet stores as the traits of `mainstay-engine` and never name an adapter; they never call one another, and they print
 //! nothing: they return reports and tell an [`Observer`](mainstay_model::progress::Observer) how far they are.
 
+pub mod activity;
 pub mod backup;
+pub mod contention;
 pub mod contents;
 pub mod doctor;
 mod framing;
 mod inspect;
+pub mod profiler;
 pub mod prune;
 pub mod restore;
 mod selection;
+pub mod shape;
+pub mod slow;
+pub mod statistics;
 pub mod status;
 pub mod verify;
 

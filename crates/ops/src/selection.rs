@@ -79,6 +79,25 @@ impl Selection {
         Ok(selected)
     }
 
+    /// The databases that are meant, by name; each exists.
+    ///
+    /// # Errors
+    /// `Usage` for the server's own databases; `Precondition` when one does not exist; what the source fails with.
+    pub async fn database_names(&self, source: &dyn DocumentSource) -> Result<Vec<String>> {
+        self.check_user_databases()?;
+        let named = self.databases_to_list(source).await?;
+        let known = source.databases().await.context("list databases")?;
+        let lost: Vec<&str> = named.iter().filter(|name| !known.contains(name)).map(String::as_str).collect();
+        if lost.is_empty() {
+            return Ok(named);
+        }
+        Err(Error::new(ErrorKind::Precondition, format!("the server does not hold {}", lost.join(", ")))
+            .with_state("nothing was changed")
+            .with_hint(
+                "check the spelling: names are case-sensitive; `mainstay mongo stats` lists what there is",
+            ))
+    }
+
     /// Refuses the server's own databases, which no backup or restore of user data may name.
     ///
     /// # Errors

@@ -5,10 +5,11 @@
 //! <store>/sets/<set-id>/manifest.json
 //! <store>/sets/<set-id>/<object>.zst[.age]
 //! <store>/verifications/<set-id>/<n>.json
+//! <store>/settings/<server>/<n>.json                  what settings of a server were before they were changed for a while
 //! leases/set-<set-id>/<n>.json                        while the set is written or removed
 //! ```
 
-use mainstay_model::{ObjectName, Result, SetId, StoreKind};
+use mainstay_model::{Blake3, ObjectName, Result, SetId, StoreKind};
 use mainstay_store::Key;
 
 use crate::manifest::Encryption;
@@ -52,6 +53,11 @@ pub(crate) fn object_file(name: &ObjectName, encryption: Encryption) -> String {
 /// The folder of one set's verification records.
 pub(crate) fn verifications(store: StoreKind, id: &SetId) -> Key {
     key(format!("{store}/verifications/{id}"))
+}
+
+/// The folder of the records about the settings of one server.
+pub(crate) fn settings(store: StoreKind, server: &Blake3) -> Key {
+    key(format!("{store}/settings/{server}"))
 }
 
 /// The name of the lease that whoever writes or removes a set holds.

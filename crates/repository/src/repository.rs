@@ -5,7 +5,7 @@ use std::sync::Arc;
 use age::x25519::Recipient;
 use futures::StreamExt as _;
 use jiff::SignedDuration;
-use mainstay_journal::{KeptLease, Lease};
+use mainstay_journal::{KeptLease, Lease, Sequence};
 use mainstay_model::{
     Blake3, Clock, Error, ErrorKind, Result, ResultExt, SetId, StoreKind, Timestamp, sealed,
 };
@@ -207,6 +207,12 @@ impl Repository {
     /// The store it lies in.
     pub fn store(&self) -> &Store {
         &self.0.store
+    }
+
+    /// The records about settings of one server of `store`, which whoever changes them for a while keeps, so that somebody else can put them
+    /// back. `server` is a hash of what names the server.
+    pub fn settings_records(&self, store: StoreKind, server: &Blake3) -> Sequence {
+        Sequence::new(self.0.store.clone(), layout::settings(store, server), "settings")
     }
 
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use mainstay_model::{Error, ErrorKind, ExitStatus, Result};
 
-use super::{environment, plan, restore};
+use super::{environment, mongo, plan, restore};
 use crate::wiring::Session;
 
 /// Arguments of `apply`.
@@ -27,6 +27,10 @@ pub(crate) async fn run(args: ApplyArgs, session: &Session) -> Result<ExitStatus
     let approve = args.approve.as_deref();
     match plan.operation.as_str() {
         environment::MARK => environment::apply(&plan, approve, session).await,
+        mainstay_ops::profiler::OPERATION_SET | mainstay_ops::profiler::OPERATION_RESET => {
+            mongo::profile::apply_plan(&plan, approve, session).await
+        }
+        mainstay_ops::activity::OPERATION_KILL => mongo::ops::apply_plan(&plan, approve, session).await,
         mainstay_ops::restore::OPERATION_ABANDON => restore::abandon_plan(&plan, approve, session).await,
         operation if operation.starts_with("restore.apply.") => {
             restore::apply_plan(&plan, approve, session).await

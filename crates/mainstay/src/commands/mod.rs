@@ -12,6 +12,7 @@ pub(crate) mod doctor;
 pub(crate) mod environment;
 pub(crate) mod findings;
 pub(crate) mod man;
+pub(crate) mod mongo;
 pub(crate) mod plan;
 pub(crate) mod restore;
 pub(crate) mod status;
@@ -61,6 +62,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> Result<ExitStatu
         Command::Doctor(args) => Box::pin(doctor::run(args, session)).await,
         Command::Backup(command) => Box::pin(backup::run(command, session)).await,
         Command::Restore(command) => Box::pin(restore::run(command, session)).await,
+        Command::Mongo(command) => Box::pin(mongo::run(command, session)).await,
         Command::Environment(command) => Box::pin(environment::run(command, session)).await,
         Command::Audit(command) => Box::pin(audit::run(command, session)).await,
         Command::Apply(args) => Box::pin(apply::run(args, session)).await,

@@ -263,7 +263,7 @@ impl Work {
 }
 
 /// Why the plan is not for `found`, if it is not.
-fn other_target(planned: &Target, found: &Target) -> Option<Error> {
+pub(crate) fn other_target(planned: &Target, found: &Target) -> Option<Error> {
     let stale = |message: String| {
         Error::new(ErrorKind::StalePlan, message)
             .with_state("nothing was changed")

@@ -16,6 +16,22 @@ pub(crate) fn duration(seconds: u64) -> String {
     }
 }
 
+/// `340 ms`, `12.3 s`, `12 min`: lengths of time that are mostly short.
+pub(crate) fn millis(millis: u64) -> String {
+    match millis {
+        0..1_000 => format!("{millis} ms"),
+        1_000..120_000 => format!("{:.1} s", millis as f64 / 1_000.0),
+        _ => duration(millis / 1_000),
+    }
+}
+
+/// Foreign text without what a terminal would act upon, at most `chars_max` characters of it.
+pub(crate) fn plain(text: &str, chars_max: usize) -> String {
+    let shown: String =
+        text.chars().take(chars_max).map(|one| if one.is_control() { '\u{fffd}' } else { one }).collect();
+    if text.chars().nth(chars_max).is_some() { format!("{shown}…") } else { shown }
+}
+
 /// `3 h 20 min ago`; a time in the future is `now`, for clocks differ.
 pub(crate) fn ago(at: Timestamp, now: Timestamp) -> String {
     match u64::try_from(now.duration_since(at).as_secs()) {
@@ -47,6 +63,11 @@ mod tests {
         for (seconds, text) in cases {
             assert_eq!(duration(seconds), text);
         }
+        for (given, text) in [(0, "0 ms"), (999, "999 ms"), (1_500, "1.5 s"), (120_000, "2 min")] {
+            assert_eq!(millis(given), text);
+        }
+        assert_eq!(plain("a\u{1b}[31mb", 10), "a\u{fffd}[31mb");
+        assert_eq!(plain("abcdef", 3), "abc…");
         let at = Timestamp::from_second(1_800_000_000).unwrap();
         assert_eq!(ago(at, at), "now");
         assert_eq!(ago(at, Timestamp::from_second(1_800_000_300).unwrap()), "5 min ago");

@@ -1,0 +1,61 @@
+//! `mongo …`: daily questions to MongoDB, and the few answers that change something.
+
+pub(crate) mod choice;
+pub(crate) mod count;
+pub(crate) mod locks;
+pub(crate) mod ops;
+pub(crate) mod profile;
+pub(crate) mod slow;
+pub(crate) mod stats;
+
+use clap::Subcommand;
+use mainstay_model::{ExitStatus, Result};
+
+use crate::wiring::Session;
+
+/// The commands below `mongo`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MongoCommand {
+    /// Count the documents of collections
+    Count(count::CountArgs),
+    /// Show what collections and their indexes take, the largest first
+    Stats(stats::StatsArgs),
+    /// Show, set and put back what the profilers record
+    #[command(subcommand)]
+    Profile(profile::ProfileCommand),
+    /// Show slow operations grouped by shape, with advice
+    Slow(slow::SlowArgs),
+    /// Show what the server is doing now, or end one operation
+    Ops(ops::OpsArgs),
+    /// Show lock waits, queues, tickets and cache pressure, and who blocks whom
+    Locks(locks::LocksArgs),
+}
+
+impl MongoCommand {
+    /// The operation's name.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Count(_) => "mongo.count",
+            Self::Stats(_) => "mongo.stats",
+            Self::Profile(command) => command.name(),
+            Self::Slow(_) => "mongo.slow",
+            Self::Ops(args) => args.name(),
+            Self::Locks(_) => "mongo.locks",
+        }
+    }
+}
+
+/// Runs a command below `mongo`.
+///
+/// # Errors
+/// The operation's.
+pub(crate) async fn run(command: MongoCommand, session: &Session) -> Result<ExitStatus> {
+    match command {
+        MongoCommand::Count(args) => count::run(args, session).await,
+        MongoCommand::Stats(args) => stats::run(args, session).await,
+        MongoCommand::Profile(command) => profile::run(command, session).await,
+        MongoCommand::Slow(args) => slow::run(args, session).await,
+        MongoCommand::Ops(args) => ops::run(args, session).await,
+        MongoCommand::Locks(args) => locks::run(args, session).await,
+    }
+}
