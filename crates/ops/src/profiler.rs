@@ -140,6 +140,15 @@ impl ProfilerContext<'_> {
         }
     }
 
+    fn put_back(&self, server: &ServerProcess, database: &str) -> Record {
+        Record::ProfilerReset {
+            server: server.clone(),
+            database: database.to_owned(),
+            at: self.clock.now(),
+            by: self.holder.to_owned(),
+        }
+    }
+
     async fn record(&self, server: &ServerProcess, record: &Record) -> Result<()> {
         let repository = self.repository.ok_or_else(|| {
             Error::new(ErrorKind::Precondition, "there is no repository to remember what stands")
@@ -469,11 +478,21 @@ pub async fn set(context: &ProfilerContext<'_>, plan: &Plan, permit: &Permit) ->
         until,
     };
     context.record(&before.server, &record).await.context("write down what the profiler was")?;
-    let now = put(context, &database, &set_to, permit).await.map_err(|error| {
-        error
-            .with_state(format!("the profiler of {database} may have been set"))
-            .with_hint(format!("`mainstay mongo profile reset {database}` puts it back"))
-    })?;
+    let now = match put(context, &database, &set_to, permit).await {
+        Ok(now) => now,
+        Err(error)
+            if matches!(error.kind(), ErrorKind::Auth | ErrorKind::Refused | ErrorKind::Unsupported) =>
+        {
+            // It was not set, so that nothing is to be put back. A record that stays for want of this one does no harm.
+            drop(context.record(&before.server, &context.put_back(&before.server, &database)).await);
+            return Err(error.with_state("nothing was changed"));
+        }
+        Err(error) => {
+            return Err(error
+                .with_state(format!("the profiler of {database} may have been set"))
+                .with_hint(format!("`mainstay mongo profile reset {database}` puts it back")));
+        }
+    };
     Ok(ProfilerReport { database, server: before.server.address, before: before.settings, now })
 }
 
@@ -522,6 +541,49 @@ pub async fn hold(hold: Duration, cancel: &CancellationToken) -> HoldEnd {
     }
 }
 
+/// Ends a hold: puts back what `plan` set, of which `set` tells. Where somebody has put it back by hand, or the server has begun anew,
+/// nothing is left to do.
+///
+/// # Errors
+/// `Precondition` when another member answers by now, for the profiler of the first one still stands; as [`reset`] otherwise.
+pub async fn end_hold(
+    context: &ProfilerContext<'_>,
+    plan: &Plan,
+    set: &ProfilerReport,
+    permit: &Permit,
+) -> Result<ProfilerReport> {
+    let database = &set.database;
+    let now = context.inspection.profiler(database).await.map_err(|error| still_set(error, set))?;
+    if now.server.address != set.server {
+        let message =
+            format!("{} answers by now, and the profiler was set on {}", now.server.address, set.server);
+        let error = Error::new(ErrorKind::Precondition, message).with_hint(format!(
+            "`mainstay mongo profile reset {database} --mongo-url 'mongodb://{}/?directConnection=true'`",
+            set.server
+        ));
+        return Err(still_set(error, set));
+    }
+    let standing = context.standing(&now.server).await.map_err(|error| still_set(error, set))?;
+    if standing.changes.contains_key(database) {
+        return reset(context, plan, permit).await;
+    }
+    Ok(ProfilerReport {
+        database: database.clone(),
+        server: now.server.address,
+        before: now.settings.clone(),
+        now: now.settings,
+    })
+}
+
+fn still_set(error: Error, set: &ProfilerReport) -> Error {
+    let state =
+        format!("the profiler of {} on {} is still at level {}", set.database, set.server, set.now.level);
+    let hint = error.hint().map(str::to_owned);
+    error.with_state(state).with_hint(
+        hint.unwrap_or_else(|| format!("`mainstay mongo profile reset {}` puts it back", set.database)),
+    )
+}
+
 /// Puts back the profiler that `plan`, of setting or of putting back, is about.
 ///
 /// # Errors
@@ -540,12 +602,7 @@ pub async fn reset(context: &ProfilerContext<'_>, plan: &Plan, permit: &Permit) 
             .reset_to(&database, &now.settings)
             .ok_or_else(|| nothing_remembered(&database, &now.server))?;
         let found = put(context, &database, &to, permit).await?;
-        let record = Record::ProfilerReset {
-            server: now.server.clone(),
-            database: database.clone(),
-            at: context.clock.now(),
-            by: context.holder.to_owned(),
-        };
+        let record = context.put_back(&now.server, &database);
         context.record(&now.server, &record).await.context("write down that the profiler was put back")?;
         Ok(ProfilerReport {
             database: database.clone(),

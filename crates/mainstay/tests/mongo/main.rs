@@ -3,4 +3,5 @@
 
 mod backup_restore;
 mod bad_input;
+mod queries;
 mod stack;

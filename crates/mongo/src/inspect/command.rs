@@ -204,6 +204,7 @@ mod tests {
             tree = next;
             depth += 1;
         }
-        assert!(depth <= DEPTH_MAX, "{depth}");
+        // The command itself is the level above the first.
+        assert_eq!(depth, DEPTH_MAX + 1);
     }
 }

@@ -262,7 +262,7 @@ async fn carry_out(
         duration(hold.as_secs())
     ));
     let end = profiler::hold(hold, &session.cancel).await;
-    let back = profiler::reset(context, plan, permit).await?;
+    let back = profiler::end_hold(context, plan, &report, permit).await?;
     Ok(Done { report, held: Some((end, back)) })
 }
 
