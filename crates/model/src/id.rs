@@ -141,6 +141,11 @@ timed_id!(
     "backup set id"
 );
 timed_id!(
+    /// A chain of a store's change log: a run of slices without a hole.
+    ChainId,
+    "chain id"
+);
+timed_id!(
     /// One run of one operation: the name of its journal.
     RunId,
     "run id"

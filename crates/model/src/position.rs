@@ -9,8 +9,17 @@ use crate::Timestamp;
 
 /// Text that is not a position.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not an optime: expected `seconds` or `seconds:increment`")]
-pub struct ParsePositionError(String);
+#[error("`{text}` is not {what}")]
+pub struct ParsePositionError {
+    text: String,
+    what: &'static str,
+}
+
+impl ParsePositionError {
+    fn new(text: &str, what: &'static str) -> Self {
+        Self { text: text.to_owned(), what }
+    }
+}
 
 /// A MongoDB cluster time: seconds since 1970 and a counter within the second (BSON `timestamp`). Written `1764500000:3`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -42,7 +51,7 @@ impl FromStr for OpTime {
         let (seconds, increment) = text.split_once(':').unwrap_or((text, "0"));
         match (seconds.parse(), increment.parse()) {
             (Ok(seconds), Ok(increment)) => Ok(Self { seconds, increment }),
-            _ => Err(ParsePositionError(text.to_owned())),
+            _ => Err(ParsePositionError::new(text, "an optime: expected `seconds` or `seconds:increment`")),
         }
     }
 }
@@ -58,5 +67,84 @@ impl TryFrom<String> for OpTime {
 impl From<OpTime> for String {
     fn from(position: OpTime) -> Self {
         position.to_string()
+    }
+}
+
+/// A position in the change log of any store: a number that only grows, written as 16 hexadecimal digits, so that the order of the texts is
+/// the order of the positions. The [`OpTime`] of MongoDB (seconds, then increment), the LSN of PostgreSQL, the replication offset of Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LogPosition(pub u64);
+
+impl LogPosition {
+    /// The optime at this position of a MongoDB log.
+    pub fn optime(self) -> OpTime {
+        let seconds = u32::try_from(self.0 >> 32).expect("the upper half of 64 bits has 32");
+        let increment =
+            u32::try_from(self.0 & u64::from(u32::MAX)).expect("the lower half of 64 bits has 32");
+        OpTime { seconds, increment }
+    }
+}
+
+impl From<OpTime> for LogPosition {
+    fn from(position: OpTime) -> Self {
+        Self(u64::from(position.seconds) << 32 | u64::from(position.increment))
+    }
+}
+
+impl fmt::Display for LogPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for LogPosition {
+    type Err = ParsePositionError;
+
+    /// Accepts what [`LogPosition`] prints and nothing else.
+    fn from_str(text: &str) -> Result<Self, ParsePositionError> {
+        match u64::from_str_radix(text, 16).map(Self) {
+            Ok(position) if position.to_string() == text => Ok(position),
+            _ => Err(ParsePositionError::new(
+                text,
+                "a log position: expected 16 lower-case hexadecimal digits",
+            )),
+        }
+    }
+}
+
+impl TryFrom<String> for LogPosition {
+    type Error = ParsePositionError;
+
+    fn try_from(text: String) -> Result<Self, ParsePositionError> {
+        text.parse()
+    }
+}
+
+impl From<LogPosition> for String {
+    fn from(position: LogPosition) -> Self {
+        position.to_string()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_positions_sort_as_text_and_have_one_spelling() {
+        let at = |seconds, increment| LogPosition::from(OpTime { seconds, increment });
+        let positions = [at(0, 0), at(0, 1), at(1, 0), at(0x7fff_ffff, 2), at(u32::MAX, u32::MAX)];
+        for pair in positions.windows(2) {
+            assert!(pair[0] < pair[1] && pair[0].to_string() < pair[1].to_string());
+        }
+        for position in positions {
+            assert_eq!(position.to_string().parse::<LogPosition>().unwrap(), position);
+            assert_eq!(LogPosition::from(position.optime()), position);
+        }
+        for bad in ["", "1", "000000000000000A", "+00000000000000a", "00000000000000000"] {
+            assert!(bad.parse::<LogPosition>().is_err(), "{bad}");
+        }
     }
 }

@@ -37,8 +37,44 @@ const QUEUE_CHUNKS: usize = 2;
 pub(crate) struct ObjectSite {
     pub(crate) store: Store,
     pub(crate) key: mainstay_store::Key,
-    pub(crate) entry: ObjectEntry,
+    pub(crate) expected: Expected,
     pub(crate) identities: Arc<Identities>,
+}
+
+/// What was recorded of an object when it was written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Expected {
+    pub(crate) stored_bytes: u64,
+    pub(crate) blake3: Blake3,
+    pub(crate) encryption: Encryption,
+    pub(crate) plain: PlainBytes,
+}
+
+/// How many plain bytes an object has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum PlainBytes {
+    Exactly(u64),
+    /// Not recorded; whoever wrote it kept to this bound.
+    AtMost(u64),
+}
+
+impl PlainBytes {
+    fn most(self) -> u64 {
+        match self {
+            Self::Exactly(bytes) | Self::AtMost(bytes) => bytes,
+        }
+    }
+}
+
+impl From<&ObjectEntry> for Expected {
+    fn from(entry: &ObjectEntry) -> Self {
+        Self {
+            stored_bytes: entry.stored_bytes,
+            blake3: entry.blake3,
+            encryption: entry.encryption,
+            plain: PlainBytes::Exactly(entry.plain_bytes),
+        }
+    }
 }
 
 /// What happens to plain chunks, on the blocking thread.
@@ -55,13 +91,13 @@ pub(crate) trait Consumer: Send + 'static {
 pub(crate) enum Fault {
     #[error("is missing")]
     Missing,
-    #[error("has {found} stored bytes; the manifest says {expected}")]
+    #[error("has {found} stored bytes; {expected} were recorded")]
     Size { found: u64, expected: u64 },
-    #[error("has stored bytes with BLAKE3 {}; the manifest says {}", .found.short(), .expected.short())]
+    #[error("has stored bytes with BLAKE3 {}; {} was recorded", .found.short(), .expected.short())]
     Hash { found: Blake3, expected: Blake3 },
     #[error("has the bytes that were written, but they do not decode: {0}")]
     Undecodable(String),
-    #[error("decodes to {}{found} plain bytes; the manifest says {expected}", if *.more { "more than " } else { "" })]
+    #[error("decodes to {}{found} plain bytes; {expected} were recorded", if *.more { "more than " } else { "" })]
     PlainSize { found: u64, expected: u64, more: bool },
     /// Not the object's fault: the store or the machinery failed.
     #[error("{0}")]
@@ -132,16 +168,16 @@ impl<C: Consumer> Decoding<C> {
             ErrorKind::NotFound => Fault::Missing,
             _ => Fault::Reading(error),
         })?;
-        if reader.size() != site.entry.stored_bytes {
-            return Err(Fault::Size { found: reader.size(), expected: site.entry.stored_bytes });
+        if reader.size() != site.expected.stored_bytes {
+            return Err(Fault::Size { found: reader.size(), expected: site.expected.stored_bytes });
         }
         let (feed, fed) = mpsc::channel(QUEUE_CHUNKS);
         let (send, items) = mpsc::channel(QUEUE_CHUNKS);
         let mut feeding = JoinSet::new();
         feeding.spawn(feed_stored(reader, feed));
-        let (entry, identities) = (site.entry.clone(), Arc::clone(&site.identities));
+        let (expected, identities) = (site.expected, Arc::clone(&site.identities));
         let thread = tokio::task::spawn_blocking(move || {
-            let mut decoder = Decoder { entry, identities, consumer, send };
+            let mut decoder = Decoder { expected, identities, consumer, send };
             let outcome = decoder.run(Stored::new(fed));
             (decoder.consumer, outcome)
         });
@@ -211,7 +247,7 @@ impl Stored {
     }
 
     /// Reads what is left, and judges the whole.
-    fn check(mut self, entry: &ObjectEntry) -> Result<(), Fault> {
+    fn check(mut self, recorded: &Expected) -> Result<(), Fault> {
         self.in_header.store(false, Ordering::Relaxed);
         self.current = Bytes::new();
         while self.error.is_none() && self.fill_buf().is_ok_and(|bytes| !bytes.is_empty()) {
@@ -224,12 +260,12 @@ impl Stored {
                 Fault::Reading(error)
             });
         }
-        if self.bytes != entry.stored_bytes {
-            return Err(Fault::Size { found: self.bytes, expected: entry.stored_bytes });
+        if self.bytes != recorded.stored_bytes {
+            return Err(Fault::Size { found: self.bytes, expected: recorded.stored_bytes });
         }
         let found = self.hasher.finalize().into();
-        if found != entry.blake3 {
-            return Err(Fault::Hash { found, expected: entry.blake3 });
+        if found != recorded.blake3 {
+            return Err(Fault::Hash { found, expected: recorded.blake3 });
         }
         Ok(())
     }
@@ -280,7 +316,7 @@ impl Read for Stored {
 
 /// The blocking side.
 struct Decoder<C: Consumer> {
-    entry: ObjectEntry,
+    expected: Expected,
     identities: Arc<Identities>,
     consumer: C,
     send: mpsc::Sender<C::Item>,
@@ -288,7 +324,7 @@ struct Decoder<C: Consumer> {
 
 impl<C: Consumer> Decoder<C> {
     fn run(&mut self, mut stored: Stored) -> std::result::Result<(), Fault> {
-        let decoded = match self.entry.encryption {
+        let decoded = match self.expected.encryption {
             Encryption::None => self.decompress(&mut stored),
             Encryption::Age => self.decrypt(&mut stored),
         };
@@ -296,7 +332,7 @@ impl<C: Consumer> Decoder<C> {
             return decoded;
         }
         // Damage of the stored bytes explains whatever went wrong later.
-        stored.check(&self.entry)?;
+        stored.check(&self.expected)?;
         decoded
     }
 
@@ -315,7 +351,7 @@ impl<C: Consumer> Decoder<C> {
         let undecodable = |error: io::Error| Fault::Undecodable(error.to_string());
         let mut frames = zstd::stream::read::Decoder::with_buffer(compressed).map_err(undecodable)?;
         frames.window_log_max(WINDOW_LOG_MAX).map_err(undecodable)?;
-        let expected = self.entry.plain_bytes;
+        let expected = self.expected.plain.most();
         let mut found = 0;
         loop {
             // One byte of room at the expected end shows whether it is the end.
@@ -333,7 +369,12 @@ impl<C: Consumer> Decoder<C> {
             let item = self.consumer.chunk(chunk);
             self.send.blocking_send(item).map_err(|_| Fault::GivenUp)?;
         }
-        if found == expected { Ok(()) } else { Err(Fault::PlainSize { found, expected, more: false }) }
+        match self.expected.plain {
+            PlainBytes::Exactly(_) if found != expected => {
+                Err(Fault::PlainSize { found, expected, more: false })
+            }
+            _ => Ok(()),
+        }
     }
 }
 

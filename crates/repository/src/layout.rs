@@ -6,10 +6,13 @@
 //! <store>/sets/<set-id>/<object>.zst[.age]
 //! <store>/verifications/<set-id>/<n>.json
 //! <store>/settings/<server>/<n>.json                  what settings of a server were before they were changed for a while
+//! <store>/log/<chain-id>/chain.json
+//! <store>/log/<chain-id>/<after>-<through>-<token>-<blake3>.<kind>.zst[.age]
 //! leases/set-<set-id>/<n>.json                        while the set is written or removed
+//! leases/capture-<store>-<server>/<n>.json            while a server's log is captured
 //! ```
 
-use mainstay_model::{Blake3, ObjectName, Result, SetId, StoreKind};
+use mainstay_model::{Blake3, ChainId, ObjectName, Result, SetId, StoreKind};
 use mainstay_store::Key;
 
 use crate::manifest::Encryption;
@@ -44,9 +47,14 @@ pub(crate) fn object(store: StoreKind, id: &SetId, name: &ObjectName, encryption
 
 /// The path of an object inside its set's folder.
 pub(crate) fn object_file(name: &ObjectName, encryption: Encryption) -> String {
+    format!("{name}{}", compressed_suffix(encryption))
+}
+
+/// How the key of what is compressed, and perhaps encrypted, ends.
+pub(crate) fn compressed_suffix(encryption: Encryption) -> &'static str {
     match encryption {
-        Encryption::None => format!("{name}.zst"),
-        Encryption::Age => format!("{name}.zst.age"),
+        Encryption::None => ".zst",
+        Encryption::Age => ".zst.age",
     }
 }
 
@@ -70,6 +78,29 @@ pub(crate) fn set_lease_records(id: &SetId) -> Key {
     key(format!("leases/{}", set_lease(id)))
 }
 
+/// The folder that holds the change log of `store`.
+pub(crate) fn log(store: StoreKind) -> Key {
+    key(format!("{store}/log"))
+}
+
+/// The folder of one chain.
+pub(crate) fn chain(store: StoreKind, id: &ChainId) -> Key {
+    key(format!("{store}/log/{id}"))
+}
+
+/// The name of a chain's description in its folder.
+pub(crate) const CHAIN_DESCRIPTION: &str = "chain.json";
+
+/// The description of one chain.
+pub(crate) fn chain_description(store: StoreKind, id: &ChainId) -> Key {
+    key(format!("{store}/log/{id}/{CHAIN_DESCRIPTION}"))
+}
+
+/// The name of the lease that whoever captures the log of a server holds. Fingerprints may have any characters.
+pub(crate) fn log_lease(store: StoreKind, fingerprint: &str) -> String {
+    format!("capture-{store}-{}", Blake3::of(fingerprint.as_bytes()).short())
+}
+
 fn key(text: String) -> Key {
-    Key::new(text).expect("store names and set ids are short and made of characters that keys allow")
+    Key::new(text).expect("store names and ids are short and made of characters that keys allow")
 }

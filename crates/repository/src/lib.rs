@@ -1,9 +1,13 @@
-//! Backup sets: objects compressed, encrypted and hashed on the way in, manifests written last, verify and removal of leftovers.
+//! Backup sets and change logs: objects compressed, encrypted and hashed on the way in, manifests written last, verify and removal of
+//! leftovers.
 //!
 //! A [`Repository`] is a folder of an object store with a sealed description, `mainstay.json`. A backup is a *set*: objects written
 //! through [`ObjectSink`], then one sealed [`Manifest`] that names each of them with its size and its BLAKE3. The manifest is written
 //! last and create-only: **a set without a manifest does not exist**. Reading goes through [`ObjectSource`], which checks on the way
 //! out what the manifest promises. `docs/repository-format.md` describes every key and field, and how to restore by hand.
+//!
+//! What servers record between backups is kept as *chains* of *slices* ([`Chain`], [`ChainWriter`]): a slice proves by its name what it
+//! holds and which slice it continues.
 //!
 //! Relies on the store for durable create-only puts and on the journal for leases. Refuses to read data it cannot prove, to write
 //! without the set's lease, and to remove anything that a manifest names. It knows nothing of databases: what an object means is its
@@ -16,13 +20,15 @@
 //! - per object being written: one frame being gathered (2 MiB), one being sealed (2 MiB, twice that when encrypted), and the store's
 //!   parts in flight;
 //! - per object being read: two chunks of the store's reader, the decoder's window (at most [`WINDOW_BYTES_MAX`] = 8 MiB, 2 MiB for
-//!   what this version writes) and four plain chunks of [`CHUNK_BYTES`] = 1 MiB.
+//!   what this version writes) and four plain chunks of [`CHUNK_BYTES`] = 1 MiB;
+//! - per slice of a log being written or read: the whole of it, plain and stored, at most [`SLICE_BYTES_MAX`] each.
 
 mod compress;
 mod decode;
 mod keys;
 mod layout;
 mod leftover;
+mod log;
 mod manifest;
 mod options;
 mod repository;
@@ -36,6 +42,10 @@ mod writer;
 pub use compress::FRAME_BYTES;
 pub use decode::{CHUNK_BYTES, WINDOW_BYTES_MAX};
 pub use leftover::{Leftover, LeftoverKind};
+pub use log::{
+    Chain, ChainBeginning, ChainDamage, ChainDescription, ChainEntry, ChainReason, ChainWriter, LogClaim,
+    LogKind, LogReport, Run, SLICE_BYTES_MAX, SealedSlice, Slice,
+};
 pub use manifest::{Encryption, MANIFEST_FORMAT, Manifest, ObjectCompression, ObjectEntry};
 pub use options::{Compression, RepositoryOptions};
 pub use repository::{REPOSITORY_FORMAT, Repository};

@@ -39,7 +39,7 @@ const SET_LEASE_TTL: SignedDuration = SignedDuration::from_secs(60);
 const SET_ID_ATTEMPTS_MAX: usize = 64;
 
 /// How many manifests are read at the same time for a listing.
-const LISTING_READS: usize = 8;
+pub(crate) const LISTING_READS: usize = 8;
 
 /// `mainstay.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -440,7 +440,7 @@ async fn read_description(store: &Store) -> Result<Description> {
 }
 
 /// Opens a sealed body that carries its version in `format`; a newer one is told from a damaged one.
-fn open_versioned<T: DeserializeOwned>(
+pub(crate) fn open_versioned<T: DeserializeOwned>(
     kind: &str,
     name: &str,
     bytes: &[u8],
@@ -467,10 +467,11 @@ fn open_versioned<T: DeserializeOwned>(
 async fn refuse_occupied(store: &Store) -> Result<()> {
     let present = store.get(&layout::description(), DESCRIPTION_BYTES_MAX).await.is_ok();
     for kind in StoreKind::ALL {
-        if !present && !store.folders(&layout::sets(kind)).await?.is_empty() {
+        let (sets, log) = (layout::sets(kind), layout::log(kind));
+        if !present && !(store.folders(&sets).await?.is_empty() && store.folders(&log).await?.is_empty()) {
             return Err(Error::new(
                 ErrorKind::Corrupt,
-                format!("mainstay.json is missing from {}, but there are backup sets of {kind}", store.describe()),
+                format!("mainstay.json is missing from {}, but there are backups of {kind}", store.describe()),
             )
             .with_state("nothing was changed")
             .with_hint("copy mainstay.json back from an off-site copy, or set `repository.url` to another place for a new one"));

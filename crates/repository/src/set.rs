@@ -160,7 +160,7 @@ impl Set {
         Ok(ObjectSite {
             store: self.repository.store().clone(),
             key: layout::object(self.kind(), self.id(), &entry.name, entry.encryption)?,
-            entry: entry.clone(),
+            expected: entry.into(),
             identities: Arc::clone(self.repository.identities()),
         })
     }

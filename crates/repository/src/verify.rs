@@ -339,7 +339,7 @@ fn finding(set: &Set, id: &str, subject: &str, message: &str) -> Finding {
 }
 
 /// Worst first, then by object.
-fn sort(findings: &mut [Finding]) {
+pub(crate) fn sort(findings: &mut [Finding]) {
     findings.sort_by(|one, other| (other.severity, &one.subject).cmp(&(one.severity, &other.subject)));
 }
 
@@ -367,7 +367,7 @@ async fn verify_entries(
     }
 }
 
-async fn verify_object(
+pub(crate) async fn verify_object(
     kind: StoreKind,
     site: ObjectSite,
     inspector: Option<Box<dyn Inspector>>,
