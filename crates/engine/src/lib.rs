@@ -7,6 +7,7 @@ mod changes;
 mod digest;
 mod documents;
 mod inspection;
+mod lens;
 mod literal;
 mod metadata;
 mod probe;
@@ -28,6 +29,7 @@ pub use inspection::{
     Profiler, ProfilerSettings, Recorded, RunningOperation, SampleRate, ServerProcess, SlowOperation,
     SlowOperations, SlowRequest, SlowSource, Tickets,
 };
+pub use lens::{ChangeLens, ChangeSight, SightKind};
 pub use literal::{CommandValue, Literal};
 pub use metadata::metadata_differences;
 pub use probe::{Probe, StoreFacts};

@@ -10,7 +10,8 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use mainstay_model::{Error, ErrorKind, Result};
 
 use crate::commands::{
-    apply, audit, backup, completions, config, doctor, environment, man, mongo, plan, restore, status,
+    apply, audit, backup, capture, completions, config, doctor, environment, man, mongo, plan, restore,
+    status,
 };
 use crate::config::connection::holds_password;
 use crate::config::key::KEYS;
@@ -75,6 +76,9 @@ pub(crate) enum Command {
     /// Make, list, show, verify and prune backups
     #[command(subcommand)]
     Backup(backup::BackupCommand),
+    /// Follow a store's change log into the repository
+    #[command(subcommand)]
+    Capture(capture::CaptureCommand),
     /// Plan and apply restores
     #[command(subcommand)]
     Restore(restore::RestoreCommand),
@@ -108,6 +112,7 @@ impl Command {
             Self::Status(_) => "status",
             Self::Doctor(_) => "doctor",
             Self::Backup(command) => command.name(),
+            Self::Capture(command) => command.name(),
             Self::Restore(command) => command.name(),
             Self::Mongo(command) => command.name(),
             Self::Environment(command) => command.name(),

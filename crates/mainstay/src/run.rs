@@ -78,6 +78,7 @@ fn has_safe_point(command: &Command) -> bool {
         "backup.create",
         "backup.verify",
         "backup.prune",
+        "capture.mongo",
         "restore.apply",
         "restore.abandon",
         "environment.mark",

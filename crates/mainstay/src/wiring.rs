@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::SignedDuration;
-use mainstay_engine::{DocumentSink, DocumentSource, Inspection, Probe, StoreFacts};
+use mainstay_engine::{ChangeSource, DocumentSink, DocumentSource, Inspection, Probe, StoreFacts};
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
 };
@@ -36,6 +36,8 @@ pub(crate) struct Documents {
     pub(crate) probe: Arc<dyn Probe>,
     /// Reads it.
     pub(crate) source: Arc<dyn DocumentSource>,
+    /// Follows its change log.
+    pub(crate) changes: Arc<dyn ChangeSource>,
     /// Fills it.
     pub(crate) sink: Arc<dyn DocumentSink>,
     /// Looks into it.
@@ -207,6 +209,7 @@ impl Session {
         Ok(Documents {
             probe: server.clone(),
             source: server.clone(),
+            changes: server.clone(),
             sink: server.clone(),
             inspection: server,
         })

@@ -36,6 +36,11 @@ impl OpTime {
     pub fn timestamp(self) -> Timestamp {
         Timestamp::from_second(i64::from(self.seconds)).expect("every u32 of seconds is within range")
     }
+
+    /// Whole seconds from this position to `now`; negative when the server's clock is ahead.
+    pub fn age_seconds(self, now: Timestamp) -> i64 {
+        now.as_second() - i64::from(self.seconds)
+    }
 }
 
 impl fmt::Display for OpTime {

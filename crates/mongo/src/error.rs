@@ -53,8 +53,11 @@ fn meaning_of(code: i32) -> Meaning {
         189 | 10107 | 11602 | 13435 | 13436 | 133 => (Unreachable, Temporary, Some(HINT_PRIMARY)),
         // WriteConcernFailed, UnsatisfiableWriteConcern.
         64 | 100 => (Unreachable, Temporary, Some(HINT_MAJORITY)),
-        // LockTimeout, CursorNotFound, MaxTimeMSExpired, WriteConflict, ExceededTimeLimit.
-        24 | code::CURSOR_NOT_FOUND | code::TIME_OVER | 112 | 262 => (Server, Temporary, None),
+        // LockTimeout, CursorNotFound, MaxTimeMSExpired, WriteConflict, CappedPositionLost, QueryPlanKilled, CursorKilled,
+        // ExceededTimeLimit.
+        24 | code::CURSOR_NOT_FOUND | code::TIME_OVER | 112 | 136 | 175 | 237 | 262 => {
+            (Server, Temporary, None)
+        }
         code::NAMESPACE_NOT_FOUND => (NotFound, Permanent, None),
         // NamespaceExists, IndexAlreadyExists, IndexOptionsConflict, IndexKeySpecsConflict, DuplicateKey.
         code::NAMESPACE_EXISTS | 68 | 85 | 86 | code::DUPLICATE_KEY => (Conflict, Permanent, None),

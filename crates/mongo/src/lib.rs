@@ -1,7 +1,7 @@
 //! The MongoDB adapter: raw scans and loads over OP_MSG, administration through the driver.
 //!
-//! [`MongoServer`] implements the engine's traits: [`Probe`](mainstay_engine::Probe), [`DocumentSource`](mainstay_engine::DocumentSource)
-//! and [`DocumentSink`](mainstay_engine::DocumentSink). Documents cross as the server sent them; nothing here decodes one on the way.
+//! [`MongoServer`] implements the engine's traits: [`Probe`](mainstay_engine::Probe), [`DocumentSource`](mainstay_engine::DocumentSource),
+//! [`DocumentSink`](mainstay_engine::DocumentSink) and [`ChangeSource`](mainstay_engine::ChangeSource). Documents cross as the server sent them; nothing here decodes one on the way.
 //!
 //! | module | what it is for |
 //! |---|---|
@@ -9,6 +9,7 @@
 //! | `server` | the deployment: driver client, our own connections, which error tells what |
 //! | `wire` | OP_MSG over TCP or TLS, SCRAM |
 //! | `scan`, `page` | one moment, ranges, cursors that continue after a cut |
+//! | `oplog` | the change log: followed, surveyed, replayed |
 //! | `load` | inserts of raw documents, duplicates compared, replaced timestamps corrected, durability at the end |
 //! | `catalog`, `metadata`, `extjson` | what there is, and its `.metadata.json` |
 //! | `create` | collections and indexes made again, replaced, dropped |
@@ -27,6 +28,7 @@
 //! | list databases and collections | `listDatabases`, `listCollections`, `listIndexes`; `collStats` for sizes (`find` for counts when missing) | `read` on the database, `backup` |
 //! | scan collections | `find` | `read` on the database, `backup` |
 //! | scan time series | `find` on `system.buckets.*` | `backup` |
+//! | follow the change log | `find` on `local.oplog.rs`; `collStats` for its size (told as 0 when missing) | `read` on `local`, `clusterMonitor` |
 //! | create, load, build indexes | `listCollections`, `createCollection`, `insert`, `createIndex` | `readWrite` on the database, `restore` |
 //! | load where documents may be there already, or a connection broke | `find` besides | `readWrite` on the database |
 //! | load past validators | `bypassDocumentValidation` (done without when missing) | `restore` |
@@ -54,6 +56,7 @@ mod extjson;
 mod inspect;
 mod load;
 mod metadata;
+mod oplog;
 mod page;
 mod probe;
 mod raw;
@@ -63,4 +66,5 @@ mod topology;
 mod wire;
 
 pub use config::{MongoConfig, RetryPolicy, TlsOptions};
+pub use oplog::OplogLens;
 pub use server::MongoServer;

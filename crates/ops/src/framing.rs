@@ -114,9 +114,9 @@ fn check_terminator(document: &[u8]) -> Result<(), FramingError> {
     if document.last() == Some(&0) { Ok(()) } else { Err(FramingError::Terminator(document.len())) }
 }
 
-/// Checks a document object while it is read: every frame, and the digest of all documents.
+/// Checks a document object while it is read: every frame, and the digest of all documents where one is known.
 pub(crate) struct DocumentInspector {
-    expected: DocumentDigest,
+    expected: Option<DocumentDigest>,
     found: DocumentDigest,
     framer: Framer,
     fault: Option<FramingError>,
@@ -125,11 +125,19 @@ pub(crate) struct DocumentInspector {
 impl DocumentInspector {
     /// An inspector for an object whose documents should have the digest `expected`.
     pub(crate) fn new(expected: DocumentDigest) -> Self {
-        Self { expected, found: DocumentDigest::default(), framer: Framer::default(), fault: None }
+        Self { expected: Some(expected), ..Self::frames() }
+    }
+
+    /// An inspector for an object of which nothing is known but that it holds documents.
+    pub(crate) fn frames() -> Self {
+        Self { expected: None, found: DocumentDigest::default(), framer: Framer::default(), fault: None }
     }
 
     fn push(&mut self, plain: &[u8]) -> Result<(), FramingError> {
         let Cut { across, inside, .. } = self.framer.cut(plain)?;
+        if self.expected.is_none() {
+            return Ok(());
+        }
         for documents in across.as_deref().into_iter().chain([&plain[inside]]) {
             self.found.add_concatenation(documents).expect("the framer gives framed documents");
         }
@@ -148,10 +156,12 @@ impl Inspector for DocumentInspector {
         let Self { expected, found, framer, fault } = *self;
         match fault.or_else(|| framer.end().err()) {
             Some(fault) => vec![fault.to_string()],
-            None if found != expected => {
-                vec![format!("its documents have digest {found}, the manifest says {expected}")]
-            }
-            None => Vec::new(),
+            None => match expected.filter(|expected| *expected != found) {
+                Some(expected) => {
+                    vec![format!("its documents have digest {found}, the manifest says {expected}")]
+                }
+                None => Vec::new(),
+            },
         }
     }
 }

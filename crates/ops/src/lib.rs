@@ -5,6 +5,7 @@
 
 pub mod activity;
 pub mod backup;
+pub mod capture;
 pub mod contention;
 pub mod contents;
 pub mod doctor;
@@ -12,7 +13,9 @@ mod framing;
 mod inspect;
 pub mod profiler;
 pub mod prune;
+pub mod recoverable;
 pub mod restore;
+pub mod search;
 mod selection;
 pub mod shape;
 pub mod slow;

@@ -1,4 +1,4 @@
-//! `backup create|list|show|verify|prune`.
+//! `backup create|list|log|show|verify|prune`.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -14,12 +14,13 @@ use mainstay_model::{
 use mainstay_ops::backup::{self, BackupContext, BackupReport, BackupRequest, SnapshotChoice};
 use mainstay_ops::contents::DocumentSetContents;
 use mainstay_ops::prune::{self, PruneReport};
+use mainstay_ops::recoverable::{self, ServerLog};
 use mainstay_ops::{Selection, verify};
-use mainstay_repository::{Leftover, Repository, Set, SetEntry, VerifyReport};
+use mainstay_repository::{Leftover, LogReport, Repository, Set, SetEntry, VerifyReport};
 use serde_json::{Map, Value, json};
 
-use super::findings;
 use super::plan::PlanReport;
+use super::{findings, log};
 use crate::printer::shown::{ago, moment};
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
@@ -29,12 +30,14 @@ use crate::wiring::Session;
 pub(crate) enum BackupCommand {
     /// Take a backup of a store into the repository
     Create(CreateArgs),
-    /// List the backup sets of the repository
+    /// List the backup sets of the repository, and which moments can be restored
     List(ListArgs),
+    /// Find in the captured change log what destroyed data
+    Log(log::LogArgs),
     /// Show what a backup set holds
     Show(SetArgs),
-    /// Read every byte of a backup set back and record the result
-    Verify(SetArgs),
+    /// Read every byte of a backup set, and of the change log after it, back and record the result
+    Verify(VerifyArgs),
     /// Remove what interrupted backups left behind
     Prune(PruneArgs),
 }
@@ -112,6 +115,16 @@ impl FromStr for SetChoice {
     }
 }
 
+/// Arguments of `backup verify`.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    set: SetArgs,
+    /// Read the whole change log back, not only what continues the set
+    #[arg(long)]
+    log: bool,
+}
+
 /// Arguments of `backup show` and `backup verify`.
 #[derive(Debug, Args)]
 pub(crate) struct SetArgs {
@@ -137,6 +150,7 @@ impl BackupCommand {
         match self {
             Self::Create(_) => backup::OPERATION,
             Self::List(_) => "backup.list",
+            Self::Log(_) => "backup.log",
             Self::Show(_) => "backup.show",
             Self::Verify(_) => "backup.verify",
             Self::Prune(_) => prune::OPERATION,
@@ -162,6 +176,7 @@ pub(crate) async fn run(command: BackupCommand, session: &Session) -> Result<Exi
     match command {
         BackupCommand::Create(args) => create(args, session).await,
         BackupCommand::List(args) => list(&args, session).await,
+        BackupCommand::Log(args) => log::run(args, session).await,
         BackupCommand::Show(args) => show(&args, session).await,
         BackupCommand::Verify(args) => verify_set(&args, session).await,
         BackupCommand::Prune(args) => prune_leftovers(&args, session).await,
@@ -291,13 +306,19 @@ fn set_json(set: &Set, contents: &DocumentSetContents) -> Value {
 
 async fn list(args: &ListArgs, session: &Session) -> Result<ExitStatus> {
     let Some(repository) = existing_repository(session).await? else {
-        return Ok(session.printer.report(&Listed { rows: Vec::new(), now: session.clock.now() }));
+        return Ok(session.printer.report(&Listed {
+            rows: Vec::new(),
+            logs: Vec::new(),
+            now: session.clock.now(),
+        }));
     };
     let mut rows = Vec::new();
     for entry in repository.sets(args.store).await? {
         rows.push(row(&repository, entry).await?);
     }
-    Ok(session.printer.report(&Listed { rows, now: session.clock.now() }))
+    let wants_log = args.store.is_none_or(|store| store == StoreKind::Mongo);
+    let logs = if wants_log { recoverable::recoverable(&repository).await? } else { Vec::new() };
+    Ok(session.printer.report(&Listed { rows, logs, now: session.clock.now() }))
 }
 
 /// The repository; `None` when there is none yet, which is no trouble for a list.
@@ -327,6 +348,7 @@ struct Row {
 
 struct Listed {
     rows: Vec<Row>,
+    logs: Vec<ServerLog>,
     now: Timestamp,
 }
 
@@ -341,12 +363,16 @@ impl Report for Listed {
             value["sound"] = json!(row.verified.map(|(_, sound)| sound));
             value
         });
-        Map::from_iter([("sets".to_owned(), sets.collect())])
+        Map::from_iter([
+            ("sets".to_owned(), sets.collect()),
+            ("log".to_owned(), log::ranges_json(&self.logs, self.now)),
+        ])
     }
 
     fn text(&self, look: &Look) -> String {
         if self.rows.is_empty() {
-            return "the repository holds no backup sets; `mainstay backup create` makes one\n".to_owned();
+            return "the repository holds no backup sets; `mainstay backup create` makes one\n".to_owned()
+                + &log::ranges_text(&self.logs, self.now, look);
         }
         let mut table = Table::new(&[
             "SET",
@@ -362,7 +388,7 @@ impl Report for Listed {
         for row in &self.rows {
             table.row(row.cells(self.now));
         }
-        table.render(look)
+        table.render(look) + &log::ranges_text(&self.logs, self.now, look)
     }
 
     fn exit_status(&self) -> ExitStatus {
@@ -488,12 +514,23 @@ impl Report for Shown {
     }
 }
 
-async fn verify_set(args: &SetArgs, session: &Session) -> Result<ExitStatus> {
+async fn verify_set(args: &VerifyArgs, session: &Session) -> Result<ExitStatus> {
     let repository = session.repository().await?;
-    let set = choose(&repository, &args.set, args.store).await?;
+    let set = choose(&repository, &args.set.set, args.set.store).await?;
     let progress = session.printer.progress();
-    let report = tokio::select! {
-        report = verify::verify(&repository, &set, progress.as_ref()) => report?,
+    let verified = async {
+        let report = verify::verify(&repository, &set, progress.as_ref()).await?;
+        let logs = match args.log {
+            true => recoverable::verify_logs(&repository, progress.as_ref()).await?,
+            false => recoverable::verify_log_after(&repository, &set, progress.as_ref())
+                .await?
+                .into_iter()
+                .collect(),
+        };
+        Ok::<_, Error>((report, logs))
+    };
+    let (report, logs) = tokio::select! {
+        verified = verified => verified?,
         () = session.cancel.cancelled() => return Err(
             Error::new(ErrorKind::Interrupted, "the verification was stopped on request").with_state("nothing was changed")
         ),
@@ -505,10 +542,11 @@ async fn verify_set(args: &SetArgs, session: &Session) -> Result<ExitStatus> {
         .note("backup.verify", None, facts)
         .await
         .context("record the result in the audit log")?;
-    Ok(session.printer.report(&Verified(report)))
+    Ok(session.printer.report(&Verified(report, logs)))
 }
 
-struct Verified(VerifyReport);
+/// The set's verification, and that of the change log.
+struct Verified(VerifyReport, Vec<LogReport>);
 
 impl Report for Verified {
     fn json(&self) -> Map<String, Value> {
@@ -522,6 +560,7 @@ impl Report for Verified {
             ("stored_bytes".to_owned(), json!(report.stored_bytes)),
             ("seconds".to_owned(), json!(report.seconds)),
             ("findings".to_owned(), json!(report.findings)),
+            ("log".to_owned(), self.1.iter().map(log_json).collect()),
         ])
     }
 
@@ -542,12 +581,35 @@ impl Report for Verified {
         if !report.findings.is_empty() {
             text.push_str(&findings::text(&report.findings, look));
         }
+        for log in &self.1 {
+            let verdict = match log.is_sound() {
+                true => look.paint(Tone::Good, "sound"),
+                false => look.paint(Tone::Bad, "DAMAGED"),
+            };
+            text.push_str(&format!(
+                "change log in chain {} is {verdict}: {} slices, {} read back\n",
+                log.chain_id,
+                log.slices,
+                ByteSize(log.bytes)
+            ));
+            if !log.findings.is_empty() {
+                text.push_str(&findings::text(&log.findings, look));
+            }
+        }
         text
     }
 
     fn exit_status(&self) -> ExitStatus {
-        Severity::worst_exit_status(&self.0.findings)
+        let logs = self.1.iter().flat_map(|log| &log.findings);
+        let all: Vec<_> = self.0.findings.iter().chain(logs).cloned().collect();
+        Severity::worst_exit_status(&all)
     }
+}
+
+fn log_json(log: &LogReport) -> Value {
+    let mut value = json!(log);
+    value["sound"] = json!(log.is_sound());
+    value
 }
 
 async fn prune_leftovers(args: &PruneArgs, session: &Session) -> Result<ExitStatus> {

@@ -6,11 +6,13 @@
 pub(crate) mod apply;
 pub(crate) mod audit;
 pub(crate) mod backup;
+pub(crate) mod capture;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod doctor;
 pub(crate) mod environment;
 pub(crate) mod findings;
+pub(crate) mod log;
 pub(crate) mod man;
 pub(crate) mod mongo;
 pub(crate) mod plan;
@@ -61,6 +63,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> Result<ExitStatu
         Command::Status(args) => Box::pin(status::run(args, session)).await,
         Command::Doctor(args) => Box::pin(doctor::run(args, session)).await,
         Command::Backup(command) => Box::pin(backup::run(command, session)).await,
+        Command::Capture(command) => Box::pin(capture::run(command, session)).await,
         Command::Restore(command) => Box::pin(restore::run(command, session)).await,
         Command::Mongo(command) => Box::pin(mongo::run(command, session)).await,
         Command::Environment(command) => Box::pin(environment::run(command, session)).await,

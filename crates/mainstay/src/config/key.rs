@@ -265,6 +265,15 @@ pub(crate) const KEYS: &[Key] = &[
         ),
         "24h",
     ),
+    or(
+        key(
+            "capture",
+            "slice_age",
+            Form::Duration,
+            "how old what was captured may become before it is written: what the loss of the server can cost",
+        ),
+        "5s",
+    ),
     key(
         "compose",
         "file",

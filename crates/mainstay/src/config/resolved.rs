@@ -201,6 +201,8 @@ pub(crate) struct Configuration {
     pub(crate) backup_age_max: SignedDuration,
     /// How long a lease lives without being renewed.
     pub(crate) lease_ttl: SignedDuration,
+    /// How old a slice of a captured log may become.
+    pub(crate) slice_age: SignedDuration,
     /// The compose file that `doctor` reads.
     pub(crate) compose_file: Option<PathBuf>,
 }
@@ -325,6 +327,7 @@ impl Settings {
             repository: self.repository(),
             backup_age_max: self.duration("policy.backup_age_max"),
             lease_ttl: self.duration("repository.lease_ttl"),
+            slice_age: self.duration("capture.slice_age"),
             compose_file: self.path("compose.file"),
             settings: self.0,
         })

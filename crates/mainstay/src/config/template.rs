@@ -44,6 +44,10 @@ pub(crate) const TEMPLATE: &str = r#"# Mainstay's configuration for this project
 # A last backup older than this is a finding of `mainstay doctor`.
 # backup_age_max = "24h"
 
+[capture]
+# What `mainstay capture` has read is written at the latest after this time.
+# slice_age = "5s"
+
 [compose]
 # file = "compose.yaml"
 "#;
@@ -63,6 +67,6 @@ mod tests {
             .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line))
             .collect::<Vec<_>>()
             .join("\n");
-        assert_eq!(ConfigFile::parse(path, &uncommented).unwrap().entries.len(), 24);
+        assert_eq!(ConfigFile::parse(path, &uncommented).unwrap().entries.len(), 25);
     }
 }

@@ -1,7 +1,7 @@
 //! The only place that prints. Results go to standard output, everything else to standard error.
 //!
 //! A command hands over a [`Report`]: one value that can say itself as text and as JSON. Under `--json` there is exactly one object on
-//! standard output, also when the command fails. Whatever is printed passes a filter that hides every secret the configuration knows: the
+//! standard output, also when the command fails; a command that streams prints one object a line, the last of which is its result. Whatever is printed passes a filter that hides every secret the configuration knows: the
 //! second line of defence behind [`mainstay_model::Secret`], for texts that came from servers and drivers. A closed pipe ends the output
 //! quietly and changes nothing else.
 
@@ -142,6 +142,16 @@ impl Printer {
         let text =
             self.hider.lock().expect("no holder of this lock can panic").hide_text(&format!("{text}\n"));
         self.write(&mut std::io::stderr().lock(), &text);
+    }
+
+    /// Prints one of the events of a command that streams: a JSON object on a line of its own, or a line on standard error, which for a
+    /// `detail` is printed only when more detail was asked for.
+    pub(crate) fn event(&self, fields: Map<String, Value>, text: &str, detail: bool) {
+        if self.options.json {
+            self.write_json(fields);
+        } else if !detail || self.options.verbose {
+            self.notice(text);
+        }
     }
 
     /// Begins to show progress. It is shown until the last holder lets go of it.

@@ -1,0 +1,203 @@
+//! What the captured change log allows: the ranges that `backup list` shows, and `backup log`, which finds what destroyed data.
+
+use std::str::FromStr;
+
+use clap::Args;
+use mainstay_model::{Count, ExitStatus, OpTime, Result, Timestamp};
+use mainstay_mongo::OplogLens;
+use mainstay_ops::recoverable::ServerLog;
+use mainstay_ops::search::{self, Destruction, SearchReport, SearchRequest};
+use serde_json::{Map, Value, json};
+
+use crate::printer::shown::{ago, duration, moment};
+use crate::printer::{Cell, Look, Report, Table, Tone};
+use crate::wiring::Session;
+
+/// Arguments of `backup log`.
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    /// From this moment on: a time such as 2026-11-23T00:55:02Z, or an optime such as 1764500000:3
+    #[arg(long, value_name = "MOMENT")]
+    since: Option<Moment>,
+    /// Up to this moment
+    #[arg(long, value_name = "MOMENT")]
+    until: Option<Moment>,
+    /// In this collection (database.collection) or database alone
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<String>,
+}
+
+/// A moment as it is typed.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    Time(u32),
+    Position(OpTime),
+}
+
+impl FromStr for Moment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("`{text}` is neither a time (2026-11-23T00:55:02Z) nor an optime (1764500000:3)");
+        match text.parse::<Timestamp>() {
+            Ok(time) => u32::try_from(time.as_second()).map(Self::Time).map_err(|_| wrong()),
+            Err(_) => text.parse().map(Self::Position).map_err(|_| wrong()),
+        }
+    }
+}
+
+impl Moment {
+    fn begin(self) -> OpTime {
+        match self {
+            Self::Time(seconds) => OpTime { seconds, increment: 0 },
+            Self::Position(position) => position,
+        }
+    }
+
+    /// A time means its whole second.
+    fn end(self) -> OpTime {
+        match self {
+            Self::Time(seconds) => OpTime { seconds, increment: u32::MAX },
+            Self::Position(position) => position,
+        }
+    }
+}
+
+/// Searches the log.
+///
+/// # Errors
+/// The operation's.
+pub(crate) async fn run(args: LogArgs, session: &Session) -> Result<ExitStatus> {
+    let repository = session.repository().await?;
+    let request = SearchRequest {
+        since: args.since.map(Moment::begin),
+        until: args.until.map(Moment::end),
+        namespace: args.namespace,
+    };
+    let report = search::search(&repository, &OplogLens, &request).await?;
+    Ok(session.printer.report(&Searched(report)))
+}
+
+struct Searched(SearchReport);
+
+impl Report for Searched {
+    fn json(&self) -> Map<String, Value> {
+        Map::from_iter([
+            ("found".to_owned(), json!(self.0.found)),
+            ("more".to_owned(), json!(self.0.more)),
+            ("slices".to_owned(), json!(self.0.slices)),
+        ])
+    }
+
+    fn text(&self, look: &Look) -> String {
+        let found = &self.0.found;
+        let Some(last) = found.last() else {
+            return format!("nothing was destroyed in the {} slices searched\n", self.0.slices);
+        };
+        let mut table = Table::new(&["TIME", "OPTIME", "WHAT", "NAMESPACE", "COUNT", ""]);
+        for destruction in found {
+            table.row(cells(destruction));
+        }
+        let mut text = table.render(look);
+        if self.0.more {
+            text.push_str("there is more: narrow the search with --since, --until or --namespace\n");
+        }
+        // The newest is the likeliest to be the one that is looked for.
+        text.push_str(&format!(
+            "to bring back the moment just before one of them: mainstay restore plan --before {}\n",
+            last.at
+        ));
+        text
+    }
+}
+
+fn cells(destruction: &Destruction) -> Vec<Cell> {
+    vec![
+        moment(destruction.at.timestamp()).into(),
+        destruction.at.to_string().into(),
+        destruction.kind.name().into(),
+        Cell::new(destruction.namespace.clone()),
+        Cell::right(Count(destruction.count).to_string()),
+        Cell::new(destruction.detail.clone()),
+    ]
+}
+
+/// The log's part of `backup list`.
+pub(crate) fn ranges_json(logs: &[ServerLog], now: Timestamp) -> Value {
+    let one = |log: &ServerLog| {
+        let mut value = json!(log);
+        value["recovery_point_age_seconds"] = json!(log.recovery_point.age_seconds(now));
+        value
+    };
+    logs.iter().map(one).collect()
+}
+
+/// The same for people; nothing when nothing was captured.
+pub(crate) fn ranges_text(logs: &[ServerLog], now: Timestamp, look: &Look) -> String {
+    let mut text = String::new();
+    for log in logs {
+        text.push_str(&format!(
+            "\n{} {} in {}: newest recovery point {} ({})\n",
+            look.paint(Tone::Strong, "change log of"),
+            log.server,
+            log.environment,
+            log.recovery_point,
+            ago(log.recovery_point.timestamp(), now),
+        ));
+        let mut table = Table::new(&["", "FROM", "TO", "LENGTH", ""]);
+        let mut rows: Vec<(OpTime, Vec<Cell>)> = Vec::new();
+        for range in &log.ranges {
+            rows.push((
+                range.from,
+                row("restorable", range.from, range.through, Tone::Good, &format!("set {}", range.set)),
+            ));
+        }
+        for part in &log.without_set {
+            rows.push((
+                part.after,
+                row(
+                    "no set",
+                    part.after,
+                    part.through,
+                    Tone::Warn,
+                    "take a backup: `mainstay backup create`",
+                ),
+            ));
+        }
+        for gap in &log.gaps {
+            rows.push((gap.after, row("gap", gap.after, gap.until, Tone::Bad, &gap.why)));
+        }
+        rows.sort_by_key(|(from, _)| *from);
+        for (_, cells) in rows {
+            table.row(cells);
+        }
+        text.push_str(&table.render(look));
+    }
+    text
+}
+
+fn row(what: &'static str, from: OpTime, to: OpTime, tone: Tone, why: &str) -> Vec<Cell> {
+    vec![
+        Cell::new(what).tone(tone),
+        format!("{} ({from})", moment(from.timestamp())).into(),
+        format!("{} ({to})", moment(to.timestamp())).into(),
+        duration(u64::from(to.seconds.saturating_sub(from.seconds))).into(),
+        why.to_owned().into(),
+    ]
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_means_its_whole_second() {
+        let time: Moment = "2026-11-23T00:55:02Z".parse().unwrap();
+        assert_eq!((time.begin().to_string(), time.end().increment), ("1795395302:0".to_owned(), u32::MAX));
+        let position: Moment = "1764500000:3".parse().unwrap();
+        assert_eq!((position.begin(), position.end()), (position.end(), position.begin()));
+        assert!("yesterday".parse::<Moment>().is_err());
+    }
+}

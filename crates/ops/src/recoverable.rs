@@ -1,0 +1,284 @@
+//! Which moments can be restored: backup sets and the change log after them, server by server.
+//!
+//! A moment can be restored when a set of the same server lies inside a continuous part of a chain and the moment between the set's settled
+//! position and that part's end. [`recoverable`] decides it from manifests and the log's listing; no slice is read.
+
+use std::collections::BTreeMap;
+
+use mainstay_model::progress::Observer;
+use mainstay_model::{ChainId, LogPosition, OpTime, Result, ResultExt, SetId, StoreKind};
+use mainstay_repository::{Chain, ChainEntry, LogReport, Repository, Run, Set};
+use serde::Serialize;
+
+use crate::contents::DocumentSetContents;
+use crate::framing::DocumentInspector;
+
+/// How many slices are read at the same time when they are verified.
+const SLICE_COUNT_MAX: usize = 4;
+
+/// What can be restored of one server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServerLog {
+    /// The server's fingerprint.
+    pub server: String,
+    /// The environment its newest chain was captured in.
+    pub environment: String,
+    /// The ranges of moments that can be restored, oldest first.
+    pub ranges: Vec<RecoverableRange>,
+    /// Continuous parts of the log that no set lies in: take a backup to make use of what follows.
+    pub without_set: Vec<LogPart>,
+    /// What is missing between the continuous parts, oldest first.
+    pub gaps: Vec<LogGap>,
+    /// Up to where the log is stored.
+    pub recovery_point: OpTime,
+}
+
+/// A range of moments that can be restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RecoverableRange {
+    /// The earliest moment, inclusive.
+    pub from: OpTime,
+    /// The latest moment, inclusive.
+    pub through: OpTime,
+    /// The earliest set in it.
+    pub set: SetId,
+    /// The chain.
+    pub chain: ChainId,
+}
+
+/// A continuous part of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LogPart {
+    /// Exclusive.
+    pub after: OpTime,
+    /// Inclusive.
+    pub through: OpTime,
+    /// The chain.
+    pub chain: ChainId,
+}
+
+/// A hole in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LogGap {
+    /// The last position before it.
+    pub after: OpTime,
+    /// The position from which on (exclusive) the log is there again. Not after `after` when the server went back.
+    pub until: OpTime,
+    /// Why.
+    pub why: String,
+}
+
+/// What of a set matters here.
+#[derive(Debug, Clone)]
+struct SetMoment {
+    id: SetId,
+    /// The log is needed after this.
+    base: OpTime,
+    /// The earliest moment it can be brought to.
+    settled: OpTime,
+}
+
+/// The position after which a set needs the log; `None` for sets that cannot be continued.
+pub fn base_of(contents: &DocumentSetContents) -> Option<OpTime> {
+    let settled = contents.settled?;
+    Some(contents.collections.iter().filter_map(|it| it.holds_through).fold(settled, OpTime::min))
+}
+
+/// What can be restored, server by server. Damaged sets and chains do not count; `backup verify` tells them.
+///
+/// # Errors
+/// The store's.
+pub async fn recoverable(repository: &Repository) -> Result<Vec<ServerLog>> {
+    let entries = repository.chains(StoreKind::Mongo).await?;
+    let mut servers: BTreeMap<String, Vec<Chain>> = BTreeMap::new();
+    for chain in entries.into_iter().filter_map(ChainEntry::whole) {
+        servers.entry(chain.description().server.clone()).or_default().push(chain);
+    }
+    if servers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut sets: BTreeMap<String, Vec<SetMoment>> = BTreeMap::new();
+    for entry in repository.sets(Some(StoreKind::Mongo)).await? {
+        let Ok(set) = entry.into_set() else { continue };
+        let Ok(contents) = set.contents::<DocumentSetContents>() else { continue };
+        if let (Some(base), Some(settled)) = (base_of(&contents), contents.settled) {
+            let moment = SetMoment { id: set.id().clone(), base, settled };
+            sets.entry(contents.server.fingerprint).or_default().push(moment);
+        }
+    }
+    let server_log = |(server, chains): (String, Vec<Chain>)| {
+        let own = sets.get(&server).map_or(&[][..], Vec::as_slice);
+        let facts: Vec<_> = chains.iter().map(ChainFacts::of).collect();
+        let environment = chains.last().map(|chain| chain.description().environment.clone());
+        judge(server, environment.unwrap_or_default(), own, &facts)
+    };
+    Ok(servers.into_iter().map(server_log).collect())
+}
+
+/// What of a chain matters here.
+struct ChainFacts {
+    id: ChainId,
+    runs: Vec<Run>,
+    why: &'static str,
+}
+
+impl ChainFacts {
+    fn of(chain: &Chain) -> Self {
+        Self { id: chain.id().clone(), runs: chain.runs(), why: chain.description().why.explanation() }
+    }
+}
+
+/// Decides. `sets` and `chains` are in the order they were made.
+fn judge(server: String, environment: String, sets: &[SetMoment], chains: &[ChainFacts]) -> ServerLog {
+    let mut log = ServerLog {
+        server,
+        environment,
+        ranges: Vec::new(),
+        without_set: Vec::new(),
+        gaps: Vec::new(),
+        recovery_point: LogPosition(0).optime(),
+    };
+    let mut previous: Option<Run> = None;
+    for chain in chains {
+        for (index, run) in chain.runs.iter().enumerate() {
+            let (after, through) = (run.after.optime(), run.through.optime());
+            let why = if index == 0 { chain.why } else { "slices are missing from the repository" };
+            if let Some(previous) = previous.filter(|previous| previous.through != run.after) {
+                log.gaps.push(LogGap { after: previous.through.optime(), until: after, why: why.to_owned() });
+            }
+            previous = Some(*run);
+            log.recovery_point = through;
+            let covered = sets.iter().filter(|set| run.covers(set.base.into(), set.settled.into()));
+            match covered.min_by_key(|set| set.settled) {
+                Some(set) => log.ranges.push(RecoverableRange {
+                    from: set.settled,
+                    through,
+                    set: set.id.clone(),
+                    chain: chain.id.clone(),
+                }),
+                None if after < through => {
+                    log.without_set.push(LogPart { after, through, chain: chain.id.clone() });
+                }
+                None => {}
+            }
+        }
+    }
+    log
+}
+
+/// Reads back the log that continues `set`: the slices of its server's chains from the set's base on, to the end of the chain it lies in.
+/// Nothing when it lies in none.
+///
+/// # Errors
+/// The store's. Damage is a finding.
+pub async fn verify_log_after(
+    repository: &Repository,
+    set: &Set,
+    observer: &dyn Observer,
+) -> Result<Option<LogReport>> {
+    let contents: DocumentSetContents = set.contents()?;
+    let Some(base) = base_of(&contents) else { return Ok(None) };
+    let chains = repository.chains_of(set.kind(), &contents.server.fingerprint).await?;
+    let base = LogPosition::from(base);
+    let holding = |chain: &&Chain| chain.description().after <= base && base <= chain.end();
+    let Some(chain) = chains.iter().rev().find(holding) else { return Ok(None) };
+    verify_chain(repository, chain, base, observer).await.map(Some)
+}
+
+/// Reads back every slice of every chain.
+///
+/// # Errors
+/// The store's; that of a chain whose description cannot be read.
+pub async fn verify_logs(repository: &Repository, observer: &dyn Observer) -> Result<Vec<LogReport>> {
+    let mut reports = Vec::new();
+    for entry in repository.chains(StoreKind::Mongo).await? {
+        match entry {
+            ChainEntry::Whole(chain) => {
+                reports.push(verify_chain(repository, &chain, LogPosition(0), observer).await?);
+            }
+            ChainEntry::Damaged { error, .. } => return Err(error),
+        }
+    }
+    Ok(reports)
+}
+
+async fn verify_chain(
+    repository: &Repository,
+    chain: &Chain,
+    after: LogPosition,
+    observer: &dyn Observer,
+) -> Result<LogReport> {
+    let inspector = |_: &_| -> Option<Box<dyn mainstay_repository::Inspector>> {
+        Some(Box::new(DocumentInspector::frames()))
+    };
+    repository
+        .verify_chain(chain, after, &inspector, SLICE_COUNT_MAX, observer)
+        .await
+        .with_context(|| format!("verify the log in chain {}", chain.id()))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use mainstay_model::Timestamp;
+
+    use super::*;
+
+    fn at(seconds: u32) -> OpTime {
+        OpTime { seconds, increment: 0 }
+    }
+
+    fn set(number: u32, base: u32, settled: u32) -> SetMoment {
+        let id = SetId::new(Timestamp::from_second(i64::from(number)).unwrap(), number);
+        SetMoment { id, base: at(base), settled: at(settled) }
+    }
+
+    fn chain(number: u32, runs: &[(u32, u32)]) -> ChainFacts {
+        ChainFacts {
+            id: ChainId::new(Timestamp::from_second(i64::from(number)).unwrap(), number),
+            runs: runs
+                .iter()
+                .map(|(after, through)| Run { after: at(*after).into(), through: at(*through).into() })
+                .collect(),
+            why: "overrun",
+        }
+    }
+
+    fn told(sets: &[SetMoment], chains: &[ChainFacts]) -> (Vec<(u32, u32)>, Vec<(u32, u32, String)>, usize) {
+        let log = judge(String::new(), String::new(), sets, chains);
+        (
+            log.ranges.iter().map(|range| (range.from.seconds, range.through.seconds)).collect(),
+            log.gaps.iter().map(|gap| (gap.after.seconds, gap.until.seconds, gap.why.clone())).collect(),
+            log.without_set.len(),
+        )
+    }
+
+    #[test]
+    fn a_range_begins_with_the_earliest_set_inside_and_ends_with_the_log() {
+        assert_eq!(told(&[], &[chain(1, &[(10, 90)])]), (vec![], vec![], 1));
+        assert_eq!(
+            told(&[set(1, 20, 25), set(2, 50, 50)], &[chain(1, &[(10, 90)])]),
+            (vec![(25, 90)], vec![], 0)
+        );
+        assert_eq!(
+            told(&[set(1, 9, 25)], &[chain(1, &[(10, 90)])]),
+            (vec![], vec![], 1),
+            "begun before the log"
+        );
+        assert_eq!(told(&[set(1, 80, 91)], &[chain(1, &[(10, 90)])]), (vec![], vec![], 1), "not settled yet");
+        assert_eq!(
+            told(&[set(1, 10, 10)], &[chain(1, &[(10, 10)])]),
+            (vec![(10, 10)], vec![], 0),
+            "an empty chain"
+        );
+    }
+
+    #[test]
+    fn gaps_are_told_with_their_reasons() {
+        let chains = [chain(1, &[(10, 40), (50, 60)]), chain(2, &[(70, 99)])];
+        let (ranges, gaps, without) = told(&[set(1, 20, 20), set(2, 75, 75)], &chains);
+        assert_eq!((ranges, without), (vec![(20, 40), (75, 99)], 1));
+        let missing = "slices are missing from the repository".to_owned();
+        assert_eq!(gaps, vec![(40, 50, missing), (60, 70, "overrun".to_owned())]);
+    }
+}
