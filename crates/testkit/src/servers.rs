@@ -16,6 +16,7 @@ mod port;
 mod postgres;
 mod process;
 mod redis;
+mod replica_set;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,6 +27,7 @@ pub use port::free_port;
 pub use postgres::{Postgres, PostgresOptions};
 pub use process::{ServerStatus, StartError};
 pub use redis::{Redis, RedisOptions};
+pub use replica_set::ReplicaSet;
 
 /// The mongod of this test binary: a one-node replica set without authentication.
 ///

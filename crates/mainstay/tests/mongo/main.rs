@@ -4,4 +4,5 @@
 mod backup_restore;
 mod bad_input;
 mod queries;
+mod capture;
 mod stack;

@@ -7,3 +7,4 @@ mod definitions;
 mod load;
 mod scan;
 mod support;
+mod tail;

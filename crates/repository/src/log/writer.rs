@@ -69,6 +69,16 @@ impl SealedSlice {
     pub fn slice(&self) -> &Slice {
         &self.slice
     }
+
+    /// The key it is put at.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// What is put there.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
 }
 
 impl Repository {

@@ -4,6 +4,7 @@
 mod damage;
 mod encryption;
 mod interruption;
+mod log;
 mod round_trip;
 mod sets;
 mod support;

@@ -5,7 +5,7 @@
 //! (MongoDB manual, "Localhost Exception").
 //!
 //! [`Mongod::oracle`] and [`db_hash`] go through the official driver, so that what the product does with its own wire
-//! code is judged by somebody else. Refuses topologies of more than one node.
+//! code is judged by somebody else. [`super::ReplicaSet`] makes sets of several.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -32,6 +32,8 @@ const SET: &str = "rs0";
 #[derive(Clone, Debug)]
 pub struct MongodOptions {
     standalone: bool,
+    /// One of several members: somebody else initiates the set, and any answer counts as ready.
+    member: bool,
     root: Option<(String, String)>,
     tls: bool,
     cache_gib: f64,
@@ -44,6 +46,12 @@ impl MongodOptions {
     /// A standalone server instead of a one-node replica set: no oplog, no snapshot reads.
     pub fn standalone(mut self) -> Self {
         self.standalone = true;
+        self
+    }
+
+    /// A member of a set that somebody else initiates.
+    pub(super) fn member(mut self) -> Self {
+        self.member = true;
         self
     }
 
@@ -115,7 +123,7 @@ impl MongodOptions {
         if fresh {
             mongod.found()?;
         }
-        mongod.await_writable()?;
+        mongod.await_ready()?;
         if fresh {
             mongod.create_root()?;
         }
@@ -211,6 +219,7 @@ impl Mongod {
     pub fn options() -> MongodOptions {
         MongodOptions {
             standalone: false,
+            member: false,
             root: None,
             tls: false,
             cache_gib: 0.25,
@@ -294,7 +303,7 @@ impl Mongod {
         self.stop();
         let port = self.port;
         self.process.start(|| hello(port).is_ok())?;
-        self.await_writable()
+        self.await_ready()
     }
 
     /// A client of the official driver, bound to the current tokio runtime.
@@ -311,12 +320,25 @@ impl Mongod {
     }
 
     fn found(&self) -> Result<(), StartError> {
-        if self.options.standalone {
+        if self.options.standalone || self.options.member {
             return Ok(());
         }
-        let members = doc! { "_id": SET, "members": [{ "_id": 0, "host": self.address().to_string() }] };
-        let reply = call(self.port, doc! { "replSetInitiate": members, "$db": "admin" });
+        self.initiate(doc! { "_id": SET, "members": [{ "_id": 0, "host": self.address().to_string() }] })
+    }
+
+    /// Makes a replica set of this configuration.
+    pub(super) fn initiate(&self, configuration: Document) -> Result<(), StartError> {
+        let reply = call(self.port, doc! { "replSetInitiate": configuration, "$db": "admin" });
         accept("replSetInitiate", reply)
+    }
+
+    /// Whether it is the primary now.
+    pub fn is_primary(&self) -> bool {
+        hello(self.port).is_ok_and(|reply| reply.get_bool("isWritablePrimary").unwrap_or(false))
+    }
+
+    fn await_ready(&mut self) -> Result<(), StartError> {
+        if self.options.member { Ok(()) } else { self.await_writable() }
     }
 
     fn create_root(&self) -> Result<(), StartError> {
