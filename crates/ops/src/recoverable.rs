@@ -244,7 +244,10 @@ mod tests {
         }
     }
 
-    fn told(sets: &[SetMoment], chains: &[ChainFacts]) -> (Vec<(u32, u32)>, Vec<(u32, u32, String)>, usize) {
+    /// Ranges, gaps with their reasons, and how many parts have no set.
+    type Told = (Vec<(u32, u32)>, Vec<(u32, u32, String)>, usize);
+
+    fn told(sets: &[SetMoment], chains: &[ChainFacts]) -> Told {
         let log = judge(String::new(), String::new(), sets, chains);
         (
             log.ranges.iter().map(|range| (range.from.seconds, range.through.seconds)).collect(),

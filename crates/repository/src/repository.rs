@@ -468,7 +468,7 @@ async fn refuse_occupied(store: &Store) -> Result<()> {
     let present = store.get(&layout::description(), DESCRIPTION_BYTES_MAX).await.is_ok();
     for kind in StoreKind::ALL {
         let (sets, log) = (layout::sets(kind), layout::log(kind));
-        if !present && !(store.folders(&sets).await?.is_empty() && store.folders(&log).await?.is_empty()) {
+        if !present && (!store.folders(&sets).await?.is_empty() || !store.folders(&log).await?.is_empty()) {
             return Err(Error::new(
                 ErrorKind::Corrupt,
                 format!("mainstay.json is missing from {}, but there are backups of {kind}", store.describe()),

@@ -16,5 +16,6 @@ pub mod servers;
 pub use proxy::FaultProxy;
 pub use s3::S3Server;
 pub use servers::{
-    Mongod, Postgres, Redis, ReplicaSet, StartError, shared_mongod, shared_postgres, shared_redis, unique_database,
+    Mongod, Postgres, Redis, ReplicaSet, StartError, shared_mongod, shared_postgres, shared_redis,
+    unique_database,
 };

@@ -187,7 +187,7 @@ async fn what_was_written_is_recoverable_soon_and_a_stop_is_no_failure() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_overwritten_log_begins_a_new_chain_and_the_gap_is_shown() {
-    let mongod = Mongod::start().unwrap();
+    let mongod = Mongod::options().oplog_mb(4).start().unwrap();
     let project = Project::filled(&mongod, 10).await;
     project.run(&["capture", "mongo", "--once"]).expect(0);
     let first_set = project.back_up();
@@ -198,9 +198,9 @@ async fn an_overwritten_log_begins_a_new_chain_and_the_gap_is_shown() {
     let end = chains(&repository(&project).await).await[0].end();
     let mut number = 0;
     while oldest(&mongod).await <= end.optime() {
-        let pad = "y".repeat(1 << 20);
-        collection.insert_many((0..16).map(|n| doc! { "_id": number + n, "pad": &pad })).await.unwrap();
-        number += 16;
+        let pad = "y".repeat(1 << 18);
+        collection.insert_many((0..8).map(|n| doc! { "_id": number + n, "pad": &pad })).await.unwrap();
+        number += 8;
         assert!(Instant::now() < deadline, "the oplog is overwritten within a minute");
     }
     project.run(&["capture", "mongo", "--once"]).expect(0).says("was overwritten before it was captured");

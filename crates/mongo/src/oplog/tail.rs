@@ -37,7 +37,7 @@ const OPLOG: &str = "oplog.rs";
 const SETTLING: Duration = Duration::from_secs(30);
 
 /// Between two looks whether it has.
-const SETTLING_PAUSE: Duration = Duration::from_millis(100);
+const SETTLING_PAUSE: Duration = Duration::from_millis(250);
 
 #[async_trait]
 impl ChangeSource for MongoServer {

@@ -145,8 +145,11 @@ mod tests {
         (slice.after.0, slice.through.0, slice.token)
     }
 
+    /// Where slices begin and end, and their tokens.
+    type Spans = Vec<(u64, u64, u64)>;
+
     /// What is read, what is set aside, and the damage in words.
-    type Told = (Vec<(u64, u64, u64)>, Vec<(u64, u64, u64)>, Vec<String>);
+    type Told = (Spans, Spans, Vec<String>);
 
     fn told(found: &[(u64, u64, u64)]) -> Told {
         let found = found.iter().map(|&(after, through, token)| slice(after, through, token)).collect();
@@ -166,7 +169,7 @@ mod tests {
     fn slices_are_read_from_the_beginning_and_what_does_not_fit_is_told() {
         let none = Vec::<String>::new();
         let text = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
-        let cases: Vec<(&str, Vec<(u64, u64, u64)>, Told)> = vec![
+        let cases: Vec<(&str, Spans, Told)> = vec![
             ("nothing yet", vec![], (vec![], vec![], none.clone())),
             (
                 "two writers after each other",

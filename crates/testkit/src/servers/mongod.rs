@@ -34,6 +34,7 @@ pub struct MongodOptions {
     standalone: bool,
     /// One of several members: somebody else initiates the set, and any answer counts as ready.
     member: bool,
+    oplog_mb: u64,
     root: Option<(String, String)>,
     tls: bool,
     cache_gib: f64,
@@ -70,6 +71,12 @@ impl MongodOptions {
     /// The WiredTiger cache in GiB, at least 0.25 (the default).
     pub fn cache_gib(mut self, size: f64) -> Self {
         self.cache_gib = size;
+        self
+    }
+
+    /// The oplog's size in MiB, 64 unless said: a small one is soon overwritten.
+    pub fn oplog_mb(mut self, size: u64) -> Self {
+        self.oplog_mb = size;
         self
     }
 
@@ -161,7 +168,7 @@ impl MongodOptions {
             push(&["--setParameter", &format!("{name}={value}")]);
         }
         if !self.standalone {
-            push(&["--replSet", SET, "--oplogSize", "64"]);
+            push(&["--replSet", SET, "--oplogSize", &self.oplog_mb.to_string()]);
         }
         if self.root.is_some() {
             push(&["--auth"]);
@@ -220,6 +227,7 @@ impl Mongod {
         MongodOptions {
             standalone: false,
             member: false,
+            oplog_mb: 64,
             root: None,
             tls: false,
             cache_gib: 0.25,
