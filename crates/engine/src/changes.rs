@@ -186,6 +186,9 @@ pub trait ChangeSurvey: Send {
 pub struct Surveyed {
     /// The collections and views that exist at the end, by name.
     pub collections: Vec<PointCollection>,
+    /// Collections that the log changes although neither the set holds them nor the log creates them, and that it does not drop: what the set
+    /// leaves out. They are not among `collections`.
+    pub foreign: Vec<Namespace>,
     /// The last entry within the range; `None` when there was none.
     pub last: Option<OpTime>,
     /// The first entry past the end, if one was read: proof that the log reaches the end.

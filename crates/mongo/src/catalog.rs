@@ -39,11 +39,11 @@ pub(crate) async fn databases(server: &MongoServer) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn is_user_database(name: &str) -> bool {
+pub(crate) fn is_user_database(name: &str) -> bool {
     !["admin", "config", "local", OWN_DATABASE].contains(&name) && !name.starts_with("__mdb_internal")
 }
 
-fn is_user_collection(name: &str) -> bool {
+pub(crate) fn is_user_collection(name: &str) -> bool {
     !name.starts_with("system.") || name == "system.js"
 }
 

@@ -66,5 +66,5 @@ mod topology;
 mod wire;
 
 pub use config::{MongoConfig, RetryPolicy, TlsOptions};
-pub use oplog::OplogLens;
+pub use oplog::{OplogLens, exercise_diff, exercise_survey};
 pub use server::MongoServer;

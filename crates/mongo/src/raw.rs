@@ -14,6 +14,7 @@ pub(crate) mod kind {
     pub(crate) const ARRAY: u8 = 0x04;
     pub(crate) const BINARY: u8 = 0x05;
     pub(crate) const BOOLEAN: u8 = 0x08;
+    pub(crate) const NULL: u8 = 0x0A;
     pub(crate) const INT32: u8 = 0x10;
     pub(crate) const TIMESTAMP: u8 = 0x11;
     pub(crate) const INT64: u8 = 0x12;
@@ -42,7 +43,7 @@ pub(crate) struct Element<'a> {
     pub(crate) offset: usize,
 }
 
-impl Element<'_> {
+impl<'a> Element<'a> {
     /// A number of any width, if it is one.
     pub(crate) fn number(&self) -> Option<i64> {
         match self.kind {
@@ -55,8 +56,9 @@ impl Element<'_> {
     }
 
     /// The text of a string, if it is one and valid UTF-8.
-    pub(crate) fn text(&self) -> Option<&str> {
-        let bytes = (self.kind == kind::STRING).then(|| self.value.get(4..self.value.len() - 1))??;
+    pub(crate) fn text(&self) -> Option<&'a str> {
+        let value = self.value;
+        let bytes = (self.kind == kind::STRING).then(|| value.get(4..value.len() - 1))??;
         std::str::from_utf8(bytes).ok()
     }
 
@@ -202,9 +204,14 @@ impl DocumentWriter {
 
     /// Appends one element. `key` must not contain NUL.
     pub(crate) fn element(&mut self, kind: u8, key: &str, value: &[u8]) {
-        debug_assert!(!key.contains('\0'), "a name inside BSON ends at NUL");
+        self.raw_element(kind, key.as_bytes(), value);
+    }
+
+    /// As [`DocumentWriter::element`], for a name that may be any bytes.
+    pub(crate) fn raw_element(&mut self, kind: u8, key: &[u8], value: &[u8]) {
+        debug_assert!(!key.contains(&0), "a name inside BSON ends at NUL");
         self.0.push(kind);
-        self.0.extend_from_slice(key.as_bytes());
+        self.0.extend_from_slice(key);
         self.0.push(0);
         self.0.extend_from_slice(value);
     }

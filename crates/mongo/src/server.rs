@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bson::{Document, RawDocumentBuf, rawdoc};
 use mainstay_engine::{
-    CollectionInfo, CollectionKind, DocumentSink, DocumentSource, Loader, Namespace, ServerFacts, Snapshot,
-    SnapshotRequest,
+    ChangeReplay, ChangeSurvey, CollectionInfo, CollectionKind, DocumentSink, DocumentSource, Loader,
+    Namespace, ReplayTarget, Replayer, ServerFacts, Snapshot, SnapshotRequest, StoredCollection, Until,
 };
 use mainstay_guard::Permit;
 use mainstay_model::progress::Observer;
@@ -21,6 +21,7 @@ use mongodb::options::ServerAddress;
 use crate::config::{self, MongoConfig, RetryPolicy};
 use crate::create::Occupant;
 use crate::error::{self, driver_code, driver_error};
+use crate::oplog::{MongoReplayer, MongoSurvey};
 use crate::topology::{Topology, optime};
 use crate::wire::{Connection, Endpoint, WireOptions};
 use crate::{catalog, create, load, probe, scan};
@@ -272,6 +273,17 @@ fn other_replica_set(endpoint: &Endpoint, wanted: &str, found: Option<&str>) -> 
             .with_hint(format!("write `replicaSet={found}` in the url, then run `mainstay config check`")),
         None => built("is a member of none".to_owned())
             .with_hint("remove `replicaSet=` from the url, then run `mainstay config check`"),
+    }
+}
+
+#[async_trait]
+impl ChangeReplay for MongoServer {
+    fn survey(&self, collections: Vec<StoredCollection>, until: Until) -> Result<Box<dyn ChangeSurvey>> {
+        Ok(Box::new(MongoSurvey::begin(&collections, until)?))
+    }
+
+    async fn replayer(&self, targets: Vec<ReplayTarget>, until: Until) -> Result<Box<dyn Replayer>> {
+        Ok(Box::new(MongoReplayer::begin(self.clone(), targets, until).await?))
     }
 }
 

@@ -167,7 +167,8 @@ pub(super) fn with_empty_timestamps(bytes: &[u8], frames: &[&[u8]]) -> Vec<usize
     positions
 }
 
-fn has_empty_timestamp(document: &[u8]) -> bool {
+/// Whether a document holds an empty timestamp at the top level, which servers replace.
+pub(crate) fn has_empty_timestamp(document: &[u8]) -> bool {
     raw::elements(document).map_while(Result::ok).any(|element| is_replaceable(&element))
 }
 

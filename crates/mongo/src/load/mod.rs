@@ -31,8 +31,9 @@ use mainstay_engine::{
 use mainstay_model::{Error, ErrorKind, ErrorStatus, Result, ResultExt};
 use tokio::time::sleep;
 
+pub(crate) use self::judge::has_empty_timestamp;
 use self::judge::{Owner, Stored, with_empty_timestamps};
-use self::refusal::{Refusal, refusals_of};
+pub(crate) use self::refusal::{Refusal, refusals_of};
 use crate::config::Incident;
 use crate::create;
 use crate::error::{WireError, code};
@@ -41,7 +42,7 @@ use crate::server::MongoServer;
 use crate::wire::{Connection, MESSAGE_BYTES_MAX, Sequence};
 
 /// The most bytes of documents in one message; the rest is room for the command.
-const DOCUMENT_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 16 * 1024;
+pub(crate) const DOCUMENT_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 16 * 1024;
 
 /// A batch of this size is sent as it is; smaller ones are gathered until they reach the second.
 const DIRECT_BYTES: usize = 2 * 1024 * 1024;
@@ -74,13 +75,14 @@ struct Bypass {
 
 /// Which run of which server answers: what another acknowledged may be lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Incarnation {
+pub(crate) struct Incarnation {
     process: Vec<u8>,
     election: Vec<u8>,
 }
 
 impl Incarnation {
-    fn of(connection: &Connection) -> Self {
+    /// Which run answers on `connection`.
+    pub(crate) fn of(connection: &Connection) -> Self {
         let greeting = connection.greeting();
         Self { process: greeting.process.clone(), election: greeting.election.clone() }
     }

@@ -12,16 +12,21 @@ const SHOWN_ID_CHARS: usize = 200;
 
 /// A refused document.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     /// Its position in what was sent.
-    pub(super) position: usize,
-    pub(super) code: i32,
-    pub(super) message: String,
+    pub(crate) position: usize,
+    pub(crate) code: i32,
+    pub(crate) message: String,
     /// The fields of the unique index it violates, for duplicates.
     key: Vec<String>,
 }
 
 impl Refusal {
+    /// The server's error.
+    pub(crate) fn into_error(self) -> Error {
+        ServerError { code: self.code, name: String::new(), message: self.message }.into()
+    }
+
     /// What is told of `document`, the refused one.
     pub(super) fn failure(&self, document: &[u8]) -> DocumentFailure {
         let message = match self.code {
@@ -57,7 +62,7 @@ fn shown_id(document: &[u8]) -> String {
 ///
 /// # Errors
 /// When the write concern failed, or when a document was refused for a reason that will pass, so that the whole write must be repeated.
-pub(super) fn refusals_of(reply: &[u8]) -> Result<Vec<Refusal>, WireError> {
+pub(crate) fn refusals_of(reply: &[u8]) -> Result<Vec<Refusal>, WireError> {
     if let Some(concern) =
         raw::find(reply, "writeConcernError")?.filter(|element| element.kind == kind::DOCUMENT)
     {
