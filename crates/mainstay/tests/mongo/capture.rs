@@ -187,7 +187,8 @@ async fn what_was_written_is_recoverable_soon_and_a_stop_is_no_failure() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_overwritten_log_begins_a_new_chain_and_the_gap_is_shown() {
-    let mongod = Mongod::options().oplog_mb(4).start().unwrap();
+    // The server keeps what its last checkpoint needs, and makes one a second.
+    let mongod = Mongod::options().oplog_mb(4).argument("--syncdelay").argument("1").start().unwrap();
     let project = Project::filled(&mongod, 10).await;
     project.run(&["capture", "mongo", "--once"]).expect(0);
     let first_set = project.back_up();
@@ -204,6 +205,8 @@ async fn an_overwritten_log_begins_a_new_chain_and_the_gap_is_shown() {
         assert!(Instant::now() < deadline, "the oplog is overwritten within a minute");
     }
     project.run(&["capture", "mongo", "--once"]).expect(0).says("was overwritten before it was captured");
+    collection.insert_one(doc! { "_id": "after" }).await.unwrap();
+    project.run(&["capture", "mongo", "--once"]).expect(0).says("goes on after");
     let listed = project.json(&["backup", "list"]);
     let log = &listed["log"][0];
     assert_eq!(

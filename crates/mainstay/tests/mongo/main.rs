@@ -3,6 +3,6 @@
 
 mod backup_restore;
 mod bad_input;
-mod queries;
 mod capture;
+mod queries;
 mod stack;
