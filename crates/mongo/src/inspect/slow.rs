@@ -77,6 +77,7 @@ async fn logged(server: &MongoServer, database: &str, request: &SlowRequest) -> 
             break;
         }
         match of_line(line) {
+            Some(operation) if is_beside_the_point(&operation) => {}
             Some(operation) => {
                 let ours = operation.namespace.split_once('.').is_some_and(|(name, _)| name == database);
                 if ours && request.since.is_none_or(|since| operation.at >= since) {
@@ -87,6 +88,14 @@ async fn logged(server: &MongoServer, database: &str, request: &SlowRequest) -> 
         }
     }
     Ok(read)
+}
+
+/// Questions to the profiler's own collection, which the profiler itself passes over; and commands that hold statements, an update of
+/// `shop.$cmd` say, for the statements inside are noted one by one.
+fn is_beside_the_point(operation: &SlowOperation) -> bool {
+    let holds = |name: &str| operation.command.get(name).is_some();
+    let statements = operation.namespace.ends_with(".$cmd") && (holds("update") || holds("delete"));
+    statements || operation.namespace.ends_with(&format!(".{COLLECTION}"))
 }
 
 fn of_line(line: &str) -> Option<SlowOperation> {
@@ -207,6 +216,20 @@ mod tests {
         };
         let operation = of_profile(RawDocumentBuf::try_from(entry).unwrap()).unwrap();
         assert!(operation.is_continuation && operation.command.get("find").is_some());
+    }
+
+    #[test]
+    fn statements_are_not_told_twice() {
+        let line = |namespace: &str, command: &str| {
+            let line = format!(
+                r#"{{"t":{{"$date":"2026-01-01T00:00:00Z"}},"attr":{{"type":"command","ns":"{namespace}","command":{command}}}}}"#
+            );
+            is_beside_the_point(&of_line(&line).unwrap())
+        };
+        assert!(line("shop.$cmd", r#"{"update":"users","ordered":true}"#));
+        assert!(line("shop.system.profile", r#"{"find":"system.profile"}"#));
+        assert!(!line("shop.users", r#"{"q":{},"u":{}}"#));
+        assert!(!line("shop.$cmd", r#"{"dbStats":1}"#));
     }
 
     #[test]

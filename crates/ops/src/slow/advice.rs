@@ -3,6 +3,8 @@
 //! Advice says what was seen and why it costs, and gives a command to copy where there is one. It guesses at no data: whether an index is
 //! worth its writes is the reader's to judge, and indexes that exist already are not looked at here.
 
+use std::collections::BTreeSet;
+
 use mainstay_model::Count;
 use serde::Serialize;
 
@@ -23,15 +25,15 @@ pub struct Advice {
     pub id: &'static str,
     /// What was seen and why it costs.
     pub message: String,
-    /// A command to copy into mongosh, if there is one.
-    pub command: Option<String>,
+    /// Commands to copy into mongosh; empty when there is none.
+    pub commands: Vec<String>,
 }
 
 /// What to do about `group`, whose slowest member asks `facts`.
 pub(super) fn advise(group: &SlowGroup, facts: &Facts) -> Vec<Advice> {
     let mut advice = Vec::new();
-    let mut add = |id: &'static str, message: String, command: Option<String>| {
-        advice.push(Advice { id, message, command })
+    let mut add = |id: &'static str, message: String, commands: Vec<String>| {
+        advice.push(Advice { id, message, commands });
     };
     let scans = group.plans.iter().any(|plan| plan.contains("COLLSCAN"));
     let sorts = group.sorted > 0;
@@ -41,7 +43,7 @@ pub(super) fn advise(group: &SlowGroup, facts: &Facts) -> Vec<Advice> {
             "javascript",
             "$where runs JavaScript for every document and uses no index; say it with operators or $expr"
                 .to_owned(),
-            None,
+            Vec::new(),
         );
     }
     if !facts.loose_patterns.is_empty() {
@@ -51,17 +53,22 @@ pub(super) fn advise(group: &SlowGroup, facts: &Facts) -> Vec<Advice> {
             format!(
                 "the regular expression on {fields} has no fixed beginning or ignores case, so that every value is tried; begin it with ^ and a literal, or use a text index or a collation of strength 2"
             ),
-            None,
+            Vec::new(),
         );
     }
     let indexes = indexes(group, facts);
     if scans && group.documents_examined >= EXAMINED_MIN {
         let examined = Count(group.documents_examined / group.count.max(1));
-        let message = match (&indexes, facts.asks) {
-            (Some(_), _) => format!(
+        let mostly = group.returned.saturating_mul(2) >= group.documents_examined;
+        let indexes = if mostly { Vec::new() } else { indexes.clone() };
+        let message = match (indexes.is_empty(), facts.asks) {
+            _ if mostly => format!(
+                "it reads the whole collection, {examined} documents each time, and most of them match: an index would not help"
+            ),
+            (false, _) => format!(
                 "it reads the whole collection, {examined} documents each time; an index on its equality, sort and range fields would lead it"
             ),
-            (None, true)
+            (true, true)
                 if facts
                     .branches
                     .iter()
@@ -73,11 +80,11 @@ pub(super) fn advise(group: &SlowGroup, facts: &Facts) -> Vec<Advice> {
                     "it asks for the whole collection, {examined} documents each time; give it a filter, or read in portions by _id"
                 )
             }
-            (None, _) => format!(
+            (true, _) => format!(
                 "it reads the whole collection, {examined} documents each time, and compares nothing that an index could lead to"
             ),
         };
-        add("collection_scan", message, indexes.clone());
+        add("collection_scan", message, indexes);
     } else if ratio > EXAMINED_RATIO_MAX && group.documents_examined >= EXAMINED_MIN {
         add(
             "poor_ratio",
@@ -90,14 +97,14 @@ pub(super) fn advise(group: &SlowGroup, facts: &Facts) -> Vec<Advice> {
     if sorts {
         let message = "it sorts in memory what no index gave in order, and begins to answer only when everything is sorted";
         // The same index has been named above.
-        let command = if scans { None } else { indexes };
-        add("in_memory_sort", message.to_owned(), command);
+        let commands = if scans { Vec::new() } else { indexes };
+        add("in_memory_sort", message.to_owned(), commands);
     }
     if group.used_disk > 0 {
         add(
             "used_disk",
             "it wrote to disk what did not fit into memory; filter earlier, project fewer fields, or sort by an index".to_owned(),
-            None,
+            Vec::new(),
         );
     }
     if !facts.negations.is_empty() && scans {
@@ -107,16 +114,16 @@ pub(super) fn advise(group: &SlowGroup, facts: &Facts) -> Vec<Advice> {
             format!(
                 "$ne, $nin and $not on {fields} match almost everything and make an index nearly useless; ask for what is wanted"
             ),
-            None,
+            Vec::new(),
         );
     }
     advice
 }
 
-/// The commands that make the indexes wanted; `None` when none would help.
-fn indexes(group: &SlowGroup, facts: &Facts) -> Option<String> {
-    let (database, collection) = group.namespace.split_once('.')?;
-    let commands: Vec<String> = facts
+/// The commands that make the indexes wanted, each once; empty when none would help.
+fn indexes(group: &SlowGroup, facts: &Facts) -> Vec<String> {
+    let Some((database, collection)) = group.namespace.split_once('.') else { return Vec::new() };
+    let mut commands: Vec<String> = facts
         .branches
         .iter()
         .map(|branch| branch.index(&facts.sort))
@@ -134,13 +141,9 @@ fn indexes(group: &SlowGroup, facts: &Facts) -> Option<String> {
             )
         })
         .collect();
-    let mut unique = Vec::new();
-    for command in commands {
-        if !unique.contains(&command) {
-            unique.push(command);
-        }
-    }
-    (!unique.is_empty()).then(|| unique.join("; "))
+    let mut seen = BTreeSet::new();
+    commands.retain(|command| seen.insert(command.clone()));
+    commands
 }
 
 #[cfg(test)]
@@ -156,11 +159,7 @@ mod tests {
         let mut one = operation(command, 100);
         change(&mut one);
         let groups = group(&[one], Literals::Hidden);
-        groups[0]
-            .advice
-            .iter()
-            .map(|advice| (advice.id, advice.command.clone().unwrap_or_default()))
-            .collect()
+        groups[0].advice.iter().map(|advice| (advice.id, advice.commands.join("; "))).collect()
     }
 
     fn ids(advice: &[(&'static str, String)]) -> Vec<&'static str> {
@@ -196,6 +195,8 @@ mod tests {
             }),
             []
         );
+        // Where everything matches, no index is advised.
+        assert_eq!(advised(command, |one| one.returned = 2_000), [("collection_scan", String::new())]);
         // Small ones are left alone.
         assert_eq!(advised(command, |one| one.documents_examined = 20), []);
     }

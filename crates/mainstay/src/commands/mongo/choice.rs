@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use jiff::SignedDuration;
 use mainstay_engine::Namespace;
+use mainstay_model::{Error, ErrorKind};
 use mainstay_ops::Selection;
 use mainstay_ops::shape::Literals;
 
@@ -71,6 +72,18 @@ impl LiteralArgs {
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let parsed = text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
     parsed.ok_or_else(|| "expected a length of time, such as 30s, 5m or 2h".to_owned())
+}
+
+/// The guard's refusal for want of somebody to ask, with the way that these commands have: they take no hash, for the plan made the next
+/// time is another one.
+pub(crate) fn by_plan_file(refusal: Error) -> Error {
+    let asks_for_hash = refusal.hint().is_some_and(|hint| hint.contains("--approve"));
+    if refusal.kind() != ErrorKind::Refused || !asks_for_hash {
+        return refusal;
+    }
+    refusal.with_hint(
+        "add `--output plan.json`, review the plan, then run `mainstay apply plan.json --approve HASH`",
+    )
 }
 
 #[cfg(test)]

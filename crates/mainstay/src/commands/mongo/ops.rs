@@ -9,7 +9,7 @@ use mainstay_model::{ExitStatus, Plan, Result, ResultExt, StoreKind};
 use mainstay_ops::activity::{self, Activity, ActivityKind, ActivityQuery, KillReport};
 use serde_json::{Map, Value, json};
 
-use super::choice::{LiteralArgs, parse_duration};
+use super::choice::{LiteralArgs, by_plan_file, parse_duration};
 use crate::commands::plan::{self, PlanReport};
 use crate::commands::restore::other_target;
 use crate::printer::shown::{millis, plain};
@@ -74,7 +74,7 @@ async fn plan_kill(id: &str, args: &OpsArgs, session: &Session) -> Result<ExitSt
         let report = PlanReport::new(plan, args.output.clone(), session.clock.now())?;
         return Ok(session.printer.report(&report));
     }
-    apply_plan(&plan, None, session).await
+    apply_plan(&plan, None, session).await.map_err(by_plan_file)
 }
 
 /// Carries out a plan to end an operation.

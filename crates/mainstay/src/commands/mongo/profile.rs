@@ -14,7 +14,7 @@ use mainstay_ops::{Selection, profiler::Change};
 use mainstay_repository::Repository;
 use serde_json::{Map, Value, json};
 
-use super::choice::{DatabaseArgs, LiteralArgs, parse_duration};
+use super::choice::{DatabaseArgs, LiteralArgs, by_plan_file, parse_duration};
 use crate::commands::plan::{self, PlanReport};
 use crate::commands::restore::other_target;
 use crate::printer::shown::{ago, duration, moment};
@@ -194,7 +194,7 @@ async fn planned(plan: Plan, consent: &ConsentArgs, session: &Session) -> Result
         let report = PlanReport::new(plan, consent.output.clone(), session.clock.now())?;
         return Ok(session.printer.report(&report));
     }
-    apply_plan(&plan, None, session).await
+    apply_plan(&plan, None, session).await.map_err(by_plan_file)
 }
 
 /// Carries out a plan of setting or putting back; a plan that holds waits, and puts back.

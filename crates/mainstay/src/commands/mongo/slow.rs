@@ -136,29 +136,35 @@ impl Shown {
 
 fn block(place: usize, group: &SlowGroup, now: Timestamp, look: &Look) -> String {
     let title = format!("{place}. {} {}", group.namespace, group.shape.verb);
-    let mut text = format!("{} {}\n", look.paint(Tone::Strong, &plain(&title, 300)), group.shape.text);
+    let title = look.paint(Tone::Strong, &plain(&title, 300));
+    let mut text = format!("{}\n", format!("{title} {}", group.shape.text).trim_end());
+    let times = match group.count {
+        1 => "once".to_owned(),
+        count => format!("{} times", Count(count)),
+    };
     let batches = match group.batches {
         0 => String::new(),
         batches => format!(" and {} more batches", Count(batches)),
     };
     text.push_str(&format!(
-        "   {} times{batches}, {} in all, {} on average, {} at most; last {}\n",
-        Count(group.count),
+        "   {times}{batches}, {} in all, {} on average, {} at most; last {}\n",
         millis(group.total_ms),
         millis(group.mean_ms().round() as u64),
         millis(group.max_ms),
         ago(group.last_at, now),
     ));
-    text.push_str(&format!(
-        "   examined {} documents and {} keys for {} returned or changed ({:.0} : 1)\n",
-        Count(group.documents_examined),
-        Count(group.keys_examined),
-        Count(group.returned),
-        group.examined_ratio(),
-    ));
-    let mut how = vec![format!("plan {}", plain(&group.plans.join(" | "), 300))];
-    if group.plans.is_empty() {
-        how.clear();
+    if group.documents_examined + group.keys_examined > 0 {
+        text.push_str(&format!(
+            "   examined {} documents and {} keys for {} returned or changed ({:.0} : 1)\n",
+            Count(group.documents_examined),
+            Count(group.keys_examined),
+            Count(group.returned),
+            group.examined_ratio(),
+        ));
+    }
+    let mut how = Vec::new();
+    if !group.plans.is_empty() {
+        how.push(format!("plan {}", plain(&group.plans.join(" | "), 300)));
     }
     if group.sorted > 0 {
         how.push("sorts in memory".to_owned());
@@ -182,7 +188,7 @@ fn block(place: usize, group: &SlowGroup, now: Timestamp, look: &Look) -> String
             advice.message,
             advice.id
         ));
-        for command in advice.command.iter().flat_map(|commands| commands.split("; ")) {
+        for command in &advice.commands {
             text.push_str(&format!("           {command}\n"));
         }
     }
