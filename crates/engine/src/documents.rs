@@ -7,12 +7,13 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use mainstay_guard::Permit;
 use mainstay_model::progress::{Observer, Work};
-use mainstay_model::{OpTime, Result};
+use mainstay_model::{Error, OpTime, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::changes::CollectionIdentity;
@@ -161,6 +162,54 @@ pub struct DocumentBatch {
     pub documents: u64,
 }
 
+/// Why a scan at one moment cannot go on although the server answers. An adapter makes it the cause of its error; [`ScanSetback::of`] finds
+/// it there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ScanSetback {
+    /// The server does not keep the history of the moment, or no longer: what has not been read can only be read as it is now.
+    #[error("the server does not keep the history of that moment any more")]
+    HistoryPassed,
+    /// The ranges are places in the storage of one server that is gone; the moment can still be read, in ranges prepared anew.
+    #[error("the ranges belong to a member that does not answer any more")]
+    RangesLost,
+}
+
+impl ScanSetback {
+    /// The setback that caused `error`, if one did.
+    pub fn of(error: &Error) -> Option<Self> {
+        let mut next = std::error::Error::source(error);
+        while let Some(cause) = next {
+            if let Some(setback) = cause.downcast_ref::<Self>() {
+                return Some(*setback);
+            }
+            next = cause.source();
+        }
+        None
+    }
+}
+
+/// How a server fares at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// How long one document took to be found by its key.
+    pub latency: Duration,
+    /// How much of its cache is full, in percent; `None` when this user may not see it.
+    pub cache_used_percent: Option<u8>,
+    /// How much of its cache waits to be written, in percent.
+    pub cache_dirty_percent: Option<u8>,
+    /// How many more reads it would begin at once.
+    pub read_tickets: Option<u64>,
+    /// How far back it keeps history.
+    pub history: Option<Duration>,
+}
+
+/// Measures a server's [`Pressure`], on a connection of its own that is opened again when it breaks.
+#[async_trait]
+pub trait PressureGauge: Send {
+    /// How the server fares now.
+    async fn measure(&mut self) -> Result<Pressure>;
+}
+
 /// Reads a document store.
 #[async_trait]
 pub trait DocumentSource: Send + Sync {
@@ -182,6 +231,13 @@ pub trait DocumentSource: Send + Sync {
     /// # Errors
     /// `Precondition` when [`SnapshotRequest::ClusterTime`] was asked of a server that has none.
     async fn snapshot(&self, request: SnapshotRequest) -> Result<Arc<dyn Snapshot>>;
+
+    /// The moment of an earlier snapshot again; `None` when the server no longer has its history, which is found out by looking at `near`.
+    async fn snapshot_again(
+        &self,
+        consistency: &Consistency,
+        near: &CollectionInfo,
+    ) -> Result<Option<Arc<dyn Snapshot>>>;
 }
 
 /// A moment of a document store.
@@ -194,13 +250,16 @@ pub trait Snapshot: Send + Sync {
     /// server grants it. Never called for views.
     async fn prepare(&self, collection: &CollectionInfo, ranges_max: usize) -> Result<PreparedScan>;
 
-    /// Streams one range. Each call opens a connection of its own; ranges may be streamed at the same time.
+    /// Streams one range. An error that the scan of another kind would not meet has a [`ScanSetback`] for its cause. Each call opens a connection of its own; ranges may be streamed at the same time.
     async fn scan(
         &self,
         collection: &CollectionInfo,
         prepared: &PreparedScan,
         range: &ScanRange,
     ) -> Result<Box<dyn DocumentStream>>;
+
+    /// A gauge of the server that the scans burden; it looks for documents in `near`. Nothing is connected by making it.
+    fn gauge(&self, near: &CollectionInfo) -> Box<dyn PressureGauge>;
 }
 
 /// The documents of a range. Retries a broken connection by itself where it can continue without a gap or a repeat; otherwise the error

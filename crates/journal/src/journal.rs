@@ -176,6 +176,15 @@ impl Journal {
         Ok(events)
     }
 
+    /// Removes the journal of a run that nobody will continue any more: the newest record first, so that what an interruption leaves is a
+    /// shorter journal of the same run. Removing it again is safe.
+    ///
+    /// # Errors
+    /// The kinds of [`mainstay_store::Store::delete`].
+    pub async fn remove(self) -> Result<()> {
+        self.sequence.remove_all().await.with_context(|| format!("remove journal of run {}", self.run))
+    }
+
     fn checked(&self, entry: Entry<Record>) -> Result<Content> {
         if entry.body.run == self.run && entry.body.number == entry.number {
             Ok(entry.body.content)

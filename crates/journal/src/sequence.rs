@@ -168,6 +168,14 @@ impl Sequence {
         }
         Ok(())
     }
+
+    /// Removes every record, newest first.
+    pub(crate) async fn remove_all(&self) -> Result<()> {
+        for number in self.numbers().await?.into_iter().rev() {
+            self.store.delete(&self.key(number)?).await?;
+        }
+        Ok(())
+    }
 }
 
 fn number_of(name: &str) -> Option<u64> {

@@ -13,6 +13,8 @@ pub trait Observer: Send + Sync {
     fn expect(&self, _total: Work) {}
     /// So much more has been done since the last call.
     fn advance(&self, _done: Work) {}
+    /// Work is held back to this share of full speed, in percent, to spare a server; 100 when it no longer is.
+    fn hold_back(&self, _percent: u8) {}
     /// Something the operator should know now, one line: a fallback taken, a retry under way.
     fn notice(&self, _text: &str) {}
 }

@@ -13,7 +13,8 @@ use mainstay_model::{Error, ErrorKind, Result, Secret};
 use mainstay_tls::{TlsSettings, Verification, client_config};
 use mongodb::error::ErrorKind as DriverErrorKind;
 use mongodb::options::{
-    AuthMechanism, ClientOptions, Credential, DriverInfo, ServerAddress, Tls, TlsOptions as DriverTlsOptions,
+    AuthMechanism, ClientOptions, Credential, DriverInfo, ReadPreference, SelectionCriteria, ServerAddress, Tls,
+    TlsOptions as DriverTlsOptions,
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -139,6 +140,31 @@ pub(crate) struct Resolved {
     /// True when the one address given is to be used as it is, whatever the server says of its replica set.
     pub(crate) direct: bool,
     pub(crate) database: Option<String>,
+    /// Which members scans at one moment read.
+    pub(crate) reads: ReadFrom,
+}
+
+/// Which members of a replica set scans at one moment read, after the connection string's `readPreference`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReadFrom {
+    /// The primary (`primary`, `primaryPreferred`, or nothing said).
+    Primary,
+    /// A secondary, or the primary when there is none (`secondaryPreferred`, `nearest`).
+    SecondaryPreferred,
+    /// A secondary (`secondary`).
+    Secondary,
+}
+
+impl ReadFrom {
+    fn of(criteria: Option<&SelectionCriteria>) -> Self {
+        match criteria {
+            Some(SelectionCriteria::ReadPreference(ReadPreference::Secondary { .. })) => Self::Secondary,
+            Some(SelectionCriteria::ReadPreference(
+                ReadPreference::SecondaryPreferred { .. } | ReadPreference::Nearest { .. },
+            )) => Self::SecondaryPreferred,
+            _ => Self::Primary,
+        }
+    }
 }
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -169,6 +195,7 @@ pub(crate) async fn resolve(config: &MongoConfig) -> Result<Resolved> {
         seeds: driver.hosts.iter().map(endpoint).collect::<Result<_>>()?,
         direct: driver.direct_connection == Some(true) || driver.load_balanced == Some(true),
         database: config.database.clone().or_else(|| driver.default_database.clone()),
+        reads: ReadFrom::of(driver.selection_criteria.as_ref()),
         driver,
     })
 }

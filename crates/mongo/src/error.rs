@@ -7,6 +7,7 @@
 use std::io;
 
 use bson::Document;
+use mainstay_engine::ScanSetback;
 use mainstay_model::{Error, ErrorKind, ErrorStatus};
 use mongodb::error::{ErrorKind as DriverErrorKind, WriteConcernError, WriteFailure};
 
@@ -117,7 +118,10 @@ impl ServerError {
 impl From<ServerError> for Error {
     fn from(error: ServerError) -> Self {
         let meaning = meaning_of(error.code);
-        let built = Self::new(meaning.kind, error.to_string()).with_status(meaning.status);
+        let mut built = Self::new(meaning.kind, error.to_string()).with_status(meaning.status);
+        if matches!(error.code, code::SNAPSHOT_TOO_OLD | code::SNAPSHOT_UNAVAILABLE) {
+            built = built.with_source(ScanSetback::HistoryPassed);
+        }
         match meaning.hint {
             Some(hint) => built.with_hint(hint),
             None => built,

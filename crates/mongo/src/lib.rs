@@ -10,6 +10,7 @@
 //! | `wire` | OP_MSG over TCP or TLS, SCRAM |
 //! | `scan`, `page` | one moment, ranges, cursors that continue after a cut |
 //! | `oplog` | the change log: followed, surveyed, replayed |
+//! | `pressure` | how the server fares while it is read |
 //! | `load` | inserts of raw documents, duplicates compared, replaced timestamps corrected, durability at the end |
 //! | `catalog`, `metadata`, `extjson` | what there is, and its `.metadata.json` |
 //! | `create` | collections and indexes made again, replaced, dropped |
@@ -58,6 +59,7 @@ mod load;
 mod metadata;
 mod oplog;
 mod page;
+mod pressure;
 mod probe;
 mod raw;
 mod scan;

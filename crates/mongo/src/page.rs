@@ -4,11 +4,14 @@
 //! each document follows a type byte and a decimal name. They are moved together within the reply's own buffer, one `memmove` each and no
 //! allocation, and the buffer becomes the batch. Whatever is not framed exactly so is an error.
 
+use bson::{RawDocumentBuf, rawdoc};
 use bytes::{Bytes, BytesMut};
+use mainstay_engine::document_frames;
+use mainstay_model::Result as HouseResult;
 
 use crate::error::WireError;
 use crate::raw::{self, Malformed, kind};
-use crate::wire::Reply;
+use crate::wire::{Connection, Reply};
 
 /// One batch of a cursor.
 #[derive(Debug)]
@@ -38,6 +41,32 @@ impl Page {
     /// The last document, when there is one.
     pub(crate) fn last_document(&self) -> Option<&[u8]> {
         (self.documents > 0).then(|| &self.bytes[self.last..])
+    }
+}
+
+/// Runs a command that gives a cursor on `connection`, and everything the cursor gives, byte for byte.
+pub(crate) async fn list_on(
+    connection: &mut Connection,
+    database: &str,
+    mut command: RawDocumentBuf,
+) -> HouseResult<Vec<RawDocumentBuf>> {
+    let collection = command.iter().next().and_then(Result::ok).and_then(|(_, value)| value.as_str());
+    let collection = collection.unwrap_or_default().to_owned();
+    command.append(bson::cstr!("$db"), database);
+    let mut documents = Vec::new();
+    let mut page = Page::take(connection.run(command.as_bytes()).await?)?;
+    loop {
+        for frame in document_frames(&page.bytes) {
+            let frame = frame.map_err(|error| WireError::Protocol(error.to_string()))?;
+            documents.push(RawDocumentBuf::from_bytes(frame.to_vec()).map_err(|_| {
+                WireError::Protocol("a document that is not BSON".to_owned())
+            })?);
+        }
+        if page.cursor == 0 {
+            return Ok(documents);
+        }
+        let more = rawdoc! { "getMore": page.cursor, "collection": collection.as_str(), "$db": database };
+        page = Page::take(connection.run(more.as_bytes()).await?)?;
     }
 }
 

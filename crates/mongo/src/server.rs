@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bson::{Document, RawDocumentBuf, rawdoc};
 use mainstay_engine::{
-    ChangeReplay, ChangeSurvey, CollectionInfo, CollectionKind, DocumentSink, DocumentSource, Loader,
+    ChangeReplay, ChangeSurvey, CollectionInfo, CollectionKind, Consistency, DocumentSink, DocumentSource, Loader,
     Namespace, ReplayTarget, Replayer, ServerFacts, Snapshot, SnapshotRequest, StoredCollection, Until,
 };
 use mainstay_guard::Permit;
@@ -18,7 +18,7 @@ use mainstay_model::progress::Observer;
 use mainstay_model::{Error, ErrorKind, OpTime, Result, ResultExt, StoreKind};
 use mongodb::options::ServerAddress;
 
-use crate::config::{self, MongoConfig, RetryPolicy};
+use crate::config::{self, MongoConfig, ReadFrom, RetryPolicy};
 use crate::create::Occupant;
 use crate::error::{self, driver_code, driver_error};
 use crate::oplog::{MongoReplayer, MongoSurvey};
@@ -39,6 +39,7 @@ struct Inner {
     /// The replica set that the connection string names.
     replica_set: Option<String>,
     retry: RetryPolicy,
+    reads: ReadFrom,
     /// Which server this is, once somebody has asked.
     fingerprint: Mutex<Option<String>>,
 }
@@ -67,6 +68,7 @@ impl MongoServer {
             database: resolved.database,
             replica_set,
             retry: config.retry,
+            reads: resolved.reads,
             fingerprint: Mutex::default(),
         })))
     }
@@ -187,6 +189,52 @@ impl MongoServer {
         }
     }
 
+    /// Opens a connection of our own to one member of the replica set, primary or not.
+    ///
+    /// # Errors
+    /// As [`MongoServer::dial`]; `Unreachable` too when another member answers at that address.
+    pub(crate) async fn dial_member(&self, member: &str) -> Result<Connection> {
+        let connection = if self.0.direct {
+            self.dial().await?
+        } else {
+            Connection::open(&member_endpoint(member)?, &self.0.wire).await?
+        };
+        let answers = connection.greeting().member.as_deref().unwrap_or("no member of a replica set");
+        if answers == member {
+            return Ok(connection);
+        }
+        Err(Error::new(ErrorKind::Unreachable, format!("{answers} answers in the place of member {member}"))
+            .with_hint("run the same command again"))
+    }
+
+    /// The member of a replica set that scans at one moment read: the primary that gave `hello`, or a secondary when the connection string
+    /// prefers one. `None` where there are no members.
+    ///
+    /// # Errors
+    /// `Unreachable` when a secondary is demanded and none answers.
+    pub(crate) async fn reading_member(&self, hello: &Document) -> Result<Option<String>> {
+        let Ok(own) = hello.get_str("me") else { return Ok(None) };
+        if self.0.reads == ReadFrom::Primary || self.0.direct {
+            return Ok(Some(own.to_owned()));
+        }
+        for name in members_of(hello).into_iter().filter(|name| name != own) {
+            let Ok(connection) = Connection::open(&member_endpoint(&name)?, &self.0.wire).await else {
+                continue;
+            };
+            if connection.greeting().secondary {
+                return Ok(connection.greeting().member.clone());
+            }
+        }
+        match self.0.reads {
+            ReadFrom::Secondary => Err(Error::new(
+                ErrorKind::Unreachable,
+                "the url says `readPreference=secondary`, and no secondary answers",
+            )
+            .with_hint("write `readPreference=secondaryPreferred` to read the primary then, or wait until rs.status() shows a secondary")),
+            ReadFrom::Primary | ReadFrom::SecondaryPreferred => Ok(Some(own.to_owned())),
+        }
+    }
+
     /// The servers to try, in order: the primary of a replica set; else the addresses given.
     async fn candidates(&self) -> Result<Vec<Endpoint>> {
         if self.0.direct {
@@ -263,6 +311,20 @@ impl MongoServer {
     }
 }
 
+/// The members of a replica set that hold data and are not hidden, as one of them tells.
+fn members_of(hello: &Document) -> Vec<String> {
+    let mut names = Vec::new();
+    for list in ["hosts", "passives"] {
+        let listed = hello.get_array(list).map(Vec::as_slice).unwrap_or_default();
+        names.extend(listed.iter().filter_map(|name| name.as_str()).map(str::to_owned));
+    }
+    names
+}
+
+fn member_endpoint(member: &str) -> Result<Endpoint> {
+    config::endpoint(&ServerAddress::parse(member).map_err(driver_error)?)
+}
+
 /// The connection string names a replica set that the server at `endpoint` is no member of.
 fn other_replica_set(endpoint: &Endpoint, wanted: &str, found: Option<&str>) -> Error {
     let built = |is: String| {
@@ -308,6 +370,15 @@ impl DocumentSource for MongoServer {
 
     async fn snapshot(&self, request: SnapshotRequest) -> Result<Arc<dyn Snapshot>> {
         Ok(Arc::new(scan::MongoSnapshot::take(self.clone(), request).await?))
+    }
+
+    async fn snapshot_again(
+        &self,
+        consistency: &Consistency,
+        near: &CollectionInfo,
+    ) -> Result<Option<Arc<dyn Snapshot>>> {
+        let snapshot = scan::MongoSnapshot::again(self.clone(), consistency, near).await?;
+        Ok(snapshot.map(|snapshot| Arc::new(snapshot) as Arc<dyn Snapshot>))
     }
 }
 

@@ -58,10 +58,14 @@ impl Topology {
         *self != Self::Mongos
     }
 
+    /// Whether it is made of members that each have a storage of their own, one of which takes writes.
+    pub(crate) fn has_members(&self) -> bool {
+        matches!(self, Self::ReplicaSet { .. })
+    }
+
     /// A moment that everything acknowledged so far belongs to, or why there is none.
     ///
-    /// A member of a replica set tells the newest operation it has applied (`lastWrite.opTime`); reads at that time wait until it is
-    /// committed by a majority. A mongos tells the cluster time.
+    /// A member of a replica set tells the newest operation it has applied (`lastWrite.opTime`), which is not yet committed by a majority. A mongos tells the cluster time.
     pub(crate) fn moment(&self, hello: &Document) -> Result<Timestamp, String> {
         if *self == Self::Standalone {
             return Err("it is a standalone server, which keeps no history".to_owned());
@@ -77,6 +81,12 @@ impl Topology {
             .or_else(|_| cluster_time())
             .map_err(|_| "the server tells no operation time".to_owned())
     }
+}
+
+/// The newest operation that a member knows to be committed by a majority.
+pub(crate) fn majority_moment(hello: &Document) -> Option<Timestamp> {
+    let last_write = hello.get_document("lastWrite").ok()?;
+    last_write.get_document("majorityOpTime").ok()?.get_timestamp("ts").ok()
 }
 
 /// The server's timestamp as a position.

@@ -31,6 +31,7 @@ mod leftover;
 mod log;
 mod manifest;
 mod options;
+mod reopen;
 mod repository;
 mod seal;
 mod set;
@@ -48,6 +49,7 @@ pub use log::{
 };
 pub use manifest::{Encryption, MANIFEST_FORMAT, Manifest, ObjectCompression, ObjectEntry};
 pub use options::{Compression, RepositoryOptions};
+pub use reopen::{Interrupted, Reopened};
 pub use repository::{REPOSITORY_FORMAT, Repository};
 pub use set::{Set, SetEntry};
 pub use sink::ObjectSink;

@@ -248,7 +248,7 @@ impl Repository {
             let id = SetId::new(begun_at, number);
             let lease = self.claim_set(kind, &id, holder).await;
             if let Some(lease) = lease.with_context(|| format!("begin backup set {id}"))? {
-                return Ok(SetWriter::new(self.clone(), kind, id, begun_at, lease.keep()));
+                return Ok(SetWriter::new(self.clone(), kind, id, begun_at, lease.keep(), Vec::new()));
             }
         }
         Err(Error::new(ErrorKind::Conflict, format!("every set id near {begun_at} is taken"))

@@ -220,13 +220,15 @@ impl SetWriter {
         id: SetId,
         begun_at: Timestamp,
         lease: KeptLease,
+        complete: Vec<ObjectEntry>,
     ) -> Self {
+        let complete = complete.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
         let shared = Shared {
             repository,
             kind,
             id,
             begun_at,
-            ledger: Mutex::default(),
+            ledger: Mutex::new(Ledger { complete, ..Ledger::default() }),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
         };
@@ -236,6 +238,11 @@ impl SetWriter {
     /// The set's identifier.
     pub fn id(&self) -> &SetId {
         &self.shared.id
+    }
+
+    /// When the set was begun.
+    pub fn begun_at(&self) -> Timestamp {
+        self.shared.begun_at
     }
 
     /// Begins an object. Many may be written at the same time, from any task; `role` says what it is.
@@ -260,6 +267,19 @@ impl SetWriter {
         sink.finish().await
     }
 
+    /// Takes a complete object out of the set again and deletes it; its name is free then. One that is not there is no error.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Locked`] when the set's lease was lost; the store's. The object is no part of the set in any case.
+    pub async fn discard(&self, name: &ObjectName) -> Result<()> {
+        self.lease.check().map_err(|error| self.shared.explain(error))?;
+        let taken = self.shared.ledger().complete.remove(name);
+        let Some(entry) = taken else { return Ok(()) };
+        let key = layout::object(self.shared.kind, &self.shared.id, name, entry.encryption)?;
+        let deleted = self.shared.store().delete(&key).await;
+        deleted.map_err(|error| self.shared.explain(error.context(format!("discard {name}"))))
+    }
+
     /// Makes the set exist: the manifest, with `contents`, is written last and create-only. When this returns, the set is durable.
     ///
     /// `contents` becomes part of canonical JSON: no floating-point numbers.
@@ -280,6 +300,19 @@ impl SetWriter {
                 Uncommitted::Open(error) => shared.explain_open(error.context(context)),
             }
         })
+    }
+
+    /// Stops writing, keeps the complete objects and gives the lease back, so that [`Repository::reopen_set`] can go on at once. Objects
+    /// still being written are given up as by [`SetWriter::abandon`].
+    ///
+    /// # Errors
+    /// The store's, when the lease could not be given back: then it runs out by itself.
+    pub async fn suspend(self) -> Result<()> {
+        let Self { shared, lease } = self;
+        shared.close();
+        shared.drain().await;
+        let released = shared.repository.release_set_lease(&shared.id, lease, false).await;
+        released.with_context(|| format!("suspend backup set {}", shared.id))
     }
 
     /// Deletes what was written and gives the lease back. Objects still being written are given up, also those whose sinks or futures were

@@ -88,18 +88,42 @@ pub(super) struct Boundary {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Bounds {
     /// In storage order: after one boundary (or from the beginning), through another (or to the end).
-    Natural { after: Option<Boundary>, through: Option<Boundary> },
+    Natural {
+        after: Option<Boundary>,
+        through: Option<Boundary>,
+        /// The member whose record ids these are: every member of a replica set numbers its records by itself. `None` where there are no
+        /// members, and for a range that begins and ends with the collection.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        member: Option<String>,
+    },
     /// In the order of the index on `_id`: from one `{_id: …}` (or the first), before another (or through the last).
     Index { min: Option<Exact>, max: Option<Exact> },
 }
 
 impl Bounds {
     /// The whole collection in storage order.
-    pub(super) const WHOLE: Self = Self::Natural { after: None, through: None };
+    pub(super) const WHOLE: Self = Self::Natural { after: None, through: None, member: None };
 
-    /// The ranges between boundaries that are sorted by record.
-    pub(super) fn natural(boundaries: Vec<Boundary>) -> Vec<Self> {
-        between(boundaries).map(|(after, through)| Self::Natural { after, through }).collect()
+    /// The whole collection in the order of the index on `_id`.
+    pub(super) const WHOLE_BY_ID: Self = Self::Index { min: None, max: None };
+
+    /// The ranges between boundaries that are sorted by record, in the storage of `member`.
+    pub(super) fn natural(boundaries: Vec<Boundary>, member: Option<&str>) -> Vec<Self> {
+        if boundaries.is_empty() {
+            return vec![Self::WHOLE];
+        }
+        let member = member.map(str::to_owned);
+        between(boundaries)
+            .map(|(after, through)| Self::Natural { after, through, member: member.clone() })
+            .collect()
+    }
+
+    /// The member that the range belongs to.
+    pub(super) fn member(&self) -> Option<&str> {
+        match self {
+            Self::Natural { member, .. } => member.as_deref(),
+            Self::Index { .. } => None,
+        }
     }
 
     /// The ranges between `{_id: …}` documents that are sorted by the server.
@@ -152,7 +176,7 @@ mod tests {
             token: Exact::new(rawdoc! { "$recordId": 5_i64 }.into_bytes()).unwrap(),
             id: cut(9),
         };
-        for range in ranges.into_iter().chain(Bounds::natural(vec![boundary])).chain([Bounds::WHOLE]) {
+        for range in ranges.into_iter().chain(Bounds::natural(vec![boundary], Some("h:1"))).chain([Bounds::WHOLE]) {
             assert_eq!(Bounds::from_json(&range.to_json()).unwrap(), range);
         }
         let broken = serde_json::json!({ "index": { "min": "AAAA", "max": null } });

@@ -8,28 +8,40 @@
 //! A replica set is read at one cluster time T: `find` with `readConcern: {level: "snapshot", atClusterTime: T}`, which servers from 5.0
 //! take outside sessions too (MongoDB manual, "Read Concern snapshot"). No session is used: a cursor without one does not die with its
 //! session after thirty minutes. T is the operation time of the primary when the snapshot was taken, so that everything acknowledged
-//! before is in it; `hello` tells it to every user. The server keeps the history of `minSnapshotHistoryWindowInSeconds` (300 by default);
-//! a scan that takes longer fails with `SnapshotTooOld`.
+//! before is in it; `hello` tells it to every user. Before T is used the majority must have committed it: no election takes it back then,
+//! and every member can be read at it. The server keeps the history of `minSnapshotHistoryWindowInSeconds` (300 by default); a scan that
+//! takes longer fails with `SnapshotTooOld`, told as [`ScanSetback::HistoryPassed`].
+//!
+//! # Members
+//! Record ids are not replicated: each member numbers its records by itself. All ranges in storage order are therefore places in the
+//! storage of one member, named in them, and are read from that member alone, as primary or as secondary: an election in the middle of a
+//! scan changes nothing. Once that member is gone, [`ScanSetback::RangesLost`] says that the ranges have to be prepared anew, which is done
+//! on another member at the same T. The member is the primary, or a secondary when the connection string's `readPreference` says so.
 //!
 //! The server refuses T for capped collections and for those created or changed after T. Such a collection is read as it is while the scan
-//! runs, and says so. A standalone server has no T at all.
+//! runs, and says so: from the primary, nothing that a majority has not committed, and everything up to the moment the scan began. A
+//! standalone server has no T at all.
 
 mod bounds;
 mod split;
 mod stream;
 
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use async_trait::async_trait;
-use bson::{RawDocumentBuf, Timestamp, rawdoc};
+use bson::{Document, RawDocumentBuf, Timestamp, rawdoc};
 use mainstay_engine::{
-    CollectionInfo, CollectionKind, Consistency, DocumentStream, Namespace, PreparedScan, ScanRange,
-    Snapshot, SnapshotRequest,
+    CollectionInfo, CollectionKind, Consistency, DocumentStream, Namespace, PreparedScan, PressureGauge,
+    ScanRange, ScanSetback, Snapshot, SnapshotRequest,
 };
-use mainstay_model::{Error, ErrorKind, Result};
+use mainstay_model::{Error, ErrorKind, OpTime, Result};
 
 use crate::error::code;
 use crate::metadata::Metadata;
+use crate::pressure::MongoGauge;
 use crate::server::MongoServer;
-use crate::topology::{Topology, optime};
+use crate::topology::{Topology, majority_moment, optime};
 use bounds::Bounds;
 use stream::{CursorPlan, MongoStream};
 
@@ -40,14 +52,36 @@ struct ScanTarget {
     namespace: Namespace,
     /// The moment, if there is one.
     at: Option<Timestamp>,
+    /// Without a moment: what the documents must show at least, where there is an order of operations.
+    not_before: Option<Timestamp>,
 }
 
 impl ScanTarget {
+    /// The documents of `namespace`, at the moment if there is one.
+    fn at(namespace: Namespace, at: Option<Timestamp>) -> Self {
+        Self { namespace, at, not_before: None }
+    }
+
     /// The read concern of every command of the scan.
     fn read_concern(&self) -> Option<RawDocumentBuf> {
-        self.at.map(|at| rawdoc! { "level": "snapshot", "atClusterTime": at })
+        match (self.at, self.not_before) {
+            (Some(at), _) => Some(rawdoc! { "level": "snapshot", "atClusterTime": at }),
+            (None, Some(after)) => Some(rawdoc! { "level": "majority", "afterClusterTime": after }),
+            (None, None) => None,
+        }
     }
 }
+
+/// `$readPreference` of commands to a member that may be a secondary, or become one.
+fn any_member() -> RawDocumentBuf {
+    rawdoc! { "mode": "secondaryPreferred" }
+}
+
+/// How long a majority may take to commit the moment.
+const MAJORITY_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Between two looks whether it has.
+const MAJORITY_LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A moment of a deployment. See the module's text for what it promises.
 pub(crate) struct MongoSnapshot {
@@ -55,6 +89,8 @@ pub(crate) struct MongoSnapshot {
     topology: Topology,
     at: Option<Timestamp>,
     consistency: Consistency,
+    /// The member that is read at the moment; another once it is gone.
+    member: Mutex<Option<String>>,
 }
 
 impl MongoSnapshot {
@@ -66,16 +102,61 @@ impl MongoSnapshot {
             SnapshotRequest::DuringScan => Err("reading without one moment was asked for".to_owned()),
             SnapshotRequest::Best | SnapshotRequest::ClusterTime => topology.moment(&hello),
         };
-        let (at, consistency) = match moment {
-            Ok(at) => (Some(at), cluster_time(at)),
+        let consistency = match moment {
+            Ok(at) => {
+                await_majority(&server, &topology, &hello, at).await?;
+                cluster_time(at)
+            }
             Err(reason) if request == SnapshotRequest::ClusterTime => {
                 return Err(Error::new(ErrorKind::Precondition, format!("one moment for all collections cannot be had: {reason}"))
                     .with_state("nothing was read")
                     .with_hint("make the server a replica set of one node (replication.replSetName, then rs.initiate()), or read with `--consistency scan`"));
             }
-            Err(reason) => (None, Consistency::DuringScan { reason }),
+            Err(reason) => Consistency::DuringScan { reason },
         };
-        Ok(Self { server, topology, at, consistency })
+        Self::of(server, topology, &hello, consistency).await
+    }
+
+    /// The moment of an earlier snapshot; `None` when its history has passed, as far as `near` shows.
+    pub(crate) async fn again(
+        server: MongoServer,
+        consistency: &Consistency,
+        near: &CollectionInfo,
+    ) -> Result<Option<Self>> {
+        let hello = server.hello().await?;
+        let snapshot = Self::of(server, Topology::of(&hello), &hello, consistency.clone()).await?;
+        match snapshot.grant(&near.data_namespace()).await {
+            Ok(Ok(_)) => Ok(Some(snapshot)),
+            Ok(Err(_)) => Ok(None),
+            Err(error) if ScanSetback::of(&error) == Some(ScanSetback::HistoryPassed) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn of(
+        server: MongoServer,
+        topology: Topology,
+        hello: &Document,
+        consistency: Consistency,
+    ) -> Result<Self> {
+        let at = moment_of(&consistency);
+        let member = match at {
+            Some(_) if topology.has_members() => server.reading_member(hello).await?,
+            _ => None,
+        };
+        Ok(Self { server, topology, at, consistency, member: Mutex::new(member) })
+    }
+
+    fn member(&self) -> Option<String> {
+        self.member.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Chooses the member to read anew, after the one before did not answer.
+    async fn renew_member(&self) -> Result<Option<String>> {
+        let hello = self.server.hello().await?;
+        let member = self.server.reading_member(&hello).await?;
+        self.member.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&member);
+        Ok(member)
     }
 
     /// The moment the server grants this collection: the snapshot's, or a reason why not.
@@ -84,7 +165,7 @@ impl MongoSnapshot {
         let mut probe = rawdoc! {
             "find": namespace.collection.as_str(), "limit": 1, "singleBatch": true, "projection": { "_id": 1 },
         };
-        let target = ScanTarget { namespace: namespace.clone(), at: Some(at) };
+        let target = ScanTarget::at(namespace.clone(), Some(at));
         if let Some(read_concern) = target.read_concern() {
             probe.append(bson::cstr!("readConcern"), read_concern);
         }
@@ -93,6 +174,49 @@ impl MongoSnapshot {
             None => Ok(Err(format!("the server has no history of {namespace} at {}", optime(at)))),
         }
     }
+
+    /// The ranges of a collection on the member that is read; on another one when that does not answer.
+    async fn split(
+        &self,
+        target: &ScanTarget,
+        collection: &CollectionInfo,
+        ranges_max: usize,
+    ) -> Result<Vec<Bounds>> {
+        let member = target.at.and_then(|_| self.member());
+        let (server, topology) = (&self.server, &self.topology);
+        match split::split(server, topology, target, collection, ranges_max, member.as_deref()).await {
+            Err(error) if error.kind() == ErrorKind::Unreachable && member.is_some() => {
+                let other = self.renew_member().await?;
+                split::split(server, topology, target, collection, ranges_max, other.as_deref()).await
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+/// Waits until a majority has committed `at`: what only some members have, an election may take back.
+async fn await_majority(
+    server: &MongoServer,
+    topology: &Topology,
+    hello: &Document,
+    at: Timestamp,
+) -> Result<()> {
+    if !topology.has_members() || majority_moment(hello).is_none_or(|committed| committed >= at) {
+        return Ok(());
+    }
+    let deadline = Instant::now() + MAJORITY_WAIT_MAX;
+    while Instant::now() < deadline {
+        tokio::time::sleep(MAJORITY_LOOK_EVERY).await;
+        if majority_moment(&server.hello().await?).is_some_and(|committed| committed >= at) {
+            return Ok(());
+        }
+    }
+    Err(Error::new(
+        ErrorKind::Unreachable,
+        format!("no majority of the replica set has committed the moment {} within 30 s", optime(at)),
+    )
+    .with_state("nothing was read")
+    .with_hint("a majority does not follow; look at rs.status(), then run the same command again"))
 }
 
 #[async_trait]
@@ -114,8 +238,8 @@ impl Snapshot for MongoSnapshot {
             ),
             Err(reason) => (None, Consistency::DuringScan { reason }),
         };
-        let target = ScanTarget { namespace, at };
-        let bounds = split::split(&self.server, &self.topology, &target, collection, ranges_max).await?;
+        let target = ScanTarget::at(namespace, at);
+        let bounds = self.split(&target, collection, ranges_max).await?;
         let ranges = bounds
             .iter()
             .zip(0_u32..)
@@ -130,20 +254,39 @@ impl Snapshot for MongoSnapshot {
         prepared: &PreparedScan,
         range: &ScanRange,
     ) -> Result<Box<dyn DocumentStream>> {
-        let at = match &prepared.consistency {
-            Consistency::ClusterTime { at } => Some(Timestamp { time: at.seconds, increment: at.increment }),
-            Consistency::DuringScan { .. } => None,
-        };
-        let target = ScanTarget { namespace: collection.data_namespace(), at };
         let bounds = Bounds::from_json(&range.bounds)?;
+        let at = moment_of(&prepared.consistency);
+        let mut target = ScanTarget::at(collection.data_namespace(), at);
+        let mut member = None;
+        if at.is_some() {
+            member = bounds.member().map(str::to_owned).or_else(|| self.member());
+        } else if self.topology.has_members() {
+            target.not_before = self.topology.moment(&self.server.hello().await?).ok();
+        }
         let plan = CursorPlan {
             target,
             bounds,
             resumable: self.topology.keeps_order(),
+            member,
             collation: collation_of(collection)?,
             document_bytes: average_bytes(collection),
+            documents_expected: collection.estimate.items > 0,
         };
         Ok(Box::new(MongoStream::begin(self.server.clone(), plan)))
+    }
+
+    fn gauge(&self, near: &CollectionInfo) -> Box<dyn PressureGauge> {
+        Box::new(MongoGauge::new(self.server.clone(), self.member(), near.data_namespace()))
+    }
+}
+
+/// The cluster time of a consistency that is one moment.
+fn moment_of(consistency: &Consistency) -> Option<Timestamp> {
+    match consistency {
+        Consistency::ClusterTime { at: OpTime { seconds, increment } } => {
+            Some(Timestamp { time: *seconds, increment: *increment })
+        }
+        Consistency::DuringScan { .. } => None,
     }
 }
 

@@ -8,16 +8,19 @@
 //! storage order can be continued as long as the last record still exists; otherwise the server refuses and the error tells to read the
 //! range again. Dropping the stream kills the server's cursor, as far as the connection still serves.
 //!
+//! A cursor in storage order stays with its member, whatever elections make of that: see the members' part of [`super`]. One in index order goes
+//! on with any other.
+//!
 //! The end of a range is said in so many words: a task that dies without saying it makes an error, never a short range.
 
 use async_trait::async_trait;
 use bson::{RawArrayBuf, RawBson, RawDocumentBuf, rawdoc};
-use mainstay_engine::{DocumentBatch, DocumentStream, document_frames};
+use mainstay_engine::{DocumentBatch, DocumentStream, ScanSetback, document_frames};
 use mainstay_model::{Error, ErrorKind, ErrorStatus, Result};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::ScanTarget;
+use super::{ScanTarget, any_member};
 use super::bounds::{Boundary, Bounds, Exact, RecordId};
 use crate::config::Incident;
 use crate::error::{WireError, code};
@@ -38,10 +41,14 @@ pub(super) struct CursorPlan {
     pub(super) bounds: Bounds,
     /// Whether the server walks in an order that can be continued.
     pub(super) resumable: bool,
+    /// The member to read; the server that takes writes when none is named.
+    pub(super) member: Option<String>,
     /// The collation of the index on `_id`.
     pub(super) collation: Option<RawDocumentBuf>,
     /// The expected size of a document.
     pub(super) document_bytes: u64,
+    /// Whether the collection was said to hold documents.
+    pub(super) documents_expected: bool,
 }
 
 /// The consumer's end.
@@ -128,12 +135,15 @@ struct Reader {
     place: Place,
     stage: Stage,
     sizer: BatchSizer,
+    /// The member that the cursor has to be opened on.
+    member: Option<String>,
 }
 
 impl Reader {
-    fn new(server: MongoServer, plan: CursorPlan) -> Self {
+    fn new(server: MongoServer, mut plan: CursorPlan) -> Self {
+        let member = plan.member.take();
         let sizer = BatchSizer { documents: 0, bytes: 0, expected: plan.document_bytes.max(1) };
-        Self { server, plan, place: Place::Begin, stage: Stage::Range, sizer }
+        Self { server, plan, place: Place::Begin, stage: Stage::Range, sizer, member }
     }
 
     async fn run(mut self, hand_on: mpsc::Sender<Handed>) {
@@ -151,12 +161,16 @@ impl Reader {
                 let _ = hand_on.send(Handed::Failure(self.told(error))).await;
                 return;
             }
+            if self.may_move() {
+                self.member = None;
+            }
             match incident.next_delay() {
                 Some(delay) if !hand_on.is_closed() => sleep(delay).await,
                 Some(_) => return,
                 None => {
                     let tries = incident.tries();
-                    let spent = error
+                    let spent = self
+                        .without_member(error)
                         .with_status(ErrorStatus::Persistent)
                         .context(format!("after {tries} more tries"));
                     let _ = hand_on.send(Handed::Failure(self.told(spent))).await;
@@ -166,13 +180,42 @@ impl Reader {
         }
     }
 
+    /// Whether another member can go on from the present place: record ids are each member's own, values of `_id` are everybody's.
+    fn may_move(&self) -> bool {
+        match (&self.plan.bounds, &self.place) {
+            (Bounds::Index { .. }, _) => true,
+            (bounds, Place::Begin) => *bounds == Bounds::WHOLE,
+            _ => false,
+        }
+    }
+
+    /// The error of a member that stays away, which another one may be read instead of.
+    fn without_member(&self, error: Error) -> Error {
+        if self.member.is_some() && error.kind() == ErrorKind::Unreachable {
+            error.with_source(ScanSetback::RangesLost)
+        } else {
+            error
+        }
+    }
+
+    async fn dial(&mut self) -> Result<Connection> {
+        let Some(member) = &self.member else {
+            let connection = self.server.dial().await?;
+            if matches!(self.plan.bounds, Bounds::Natural { .. }) {
+                self.member.clone_from(&connection.greeting().member);
+            }
+            return Ok(connection);
+        };
+        self.server.dial_member(member).await
+    }
+
     fn told(&self, error: Error) -> Error {
         error.context(format!("read {}", self.plan.target.namespace))
     }
 
     /// Opens a connection and a cursor at the present place, and reads until the range ends.
     async fn read(&mut self, hand_on: &mpsc::Sender<Handed>, incident: &mut Incident) -> Result<Ended> {
-        let mut connection = self.server.dial().await?;
+        let mut connection = self.dial().await?;
         let mut leaves_out_greatest = self.leaves_out_greatest();
         connection.send(self.find().as_bytes(), None).await?;
         loop {
@@ -213,7 +256,7 @@ impl Reader {
                 self.stage = Stage::Greatest;
                 connection.send(self.find().as_bytes(), None).await?;
             } else if exhausted {
-                return self.complete();
+                return self.complete().await;
             }
         }
     }
@@ -282,6 +325,9 @@ impl Reader {
         if let Some(read_concern) = self.plan.target.read_concern() {
             find.append(bson::cstr!("readConcern"), read_concern);
         }
+        if self.member.is_some() {
+            find.append(bson::cstr!("$readPreference"), any_member());
+        }
         find.append(bson::cstr!("$db"), namespace.database.as_str());
         find
     }
@@ -335,12 +381,25 @@ impl Reader {
         }
     }
 
-    /// The cursor is exhausted. A range that was to end at a boundary must have met it.
-    fn complete(&self) -> Result<Ended> {
+    /// The cursor is exhausted. A range that was to end at a boundary must have met it, and a collection that is gone reads as an empty one.
+    async fn complete(&self) -> Result<Ended> {
         match &self.plan.bounds {
             Bounds::Natural { through: Some(_), .. } => Err(missing_boundary()),
+            _ if self.sizer.documents == 0 && self.plan.documents_expected => self.check_presence().await,
             _ => Ok(Ended::Complete),
         }
+    }
+
+    async fn check_presence(&self) -> Result<Ended> {
+        let namespace = &self.plan.target.namespace;
+        let listing = rawdoc! {
+            "listCollections": 1, "nameOnly": true, "filter": { "name": namespace.collection.as_str() }, "cursor": {},
+        };
+        if self.server.list(&namespace.database, listing).await?.is_empty() {
+            return Err(Error::new(ErrorKind::NotFound, "the collection was dropped or renamed while it was read")
+                .with_hint("run the command again when nobody changes the collections"));
+        }
+        Ok(Ended::Complete)
     }
 
     /// Kills the cursor, after the reply that is still to come if a batch has been asked for. Best effort: a cursor that stays is closed

@@ -97,6 +97,10 @@ pub(crate) struct Greeting {
     pub(crate) election: Vec<u8>,
     /// The replica set it is a member of.
     pub(crate) replica_set: Option<String>,
+    /// What the replica set calls this member: `host:port`.
+    pub(crate) member: Option<String>,
+    /// Whether it is a secondary.
+    pub(crate) secondary: bool,
 }
 
 /// An open connection.
@@ -239,6 +243,8 @@ impl Connection {
             process: process_of(hello)?,
             election: raw::find(hello, "electionId")?.map(|id| id.value.to_vec()).unwrap_or_default(),
             replica_set: raw::find(hello, "setName")?.and_then(|name| name.text().map(str::to_owned)),
+            member: raw::find(hello, "me")?.and_then(|name| name.text().map(str::to_owned)),
+            secondary: raw::find(hello, "secondary")?.is_some_and(|is| is.value == [1]),
         };
         if self.greeting.wire_version < 8 {
             return Err(WireError::Unsupported(format!(
