@@ -54,6 +54,15 @@ impl Repository {
         }
     }
 
+    /// When an object of the set `id` last appeared, by the clock of the store; `None` when there is none.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn last_change(&self, kind: StoreKind, id: &SetId) -> Result<Option<Timestamp>> {
+        let objects = self.store().list(&layout::set(kind, id)).await?;
+        Ok(objects.into_iter().map(|info| info.modified).max())
+    }
+
     async fn give_back(&self, id: &SetId, lease: KeptLease, error: Error) -> Error {
         // The first error is the one to tell; a lease that cannot be given back runs out by itself.
         let _ = self.release_set_lease(id, lease, false).await;

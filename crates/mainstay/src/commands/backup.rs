@@ -5,15 +5,16 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
+use jiff::SignedDuration;
 use mainstay_engine::{Consistency, Namespace};
 use mainstay_guard::{BackupEvidence, Outcome, UNKNOWN_ENVIRONMENT};
 use mainstay_model::{
-    ByteSize, Count, EnvironmentClass, Error, ErrorKind, ExitStatus, IdError, Result, ResultExt, SetId,
-    Severity, StoreKind, Timestamp,
+    ByteSize, Count, EnvironmentClass, Error, ErrorKind, ExitStatus, IdError, Plan, Result, ResultExt, RunId,
+    SetId, Severity, StoreKind, Target, Timestamp,
 };
-use mainstay_ops::backup::{self, BackupContext, BackupReport, BackupRequest, SnapshotChoice};
+use mainstay_ops::backup::{self, BackupContext, BackupReport, BackupRequest, ResumeRequest, SnapshotChoice};
 use mainstay_ops::contents::DocumentSetContents;
-use mainstay_ops::prune::{self, PruneReport};
+use mainstay_ops::prune::{self, PruneReport, PruneScope};
 use mainstay_ops::recoverable::{self, ServerLog};
 use mainstay_ops::{Selection, verify};
 use mainstay_repository::{Leftover, LogReport, Repository, Set, SetEntry, VerifyReport};
@@ -85,9 +86,45 @@ pub(crate) struct CreateArgs {
     /// Most ranges read at the same time
     #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     parallel: u16,
+    /// Hold the backup back so that the server answers within this time, such as 20ms
+    #[arg(long, value_name = "LATENCY", value_parser = parse_latency)]
+    max_impact: Option<Duration>,
+    /// Continue an interrupted backup: its run, or the newest one
+    #[arg(
+        long,
+        value_name = "RUN",
+        num_args = 0..=1,
+        default_missing_value = "latest",
+        conflicts_with_all = ["database", "collection", "all_databases", "consistency"]
+    )]
+    resume: Option<RunChoice>,
     /// Show what would be read, and do nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+/// Which interrupted run is meant.
+#[derive(Debug, Clone)]
+pub(crate) enum RunChoice {
+    /// The newest.
+    Latest,
+    /// This one.
+    Id(RunId),
+}
+
+impl FromStr for RunChoice {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        if text == "latest" { Ok(Self::Latest) } else { text.parse().map(Self::Id) }
+    }
+}
+
+fn parse_latency(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
+    parsed
+        .filter(|time| !time.is_zero())
+        .ok_or_else(|| "expected a time with its unit, such as 20ms".to_owned())
 }
 
 /// Arguments of `backup list`.
@@ -139,6 +176,9 @@ pub(crate) struct SetArgs {
 /// Arguments of `backup prune`.
 #[derive(Debug, Args)]
 pub(crate) struct PruneArgs {
+    /// Also remove what interrupted backups need to be continued, however young
+    #[arg(long)]
+    resumable: bool,
     /// Show what would be removed, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -186,12 +226,18 @@ pub(crate) async fn run(command: BackupCommand, session: &Session) -> Result<Exi
 async fn create(args: CreateArgs, session: &Session) -> Result<ExitStatus> {
     let documents = session.documents(args.store).await?;
     let target = session.target(documents.probe.as_ref()).await?;
-    let request = BackupRequest {
-        selection: selection(&args, session),
-        snapshot: args.consistency.into(),
-        scan_count_max: args.parallel.into(),
+    let plan = match &args.resume {
+        None => {
+            let request = BackupRequest {
+                selection: selection(&args, session),
+                snapshot: args.consistency.into(),
+                scan_count_max: args.parallel.into(),
+                impact_max: args.max_impact,
+            };
+            backup::plan(documents.source.as_ref(), target, &request, session.clock.as_ref()).await?
+        }
+        Some(choice) => plan_resume(choice, &args, target, session).await?,
     };
-    let plan = backup::plan(documents.source.as_ref(), target, &request, session.clock.as_ref()).await?;
     if args.dry_run {
         return Ok(session.printer.report(&PlanReport::new(plan, None, session.clock.now())?));
     }
@@ -204,6 +250,8 @@ async fn create(args: CreateArgs, session: &Session) -> Result<ExitStatus> {
         source: documents.source.as_ref(),
         repository: &repository,
         holder: &session.holder(),
+        clock: session.clock.as_ref(),
+        log_since: None,
         observer: progress.as_ref(),
         cancel: &session.cancel,
     };
@@ -220,6 +268,33 @@ async fn create(args: CreateArgs, session: &Session) -> Result<ExitStatus> {
     let report = made?;
     closed?;
     Ok(session.printer.report(&Created { report, elapsed: began.elapsed() }))
+}
+
+/// The plan of continuing the run that `choice` means.
+async fn plan_resume(
+    choice: &RunChoice,
+    args: &CreateArgs,
+    target: Target,
+    session: &Session,
+) -> Result<Plan> {
+    let repository = session.repository().await?;
+    let run = match choice {
+        RunChoice::Id(run) => run.clone(),
+        RunChoice::Latest => match backup::resumable_runs(&repository).await?.pop() {
+            Some(newest) => newest.run,
+            None => {
+                return Err(Error::new(ErrorKind::NotFound, "the repository holds no interrupted backup that can be continued")
+                    .with_state("nothing was changed")
+                    .with_hint(
+                        "a backup that was killed can be continued a minute later, when its lease has run out; `mainstay backup prune \
+                         --dry-run` lists what there is",
+                    ));
+            }
+        },
+    };
+    let request =
+        ResumeRequest { run, scan_count_max: args.parallel.into(), impact_max: args.max_impact };
+    backup::plan_resume(&repository, target, &request, session.clock.as_ref()).await
 }
 
 /// What was named; without a name the configured database, or everything.
@@ -246,6 +321,7 @@ impl Report for Created {
             ("documents".to_owned(), json!(digest.documents)),
             ("bytes".to_owned(), json!(digest.bytes)),
             ("stored_bytes".to_owned(), json!(self.report.stored_bytes)),
+            ("resumed".to_owned(), json!(self.report.resumed)),
             ("seconds".to_owned(), json!(self.elapsed.as_secs_f64())),
         ])
     }
@@ -616,20 +692,18 @@ async fn prune_leftovers(args: &PruneArgs, session: &Session) -> Result<ExitStat
     let Some(repository) = existing_repository(session).await? else {
         return Ok(session.printer.report(&Pruned { report: PruneReport::default(), dry_run: args.dry_run }));
     };
+    let scope = PruneScope { resumable: args.resumable };
     if args.dry_run {
-        let (in_use, removed) =
-            prune::leftovers(&repository).await?.into_iter().partition(|leftover| leftover.in_use);
-        return Ok(session
-            .printer
-            .report(&Pruned { report: PruneReport { removed, in_use }, dry_run: true }));
+        let judged = prune::judge(&repository, scope, session.clock.as_ref()).await?;
+        return Ok(session.printer.report(&Pruned { report: PruneReport::of(judged), dry_run: true }));
     }
     let guard = session.guard(&repository);
     let environment = session.configured_environment();
     let name = environment.name.as_deref().unwrap_or(UNKNOWN_ENVIRONMENT);
     let class = environment.class.unwrap_or(EnvironmentClass::Production);
-    let plan = prune::plan(&repository, name, class, session.clock.as_ref()).await?;
+    let plan = prune::plan(&repository, name, class, scope, session.clock.as_ref()).await?;
     let permit = guard.permit(&plan, &BackupEvidence::default(), &session.consent(None)?).await?;
-    let pruned = prune::prune(&repository, &plan, &permit).await;
+    let pruned = prune::prune(&repository, &plan, &permit, session.clock.as_ref()).await;
     let outcome = match &pruned {
         Ok(report) => Outcome::Done {
             summary: format!("removed {} leftovers", report.removed.len()),
@@ -656,6 +730,7 @@ impl Report for Pruned {
             ("dry_run".to_owned(), json!(self.dry_run)),
             ("removed".to_owned(), shown(&self.report.removed)),
             ("in_use".to_owned(), shown(&self.report.in_use)),
+            ("resumable".to_owned(), self.report.resumable.iter().map(|(_, run)| json!(run)).collect()),
         ])
     }
 
@@ -671,6 +746,14 @@ impl Report for Pruned {
                 Cell::right(ByteSize(leftover.bytes).to_string()),
             ]);
         }
+        for (leftover, _) in &self.report.resumable {
+            table.row(vec![
+                "kept".into(),
+                leftover.subject().into(),
+                Cell::right(leftover.objects.to_string()),
+                Cell::right(ByteSize(leftover.bytes).to_string()),
+            ]);
+        }
         let mut text = table.render(look);
         text.push_str(&format!(
             "{verb} {} leftovers, {}\n",
@@ -681,6 +764,15 @@ impl Report for Pruned {
             text.push_str(
                 "leftovers in use belong to a backup that is running, or was killed within the last minute\n",
             );
+        }
+        for (_, run) in &self.report.resumable {
+            text.push_str(&format!(
+                "kept for a day: {} of {} ranges, {}; continue with `mainstay backup create --resume {}`, remove with `backup prune --resumable`\n",
+                run.parts,
+                run.total,
+                ByteSize(run.bytes),
+                run.run
+            ));
         }
         text
     }

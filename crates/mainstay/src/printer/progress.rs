@@ -2,7 +2,7 @@
 //!
 //! Operations call [`Observer`] from their hot paths, so telling is adding to atomic counters; a thread of its own does the drawing.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ pub(crate) struct Progress {
     bytes: AtomicU64,
     items_expected: AtomicU64,
     bytes_expected: AtomicU64,
+    /// The share of full speed that work is held back to, in percent.
+    share: AtomicU8,
     bar: Option<ProgressBar>,
     shown: bool,
     ended: AtomicBool,
@@ -47,6 +49,7 @@ impl Progress {
             bytes: AtomicU64::new(0),
             items_expected: AtomicU64::new(0),
             bytes_expected: AtomicU64::new(0),
+            share: AtomicU8::new(100),
             bar,
             shown,
             ended: AtomicBool::new(false),
@@ -126,7 +129,11 @@ impl Progress {
 
     fn line(&self) -> String {
         let phase = self.phase.lock().expect("no holder of this lock can panic");
-        describe(&phase.name, self.done(), self.expected(), phase.began.elapsed())
+        let line = describe(&phase.name, self.done(), self.expected(), phase.began.elapsed());
+        match self.share.load(Ordering::Relaxed) {
+            100 => line,
+            share => format!("{line}, held back to {share}% to spare the server"),
+        }
     }
 }
 
@@ -150,6 +157,13 @@ impl Observer for Progress {
     fn advance(&self, done: Work) {
         self.items.fetch_add(done.items, Ordering::Relaxed);
         self.bytes.fetch_add(done.bytes, Ordering::Relaxed);
+    }
+
+    fn hold_back(&self, percent: u8) {
+        let before = self.share.swap(percent, Ordering::Relaxed);
+        if before == 100 && percent < 100 && self.bar.is_none() {
+            self.printer.notice("the server answers slowly: the work is held back to spare it");
+        }
     }
 
     fn notice(&self, text: &str) {
