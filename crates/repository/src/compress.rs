@@ -17,6 +17,12 @@ use crate::options::Compression;
 /// Plain bytes per frame; the last frame of an object is shorter. Larger gains nothing in size, smaller costs size.
 pub const FRAME_BYTES: usize = 2 * 1024 * 1024;
 
+/// The default level, whose search tables are made half as large, so that both (256 KiB and 128 KiB) stay in a core's second-level cache: a
+/// third less CPU for output that is under one percent larger. See [`Compression`](crate::Compression) for the measurement.
+const TUNED_LEVEL: i32 = 3;
+const TUNED_HASH_LOG: u32 = 16;
+const TUNED_CHAIN_LOG: u32 = 15;
+
 /// The plain bytes of one frame.
 pub(crate) enum Plain {
     /// Gathered from several writes, in a buffer that goes back to the pool.
@@ -135,6 +141,10 @@ impl Worker {
     fn new(level: i32) -> Result<Self> {
         let prepare = || {
             let mut context = zstd::bulk::Compressor::new(level)?;
+            if level == TUNED_LEVEL {
+                context.set_parameter(CParameter::HashLog(TUNED_HASH_LOG))?;
+                context.set_parameter(CParameter::ChainLog(TUNED_CHAIN_LOG))?;
+            }
             context.set_parameter(CParameter::ChecksumFlag(true))?;
             context.set_parameter(CParameter::ContentSizeFlag(true))?;
             Ok(context)

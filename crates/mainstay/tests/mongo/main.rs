@@ -5,4 +5,5 @@ mod backup_restore;
 mod bad_input;
 mod capture;
 mod queries;
+mod resume;
 mod stack;

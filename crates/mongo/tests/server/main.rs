@@ -5,6 +5,7 @@
 mod access;
 mod definitions;
 mod load;
+mod members;
 mod scan;
 mod support;
 mod tail;

@@ -18,7 +18,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use mainstay_engine::{CollectionInfo, CollectionKind, Consistency, DocumentSource, Snapshot, SnapshotRequest};
+use mainstay_engine::{
+    CollectionInfo, CollectionKind, Consistency, DocumentSource, ScanSetback, Snapshot, SnapshotRequest,
+};
 use mainstay_guard::Permit;
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{
@@ -252,20 +254,22 @@ async fn commit(
     Ok(BackupReport { set, contents, stored_bytes, resumed })
 }
 
-/// Ends a run that failed: with ranges complete it is left to be continued, without any it is removed.
+/// Ends a run that failed: with ranges complete it is left to be continued, without any, or when its moment has passed, it is removed.
 async fn give_up(context: &BackupContext<'_>, writer: SetWriter, parts: u64, error: Error) -> Error {
     let set = writer.id().clone();
-    if parts > 0 {
+    if parts > 0 && ScanSetback::of(&error) != Some(ScanSetback::HistoryPassed) {
         // A lease that cannot be given back runs out by itself.
         let _ = writer.suspend().await;
         let run = run_of(&set);
-        return error
-            .with_state(format!(
-                "no backup set was made; the {parts} ranges that were complete are kept in run {run}; sets made before are untouched"
-            ))
-            .with_hint(format!(
+        let error = error.with_state(format!(
+            "no backup set was made; the {parts} ranges that were complete are kept in run {run}; sets made before are untouched"
+        ));
+        return match (error.kind(), error.hint()) {
+            (ErrorKind::Precondition, Some(_)) => error,
+            _ => error.with_hint(format!(
                 "continue with `mainstay backup create --resume {run}`, or remove it with `mainstay backup prune --resumable`"
-            ));
+            )),
+        };
     }
     let removed = match writer.abandon().await {
         Ok(()) => forget(context.repository, &set).await,

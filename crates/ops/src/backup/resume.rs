@@ -176,7 +176,8 @@ impl Attempt<'_> {
             return Err(Error::new(
                 ErrorKind::Precondition,
                 format!("the server no longer has the history of the moment this run reads at, and {why}"),
-            ));
+            )
+            .with_hint("take a new backup with `mainstay backup create`, and remove this run with `mainstay backup prune --resumable`"));
         }
         context.observer.notice(&format!(
             "continuing run {}: {} of {} ranges are complete",

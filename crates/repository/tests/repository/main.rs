@@ -5,6 +5,7 @@ mod damage;
 mod encryption;
 mod interruption;
 mod log;
+mod reopen;
 mod round_trip;
 mod sets;
 mod support;
