@@ -1,7 +1,8 @@
 //! What the tests of this workspace stand on: real servers, a network that can be broken, an object store that can be.
 //!
 //! [`engines`] finds or installs MongoDB, PostgreSQL and Redis; [`servers`] starts them on free loopback ports in
-//! temporary folders and ends them whatever happens to the test; [`proxy`] is a TCP proxy with faults; [`s3`] is an
+//! temporary folders and ends them whatever happens to the test; [`history`] writes at random to one of them and knows
+//! every state that it went through; [`proxy`] is a TCP proxy with faults; [`s3`] is an
 //! S3 server over a folder.
 //!
 //! Development only: nothing here is part of the product, so a failure may panic when its message says what to type.
@@ -9,6 +10,7 @@
 //! the real server or not at all.
 
 pub mod engines;
+pub mod history;
 pub mod proxy;
 pub mod s3;
 pub mod servers;
