@@ -13,8 +13,8 @@ use mainstay_model::{Error, ErrorKind, Result, Secret};
 use mainstay_tls::{TlsSettings, Verification, client_config};
 use mongodb::error::ErrorKind as DriverErrorKind;
 use mongodb::options::{
-    AuthMechanism, ClientOptions, Credential, DriverInfo, ReadPreference, SelectionCriteria, ServerAddress, Tls,
-    TlsOptions as DriverTlsOptions,
+    AuthMechanism, ClientOptions, Credential, DriverInfo, ReadPreference, SelectionCriteria, ServerAddress,
+    Tls, TlsOptions as DriverTlsOptions,
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 

@@ -58,9 +58,10 @@ pub(crate) async fn list_on(
     loop {
         for frame in document_frames(&page.bytes) {
             let frame = frame.map_err(|error| WireError::Protocol(error.to_string()))?;
-            documents.push(RawDocumentBuf::from_bytes(frame.to_vec()).map_err(|_| {
-                WireError::Protocol("a document that is not BSON".to_owned())
-            })?);
+            documents.push(
+                RawDocumentBuf::from_bytes(frame.to_vec())
+                    .map_err(|_| WireError::Protocol("a document that is not BSON".to_owned()))?,
+            );
         }
         if page.cursor == 0 {
             return Ok(documents);

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bson::{Document, RawDocumentBuf, rawdoc};
 use mainstay_engine::{
-    ChangeReplay, ChangeSurvey, CollectionInfo, CollectionKind, Consistency, DocumentSink, DocumentSource, Loader,
-    Namespace, ReplayTarget, Replayer, ServerFacts, Snapshot, SnapshotRequest, StoredCollection, Until,
+    ChangeReplay, ChangeSurvey, CollectionInfo, CollectionKind, Consistency, DocumentSink, DocumentSource,
+    Loader, Namespace, ReplayTarget, Replayer, ServerFacts, Snapshot, SnapshotRequest, StoredCollection,
+    Until,
 };
 use mainstay_guard::Permit;
 use mainstay_model::progress::Observer;

@@ -12,7 +12,7 @@ use memchr::memmem;
 
 use super::refusal::{Refusal, refusals_of};
 use super::{MongoLoader, Part};
-use crate::error::{ServerError, WireError, code};
+use crate::error::{ServerError, WireError};
 use crate::page::Page;
 use crate::raw::{self, DocumentWriter, kind};
 use crate::wire::Sequence;
@@ -32,7 +32,7 @@ impl MongoLoader {
     ) -> Result<LoadOutcome, WireError> {
         let duplicates: Vec<usize> = refusals
             .iter()
-            .filter(|refusal| refusal.code == code::DUPLICATE_KEY)
+            .filter(|refusal| refusal.is_duplicate())
             .map(|refusal| refusal.position)
             .collect();
         let frames: Vec<&[u8]> = duplicates.iter().map(|position| part.frames[*position]).collect();

@@ -27,6 +27,12 @@ impl Refusal {
         ServerError { code: self.code, name: String::new(), message: self.message }.into()
     }
 
+    /// Whether a document may be there that the server takes for the same. In a clustered collection MongoDB 6.0 fails to decode a fractional
+    /// `_id` while it words the refusal of a duplicate, and gives that failure instead.
+    pub(crate) fn is_duplicate(&self) -> bool {
+        matches!(self.code, code::DUPLICATE_KEY | code::KEY_STRING_FORMAT)
+    }
+
     /// What is told of `document`, the refused one.
     pub(super) fn failure(&self, document: &[u8]) -> DocumentFailure {
         let message = match self.code {

@@ -176,7 +176,9 @@ mod tests {
             token: Exact::new(rawdoc! { "$recordId": 5_i64 }.into_bytes()).unwrap(),
             id: cut(9),
         };
-        for range in ranges.into_iter().chain(Bounds::natural(vec![boundary], Some("h:1"))).chain([Bounds::WHOLE]) {
+        for range in
+            ranges.into_iter().chain(Bounds::natural(vec![boundary], Some("h:1"))).chain([Bounds::WHOLE])
+        {
             assert_eq!(Bounds::from_json(&range.to_json()).unwrap(), range);
         }
         let broken = serde_json::json!({ "index": { "min": "AAAA", "max": null } });

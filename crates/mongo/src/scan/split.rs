@@ -12,8 +12,8 @@ use bson::{RawArrayBuf, RawBsonRef, RawDocumentBuf, rawdoc};
 use mainstay_engine::{CollectionInfo, CollectionKind};
 use mainstay_model::{Error, ErrorKind, Result};
 
-use super::{ScanTarget, any_member};
 use super::bounds::{Boundary, Bounds, Exact, RecordId};
+use super::{ScanTarget, any_member};
 use crate::metadata::array;
 use crate::page::list_on;
 use crate::raw;

@@ -20,8 +20,8 @@ use mainstay_model::{Error, ErrorKind, ErrorStatus, Result};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::{ScanTarget, any_member};
 use super::bounds::{Boundary, Bounds, Exact, RecordId};
+use super::{ScanTarget, any_member};
 use crate::config::Incident;
 use crate::error::{WireError, code};
 use crate::page::Page;
@@ -396,8 +396,11 @@ impl Reader {
             "listCollections": 1, "nameOnly": true, "filter": { "name": namespace.collection.as_str() }, "cursor": {},
         };
         if self.server.list(&namespace.database, listing).await?.is_empty() {
-            return Err(Error::new(ErrorKind::NotFound, "the collection was dropped or renamed while it was read")
-                .with_hint("run the command again when nobody changes the collections"));
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                "the collection was dropped or renamed while it was read",
+            )
+            .with_hint("run the command again when nobody changes the collections"));
         }
         Ok(Ended::Complete)
     }

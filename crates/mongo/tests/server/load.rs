@@ -65,6 +65,24 @@ async fn a_batch_larger_than_a_message_is_split() {
     client.database(&name).drop().await.unwrap();
 }
 
+/// MongoDB 6.0 words the refusal of these otherwise than that of other duplicates.
+#[tokio::test]
+async fn fractional_ids_of_a_clustered_collection_may_be_loaded_again() {
+    let (mongod, name) = (shared_mongod(), unique_database());
+    let client = mongod.oracle().await;
+    let server = open(&mongod.uri()).await;
+    let clustered = doc! { "create": "a", "clusteredIndex": { "key": { "_id": 1 }, "unique": true } };
+    client.database(&name).run_command(clustered).await.unwrap();
+    let target = Namespace::new(&name, "a");
+    let documents = batches((0..40).map(|n| doc! { "_id": f64::from(n) + 0.5, "n": n }), 10);
+    assert_eq!(load_all(&server, &target, &documents).await.inserted, 40);
+    let again = load_all(&server, &target, &documents).await;
+    assert_eq!((again.inserted, again.identical, again.failures.len()), (0, 40, 0), "{:?}", again.failures);
+    let other = batches([doc! { "_id": 0.5, "n": "other" }], 1);
+    assert_eq!(load_all(&server, &target, &other).await.failures.len(), 1);
+    client.database(&name).drop().await.unwrap();
+}
+
 #[tokio::test]
 async fn duplicates_are_compared_and_failures_named() {
     let (mongod, name) = (shared_mongod(), unique_database());

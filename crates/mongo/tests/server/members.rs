@@ -12,7 +12,8 @@ use crate::support::{collection, digest, digest_by_driver, insert, mixed_documen
 
 async fn impatient(uri: &str) -> MongoServer {
     let mut config = MongoConfig::new(Secret::new(uri));
-    config.retry = RetryPolicy { retries_max: 3, first_delay: Duration::from_millis(20), ..RetryPolicy::default() };
+    config.retry =
+        RetryPolicy { retries_max: 3, first_delay: Duration::from_millis(20), ..RetryPolicy::default() };
     MongoServer::open(&config).await.unwrap()
 }
 
@@ -73,13 +74,19 @@ async fn a_secondary_is_read_when_the_url_says_so() {
     assert_eq!(digest(&read_all(&snapshot, &info, &ranges).await.unwrap()), expected);
     assert!(matches!(ranges.consistency, Consistency::ClusterTime { .. }));
     let pressure = snapshot.gauge(&info).measure().await.unwrap();
-    assert!(pressure.latency > Duration::ZERO && pressure.history == Some(Duration::from_secs(300)), "{pressure:?}");
+    assert!(
+        pressure.latency > Duration::ZERO && pressure.history == Some(Duration::from_secs(300)),
+        "{pressure:?}"
+    );
 
     for index in (0..3).filter(|index| *index != primary) {
         set.member(index).kill9();
     }
     let refused = server.snapshot(SnapshotRequest::Best).await.err().unwrap();
-    assert!(refused.to_string().contains("secondary") || refused.to_string().contains("majority"), "{refused:?}");
+    assert!(
+        refused.to_string().contains("secondary") || refused.to_string().contains("majority"),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -195,7 +195,7 @@ impl Lane {
             let batch = &documents[batch];
             let refusals = self.try_insert(batch, order).await?;
             let (duplicates, others): (Vec<_>, Vec<_>) =
-                refusals.into_iter().partition(|refusal| refusal.code == code::DUPLICATE_KEY);
+                refusals.into_iter().partition(Refusal::is_duplicate);
             refuse(others)?;
             let again: Vec<&Cow<'_, [u8]>> =
                 duplicates.iter().filter_map(|refusal| batch.get(refusal.position)).collect();
