@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::SignedDuration;
-use mainstay_engine::{ChangeSource, DocumentSink, DocumentSource, Inspection, Probe, StoreFacts};
+use mainstay_engine::{
+    ChangeReplay, ChangeSource, DocumentSink, DocumentSource, Inspection, Probe, StoreFacts,
+};
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
 };
@@ -40,6 +42,8 @@ pub(crate) struct Documents {
     pub(crate) changes: Arc<dyn ChangeSource>,
     /// Fills it.
     pub(crate) sink: Arc<dyn DocumentSink>,
+    /// Replays a change log into it.
+    pub(crate) replay: Arc<dyn ChangeReplay>,
     /// Looks into it.
     pub(crate) inspection: Arc<dyn Inspection>,
 }
@@ -211,6 +215,7 @@ impl Session {
             source: server.clone(),
             changes: server.clone(),
             sink: server.clone(),
+            replay: server.clone(),
             inspection: server,
         })
     }

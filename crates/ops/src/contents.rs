@@ -8,6 +8,8 @@ use mainstay_engine::{
 use mainstay_model::{Error, ErrorKind, ObjectName, OpTime, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::Selection;
+
 /// The role of objects that hold options and indexes.
 pub(crate) const ROLE_METADATA: &str = "metadata";
 /// The role of objects that hold concatenated documents.
@@ -29,6 +31,9 @@ pub struct DocumentSetContents {
     /// one that was read outside the moment had been read. `None` where there is no change log, and in sets of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settled: Option<OpTime>,
+    /// What the backup was asked for: what of it is not among the collections did not exist. `None` in sets of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<Selection>,
     /// The collections, by name.
     pub collections: Vec<CollectionRecord>,
 }
@@ -81,6 +86,26 @@ impl CollectionRecord {
 }
 
 impl DocumentSetContents {
+    /// Whether a collection called `namespace` would have been backed up, had it existed. Of sets that do not say what they were asked for,
+    /// the databases they hold something of are believed to be whole.
+    pub(crate) fn is_about(&self, namespace: &Namespace) -> bool {
+        match &self.selection {
+            Some(selection) => selection.includes(namespace),
+            None => self.collections.iter().any(|record| record.namespace.database == namespace.database),
+        }
+    }
+
+    /// Every object that it names.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = &ObjectName> {
+        let parts = self.collections.iter().flat_map(|record| &record.parts).map(|part| &part.object);
+        parts.chain(self.metadata_objects())
+    }
+
+    /// The objects with the definitions of all collections.
+    pub(crate) fn metadata_objects(&self) -> impl Iterator<Item = &ObjectName> {
+        self.collections.iter().map(|record| &record.metadata)
+    }
+
     /// The digest of all documents of the set.
     pub fn digest(&self) -> DocumentDigest {
         self.collections.iter().fold(DocumentDigest::default(), |mut total, collection| {

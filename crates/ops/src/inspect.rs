@@ -3,8 +3,9 @@
 //! The repository checks lengths, hashes, decryption and decompression; this module adds what only the contents can tell: the framing of
 //! every document, the digest of every part, readable metadata, and that contents and objects name one another. Records nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use mainstay_engine::DocumentDigest;
 use mainstay_model::progress::Observer;
 use mainstay_model::{Finding, ObjectName, Result, Severity, StoreKind};
 use mainstay_repository::{Inspector, ObjectEntry, Repository, Set, VerifyReport};
@@ -27,26 +28,48 @@ pub(crate) async fn inspect(
 ) -> Result<VerifyReport> {
     let contents: DocumentSetContents = set.contents()?;
     let digests = contents.part_digests();
-    let inspector = |entry: &ObjectEntry| -> Option<Box<dyn Inspector>> {
-        match digests.get(&entry.name) {
-            Some(digest) => Some(Box::new(DocumentInspector::new(*digest))),
-            None if entry.role == ROLE_METADATA => Some(Box::<MetadataInspector>::default()),
-            None => None,
-        }
-    };
+    let inspector = |entry: &ObjectEntry| inspector(&digests, entry);
     let mut report = repository.verify(set, &inspector, OBJECT_COUNT_MAX, observer).await?;
-    let mut findings = cross_check(set, &contents);
+    let mut findings = cross_check(set, contents.objects());
     findings.append(&mut report.findings);
     report.findings = findings;
     Ok(report)
 }
 
+/// Reads the objects of `set` called `names` back and judges them; nothing is said of the others.
+///
+/// # Errors
+/// As for [`inspect`].
+pub(crate) async fn inspect_objects(
+    repository: &Repository,
+    set: &Set,
+    names: &BTreeSet<&ObjectName>,
+    observer: &dyn Observer,
+) -> Result<Vec<Finding>> {
+    let contents: DocumentSetContents = set.contents()?;
+    let digests = contents.part_digests();
+    let inspector = |entry: &ObjectEntry| inspector(&digests, entry);
+    let mut findings = cross_check(set, names.iter().copied());
+    let listed = names.iter().filter(|name| set.entry(name).is_some()).map(|name| (*name).clone()).collect();
+    let report = repository.verify_objects(set, &listed, &inspector, OBJECT_COUNT_MAX, observer).await?;
+    findings.extend(report.findings);
+    Ok(findings)
+}
+
+fn inspector(
+    digests: &BTreeMap<ObjectName, DocumentDigest>,
+    entry: &ObjectEntry,
+) -> Option<Box<dyn Inspector>> {
+    match digests.get(&entry.name) {
+        Some(digest) => Some(Box::new(DocumentInspector::new(*digest))),
+        None if entry.role == ROLE_METADATA => Some(Box::<MetadataInspector>::default()),
+        None => None,
+    }
+}
+
 /// Objects that the contents need and the manifest lacks.
-fn cross_check(set: &Set, contents: &DocumentSetContents) -> Vec<Finding> {
+fn cross_check<'a>(set: &Set, needed: impl Iterator<Item = &'a ObjectName>) -> Vec<Finding> {
     let present: BTreeSet<&ObjectName> = set.manifest().objects.iter().map(|entry| &entry.name).collect();
-    let needed = contents.collections.iter().flat_map(|collection| {
-        collection.parts.iter().map(|part| &part.object).chain([&collection.metadata])
-    });
     needed
         .filter(|name| !present.contains(name))
         .map(|name| Finding {

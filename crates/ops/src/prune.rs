@@ -6,11 +6,11 @@
 
 use jiff::SignedDuration;
 use mainstay_guard::{Permit, operation};
+use mainstay_journal::Journal;
 use mainstay_model::{
     BlastRadius, ByteSize, Clock, EnvironmentClass, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result,
     ResultExt, RunId, StoreKind, Target,
 };
-use mainstay_journal::Journal;
 use mainstay_repository::{Leftover, LeftoverKind, Repository};
 use serde::{Deserialize, Serialize};
 

@@ -70,12 +70,24 @@ pub struct LogGap {
 
 /// What of a set matters here.
 #[derive(Debug, Clone)]
-struct SetMoment {
-    id: SetId,
+pub(crate) struct SetMoment {
+    pub(crate) id: SetId,
     /// The log is needed after this.
-    base: OpTime,
+    pub(crate) base: OpTime,
     /// The earliest moment it can be brought to.
-    settled: OpTime,
+    pub(crate) settled: OpTime,
+}
+
+impl SetMoment {
+    /// `None` for sets that cannot be continued.
+    pub(crate) fn of(id: &SetId, contents: &DocumentSetContents) -> Option<Self> {
+        Some(Self { id: id.clone(), base: base_of(contents)?, settled: contents.settled? })
+    }
+
+    /// Whether the log goes on from the set in `run`.
+    pub(crate) fn lies_in(&self, run: &Run) -> bool {
+        run.covers(self.base.into(), self.settled.into())
+    }
 }
 
 /// The position after which a set needs the log; `None` for sets that cannot be continued.
@@ -101,8 +113,7 @@ pub async fn recoverable(repository: &Repository) -> Result<Vec<ServerLog>> {
     for entry in repository.sets(Some(StoreKind::Mongo)).await? {
         let Ok(set) = entry.into_set() else { continue };
         let Ok(contents) = set.contents::<DocumentSetContents>() else { continue };
-        if let (Some(base), Some(settled)) = (base_of(&contents), contents.settled) {
-            let moment = SetMoment { id: set.id().clone(), base, settled };
+        if let Some(moment) = SetMoment::of(set.id(), &contents) {
             sets.entry(contents.server.fingerprint).or_default().push(moment);
         }
     }
@@ -116,20 +127,25 @@ pub async fn recoverable(repository: &Repository) -> Result<Vec<ServerLog>> {
 }
 
 /// What of a chain matters here.
-struct ChainFacts {
-    id: ChainId,
-    runs: Vec<Run>,
-    why: &'static str,
+pub(crate) struct ChainFacts {
+    pub(crate) id: ChainId,
+    pub(crate) runs: Vec<Run>,
+    pub(crate) why: &'static str,
 }
 
 impl ChainFacts {
-    fn of(chain: &Chain) -> Self {
+    pub(crate) fn of(chain: &Chain) -> Self {
         Self { id: chain.id().clone(), runs: chain.runs(), why: chain.description().why.explanation() }
     }
 }
 
 /// Decides. `sets` and `chains` are in the order they were made.
-fn judge(server: String, environment: String, sets: &[SetMoment], chains: &[ChainFacts]) -> ServerLog {
+pub(crate) fn judge(
+    server: String,
+    environment: String,
+    sets: &[SetMoment],
+    chains: &[ChainFacts],
+) -> ServerLog {
     let mut log = ServerLog {
         server,
         environment,
@@ -148,7 +164,7 @@ fn judge(server: String, environment: String, sets: &[SetMoment], chains: &[Chai
             }
             previous = Some(*run);
             log.recovery_point = through;
-            let covered = sets.iter().filter(|set| run.covers(set.base.into(), set.settled.into()));
+            let covered = sets.iter().filter(|set| set.lies_in(run));
             match covered.min_by_key(|set| set.settled) {
                 Some(set) => log.ranges.push(RecoverableRange {
                     from: set.settled,

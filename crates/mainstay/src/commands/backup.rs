@@ -292,8 +292,7 @@ async fn plan_resume(
             }
         },
     };
-    let request =
-        ResumeRequest { run, scan_count_max: args.parallel.into(), impact_max: args.max_impact };
+    let request = ResumeRequest { run, scan_count_max: args.parallel.into(), impact_max: args.max_impact };
     backup::plan_resume(&repository, target, &request, session.clock.as_ref()).await
 }
 
@@ -372,6 +371,7 @@ fn set_json(set: &Set, contents: &DocumentSetContents) -> Value {
         "completed_at": set.manifest().completed_at,
         "manifest": set.manifest_blake3(),
         "consistency": contents.consistency,
+        "settled": contents.settled,
         "collections": contents.collections.len(),
         "documents": digest.documents,
         "bytes": digest.bytes,

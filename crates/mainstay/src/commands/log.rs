@@ -1,7 +1,5 @@
 //! What the captured change log allows: the ranges that `backup list` shows, and `backup log`, which finds what destroyed data.
 
-use std::str::FromStr;
-
 use clap::Args;
 use mainstay_model::{Count, ExitStatus, OpTime, Result, Timestamp};
 use mainstay_mongo::OplogLens;
@@ -9,6 +7,7 @@ use mainstay_ops::recoverable::ServerLog;
 use mainstay_ops::search::{self, Destruction, SearchReport, SearchRequest};
 use serde_json::{Map, Value, json};
 
+use super::moment::MomentArg;
 use crate::printer::shown::{ago, duration, moment};
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
@@ -16,52 +15,15 @@ use crate::wiring::Session;
 /// Arguments of `backup log`.
 #[derive(Debug, Args)]
 pub(crate) struct LogArgs {
-    /// From this moment on: a time such as 2026-11-23T00:55:02Z, or an optime such as 1764500000:3
+    /// From this moment on: a time (2026-11-23T00:55:02Z), an optime (1764500000:3), or how long ago ("5m ago")
     #[arg(long, value_name = "MOMENT")]
-    since: Option<Moment>,
+    since: Option<MomentArg>,
     /// Up to this moment
     #[arg(long, value_name = "MOMENT")]
-    until: Option<Moment>,
+    until: Option<MomentArg>,
     /// In this collection (database.collection) or database alone
     #[arg(long, value_name = "NAME")]
     namespace: Option<String>,
-}
-
-/// A moment as it is typed.
-#[derive(Debug, Clone, Copy)]
-enum Moment {
-    Time(u32),
-    Position(OpTime),
-}
-
-impl FromStr for Moment {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("`{text}` is neither a time (2026-11-23T00:55:02Z) nor an optime (1764500000:3)");
-        match text.parse::<Timestamp>() {
-            Ok(time) => u32::try_from(time.as_second()).map(Self::Time).map_err(|_| wrong()),
-            Err(_) => text.parse().map(Self::Position).map_err(|_| wrong()),
-        }
-    }
-}
-
-impl Moment {
-    fn begin(self) -> OpTime {
-        match self {
-            Self::Time(seconds) => OpTime { seconds, increment: 0 },
-            Self::Position(position) => position,
-        }
-    }
-
-    /// A time means its whole second.
-    fn end(self) -> OpTime {
-        match self {
-            Self::Time(seconds) => OpTime { seconds, increment: u32::MAX },
-            Self::Position(position) => position,
-        }
-    }
 }
 
 /// Searches the log.
@@ -70,9 +32,10 @@ impl Moment {
 /// The operation's.
 pub(crate) async fn run(args: LogArgs, session: &Session) -> Result<ExitStatus> {
     let repository = session.repository().await?;
+    let now = session.clock.now();
     let request = SearchRequest {
-        since: args.since.map(Moment::begin),
-        until: args.until.map(Moment::end),
+        since: args.since.map(|moment| moment.first(now)).transpose()?.flatten(),
+        until: args.until.map(|moment| moment.last(now)).transpose()?.flatten(),
         namespace: args.namespace,
     };
     let report = search::search(&repository, &OplogLens, &request).await?;
@@ -185,19 +148,4 @@ fn row(what: &'static str, from: OpTime, to: OpTime, tone: Tone, why: &str) -> V
         duration(u64::from(to.seconds.saturating_sub(from.seconds))).into(),
         why.to_owned().into(),
     ]
-}
-
-#[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_means_its_whole_second() {
-        let time: Moment = "2026-11-23T00:55:02Z".parse().unwrap();
-        assert_eq!((time.begin().to_string(), time.end().increment), ("1795395302:0".to_owned(), u32::MAX));
-        let position: Moment = "1764500000:3".parse().unwrap();
-        assert_eq!((position.begin(), position.end()), (position.end(), position.begin()));
-        assert!("yesterday".parse::<Moment>().is_err());
-    }
 }

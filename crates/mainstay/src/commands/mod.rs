@@ -14,6 +14,7 @@ pub(crate) mod environment;
 pub(crate) mod findings;
 pub(crate) mod log;
 pub(crate) mod man;
+pub(crate) mod moment;
 pub(crate) mod mongo;
 pub(crate) mod plan;
 pub(crate) mod restore;

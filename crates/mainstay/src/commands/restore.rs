@@ -1,6 +1,5 @@
 //! `restore plan|apply|abandon|list`.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -11,16 +10,16 @@ use mainstay_model::progress::{Observer, Silent};
 use mainstay_model::{
     ByteSize, Count, Error, ErrorKind, ExitStatus, Plan, Result, ResultExt, RunId, StoreKind, Target,
 };
-use mainstay_ops::contents::DocumentSetContents;
 use mainstay_ops::restore::{
-    self, AbandonReport, ItemReport, Listing, RestoreContext, RestoreMode, RestoreReport, RestoreRequest,
-    UnfinishedRun, Way,
+    self, AbandonReport, Basis, ItemReport, Listing, MomentReport, PointContext, Renames, RestoreContext,
+    RestoreMode, RestoreReport, RestoreRequest, UnfinishedRun, Way,
 };
 use mainstay_ops::{Selection, verify};
 use mainstay_repository::Repository;
 use serde_json::{Map, Value, json};
 
 use super::backup::{SetChoice, choose, parse_namespace};
+use super::moment::MomentArg;
 use super::plan::{self, PlanReport};
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::{Documents, Session};
@@ -41,9 +40,15 @@ pub(crate) enum RestoreCommand {
 /// Arguments of `restore plan`.
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// The set: its identifier, or `latest`
+    /// The set: its identifier, or `latest`; with `--to` or `--before` the newest that leads to the moment
     #[arg(default_value = "latest")]
     set: SetChoice,
+    /// Bring the set forward to this moment: everything up to and including it. A time (2026-11-25T19:00:00Z), an optime (1764500000:3), how long ago ("5m ago"), or `latest`
+    #[arg(long, value_name = "MOMENT", conflicts_with = "before")]
+    to: Option<MomentArg>,
+    /// Bring the set forward to just before this moment
+    #[arg(long, value_name = "MOMENT")]
+    before: Option<MomentArg>,
     /// Restore this database only; may be repeated
     #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     database: Vec<String>,
@@ -133,13 +138,15 @@ pub(crate) async fn run(command: RestoreCommand, session: &Session) -> Result<Ex
 
 async fn plan_restore(args: PlanArgs, session: &Session) -> Result<ExitStatus> {
     let repository = session.repository().await?;
-    let set = choose(&repository, &args.set, StoreKind::Mongo).await?;
     let documents = session.documents(StoreKind::Mongo).await?;
     let target = session.target(documents.probe.as_ref()).await?;
-    let selection = Selection { databases: args.database.clone(), collections: args.collection.clone() };
+    let basis = basis(&args, &repository, &documents, &target, session).await?;
     let request = RestoreRequest {
-        database_renames: renames(&args, &set.contents()?, &selection)?,
-        selection,
+        selection: Selection { databases: args.database.clone(), collections: args.collection.clone() },
+        renames: match &args.into {
+            Some(into) => Renames::Into(into.clone()),
+            None => Renames::Each(args.rename.iter().cloned().collect()),
+        },
         mode: match (args.drop, args.merge) {
             (true, _) => RestoreMode::Drop,
             (_, true) => RestoreMode::Merge,
@@ -149,37 +156,39 @@ async fn plan_restore(args: PlanArgs, session: &Session) -> Result<ExitStatus> {
         accept_differences: args.accept_differences,
     };
     let plan =
-        restore::plan(&set, documents.source.as_ref(), target, &request, session.clock.as_ref()).await?;
+        restore::plan(&basis, documents.source.as_ref(), target, &request, session.clock.as_ref()).await?;
     if let Some(file) = &args.output {
         plan::write(&plan, &session.path(file))?;
     }
     Ok(session.printer.report(&PlanReport::new(plan, args.output, session.clock.now())?))
 }
 
-/// `--into NAME` renames the one database that is restored.
-fn renames(
+/// The set that was named, or the set and the log that lead to the moment that was named.
+async fn basis(
     args: &PlanArgs,
-    contents: &DocumentSetContents,
-    selection: &Selection,
-) -> Result<BTreeMap<String, String>> {
-    let Some(into) = &args.into else { return Ok(args.rename.iter().cloned().collect()) };
-    let mut databases: Vec<&String> = contents
-        .collections
-        .iter()
-        .filter(|record| selection.includes(&record.namespace))
-        .map(|record| &record.namespace.database)
-        .collect();
-    databases.dedup();
-    match databases.as_slice() {
-        [] => Ok(BTreeMap::new()),
-        [one] => Ok(BTreeMap::from([((*one).clone(), into.clone())])),
-        _ => Err(Error::new(
-            ErrorKind::Usage,
-            format!("--into names one database, the selection holds {}", databases.len()),
-        )
-        .with_state("nothing was changed")
-        .with_hint("choose one with `--database NAME`, or rename each with `--rename from=to`")),
-    }
+    repository: &Repository,
+    documents: &Documents,
+    target: &Target,
+    session: &Session,
+) -> Result<Basis> {
+    let now = session.clock.now();
+    let moment = match (args.to, args.before) {
+        (None, None) => return choose(repository, &args.set, StoreKind::Mongo).await.map(Basis::Set),
+        (Some(to), _) => to.through(now)?,
+        (_, Some(before)) => before.before(now)?,
+    };
+    let named = match args.set {
+        SetChoice::Latest => None,
+        SetChoice::Id(_) => Some(choose(repository, &args.set, StoreKind::Mongo).await?),
+    };
+    let progress = session.printer.progress();
+    let context = PointContext {
+        repository,
+        replay: documents.replay.as_ref(),
+        fingerprint: &target.fingerprint,
+        observer: progress.as_ref(),
+    };
+    restore::find_point(&context, named, moment).await.map(|point| Basis::Point(Box::new(point)))
 }
 
 /// Carries out a stored restore plan.
@@ -197,10 +206,9 @@ pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Ses
     };
     drop(progress);
     let outcome = match &applied {
-        Ok(report) if report.failure_count() == 0 => Outcome::Done {
-            summary: format!("restored {} collections", report.items.len()),
-            facts: facts(report),
-        },
+        Ok(report) if report.failure_count() == 0 => {
+            Outcome::Done { summary: summary(report), facts: facts(report) }
+        }
         Ok(report) => {
             Outcome::Failed { error: format!("{} documents were not restored", report.failure_count()) }
         }
@@ -243,6 +251,7 @@ impl Work {
         RestoreContext {
             source: self.documents.source.as_ref(),
             sink: self.documents.sink.as_ref(),
+            replay: self.documents.replay.as_ref(),
             repository: &self.repository,
             clock: session.clock.clone(),
             holder: &self.holder,
@@ -280,11 +289,21 @@ pub(crate) fn other_target(planned: &Target, found: &Target) -> Option<Error> {
     })
 }
 
+/// For the audit log.
+fn summary(report: &RestoreReport) -> String {
+    let restored = format!("restored {} collections", report.items.len());
+    match report.moment.as_ref().and_then(|moment| moment.reached) {
+        Some(reached) => format!("{restored} as they were at {reached}"),
+        None => restored,
+    }
+}
+
 fn facts(report: &RestoreReport) -> Value {
     json!({
         "run": report.run,
         "resumed": report.resumed,
         "proven": report.is_proven(),
+        "moment": report.moment,
         "collections": report.items.iter().map(item_json).collect::<Vec<_>>(),
     })
 }
@@ -295,8 +314,9 @@ fn item_json(item: &ItemReport) -> Value {
         "target": item.target.to_string(),
         "way": item.way,
         "placed_before": item.placed_before,
-        "documents": item.expected.documents,
-        "bytes": item.expected.bytes,
+        "documents": item.digest().documents,
+        "bytes": item.digest().bytes,
+        "changes": item.changes,
         "inserted": item.inserted,
         "identical": item.identical,
         "failed": item.failure_count,
@@ -324,8 +344,8 @@ impl Report for Applied {
         for item in &self.report.items {
             table.row(vec![
                 item.target.to_string().into(),
-                Cell::right(Count(item.expected.documents).to_string()),
-                Cell::right(ByteSize(item.expected.bytes).to_string()),
+                Cell::right(Count(item.digest().documents).to_string()),
+                Cell::right(ByteSize(item.digest().bytes).to_string()),
                 proof(item),
             ]);
         }
@@ -350,12 +370,13 @@ impl Applied {
     fn summary(&self) -> String {
         let items = &self.report.items;
         let (documents, bytes) = items.iter().fold((0, 0), |(documents, bytes), item| {
-            (documents + item.expected.documents, bytes + item.expected.bytes)
+            (documents + item.digest().documents, bytes + item.digest().bytes)
         });
         let seconds = self.elapsed.as_secs_f64();
         let rate = ByteSize((bytes as f64 / seconds.max(0.001)) as u64);
+        let moment = self.report.moment.as_ref().map(reached).unwrap_or_default();
         format!(
-            "restored {} collections and views, {} documents, {} in {seconds:.1} s ({rate}/s, verification and proof included)\n",
+            "{moment}restored {} collections and views, {} documents, {} in {seconds:.1} s ({rate}/s, verification and proof included)\n",
             items.len(),
             Count(documents),
             ByteSize(bytes)
@@ -363,9 +384,26 @@ impl Applied {
     }
 }
 
+/// Which moment was reached, and how.
+fn reached(moment: &MomentReport) -> String {
+    let reached = match moment.reached {
+        Some(last) => format!("{last} ({})", last.timestamp()),
+        None => "that of the set: the log changed nothing until then".to_owned(),
+    };
+    format!(
+        "moment {reached}: set {} and {} entries of log {}\n",
+        moment.set,
+        Count(moment.entries),
+        moment.chain
+    )
+}
+
 fn proof(item: &ItemReport) -> Cell {
-    let said = match (&item.found, item.way) {
-        (Some(found), _) if *found == item.expected => "read back, digest equal",
+    let said = match (item.found, item.way) {
+        (Some(found), _) if item.expected == Some(found) => "read back, digest equal",
+        (Some(_), _) if item.expected.is_none() => {
+            return Cell::new("read back; not compared, the server trims it").tone(Tone::Warn);
+        }
         (Some(_), _) => return Cell::new("DIGEST DIFFERS").tone(Tone::Bad),
         _ if item.placed_before => "in place since an earlier try",
         (None, Way::Merge) => "merged: every document of the set inserted or identical",

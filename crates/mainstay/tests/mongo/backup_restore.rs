@@ -204,7 +204,8 @@ async fn a_killed_backup_is_never_listed() {
     project.run(&["backup", "verify", "latest"]).expect(0);
 }
 
-fn ended_within(child: &mut std::process::Child, delay: Duration) -> bool {
+/// Whether `child` ends by itself before `delay` is over.
+pub(crate) fn ended_within(child: &mut std::process::Child, delay: Duration) -> bool {
     let deadline = Instant::now() + delay;
     while Instant::now() < deadline {
         if child.try_wait().unwrap().is_some() {

@@ -18,7 +18,8 @@ const SLOW: u64 = 4_000_000;
 async fn fill_slowly(client: &mongodb::Client, database: &str) {
     for (name, documents) in [("small", 250_u32), ("middle", 1_000), ("large", 3_000)] {
         let collection = client.database(database).collection::<Document>(name);
-        let batch: Vec<Document> = (0..documents).map(|id| doc! { "_id": id as i32, "noise": noise(id) }).collect();
+        let batch: Vec<Document> =
+            (0..documents).map(|id| doc! { "_id": id as i32, "noise": noise(id) }).collect();
         collection.insert_many(batch).await.unwrap();
     }
 }
@@ -86,7 +87,9 @@ fn resume(project: &Project, arguments: &[&str]) -> Ran {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let ran = project.run(&all);
-        let waits = ran.status == 10 || ran.stderr.contains("no interrupted backup") || ran.stdout.contains("no interrupted backup");
+        let waits = ran.status == 10
+            || ran.stderr.contains("no interrupted backup")
+            || ran.stdout.contains("no interrupted backup");
         if !waits || Instant::now() > deadline {
             return ran;
         }
@@ -96,7 +99,8 @@ fn resume(project: &Project, arguments: &[&str]) -> Ran {
 
 /// Objects of documents in the repository, with what tells whether they were written again.
 fn document_objects(project: &Project) -> BTreeMap<PathBuf, std::time::SystemTime> {
-    let paths = project.repository_files().into_keys().filter(|path| path.to_string_lossy().ends_with(".bson.zst"));
+    let paths =
+        project.repository_files().into_keys().filter(|path| path.to_string_lossy().ends_with(".bson.zst"));
     paths.map(|path| (path.clone(), std::fs::metadata(&path).unwrap().modified().unwrap())).collect()
 }
 
@@ -142,7 +146,10 @@ async fn a_killed_backup_goes_on_at_its_moment() {
     proxy.heal();
     let ran = resume(&project, &[]).expect(0).says("continuing run");
     let answer = ran.json();
-    assert_eq!((&answer["resumed"], &answer["consistency"]["kind"]), (&Value::from(true), &Value::from("cluster_time")));
+    assert_eq!(
+        (&answer["resumed"], &answer["consistency"]["kind"]),
+        (&Value::from(true), &Value::from("cluster_time"))
+    );
     assert_eq!(answer["set"]["id"], resumable["run"]);
     let now = document_objects(&project);
     assert_eq!(now.len(), 3);
@@ -150,8 +157,10 @@ async fn a_killed_backup_goes_on_at_its_moment() {
         assert_eq!(now[&path], written, "{} was written again", path.display());
     }
     assert_eq!(restored(&project, &client).await, before);
-    let journals = project.repository_files().into_keys().filter(|path| path.to_string_lossy().contains("/journals/"));
-    let of_backups = journals.filter(|path| path.to_string_lossy().contains(resumable["run"].as_str().unwrap()));
+    let journals =
+        project.repository_files().into_keys().filter(|path| path.to_string_lossy().contains("/journals/"));
+    let of_backups =
+        journals.filter(|path| path.to_string_lossy().contains(resumable["run"].as_str().unwrap()));
     assert_eq!(of_backups.count(), 0, "the journal of a complete run is removed");
     project.run(&["backup", "create", "--resume", resumable["run"].as_str().unwrap()]).expect(1);
     project.run(&["audit", "verify"]).expect(0);
@@ -192,7 +201,8 @@ async fn a_backup_cut_off_for_good_goes_on_and_lost_objects_are_written_again() 
     let before = mongod.db_hash(&project.database).await.unwrap();
     let child = caught_in_the_act(&project, &[]);
     proxy.cut();
-    let ran = Ran::of(child.wait_with_output().unwrap()).expect(6).says("no backup set was made").says("--resume");
+    let ran =
+        Ran::of(child.wait_with_output().unwrap()).expect(6).says("no backup set was made").says("--resume");
     drop(ran);
     proxy.heal();
     let (lost, _) = document_objects(&project).pop_first().unwrap();
@@ -226,8 +236,15 @@ async fn a_moment_that_passes_during_the_scan_is_told_and_the_rest_is_read_as_it
     assert_eq!(ran.json()["consistency"]["kind"], "cluster_time", "{ran}");
     let shown = project.json(&["backup", "show", "latest"]);
     let contents = shown["set"]["contents"].as_array().unwrap();
-    let outside: Vec<_> = contents.iter().filter(|record| record["consistency"]["kind"] == "during_scan").collect();
-    assert!(!outside.is_empty() && outside.iter().all(|record| record["holds_through"].is_object() || record["holds_through"].is_string()), "{shown}");
+    let outside: Vec<_> =
+        contents.iter().filter(|record| record["consistency"]["kind"] == "during_scan").collect();
+    assert!(
+        !outside.is_empty()
+            && outside
+                .iter()
+                .all(|record| record["holds_through"].is_object() || record["holds_through"].is_string()),
+        "{shown}"
+    );
     project.run(&["backup", "show", "latest"]).expect(0).says("no single moment");
     proxy.heal();
     assert_eq!(restored(&project, &client).await, before);

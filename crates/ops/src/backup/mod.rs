@@ -24,16 +24,16 @@ use mainstay_engine::{
 use mainstay_guard::Permit;
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{
-    BlastRadius, ByteSize, Clock, Count, Effect, Error, ErrorKind, OpTime, PLAN_FORMAT, Plan, PlanStep, Result,
-    ResultExt, RunId, StoreKind, Target,
+    BlastRadius, ByteSize, Clock, Count, Effect, Error, ErrorKind, OpTime, PLAN_FORMAT, Plan, PlanStep,
+    Result, ResultExt, RunId, StoreKind, Target,
 };
 use mainstay_repository::{Repository, Set, SetWriter};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 pub use resume::{ResumeRequest, plan_resume};
-pub use run::{ResumableRun, resumable_runs};
 pub(crate) use run::{JOURNAL_OPERATION, forget, resumable};
+pub use run::{ResumableRun, resumable_runs};
 
 use crate::Selection;
 use crate::contents::{CollectionRecord, DocumentSetContents};
@@ -98,7 +98,8 @@ struct Parameters {
 impl Parameters {
     fn of(plan: &Plan) -> Result<Self> {
         serde_json::from_value(plan.parameters.clone()).map_err(|source| {
-            Error::new(ErrorKind::Usage, "the plan's parameters are not those of a backup").with_source(source)
+            Error::new(ErrorKind::Usage, "the plan's parameters are not those of a backup")
+                .with_source(source)
         })
     }
 
@@ -207,14 +208,16 @@ pub async fn create(context: &BackupContext<'_>, plan: &Plan, permit: &Permit) -
         None => {
             let begun = context.repository.begin_set(StoreKind::Mongo, context.holder).await;
             let writer = begun.context("begin backup set")?;
-            let attempt = Attempt { context, plan, parameters: &parameters, writer: &writer, recorder: &recorder };
+            let attempt =
+                Attempt { context, plan, parameters: &parameters, writer: &writer, recorder: &recorder };
             let made = stoppable(context, attempt.begin()).await;
             (writer, made, 0)
         }
         Some(run) => {
             let Continued { writer, journal, recorded } = resume::open(context, plan, run).await?;
             let kept_before = recorded.parts.len() as u64;
-            let attempt = Attempt { context, plan, parameters: &parameters, writer: &writer, recorder: &recorder };
+            let attempt =
+                Attempt { context, plan, parameters: &parameters, writer: &writer, recorder: &recorder };
             let made = stoppable(context, attempt.go_on(journal, recorded)).await;
             (writer, made, kept_before)
         }
@@ -248,7 +251,9 @@ async fn commit(
 ) -> Result<BackupReport> {
     let set = writer.commit(&contents).await.context("write manifest")?;
     if let Err(error) = forget(context.repository, set.id()).await {
-        context.observer.notice(&format!("warning: the journal of the run stays until `mainstay backup prune`: {error}"));
+        context
+            .observer
+            .notice(&format!("warning: the journal of the run stays until `mainstay backup prune`: {error}"));
     }
     let stored_bytes = ByteSize(set.manifest().stored_bytes());
     Ok(BackupReport { set, contents, stored_bytes, resumed })
@@ -282,7 +287,11 @@ async fn give_up(context: &BackupContext<'_>, writer: SetWriter, parts: u64, err
         }
     };
     let error = error.with_state(state);
-    if error.kind() == ErrorKind::Interrupted { error.with_hint("run the same command again to start over") } else { error }
+    if error.kind() == ErrorKind::Interrupted {
+        error.with_hint("run the same command again to start over")
+    } else {
+        error
+    }
 }
 
 /// One try at a backup.
@@ -377,7 +386,11 @@ impl Attempt<'_> {
         self.contents(header, records).await
     }
 
-    async fn contents(&self, header: &Header, mut records: Vec<CollectionRecord>) -> Result<DocumentSetContents> {
+    async fn contents(
+        &self,
+        header: &Header,
+        mut records: Vec<CollectionRecord>,
+    ) -> Result<DocumentSetContents> {
         records.sort_by(|one, other| one.namespace.cmp(&other.namespace));
         let consistency = header.consistency.clone();
         let settled = if records.iter().all(|record| record.consistency == consistency) {
@@ -390,6 +403,7 @@ impl Attempt<'_> {
             server: header.server.clone(),
             consistency,
             settled,
+            selection: Some(self.parameters.selection.clone()),
             collections: records,
         })
     }

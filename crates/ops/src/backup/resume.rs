@@ -19,7 +19,10 @@ use std::sync::Arc;
 
 use super::run::{Ready, Recorded, Recorder, read};
 use super::watch::Meter;
-use super::{Attempt, BackupContext, Parameters, SnapshotChoice, milliseconds, plan_of, tell_consistency, total_estimate};
+use super::{
+    Attempt, BackupContext, Parameters, SnapshotChoice, milliseconds, plan_of, tell_consistency,
+    total_estimate,
+};
 use crate::contents::{DocumentSetContents, ROLE_METADATA};
 
 /// How an interrupted backup is to go on.
@@ -55,7 +58,8 @@ pub async fn plan_resume(
 
 fn step_of(recorded: &Recorded, index: usize, ready: &Ready) -> PlanStep {
     let complete = recorded.parts.range((index, 0)..=(index, u32::MAX));
-    let (count, bytes) = complete.fold((0, 0), |(count, bytes), (_, part)| (count + 1, bytes + part.digest.bytes));
+    let (count, bytes) =
+        complete.fold((0, 0), |(count, bytes), (_, part)| (count + 1, bytes + part.digest.bytes));
     let total = ready.scan.ranges.len();
     let summary = match total {
         0 => "view: definition only".to_owned(),
@@ -81,7 +85,10 @@ fn check_server(recorded: &Recorded, target: &Target) -> Result<()> {
     }
     Err(Error::new(
         ErrorKind::Precondition,
-        format!("the run was a backup of server {whose}, the one at {} is {}", target.address, target.fingerprint),
+        format!(
+            "the run was a backup of server {whose}, the one at {} is {}",
+            target.address, target.fingerprint
+        ),
     )
     .with_state("nothing was changed")
     .with_hint("name the server of the run with `--mongo-url`, or take a new backup"))
@@ -113,7 +120,9 @@ pub(super) async fn open(context: &BackupContext<'_>, plan: &Plan, run: &RunId) 
     match recorded(context.repository, run).await {
         Ok((journal, mut now)) if now == before => {
             for lost in &reopened.lost {
-                context.observer.notice(&format!("warning: {} is not there any more and is written anew", lost.name));
+                context
+                    .observer
+                    .notice(&format!("warning: {} is not there any more and is written anew", lost.name));
                 now.parts.retain(|_, part| part.entry.name != lost.name);
             }
             let lost_metadata: Vec<_> = reopened.lost.into_iter().map(|entry| entry.name).collect();
@@ -126,8 +135,11 @@ pub(super) async fn open(context: &BackupContext<'_>, plan: &Plan, run: &RunId) 
         moved => {
             let _ = reopened.writer.suspend().await;
             moved?;
-            Err(Error::new(ErrorKind::Locked, format!("run {run} was continued by another process meanwhile"))
-                .with_hint("run the same command again"))
+            Err(Error::new(
+                ErrorKind::Locked,
+                format!("run {run} was continued by another process meanwhile"),
+            )
+            .with_hint("run the same command again"))
         }
     }
 }
@@ -218,7 +230,10 @@ impl Attempt<'_> {
         };
         let needing = recorded.ready.iter().enumerate().find(needs_moment).map(|(_, ready)| ready);
         if let Some(near) = needing {
-            let again = source.snapshot_again(consistency, &near.info).await.context("return to the moment of the run")?;
+            let again = source
+                .snapshot_again(consistency, &near.info)
+                .await
+                .context("return to the moment of the run")?;
             if let Some(snapshot) = again {
                 return Ok((snapshot, false));
             }

@@ -203,7 +203,9 @@ pub(crate) async fn resumable(repository: &Repository, set: &SetId) -> Result<Op
         Ok(Some((_, recorded))) if !recorded.parts.is_empty() => recorded,
         Ok(_) => return Ok(None),
         Err(error) => match error.kind() {
-            ErrorKind::NotFound | ErrorKind::Usage | ErrorKind::Corrupt | ErrorKind::Unsupported => return Ok(None),
+            ErrorKind::NotFound | ErrorKind::Usage | ErrorKind::Corrupt | ErrorKind::Unsupported => {
+                return Ok(None);
+            }
             _ => return Err(error),
         },
     };

@@ -34,7 +34,9 @@ const ATTEMPTS_MAX: u32 = 5;
 
 /// Into how many ranges a collection may be divided.
 fn ranges_max(bytes: u64, scan_count_max: usize) -> usize {
-    usize::try_from(bytes / RANGE_BYTES).unwrap_or(usize::MAX).clamp(scan_count_max, RANGES_MAX.max(scan_count_max))
+    usize::try_from(bytes / RANGE_BYTES)
+        .unwrap_or(usize::MAX)
+        .clamp(scan_count_max, RANGES_MAX.max(scan_count_max))
 }
 
 /// The scanning of one backup.
@@ -113,7 +115,10 @@ impl Scan<'_> {
         let mut jobs = VecDeque::new();
         for (index, work) in works.iter_mut().enumerate() {
             let mut snapshot = Arc::clone(&self.snapshot);
-            if self.has_passed && work.is_missing() && matches!(work.ready.scan.consistency, Consistency::ClusterTime { .. }) {
+            if self.has_passed
+                && work.is_missing()
+                && matches!(work.ready.scan.consistency, Consistency::ClusterTime { .. })
+            {
                 work.set_back(ScanSetback::HistoryPassed, passed());
                 snapshot = self.again(index, work, recorder).await?;
             }
@@ -160,7 +165,9 @@ impl Scan<'_> {
     ) -> Result<Arc<dyn Snapshot>> {
         let Some((setback, error)) = work.setback.take() else { return Ok(Arc::clone(&self.snapshot)) };
         let attempt = work.ready.scan.attempt + 1;
-        if attempt > ATTEMPTS_MAX || (setback == ScanSetback::HistoryPassed && self.choice != SnapshotChoice::Best) {
+        if attempt > ATTEMPTS_MAX
+            || (setback == ScanSetback::HistoryPassed && self.choice != SnapshotChoice::Best)
+        {
             return Err(error);
         }
         let info = work.ready.info.clone();

@@ -136,7 +136,9 @@ fn cache_warning(pressure: &Pressure) -> Option<String> {
     let over = |percent: Option<u8>, limit| percent.filter(|percent| *percent >= limit);
     let advice = "the applications of the server slow down; `--max-impact 20ms` holds the backup back";
     if let Some(percent) = over(pressure.cache_dirty_percent, CACHE_DIRTY_PERCENT) {
-        return Some(format!("warning: {percent} percent of the server's cache wait to be written: {advice}"));
+        return Some(format!(
+            "warning: {percent} percent of the server's cache wait to be written: {advice}"
+        ));
     }
     over(pressure.cache_used_percent, CACHE_USED_PERCENT)
         .map(|percent| format!("warning: the server's cache is full to {percent} percent: {advice}"))
@@ -170,7 +172,10 @@ mod tests {
         assert_eq!(history_warning(None, seconds(10), seconds(1_000)), None);
         assert_eq!(history_warning(Some(seconds(300)), seconds(10), seconds(290)), None);
         let text = history_warning(Some(seconds(300)), seconds(10), seconds(900)).unwrap();
-        assert!(text.contains("about 900 s") && text.contains("minSnapshotHistoryWindowInSeconds: 2100"), "{text}");
+        assert!(
+            text.contains("about 900 s") && text.contains("minSnapshotHistoryWindowInSeconds: 2100"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -13,9 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::OPERATION_ABANDON;
 use super::apply::{RestoreContext, leased, stoppable};
-use super::plan::{Parameters, Way, existing_collections, server_assumption};
+use super::plan::{Item, Parameters, Way, existing_collections, server_assumption};
 use super::run::{self, Ending, Event, Progress, Run, Stage};
-use crate::contents::DocumentSetContents;
 
 /// The decided parameters.
 #[derive(Debug, Serialize, Deserialize)]
@@ -150,13 +149,7 @@ async fn abandon_leased(context: &RestoreContext<'_>, id: &RunId, permit: &Permi
         removed.push(shadow);
     }
     run.record(Event::Abandoned).await?;
-    let contents = contents_of(context, &parameters).await;
-    Ok(report(id, &parameters, &run.before, removed, contents.as_ref()))
-}
-
-/// The set's contents, to tell kinds; a set that is gone must not keep a run from being given up.
-async fn contents_of(context: &RestoreContext<'_>, parameters: &Parameters) -> Option<DocumentSetContents> {
-    context.repository.set(None, &parameters.set).await.ok()?.contents().ok()
+    Ok(report(id, &parameters, &run.before, removed))
 }
 
 fn report(
@@ -164,13 +157,8 @@ fn report(
     parameters: &Parameters,
     progress: &Progress,
     removed: Vec<Namespace>,
-    contents: Option<&DocumentSetContents>,
 ) -> AbandonReport {
-    let made_in_place = |item: &super::plan::Item| {
-        let kind =
-            contents.and_then(|contents| contents.collection(&item.source).ok()).map(|record| record.kind);
-        item.way == Way::DropFirst || kind.is_some_and(|kind| kind != CollectionKind::Collection)
-    };
+    let made_in_place = |item: &Item| item.way == Way::DropFirst || item.kind != CollectionKind::Collection;
     let mut report = AbandonReport { run: run.clone(), removed, placed: Vec::new(), half_done: Vec::new() };
     for (index, item) in parameters.items.iter().enumerate() {
         match progress.stage(index) {

@@ -1,18 +1,23 @@
-//! Restoring one collection.
+//! Restoring one collection, step by step: load, prove, index, place.
+//!
+//! Each step leaves a record behind, and each begins with what the records of earlier tries say, so that a step that was taken is not taken
+//! again. A restore of a set alone takes all steps of a collection in one go; one with a log takes each step for all collections, because
+//! the log is replayed into all of them together.
 
 use futures::{StreamExt, TryStreamExt, stream};
 use mainstay_engine::{
-    CollectionInfo, CollectionKind, DocumentBatch, DocumentDigest, DocumentFailure, Namespace,
-    SnapshotRequest, metadata_differences,
+    ChangeCounts, CollectionIdentity, CollectionInfo, CollectionKind, DocumentBatch, DocumentDigest,
+    DocumentFailure, Namespace, SnapshotRequest, metadata_differences,
 };
 use mainstay_model::progress::{Silent, Work};
 use mainstay_model::{Error, ErrorKind, Result, ResultExt};
 use tokio::sync::Semaphore;
 
 use super::apply::{Restore, find, is_own};
-use super::plan::{Item, Way, read_metadata, target_assumption, uuid};
-use super::run::{Event, Stage};
-use crate::contents::{CollectionRecord, PartRecord};
+use super::plan::{Item, Way, target_assumption};
+use super::run::{Event, Held, Stage};
+use super::wanted::Wanted;
+use crate::contents::PartRecord;
 use crate::framing::Framer;
 
 /// How many refused documents are named; all are counted.
@@ -23,7 +28,7 @@ const PROOF_RANGE_COUNT_MAX: usize = 2;
 /// What became of one collection.
 #[derive(Debug, Clone)]
 pub struct ItemReport {
-    /// Its name in the set.
+    /// Its name in the set, or at the moment restored to.
     pub source: Namespace,
     /// Its name at the target.
     pub target: Namespace,
@@ -39,26 +44,33 @@ pub struct ItemReport {
     pub failure_count: u64,
     /// The first of them.
     pub failures: Vec<DocumentFailure>,
-    /// The digest in the manifest.
-    pub expected: DocumentDigest,
+    /// What the log did to the set's documents; `None` when none was replayed into it.
+    pub changes: Option<ChangeCounts>,
+    /// The digest it must have: that of the manifest, brought forward by the log. `None` where nobody can tell it: a capped collection that
+    /// the log has changed, which the server trims by rules of its own.
+    pub expected: Option<DocumentDigest>,
     /// The digest read back from the target; `None` where it cannot be compared (merge, views, kept or placed by an earlier try).
     pub found: Option<DocumentDigest>,
-    /// How options and indexes differ from the set's; empty when equal.
+    /// How options and indexes differ from what they must be; empty when equal.
     pub differences: Vec<String>,
 }
 
 impl ItemReport {
-    /// Whether the collection is as the set says, as far as it can be compared.
+    /// Whether the collection is as it must be, as far as it can be compared.
     pub fn is_proven(&self) -> bool {
-        self.failure_count == 0
-            && self.differences.is_empty()
-            && self.found.is_none_or(|found| found == self.expected)
+        let equal = self.expected.is_none_or(|expected| self.found.is_none_or(|found| found == expected));
+        self.failure_count == 0 && self.differences.is_empty() && equal
+    }
+
+    /// The documents that came back.
+    pub fn digest(&self) -> DocumentDigest {
+        self.expected.or(self.found).unwrap_or_default()
     }
 }
 
 /// What loading did.
 #[derive(Debug, Default)]
-struct Loaded {
+pub(super) struct Loaded {
     inserted: u64,
     identical: u64,
     failure_count: u64,
@@ -81,31 +93,109 @@ pub(super) struct ItemWork<'a> {
     pub(super) load_slots: &'a Semaphore,
     pub(super) index: usize,
     pub(super) item: &'a Item,
-    pub(super) record: &'a CollectionRecord,
+    pub(super) wanted: &'a Wanted<'a>,
 }
 
-/// A collection that was filled and proven.
-struct Filled {
-    uuid: Option<String>,
+/// How far a collection has come.
+pub(super) enum Step {
+    /// It has no documents of its own: it is made, or kept, at the end.
+    AtTheEnd,
+    /// An earlier try has put it in place.
+    InPlace,
+    /// It is filled.
+    Made(Box<Made>),
+}
+
+/// A collection that this run has created and filled.
+pub(super) struct Made {
+    /// Where it is: beside its name, or under it.
+    pub(super) name: Namespace,
+    pub(super) uuid: Option<CollectionIdentity>,
+    pub(super) held: Held,
     loaded: Loaded,
+    /// What its documents must be, where that can be told.
+    expected: Option<DocumentDigest>,
     found: Option<DocumentDigest>,
     differences: Vec<String>,
 }
 
-impl ItemWork<'_> {
-    /// Brings the collection back in the way the plan decided.
-    pub(super) async fn restore(&self) -> Result<ItemReport> {
-        if self.stage() == Stage::Placed {
-            return Ok(self.placed_before());
-        }
-        let outcome = match self.item.way {
-            Way::Create if self.record.kind == CollectionKind::Collection => self.beside().await,
-            Way::Create => self.create().await,
-            Way::Swap => self.beside().await,
-            Way::DropFirst => self.drop_first().await,
-            Way::Merge => self.merge().await,
-            Way::Keep => Ok(self.report(Loaded::default(), None, Vec::new())),
+impl Step {
+    fn made(made: Made) -> Self {
+        Self::Made(Box::new(made))
+    }
+}
+
+impl Made {
+    fn new(name: &Namespace, uuid: Option<CollectionIdentity>, held: Held, loaded: Loaded) -> Self {
+        let (expected, found) = match held {
+            Held::Set { digest, .. } | Held::Proven(digest) => (Some(digest), Some(digest)),
+            Held::End(digest) => (digest, None),
         };
+        Self { name: name.clone(), uuid, held, loaded, expected, found, differences: Vec::new() }
+    }
+
+    /// The log has been replayed into it to its end.
+    pub(super) fn replayed(&mut self, digest: Option<DocumentDigest>) {
+        (self.held, self.expected, self.found) = (Held::End(digest), digest, None);
+    }
+}
+
+impl ItemWork<'_> {
+    /// Brings the collection back from the set alone, in the way the plan decided.
+    pub(super) async fn restore(&self) -> Result<ItemReport> {
+        if self.item.way == Way::Merge && self.stage() != Stage::Placed {
+            return self.told(self.merge()).await;
+        }
+        let step = self.load().await?;
+        let step = self.index(step).await?;
+        self.place(step).await
+    }
+
+    /// Loads the set's documents into a collection of the run's own and proves them, unless an earlier try has.
+    pub(super) async fn load(&self) -> Result<Step> {
+        self.told(self.begin()).await
+    }
+
+    /// Reads a collection back after the log was replayed into it, and compares it with what it must be.
+    pub(super) async fn prove(&self, step: Step) -> Result<Step> {
+        match step {
+            Step::Made(made) => self.told(self.prove_end(*made)).await.map(Step::made),
+            other => Ok(other),
+        }
+    }
+
+    /// Builds the indexes and compares how the server describes the collection.
+    ///
+    /// After the proof: with a TTL index the server would begin to delete what has expired since.
+    pub(super) async fn index(&self, step: Step) -> Result<Step> {
+        match step {
+            Step::Made(made) => self.told(self.build(*made)).await.map(Step::made),
+            other => Ok(other),
+        }
+    }
+
+    /// Gives the collection its name; makes views.
+    pub(super) async fn place(&self, step: Step) -> Result<ItemReport> {
+        self.told(async {
+            match step {
+                Step::InPlace => Ok(self.placed_before()),
+                Step::AtTheEnd if self.item.way == Way::Keep => {
+                    Ok(self.report(Loaded::default(), Some(self.wanted.digest()), None, Vec::new()))
+                }
+                Step::AtTheEnd => self.make_view().await,
+                Step::Made(made) if self.is_beside() => self.put_in_place(*made).await,
+                Step::Made(made) => {
+                    self.record(Event::Placed { item: self.index }).await?;
+                    Ok(self.report(made.loaded, made.expected, made.found, made.differences))
+                }
+            }
+        })
+        .await
+    }
+
+    /// Adds to an error what stands under the name now.
+    async fn told<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let outcome = work.await;
         outcome.map_err(|error| if error.state().is_some() { error } else { error.with_state(self.state()) })
     }
 
@@ -125,6 +215,29 @@ impl ItemWork<'_> {
         self.restore.run.before.stage(self.index)
     }
 
+    /// Whether it is a view.
+    pub(super) fn is_view(&self) -> bool {
+        self.wanted.kind == CollectionKind::View
+    }
+
+    /// Whether it is loaded beside its name, which is possible where the server can rename.
+    fn is_beside(&self) -> bool {
+        match self.item.way {
+            Way::Swap => true,
+            Way::Create => self.wanted.is_plain(),
+            Way::DropFirst | Way::Merge | Way::Keep => false,
+        }
+    }
+
+    /// Where it is loaded.
+    fn place_of_loading(&self) -> Namespace {
+        if self.is_beside() {
+            self.restore.run.shadow(self.index, &self.item.target)
+        } else {
+            self.item.target.clone()
+        }
+    }
+
     async fn record(&self, event: Event) -> Result<()> {
         self.restore.run.record(event).await
     }
@@ -139,24 +252,134 @@ impl ItemWork<'_> {
         self.restore.context.sink.drop_collection(name, self.restore.permit).await
     }
 
-    /// Loads into a collection of the run's own, proves it, and gives it its name in one step: under the name stands what stood there before,
-    /// or the whole and proven collection.
-    async fn beside(&self) -> Result<ItemReport> {
-        if let Stage::Placing(uuid) = self.stage()
+    async fn begin(&self) -> Result<Step> {
+        let stage = self.stage();
+        if stage == Stage::Placed {
+            return Ok(Step::InPlace);
+        }
+        if self.item.way == Way::Keep || self.is_view() {
+            return Ok(Step::AtTheEnd);
+        }
+        if let Stage::Placing(uuid) = &stage
             && is_own(uuid.as_ref(), self.find(&self.item.target).await?.as_ref())
         {
             // An earlier try was killed between putting it in place and recording that.
             self.record(Event::Placed { item: self.index }).await?;
-            return Ok(self.placed_before());
+            return Ok(Step::InPlace);
         }
-        let shadow = self.restore.run.shadow(self.index, &self.item.target);
-        self.drop_collection(&shadow).await?;
+        let name = self.place_of_loading();
+        let standing = self.find(&name).await?;
+        let own = stage.created().filter(|uuid| is_own(uuid.as_ref(), standing.as_ref()));
+        if let (Some(uuid), Some(held)) = (own, self.held(&stage)) {
+            self.restore.context.observer.advance(self.work());
+            return Ok(Step::made(Made::new(&name, uuid.clone(), held, Loaded::default())));
+        }
+        self.make_room(&name, standing.as_ref(), &stage).await?;
+        self.fill(&name).await.map(Step::made)
+    }
+
+    /// What an earlier try has left in the collection that it was filling, if that is known.
+    fn held(&self, stage: &Stage) -> Option<Held> {
+        match stage {
+            Stage::Filled(_, held) => Some(held.clone()),
+            // Nothing is put in place unproven.
+            Stage::Placing(_) => self.restore.run.before.proven.get(&self.index).copied().map(Held::Proven),
+            Stage::Untouched | Stage::Begun | Stage::Created(_) | Stage::Placed => None,
+        }
+    }
+
+    /// Takes away what stands where the collection is to be created: remains of an earlier try, or what the plan says is dropped first.
+    async fn make_room(
+        &self,
+        name: &Namespace,
+        standing: Option<&CollectionInfo>,
+        stage: &Stage,
+    ) -> Result<()> {
+        let is_remains = match standing {
+            None => self.is_beside(),
+            Some(standing) => self.is_beside() || self.is_remains(stage, standing).await?,
+        };
+        if is_remains {
+            self.drop_collection(name).await?;
+        } else if standing.is_some() {
+            self.check_target_unmoved().await?;
+        }
         self.record(Event::Begun { item: self.index }).await?;
-        let filled = self.fill(&shadow).await?;
-        self.check_description(&filled.differences)?;
+        if !is_remains && self.item.way == Way::DropFirst {
+            self.drop_collection(name).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether what stands under the collection's own name was made by an earlier try.
+    async fn is_remains(&self, stage: &Stage, standing: &CollectionInfo) -> Result<bool> {
+        match (stage, stage.created()) {
+            // Of views the server tells no identity.
+            (_, Some(created)) => Ok(created.is_none() || is_own(created.as_ref(), Some(standing))),
+            // A try that was killed between creating and recording it left something empty. Should it be somebody else's, nothing is lost.
+            (Stage::Begun, None) if standing.kind != self.wanted.kind => Ok(false),
+            (Stage::Begun, None) if self.is_view() => {
+                Ok(metadata_differences(&self.wanted.metadata, &standing.metadata).is_empty())
+            }
+            (Stage::Begun, None) => Ok(self.digest_of(standing).await? == DocumentDigest::default()),
+            _ => Ok(false),
+        }
+    }
+
+    /// Creates `name`, loads it, and proves its documents equal to the set's. Nothing stood under `name`.
+    async fn fill(&self, name: &Namespace) -> Result<Made> {
+        let (uuid, _) = self.create(name).await?;
+        let loaded = self.load_parts(name).await?;
+        refuse_failures(&loaded)?;
+        let digest = self.wanted.digest();
+        self.compare(name, digest).await?;
+        self.record(Event::Loaded { item: self.index, digest }).await?;
+        Ok(Made::new(name, uuid, Held::Set { digest, through: None }, loaded))
+    }
+
+    async fn create(&self, name: &Namespace) -> Result<(Option<CollectionIdentity>, CollectionInfo)> {
+        self.restore.lease.check()?;
+        self.restore.context.sink.create(name, &self.wanted.metadata).await?;
+        let info = self.find(name).await?.ok_or_else(|| vanished(name))?;
+        let uuid = info.identity.clone();
+        self.record(Event::Created { item: self.index, uuid: uuid.clone() }).await?;
+        Ok((uuid, info))
+    }
+
+    async fn prove_end(&self, mut made: Made) -> Result<Made> {
+        let Held::End(expected) = made.held else { return Ok(made) };
+        let found = match expected {
+            None => self.read_back(&made.name).await?,
+            Some(expected) => match self.compare(&made.name, expected).await {
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    // Nobody knows what it holds: the next try shall not go on from it.
+                    self.drop_collection(&made.name).await?;
+                    self.record(Event::Begun { item: self.index }).await?;
+                    return Err(error);
+                }
+                found => found?,
+            },
+        };
+        self.restore.context.observer.advance(Work { items: found.documents, bytes: found.bytes });
+        self.record(Event::Proven { item: self.index, digest: found }).await?;
+        (made.found, made.held) = (Some(found), Held::Proven(found));
+        Ok(made)
+    }
+
+    async fn build(&self, mut made: Made) -> Result<Made> {
+        self.build_indexes(&made.name).await?;
+        made.differences = self.differences(&made.name).await?;
+        if self.is_beside() {
+            self.check_description(&made.differences)?;
+        }
+        Ok(made)
+    }
+
+    /// Gives a proven collection its name in one step: under the name stands what stood there before, or the whole and proven collection.
+    async fn put_in_place(&self, made: Made) -> Result<ItemReport> {
         self.check_target_unmoved().await?;
-        self.record(Event::Placing { item: self.index, uuid: filled.uuid.clone() }).await?;
-        self.put_in_place(&shadow).await.map_err(|error| {
+        self.record(Event::Placing { item: self.index, uuid: made.uuid.clone() }).await?;
+        self.rename(&made.name).await.map_err(|error| {
             let error = error.context("put the new data in place");
             if matches!(
                 error.kind(),
@@ -173,10 +396,10 @@ impl ItemWork<'_> {
                 .with_hint("apply the same plan again: it finds out and continues")
         })?;
         self.record(Event::Placed { item: self.index }).await?;
-        Ok(self.report(filled.loaded, filled.found, filled.differences))
+        Ok(self.report(made.loaded, made.expected, made.found, made.differences))
     }
 
-    async fn put_in_place(&self, shadow: &Namespace) -> Result<()> {
+    async fn rename(&self, shadow: &Namespace) -> Result<()> {
         self.restore.lease.check()?;
         let Restore { context, permit, .. } = self.restore;
         match self.item.way {
@@ -185,14 +408,14 @@ impl ItemWork<'_> {
         }
     }
 
-    /// Refuses to put in place what the server describes otherwise than the set does, unless the plan accepts that.
+    /// Refuses to put in place what the server describes otherwise than it must be, unless the plan accepts that.
     fn check_description(&self, differences: &[String]) -> Result<()> {
         if differences.is_empty() || self.restore.parameters.accept_differences {
             return Ok(());
         }
         Err(Error::new(
             ErrorKind::Precondition,
-            format!("the server describes the loaded copy otherwise than the set: {}", differences.join("; ")),
+            format!("the server describes the loaded copy otherwise than it must be: {}", differences.join("; ")),
         )
         .with_hint("if this is right, for another server version say, give the run up and plan again with `--accept-differences`"))
     }
@@ -212,69 +435,33 @@ impl ItemWork<'_> {
         .with_hint("give the run up (`mainstay restore list` names it, `mainstay restore abandon RUN`), then make a new plan"))
     }
 
-    /// Creates under the free name itself: for views and time series, which the server cannot rename. What this run did not create is never
-    /// dropped.
-    async fn create(&self) -> Result<ItemReport> {
-        if matches!(self.stage(), Stage::Created(_)) {
-            self.drop_collection(&self.item.target).await?;
-        }
-        self.record(Event::Begun { item: self.index }).await?;
-        let filled = self.fill(&self.item.target).await?;
+    /// Makes a view under its name.
+    async fn make_view(&self) -> Result<ItemReport> {
+        let name = &self.item.target;
+        let standing = self.find(name).await?;
+        self.make_room(name, standing.as_ref(), &self.stage()).await?;
+        let (_, info) = self.create(name).await?;
+        let differences = metadata_differences(&self.wanted.metadata, &info.metadata);
         self.record(Event::Placed { item: self.index }).await?;
-        Ok(self.report(filled.loaded, filled.found, filled.differences))
-    }
-
-    /// Drops what the plan names, then creates under the name. Before the first drop, and until this run has created, what stands there must be
-    /// what the plan names.
-    async fn drop_first(&self) -> Result<ItemReport> {
-        let standing = self.find(&self.item.target).await?;
-        if standing.is_some() && !matches!(self.stage(), Stage::Created(_)) {
-            self.check_target_unmoved().await?;
-        }
-        self.record(Event::Begun { item: self.index }).await?;
-        self.drop_collection(&self.item.target).await?;
-        let filled = self.fill(&self.item.target).await?;
-        self.record(Event::Placed { item: self.index }).await?;
-        Ok(self.report(filled.loaded, filled.found, filled.differences))
+        Ok(self.report(Loaded::default(), Some(self.wanted.digest()), None, differences))
     }
 
     async fn merge(&self) -> Result<ItemReport> {
+        let name = &self.item.target;
         self.record(Event::Begun { item: self.index }).await?;
-        let metadata = self.metadata().await?;
-        let loaded = self.load(&self.item.target).await?;
-        self.build_indexes(&self.item.target, &metadata).await?;
-        let differences = self.described(&self.item.target, &metadata).await?.1;
+        let loaded = self.load_parts(name).await?;
+        self.build_indexes(name).await?;
+        let differences = self.differences(name).await?;
         if loaded.failure_count == 0 {
             self.record(Event::Placed { item: self.index }).await?;
         }
-        Ok(self.report(loaded, None, differences))
+        Ok(self.report(loaded, Some(self.wanted.digest()), None, differences))
     }
 
-    /// Creates `name`, loads it, proves its documents equal to the set's and builds its indexes. Nothing stood under `name`.
-    ///
-    /// The proof comes before the indexes: with a TTL index the server would begin to delete what has expired since the backup.
-    async fn fill(&self, name: &Namespace) -> Result<Filled> {
-        let metadata = self.metadata().await?;
-        self.restore.lease.check()?;
-        self.restore.context.sink.create(name, &metadata).await?;
-        let info = self.find(name).await?.ok_or_else(|| vanished(name))?;
-        let uuid = uuid(&info);
-        self.record(Event::Created { item: self.index, uuid: uuid.clone() }).await?;
-        if self.record.kind == CollectionKind::View {
-            let differences = metadata_differences(&metadata, &info.metadata);
-            return Ok(Filled { uuid, loaded: Loaded::default(), found: None, differences });
-        }
-        let loaded = self.load(name).await?;
-        refuse_failures(&loaded)?;
-        let found = self.prove(name).await?;
-        self.build_indexes(name, &metadata).await?;
-        let differences = self.described(name, &metadata).await?.1;
-        Ok(Filled { uuid, loaded, found: Some(found), differences })
-    }
-
-    async fn build_indexes(&self, name: &Namespace, metadata: &str) -> Result<()> {
-        // The observer shows documents loaded, which the progress of index builds would confuse.
-        self.restore.context.sink.build_indexes(name, metadata, &Silent).await.map_err(|error| {
+    async fn build_indexes(&self, name: &Namespace) -> Result<()> {
+        // The observer shows documents, which the progress of index builds would confuse.
+        let built = self.restore.context.sink.build_indexes(name, &self.wanted.metadata, &Silent).await;
+        built.map_err(|error| {
             if error.hint().is_some() {
                 return error;
             }
@@ -282,29 +469,30 @@ impl ItemWork<'_> {
         })
     }
 
-    /// Reads `name` back and compares it with the set.
-    async fn prove(&self, name: &Namespace) -> Result<DocumentDigest> {
-        let info = self.find(name).await?.ok_or_else(|| vanished(name))?;
-        let found = self.read_back(&info).await.context("read back for the proof")?;
-        let expected = self.record.digest();
+    /// Reads `name` back and compares it with what must be there.
+    async fn compare(&self, name: &Namespace, expected: DocumentDigest) -> Result<DocumentDigest> {
+        let found = self.read_back(name).await?;
         if found == expected {
             return Ok(found);
         }
         Err(Error::new(
             ErrorKind::Corrupt,
-            format!("what was loaded differs from the set: digest {found} instead of {expected}"),
+            format!("what was loaded differs from what was stored: digest {found} instead of {expected}"),
         )
         .with_hint("look for a writer on this collection, stop it, and apply the same plan again"))
     }
 
-    async fn metadata(&self) -> Result<String> {
-        read_metadata(self.restore.set, self.record).await
+    /// The work that loading is.
+    pub(super) fn work(&self) -> Work {
+        let digest = self.wanted.digest();
+        Work { items: digest.documents, bytes: digest.bytes }
     }
 
-    async fn load(&self, name: &Namespace) -> Result<Loaded> {
+    async fn load_parts(&self, name: &Namespace) -> Result<Loaded> {
+        let parts = self.wanted.parts();
         // A capped collection keeps the order of insertion: one part after the other.
-        let parallel = if self.record.capped { 1 } else { self.record.parts.len().max(1) };
-        stream::iter(&self.record.parts)
+        let parallel = if self.wanted.capped { 1 } else { parts.len().max(1) };
+        stream::iter(parts)
             .map(|part| self.load_part(name, part))
             .buffered(parallel)
             .try_fold(Loaded::default(), |mut total, loaded| async move {
@@ -317,7 +505,7 @@ impl ItemWork<'_> {
     async fn load_part(&self, name: &Namespace, part: &PartRecord) -> Result<Loaded> {
         let _slot = self.load_slots.acquire().await.expect("the semaphore is never closed");
         let mut object = self.restore.set.read(&part.object).await?;
-        let mut loader = self.restore.context.sink.loader(name, self.record.kind).await?;
+        let mut loader = self.restore.context.sink.loader(name, self.wanted.kind).await?;
         let (mut framer, mut digest, mut loaded) =
             (Framer::default(), DocumentDigest::default(), Loaded::default());
         let unframed = |source| {
@@ -356,17 +544,19 @@ impl ItemWork<'_> {
         Ok(counted(outcome))
     }
 
-    /// What the server says of `name` now, and how that differs from the set.
-    async fn described(&self, name: &Namespace, metadata: &str) -> Result<(CollectionInfo, Vec<String>)> {
-        let info = self.find(name).await?.ok_or_else(|| {
-            Error::new(ErrorKind::Server, format!("{name} has vanished after it was created"))
-        })?;
-        let differences = metadata_differences(metadata, &info.metadata);
-        Ok((info, differences))
+    /// How options and indexes of `name` differ from what they must be.
+    async fn differences(&self, name: &Namespace) -> Result<Vec<String>> {
+        let info = self.find(name).await?.ok_or_else(|| vanished(name))?;
+        Ok(metadata_differences(&self.wanted.metadata, &info.metadata))
     }
 
     /// The digest of all documents of a collection as the server gives them now.
-    async fn read_back(&self, info: &CollectionInfo) -> Result<DocumentDigest> {
+    pub(super) async fn read_back(&self, name: &Namespace) -> Result<DocumentDigest> {
+        let info = self.find(name).await?.ok_or_else(|| vanished(name))?;
+        self.digest_of(&info).await.context("read back for the proof")
+    }
+
+    async fn digest_of(&self, info: &CollectionInfo) -> Result<DocumentDigest> {
         let snapshot = self.restore.context.source.snapshot(SnapshotRequest::Best).await?;
         let prepared = snapshot.prepare(info, PROOF_RANGE_COUNT_MAX).await?;
         let (snapshot, prepared) = (&snapshot, &prepared);
@@ -392,12 +582,20 @@ impl ItemWork<'_> {
 
     /// The report of a collection that an earlier try has put in place, proven then.
     fn placed_before(&self) -> ItemReport {
-        let digest = self.record.digest();
-        self.restore.context.observer.advance(Work { items: digest.documents, bytes: digest.bytes });
-        ItemReport { placed_before: true, ..self.report(Loaded::default(), None, Vec::new()) }
+        self.restore.context.observer.advance(self.work());
+        let proven = self.restore.run.before.proven.get(&self.index).copied();
+        let expected = proven.unwrap_or_else(|| self.wanted.digest());
+        let report = self.report(Loaded::default(), Some(expected), None, Vec::new());
+        ItemReport { placed_before: true, ..report }
     }
 
-    fn report(&self, loaded: Loaded, found: Option<DocumentDigest>, differences: Vec<String>) -> ItemReport {
+    fn report(
+        &self,
+        loaded: Loaded,
+        expected: Option<DocumentDigest>,
+        found: Option<DocumentDigest>,
+        differences: Vec<String>,
+    ) -> ItemReport {
         ItemReport {
             source: self.item.source.clone(),
             target: self.item.target.clone(),
@@ -407,7 +605,8 @@ impl ItemWork<'_> {
             identical: loaded.identical,
             failure_count: loaded.failure_count,
             failures: loaded.failures,
-            expected: self.record.digest(),
+            changes: self.wanted.log.as_ref().filter(|_| !self.is_view()).map(|log| log.counts),
+            expected,
             found,
             differences,
         }

@@ -1,10 +1,14 @@
-//! Restore of a document store's backup set, cut by phase.
+//! Restore of a document store's backup set, as it is or brought forward by the change log to a moment, cut by phase.
 //!
-//! [`plan()`] decides, from the set and from what stands at the target, how each collection comes back ([`Way`]); [`apply()`] re-checks
-//! what the plan took for granted, reads the whole set back before the first write, loads, proves by digest, builds indexes, and puts
-//! collections in place last. A collection is loaded beside its name and gets it in one step, so that whatever happens at whatever moment,
-//! under the name stands what stood there before or the whole and proven collection. Views and time series, which the server cannot rename,
-//! are made under their names; the plan says so.
+//! [`find_point`] finds the set and the piece of log that lead to a moment. [`plan()`] decides, from what is to come back and from what
+//! stands at the target, how each collection comes back ([`Way`]); [`apply()`] re-checks what the plan took for granted, reads everything
+//! it needs back before the first write, loads, proves by digest, builds indexes, and puts collections in place last. A collection is
+//! loaded beside its name and gets it in one step, so that whatever happens at whatever moment, under the name stands what stood there
+//! before or the whole and proven collection. Views and time series, which the server cannot rename, are made under their names; the plan
+//! says so.
+//!
+//! Without a log each collection takes its steps by itself. With one, all are loaded, the log is replayed once into all of them, all are
+//! proven against what the replay reckons they must hold, indexed, and only then put in place, one right after the other.
 //!
 //! Every step is journalled before it is taken, with the UUIDs of what the run creates: the same plan applied again after a kill knows its
 //! own collections from others' and continues. [`plan_abandon()`] and [`abandon()`] give up a run and remove what it was loading.
@@ -12,13 +16,18 @@
 mod abandon;
 mod apply;
 mod item;
+mod log;
 mod plan;
+mod point;
+mod replay;
 mod run;
+mod wanted;
 
 pub use abandon::{AbandonReport, abandon, plan_abandon};
-pub use apply::{RestoreContext, RestoreReport, apply};
+pub use apply::{MomentReport, RestoreContext, RestoreReport, apply};
 pub use item::ItemReport;
-pub use plan::{RestoreMode, RestoreRequest, Way, plan, replaced_namespaces};
+pub use plan::{Basis, Renames, RestoreMode, RestoreRequest, Way, plan, replaced_namespaces};
+pub use point::{Moment, Point, PointContext, find_point};
 pub use run::{Listing, UnfinishedRun, unfinished_runs};
 
 /// The registered name of a restore that only adds.

@@ -1,9 +1,10 @@
-//! Deciding how each collection comes back. Reads the set and the target; writes nothing.
+//! Deciding how each collection comes back. Reads the repository and the target; writes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_engine::{
-    CollectionInfo, CollectionKind, DocumentSource, Namespace, UNIDENTIFIED, metadata_differences,
+    ChangeCounts, CollectionInfo, CollectionKind, DocumentSource, Namespace, UNIDENTIFIED,
+    metadata_differences,
 };
 use mainstay_guard::operation;
 use mainstay_model::{
@@ -13,9 +14,12 @@ use mainstay_model::{
 use mainstay_repository::Set;
 use serde::{Deserialize, Serialize};
 
-use super::{OPERATION_DROP, OPERATION_MERGE, OPERATION_NEW};
+use super::log::LogSpan;
+use super::point::Point;
+use super::wanted::Wanted;
+use super::{OPERATION_DROP, OPERATION_MERGE, OPERATION_NEW, SHADOW_PREFIX};
 use crate::Selection;
-use crate::contents::{CollectionRecord, DocumentSetContents, METADATA_BYTES_MAX};
+use crate::contents::DocumentSetContents;
 use crate::selection::check_user_database;
 
 /// What may happen to collections that exist at the target.
@@ -31,13 +35,30 @@ pub enum RestoreMode {
     Drop,
 }
 
+/// What is restored.
+pub enum Basis {
+    /// A set, as it is.
+    Set(Set),
+    /// A set, brought forward by the change log to a moment.
+    Point(Box<Point>),
+}
+
+/// Under which names databases come back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Renames {
+    /// Each of these under another name: from, to. All others under their own.
+    Each(BTreeMap<String, String>),
+    /// The one database that is restored, under this name.
+    Into(String),
+}
+
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub struct RestoreRequest {
-    /// Which collections of the set, by their names in the set.
+    /// Which collections, by their names in the set, or at the moment restored to.
     pub selection: Selection,
-    /// Databases that come back under another name: from, to.
-    pub database_renames: BTreeMap<String, String>,
+    /// Databases that come back under another name.
+    pub renames: Renames,
     /// What may happen to what exists.
     pub mode: RestoreMode,
     /// How many objects are loaded at the same time; at least 1.
@@ -68,7 +89,14 @@ pub enum Way {
 pub(super) struct Item {
     pub(super) source: Namespace,
     pub(super) target: Namespace,
+    /// Plans of older versions do not say it.
+    #[serde(default = "plain")]
+    pub(super) kind: CollectionKind,
     pub(super) way: Way,
+}
+
+fn plain() -> CollectionKind {
+    CollectionKind::Collection
 }
 
 /// The decided parameters of a restore.
@@ -81,6 +109,9 @@ pub(super) struct Parameters {
     pub(super) load_count_max: usize,
     /// Put collections in place although the server describes them otherwise than the set.
     pub(super) accept_differences: bool,
+    /// The log that brings the set to a moment; none for the set as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) log: Option<LogSpan>,
 }
 
 /// The most objects that may be loaded at the same time.
@@ -108,6 +139,8 @@ impl Parameters {
             Some("its steps would do something else than its operation says")
         } else if self.items.is_empty() || !self.items.iter().all(|item| targets.insert(&item.target)) {
             Some("it restores nothing, or one collection twice")
+        } else if self.log.is_some() && self.items.iter().any(|item| item.way == Way::Merge) {
+            Some("it would replay a log into documents of another beginning")
         } else if !(1..=LOAD_COUNT_MAX).contains(&self.load_count_max) {
             Some("it loads no object, or too many, at the same time")
         } else if phrase(&self.items, &plan.target, plan.blast_radius.items) != plan.blast_radius.phrase {
@@ -128,34 +161,22 @@ pub fn replaced_namespaces(plan: &Plan) -> Result<Vec<Namespace>> {
     Ok(parameters.items.into_iter().filter(touched).map(|item| item.target).collect())
 }
 
-/// Decides a restore of `set` into the server behind `source`.
+/// Decides a restore of `basis` into the server behind `source`.
 ///
 /// # Errors
-/// `Precondition` when the selection matches nothing, two collections would come back under one name, or a name is taken in
-/// [`RestoreMode::New`]; `Corrupt` when the manifest is not readable.
+/// `Precondition` when the selection matches nothing, two collections would come back under one name, a name is taken in
+/// [`RestoreMode::New`], or a log would be merged; `Corrupt` when the manifest is not readable.
 pub async fn plan(
-    set: &Set,
+    basis: &Basis,
     source: &dyn DocumentSource,
     target: Target,
     request: &RestoreRequest,
     clock: &dyn Clock,
 ) -> Result<Plan> {
+    let set = basis.set();
     let contents: DocumentSetContents = set.contents()?;
-    request.selection.check_matches(
-        contents
-            .collections
-            .iter()
-            .map(|record| &record.namespace)
-            .filter(|name| request.selection.includes(name)),
-        &format!("set {}", set.id()),
-    )?;
-    let chosen: Vec<(&CollectionRecord, Namespace)> = contents
-        .collections
-        .iter()
-        .filter(|record| request.selection.includes(&record.namespace))
-        .map(|record| (record, renamed(&record.namespace, &request.database_renames)))
-        .collect();
-    check_renames(&chosen, &request.database_renames)?;
+    check_mode(basis, request.mode)?;
+    let chosen = choose(basis, &contents, request).await?;
     check_distinct(&chosen)?;
     check_database_names(source, &chosen).await?;
     let existing = existing_collections(source, chosen.iter().map(|(_, target)| target)).await?;
@@ -163,18 +184,23 @@ pub async fn plan(
         check_absent(&chosen, &existing)?;
     }
     let mut items = Vec::with_capacity(chosen.len());
-    let mut steps = Vec::with_capacity(chosen.len());
-    for (record, name) in &chosen {
-        let metadata = read_metadata(set, record).await?;
+    let mut steps = basis.steps();
+    for (wanted, name) in &chosen {
         let standing = existing.get(name);
-        let way = way(record, &metadata, standing, request.mode);
-        check_kinds(record, standing, way)?;
-        let item = Item { source: record.namespace.clone(), target: name.clone(), way };
-        steps.push(step(record, &metadata, &item, standing));
+        let way = way(wanted, standing, request.mode);
+        check_kinds(wanted, standing, way)?;
+        let item = Item { source: wanted.namespace.clone(), target: name.clone(), kind: wanted.kind, way };
+        steps.push(step(wanted, &item, standing));
         items.push(item);
+    }
+    if let Basis::Point(_) = basis {
+        steps.extend(bystanders(source, &chosen, &request.selection).await?.iter().map(left_alone));
     }
 
     let mut assumptions = vec![manifest_assumption(set), server_assumption(&target)];
+    if let Basis::Point(point) = basis {
+        assumptions.extend(point.assumptions()?);
+    }
     assumptions.extend(items.iter().map(|item| target_assumption(&item.target, existing.get(&item.target))));
     let operation_name = operation_of(&items);
     check_identified(&target, operation_name)?;
@@ -193,6 +219,7 @@ pub async fn plan(
             items,
             load_count_max: request.load_count_max.clamp(1, LOAD_COUNT_MAX),
             accept_differences: request.accept_differences,
+            log: basis.span(),
         })
         .expect("parameters have a JSON form"),
         created_at,
@@ -201,27 +228,142 @@ pub async fn plan(
     })
 }
 
+impl Basis {
+    fn set(&self) -> &Set {
+        match self {
+            Self::Set(set) => set,
+            Self::Point(point) => &point.set,
+        }
+    }
+
+    fn span(&self) -> Option<LogSpan> {
+        match self {
+            Self::Set(_) => None,
+            Self::Point(point) => Some(point.span().clone()),
+        }
+    }
+
+    /// What is read before anything is written.
+    fn steps(&self) -> Vec<PlanStep> {
+        match self {
+            Self::Set(_) => Vec::new(),
+            Self::Point(point) => point.steps(),
+        }
+    }
+}
+
+/// A log speaks of the documents of its own beginning, not of those that somebody has now.
+fn check_mode(basis: &Basis, mode: RestoreMode) -> Result<()> {
+    match (basis, mode) {
+        (Basis::Point(_), RestoreMode::Merge) => Err(Error::new(
+            ErrorKind::Precondition,
+            "a moment cannot be merged into what exists: the log goes on from the set's documents, not from those that stand there",
+        )
+        .with_state("nothing was changed")
+        .with_hint("restore `--into NAME` and copy what you need, or replace with `--drop`")),
+        _ => Ok(()),
+    }
+}
+
+/// What is restored, and under which name, in the order of the basis.
+async fn choose<'a>(
+    basis: &Basis,
+    contents: &'a DocumentSetContents,
+    request: &RestoreRequest,
+) -> Result<Vec<(Wanted<'a>, Namespace)>> {
+    let selection = &request.selection;
+    let offered: Vec<&Namespace> = match basis {
+        Basis::Set(_) => contents.collections.iter().map(|record| &record.namespace).collect(),
+        Basis::Point(point) => point.collections(contents).map(|found| &found.namespace).collect(),
+    };
+    let selected: Vec<&Namespace> = offered.into_iter().filter(|name| selection.includes(name)).collect();
+    selection.check_matches(selected.iter().copied(), &basis.place())?;
+    if let Basis::Point(point) = basis {
+        check_held(point, contents, selection)?;
+    }
+    let renames = renames(&request.renames, &selected)?;
+    let mut chosen = Vec::with_capacity(selected.len());
+    match basis {
+        Basis::Set(set) => {
+            for record in contents.collections.iter().filter(|record| selection.includes(&record.namespace)) {
+                let wanted = Wanted::of_record(set, record).await?;
+                chosen.push((wanted, renamed(&record.namespace, &renames)));
+            }
+        }
+        Basis::Point(point) => {
+            for found in point.collections(contents).filter(|found| selection.includes(&found.namespace)) {
+                let wanted = Wanted::of_point(contents, found)?;
+                chosen.push((wanted, renamed(&found.namespace, &renames)));
+            }
+        }
+    }
+    Ok(chosen)
+}
+
+/// Refuses what existed at the moment, belongs to what was backed up, and cannot be made again, because the set does not hold it: it was
+/// renamed there from elsewhere.
+fn check_held(point: &Point, contents: &DocumentSetContents, selection: &Selection) -> Result<()> {
+    let lost: Vec<String> =
+        point.foreign(contents).filter(|name| selection.includes(name)).map(ToString::to_string).collect();
+    if lost.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Precondition,
+        format!(
+            "{} existed {}, but set {} does not hold its documents",
+            lost.join(", "),
+            point.span(),
+            point.set.id()
+        ),
+    )
+    .with_state("nothing was changed")
+    .with_hint(
+        "choose what to restore with `--collection`, name a newer set, or take a new backup of everything",
+    ))
+}
+
+impl Basis {
+    /// Where a selection is looked up, for people.
+    fn place(&self) -> String {
+        match self {
+            Self::Set(set) => format!("set {}", set.id()),
+            Self::Point(point) => format!("the set and its log {}", point.span()),
+        }
+    }
+}
+
+/// The databases that come back under another name, each of which must be among those of `selected`.
+fn renames(asked: &Renames, selected: &[&Namespace]) -> Result<BTreeMap<String, String>> {
+    let databases: BTreeSet<&String> = selected.iter().map(|name| &name.database).collect();
+    match asked {
+        Renames::Each(renames) => match renames.keys().find(|from| !databases.contains(from)) {
+            None => Ok(renames.clone()),
+            Some(from) => Err(Error::new(
+                ErrorKind::Precondition,
+                format!("nothing of database {from} is restored, so that it cannot be renamed"),
+            )
+            .with_state("nothing was changed")
+            .with_hint("`mainstay backup show` lists the databases of the set")),
+        },
+        Renames::Into(into) => match databases.len() {
+            0 | 1 => Ok(databases.into_iter().map(|from| (from.clone(), into.clone())).collect()),
+            many => Err(Error::new(
+                ErrorKind::Usage,
+                format!("--into names one database, the selection holds {many}"),
+            )
+            .with_state("nothing was changed")
+            .with_hint("choose one with `--database NAME`, or rename each with `--rename from=to`")),
+        },
+    }
+}
+
 fn renamed(namespace: &Namespace, renames: &BTreeMap<String, String>) -> Namespace {
     let database = renames.get(&namespace.database).unwrap_or(&namespace.database);
     Namespace::new(database, &namespace.collection)
 }
 
-fn check_renames(
-    chosen: &[(&CollectionRecord, Namespace)],
-    renames: &BTreeMap<String, String>,
-) -> Result<()> {
-    match renames.keys().find(|from| !chosen.iter().any(|(record, _)| record.namespace.database == **from)) {
-        None => Ok(()),
-        Some(from) => Err(Error::new(
-            ErrorKind::Precondition,
-            format!("nothing of database {from} is restored, so that it cannot be renamed"),
-        )
-        .with_state("nothing was changed")
-        .with_hint("`mainstay backup show` lists the databases of the set")),
-    }
-}
-
-fn check_distinct(chosen: &[(&CollectionRecord, Namespace)]) -> Result<()> {
+fn check_distinct(chosen: &[(Wanted<'_>, Namespace)]) -> Result<()> {
     let mut seen = BTreeSet::new();
     match chosen.iter().find(|(_, target)| !seen.insert(target)) {
         None => Ok(()),
@@ -234,11 +376,42 @@ fn check_distinct(chosen: &[(&CollectionRecord, Namespace)]) -> Result<()> {
     }
 }
 
-/// Refuses database names that the server would refuse later, half-way: malformed ones, and ones that differ from another's only in case.
-async fn check_database_names(
+/// Collections that stand in databases restored whole, under names that nothing had at the moment: made later, and none of the restore's
+/// business.
+async fn bystanders(
     source: &dyn DocumentSource,
-    chosen: &[(&CollectionRecord, Namespace)],
-) -> Result<()> {
+    chosen: &[(Wanted<'_>, Namespace)],
+    selection: &Selection,
+) -> Result<Vec<Namespace>> {
+    let whole = |database: &String| selection.is_everything() || selection.databases.contains(database);
+    let databases: BTreeSet<&String> = chosen
+        .iter()
+        .filter(|(wanted, _)| whole(&wanted.namespace.database))
+        .map(|(_, target)| &target.database)
+        .collect();
+    let restored: BTreeSet<&Namespace> = chosen.iter().map(|(_, target)| target).collect();
+    let mut left = Vec::new();
+    for database in databases {
+        let found =
+            source.collections(database).await.with_context(|| format!("list collections of {database}"))?;
+        let names = found.into_iter().map(|info| info.namespace);
+        left.extend(
+            names.filter(|name| !restored.contains(name) && !name.collection.starts_with(SHADOW_PREFIX)),
+        );
+    }
+    Ok(left)
+}
+
+fn left_alone(name: &Namespace) -> PlanStep {
+    PlanStep {
+        name: format!("leave {name}"),
+        mark: ' ',
+        summary: "nothing had this name at that moment; it stays as it is".to_owned(),
+    }
+}
+
+/// Refuses database names that the server would refuse later, half-way: malformed ones, and ones that differ from another's only in case.
+async fn check_database_names(source: &dyn DocumentSource, chosen: &[(Wanted<'_>, Namespace)]) -> Result<()> {
     let names: BTreeSet<&str> = chosen.iter().map(|(_, target)| target.database.as_str()).collect();
     names.iter().try_for_each(|name| check_user_database(name))?;
     let existing = source.databases().await.context("list databases")?;
@@ -258,7 +431,7 @@ async fn check_database_names(
 }
 
 fn check_absent(
-    chosen: &[(&CollectionRecord, Namespace)],
+    chosen: &[(Wanted<'_>, Namespace)],
     existing: &BTreeMap<Namespace, CollectionInfo>,
 ) -> Result<()> {
     let taken: Vec<String> = chosen
@@ -293,35 +466,19 @@ pub(super) async fn existing_collections<'a>(
     Ok(existing)
 }
 
-/// Options and indexes of a collection of the set, as text.
-///
-/// # Errors
-/// `Corrupt` when the object is damaged or no text.
-pub(super) async fn read_metadata(set: &Set, record: &CollectionRecord) -> Result<String> {
-    let bytes = set.read_all(&record.metadata, METADATA_BYTES_MAX).await.context("read metadata")?;
-    String::from_utf8(bytes.into())
-        .map_err(|source| Error::new(ErrorKind::Corrupt, "metadata is not UTF-8").with_source(source))
-}
-
-fn way(
-    record: &CollectionRecord,
-    metadata: &str,
-    existing: Option<&CollectionInfo>,
-    mode: RestoreMode,
-) -> Way {
+fn way(wanted: &Wanted<'_>, existing: Option<&CollectionInfo>, mode: RestoreMode) -> Way {
     let Some(existing) = existing else { return Way::Create };
-    let plain = |kind| kind == CollectionKind::Collection;
     let same_view = || {
-        record.kind == CollectionKind::View
+        wanted.kind == CollectionKind::View
             && existing.kind == CollectionKind::View
-            && metadata_differences(metadata, &existing.metadata).is_empty()
+            && metadata_differences(&wanted.metadata, &existing.metadata).is_empty()
     };
     match mode {
         RestoreMode::Drop if same_view() => Way::Keep,
         RestoreMode::New => Way::Create,
-        RestoreMode::Merge if record.kind == CollectionKind::View => Way::Keep,
+        RestoreMode::Merge if wanted.kind == CollectionKind::View => Way::Keep,
         RestoreMode::Merge => Way::Merge,
-        RestoreMode::Drop if plain(record.kind) && plain(existing.kind) => Way::Swap,
+        RestoreMode::Drop if wanted.is_plain() && existing.kind == CollectionKind::Collection => Way::Swap,
         RestoreMode::Drop => Way::DropFirst,
     }
 }
@@ -340,8 +497,8 @@ fn check_identified(target: &Target, operation_name: &str) -> Result<()> {
 }
 
 /// Loading into something of another kind would make something that neither was.
-fn check_kinds(record: &CollectionRecord, existing: Option<&CollectionInfo>, way: Way) -> Result<()> {
-    let Some(existing) = existing.filter(|existing| existing.kind != record.kind) else { return Ok(()) };
+fn check_kinds(wanted: &Wanted<'_>, existing: Option<&CollectionInfo>, way: Way) -> Result<()> {
+    let Some(existing) = existing.filter(|existing| existing.kind != wanted.kind) else { return Ok(()) };
     if !matches!(way, Way::Merge | Way::Keep) {
         return Ok(());
     }
@@ -349,7 +506,7 @@ fn check_kinds(record: &CollectionRecord, existing: Option<&CollectionInfo>, way
         ErrorKind::Precondition,
         format!(
             "{} cannot be merged: it is not of the same kind as {} in the set",
-            existing.namespace, record.namespace
+            existing.namespace, wanted.namespace
         ),
     )
     .with_state("nothing was changed")
@@ -381,45 +538,24 @@ pub(super) fn server_assumption(target: &Target) -> Assumption {
 pub(super) fn target_assumption(name: &Namespace, existing: Option<&CollectionInfo>) -> Assumption {
     let value = match existing {
         None => "absent".to_owned(),
-        Some(info) => match uuid(info) {
-            Some(uuid) => format!("present, uuid {uuid}"),
+        Some(info) => match &info.identity {
+            Some(identity) => format!("present, uuid {}", identity.0),
             None => "present".to_owned(),
         },
     };
     Assumption { name: name.to_string(), value }
 }
 
-/// The identity that the server gave a collection; views and time series have none.
-pub(super) fn uuid(info: &CollectionInfo) -> Option<String> {
-    let metadata: serde_json::Value = serde_json::from_str(&info.metadata).ok()?;
-    Some(metadata.get("uuid")?.as_str()?.to_owned())
-}
-
-/// Whether the collection has an index that deletes by age.
-fn has_ttl_index(metadata: &str) -> bool {
-    let metadata: serde_json::Value = serde_json::from_str(metadata).unwrap_or_default();
-    let indexes = metadata.get("indexes").and_then(serde_json::Value::as_array);
-    indexes.is_some_and(|indexes| indexes.iter().any(|index| index.get("expireAfterSeconds").is_some()))
-}
-
-fn step(
-    record: &CollectionRecord,
-    metadata: &str,
-    item: &Item,
-    existing: Option<&CollectionInfo>,
-) -> PlanStep {
-    let digest = record.digest();
-    let expiring = if has_ttl_index(metadata) { "; the server deletes expired ones again" } else { "" };
-    let size = match record.kind {
+fn step(wanted: &Wanted<'_>, item: &Item, existing: Option<&CollectionInfo>) -> PlanStep {
+    let expiring = if wanted.has_ttl_index() { "; the server deletes expired ones again" } else { "" };
+    let size = match wanted.kind {
         CollectionKind::View => "view".to_owned(),
-        CollectionKind::Collection | CollectionKind::TimeSeries => {
-            format!("{} documents, {}{expiring}", Count(digest.documents), ByteSize(digest.bytes))
-        }
+        CollectionKind::Collection | CollectionKind::TimeSeries => format!("{}{expiring}", content(wanted)),
     };
     let old =
         existing.map_or(String::new(), |info| format!("about {} documents", Count(info.estimate.items)));
     let (mark, what) = match item.way {
-        Way::Create => ('+', format!("create: {size}, {} indexes", record.index_count)),
+        Way::Create => ('+', format!("create: {size}, {} indexes", wanted.index_count())),
         Way::Swap => ('-', format!("load {size} beside it, prove, then replace {old} in one step")),
         Way::DropFirst => {
             ('-', format!("drop {old} first, then create: {size}; until it is loaded, the name is empty"))
@@ -428,6 +564,31 @@ fn step(
         Way::Keep => (' ', "keep the view that exists".to_owned()),
     };
     PlanStep { name: format!("restore {}", item.target), mark, summary: what }
+}
+
+/// `48,211 documents, 1.2 MB`, and with a log `then 5 inserts, 3 updates`.
+fn content(wanted: &Wanted<'_>) -> String {
+    let digest = wanted.digest();
+    let stored = format!("{} documents, {}", Count(digest.documents), ByteSize(digest.bytes));
+    let Some(log) = &wanted.log else { return stored };
+    let changes = changes(&log.counts);
+    match wanted.origin {
+        Some(origin) if origin.namespace != wanted.namespace => {
+            format!("{stored}, named {} in the set, then {changes}", origin.namespace)
+        }
+        Some(_) => format!("{stored}, then {changes}"),
+        None => format!("created after the set, {changes}"),
+    }
+}
+
+fn changes(counts: &ChangeCounts) -> String {
+    let named = [(counts.inserts, "inserts"), (counts.updates, "updates"), (counts.deletes, "deletes")];
+    let told: Vec<String> = named
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, name)| format!("{} {name}", Count(count)))
+        .collect();
+    if told.is_empty() { "no changes".to_owned() } else { told.join(", ") }
 }
 
 /// Documents and bytes that exist now and would be replaced or loaded into.

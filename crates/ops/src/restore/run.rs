@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mainstay_engine::Namespace;
+use mainstay_engine::{CollectionIdentity, DocumentDigest, Namespace};
 use mainstay_journal::Journal;
-use mainstay_model::{Blake3, Clock, Error, ErrorKind, Plan, Result, ResultExt, RunId};
+use mainstay_model::{Blake3, Clock, Error, ErrorKind, OpTime, Plan, Result, ResultExt, RunId};
 use mainstay_repository::Repository;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -27,16 +27,24 @@ pub(super) struct Header {
 const JOURNAL_OPERATION: &str = "restore";
 
 /// What is recorded, each before the act it announces or after the act it reports. `item` is the position in the plan's list; `uuid` is the
-/// identity that the server gave the collection this run created, which it keeps when it is renamed, and which views and time series lack.
+/// identity that the server gave the collection this run created, which it keeps when it is renamed, and which views lack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub(super) enum Event {
     /// Work on a collection begins; nothing was written for it before.
     Begun { item: usize },
     /// The collection to load into has been created by this run.
-    Created { item: usize, uuid: Option<String> },
-    /// It is loaded and proven, and is about to be put in place.
-    Placing { item: usize, uuid: Option<String> },
+    Created { item: usize, uuid: Option<CollectionIdentity> },
+    /// It holds the set's documents: read back, and of this digest.
+    Loaded { item: usize, digest: DocumentDigest },
+    /// The log up to and including this position is in every collection that was loaded before.
+    Flushed { through: OpTime },
+    /// The log has been replayed to its end into these collections, which must have these digests now.
+    Replayed { items: Vec<ReplayedItem> },
+    /// It was read back after the replay and found as it must be.
+    Proven { item: usize, digest: DocumentDigest },
+    /// It is loaded, proven and indexed, and is about to be put in place.
+    Placing { item: usize, uuid: Option<CollectionIdentity> },
     /// It stands under its name, proven.
     Placed { item: usize },
     /// Every collection stands.
@@ -47,15 +55,38 @@ pub(super) enum Event {
     Abandoned,
 }
 
+/// One collection of [`Event::Replayed`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ReplayedItem {
+    pub(super) item: usize,
+    /// `None` where the replay cannot tell: capped collections.
+    pub(super) digest: Option<DocumentDigest>,
+}
+
 /// How far a collection has come.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) enum Stage {
     #[default]
     Untouched,
     Begun,
-    Created(Option<String>),
-    Placing(Option<String>),
+    /// Created by this run, and loaded by nobody knows how much.
+    Created(Option<CollectionIdentity>),
+    /// Created and filled by this run.
+    Filled(Option<CollectionIdentity>, Held),
+    /// About to be put in place.
+    Placing(Option<CollectionIdentity>),
     Placed,
+}
+
+/// What a collection that was filled is known to hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Held {
+    /// The set's documents, proven; a replay may have gone on from there, and what it did up to `through` is in for certain.
+    Set { digest: DocumentDigest, through: Option<OpTime> },
+    /// The log has been replayed to its end; what must be there now, where that can be told. Not read back yet.
+    End(Option<DocumentDigest>),
+    /// What it must hold in the end, read back.
+    Proven(DocumentDigest),
 }
 
 /// How far a run has come.
@@ -73,6 +104,8 @@ pub(super) enum Ending {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Progress {
     pub(super) stages: BTreeMap<usize, Stage>,
+    /// The digest that was last read back and found right, of each collection that has one.
+    pub(super) proven: BTreeMap<usize, DocumentDigest>,
     pub(super) ending: Ending,
 }
 
@@ -90,17 +123,65 @@ impl Progress {
     fn of(events: &[Event]) -> Self {
         let mut progress = Self::default();
         for event in events {
-            match event.clone() {
-                Event::Begun { item } => drop(progress.stages.insert(item, Stage::Begun)),
-                Event::Created { item, uuid } => drop(progress.stages.insert(item, Stage::Created(uuid))),
-                Event::Placing { item, uuid } => drop(progress.stages.insert(item, Stage::Placing(uuid))),
-                Event::Placed { item } => drop(progress.stages.insert(item, Stage::Placed)),
-                Event::Completed => progress.ending = Ending::Completed,
-                Event::Abandoning => progress.ending = Ending::Abandoning,
-                Event::Abandoned => progress.ending = Ending::Abandoned,
-            }
+            progress.take(event.clone());
         }
         progress
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Begun { item } => {
+                self.proven.remove(&item);
+                self.set(item, Stage::Begun);
+            }
+            Event::Created { item, uuid } => self.set(item, Stage::Created(uuid)),
+            Event::Loaded { item, digest } => {
+                self.proven.insert(item, digest);
+                self.fill(item, Held::Set { digest, through: None });
+            }
+            Event::Flushed { through } => self.stages.values_mut().for_each(|stage| stage.flushed(through)),
+            Event::Replayed { items } => {
+                for ReplayedItem { item, digest } in items {
+                    self.fill(item, Held::End(digest));
+                }
+            }
+            Event::Proven { item, digest } => {
+                self.proven.insert(item, digest);
+                self.fill(item, Held::Proven(digest));
+            }
+            Event::Placing { item, uuid } => self.set(item, Stage::Placing(uuid)),
+            Event::Placed { item } => self.set(item, Stage::Placed),
+            Event::Completed => self.ending = Ending::Completed,
+            Event::Abandoning => self.ending = Ending::Abandoning,
+            Event::Abandoned => self.ending = Ending::Abandoned,
+        }
+    }
+
+    fn set(&mut self, item: usize, stage: Stage) {
+        self.stages.insert(item, stage);
+    }
+
+    /// Notes what a collection holds that this run has created; of any other nothing is believed.
+    fn fill(&mut self, item: usize, held: Held) {
+        if let Stage::Created(uuid) | Stage::Filled(uuid, _) = self.stage(item) {
+            self.set(item, Stage::Filled(uuid, held));
+        }
+    }
+}
+
+impl Stage {
+    /// The collection that this run created, if it is known to have created one and has not put it in place yet.
+    pub(super) fn created(&self) -> Option<&Option<CollectionIdentity>> {
+        match self {
+            Self::Created(uuid) | Self::Filled(uuid, _) | Self::Placing(uuid) => Some(uuid),
+            Self::Untouched | Self::Begun | Self::Placed => None,
+        }
+    }
+
+    fn flushed(&mut self, position: OpTime) {
+        if let Self::Filled(_, Held::Set { through, .. }) = self {
+            *through = Some(position);
+        }
     }
 }
 
@@ -284,9 +365,13 @@ pub(super) fn describe(run: RunId, header: &Header, progress: &Progress) -> Resu
 mod tests {
     use super::*;
 
+    fn at(seconds: u32) -> OpTime {
+        OpTime { seconds, increment: 1 }
+    }
+
     #[test]
     fn the_last_event_of_an_item_counts() {
-        let uuid = Some("11".to_owned());
+        let uuid = Some(CollectionIdentity("11".to_owned()));
         let events = [
             Event::Begun { item: 0 },
             Event::Begun { item: 1 },
@@ -303,5 +388,32 @@ mod tests {
         );
         assert_eq!((progress.placed(), progress.ending), (1, Ending::Open));
         assert_eq!(Progress::of(&[Event::Abandoning]).ending, Ending::Abandoning);
+    }
+
+    #[test]
+    fn a_flush_speaks_of_what_was_loaded_before_it() {
+        let uuid = Some(CollectionIdentity("11".to_owned()));
+        let digest = DocumentDigest::default();
+        let filled = |held| Stage::Filled(uuid.clone(), held);
+        let mut events = vec![
+            Event::Created { item: 0, uuid: uuid.clone() },
+            Event::Loaded { item: 0, digest },
+            Event::Flushed { through: at(5) },
+            Event::Begun { item: 1 },
+            Event::Created { item: 1, uuid: uuid.clone() },
+            Event::Loaded { item: 1, digest },
+        ];
+        let progress = Progress::of(&events);
+        assert_eq!(progress.stage(0), filled(Held::Set { digest, through: Some(at(5)) }));
+        assert_eq!(progress.stage(1), filled(Held::Set { digest, through: None }));
+
+        let replayed = |item| ReplayedItem { item, digest: Some(digest) };
+        events.push(Event::Replayed { items: vec![replayed(0), replayed(1), replayed(7)] });
+        events.push(Event::Proven { item: 1, digest });
+        events.push(Event::Placing { item: 1, uuid: uuid.clone() });
+        let progress = Progress::of(&events);
+        assert_eq!(progress.stage(0), filled(Held::End(Some(digest))));
+        assert_eq!(progress.stage(1), Stage::Placing(uuid));
+        assert_eq!(progress.stage(7), Stage::Untouched, "of what the run did not create nothing is believed");
     }
 }
