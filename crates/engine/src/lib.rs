@@ -20,8 +20,9 @@ pub use changes::{
 pub use digest::{DocumentDigest, ParseDigestError};
 pub use documents::{
     CollectionInfo, CollectionKind, Consistency, DocumentBatch, DocumentFailure, DocumentSink,
-    DocumentSource, DocumentStream, FrameError, LoadOutcome, Loader, Namespace, PreparedScan, Pressure, PressureGauge,
-    ScanRange, ScanSetback, ServerFacts, Snapshot, SnapshotRequest, UNIDENTIFIED, data_namespace, document_frames,
+    DocumentSource, DocumentStream, FrameError, LoadOutcome, Loader, Namespace, PreparedScan, Pressure,
+    PressureGauge, ScanRange, ScanSetback, ServerFacts, Snapshot, SnapshotRequest, UNIDENTIFIED,
+    data_namespace, document_frames,
 };
 pub use inspection::{
     CacheUse, CollectionStatistics, Contention, CountRequest, FlowControl, IndexStatistics, Inspection,

@@ -19,7 +19,8 @@ const WRITE_BYTES: usize = 4 * 1024 * 1024;
 #[tokio::main]
 async fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let mut number = || arguments.next().map(|text| text.parse::<usize>().expect("the first arguments are numbers"));
+    let mut number =
+        || arguments.next().map(|text| text.parse::<usize>().expect("the first arguments are numbers"));
     let threads = number().unwrap_or(Compression::default().threads);
     let bytes_max = number().unwrap_or(400) * 1_000_000;
     let writes = match arguments.next() {

@@ -9,6 +9,7 @@ mod ci;
 mod demo;
 mod engines;
 mod programs;
+mod soak;
 mod tidy;
 
 use std::process::ExitCode;
@@ -35,6 +36,8 @@ enum Task {
     Test(ci::TestArguments),
     /// Measure.
     Bench(bench::Arguments),
+    /// Try for longer than tests may.
+    Soak(soak::Arguments),
     /// Check the rules that the compiler does not.
     Tidy,
     /// Check licences, sources and bans of dependencies.
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Test(arguments) => ci::test(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Soak(arguments) => soak::run(&arguments),
         Task::Tidy => tidy::run(),
         Task::Deny => ci::deny(),
         Task::Ci => ci::run(),

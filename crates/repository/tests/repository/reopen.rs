@@ -24,7 +24,8 @@ async fn recorded_objects_are_adopted_and_the_rest_is_removed() {
     let clock = clock();
     let opened = repository(&store, &clock).await;
     let writer = opened.begin_set(StoreKind::Mongo, "host:1 backup").await.unwrap();
-    let (kept, shorter, gone) = (put(&writer, "kept").await, put(&writer, "short").await, put(&writer, "gone").await);
+    let (kept, shorter, gone) =
+        (put(&writer, "kept").await, put(&writer, "short").await, put(&writer, "gone").await);
     put(&writer, "stranger").await;
     let mut half = writer.object(&name("half"), "documents").await.unwrap();
     half.write(Numbers::new(1).noise(3 * FRAME_BYTES)).await.unwrap();
@@ -46,7 +47,10 @@ async fn recorded_objects_are_adopted_and_the_rest_is_removed() {
     for text in ["short", "gone", "stranger", "half"] {
         put(&writer, text).await;
     }
-    assert_eq!(writer.put(&name("kept"), "documents", "x".into()).await.unwrap_err().kind(), ErrorKind::Internal);
+    assert_eq!(
+        writer.put(&name("kept"), "documents", "x".into()).await.unwrap_err().kind(),
+        ErrorKind::Internal
+    );
     writer.discard(&name("stranger")).await.unwrap();
     writer.discard(&name("never there")).await.unwrap();
     let set = writer.commit(&serde_json::json!({})).await.unwrap();
