@@ -75,12 +75,15 @@ impl Catalog {
             }
             let uuid =
                 collection.identity.as_ref().and_then(Uuid::parse).ok_or_else(|| unidentified(&namespace))?;
-            let definition = Definition {
+            let mut definition = Definition {
                 namespace,
                 kind: collection.kind,
                 options: metadata.options,
                 indexes: metadata.indexes,
             };
+            if definition.is_clustered() {
+                definition.indexes.retain(|index| !index.get_bool("clustered").unwrap_or(false));
+            }
             catalog.collections.insert(uuid, definition);
         }
         Ok(catalog)
@@ -125,15 +128,15 @@ impl Catalog {
 
     fn create(&mut self, entry: &Entry<'_>, database: &str, name: &Element<'_>) -> Result<(), Fault> {
         let stored = named(database, name)?;
-        let Some((namespace, kind)) = place(&stored) else { return Ok(()) };
+        let Some((namespace, kind)) = place(&stored) else { return resharding(&stored) };
         let uuid = entry.collection.ok_or_else(|| anonymous(entry))?;
         let mut options = without(raw::as_document(entry.object)?, &["create", "idIndex", "uuid"]);
         let id_index = raw::find(entry.object, "idIndex")?.filter(|index| index.kind == kind::DOCUMENT);
-        let indexes = match (kind, clustered_index(&options)?, id_index) {
-            (CollectionKind::TimeSeries, ..) => Vec::new(),
-            (_, Some(index), _) => vec![index],
-            (_, None, Some(index)) => vec![listed_index(index.value)?],
-            (_, None, None) => vec![default_id_index(&options)],
+        let clustered = raw::find(options.as_bytes(), "clusteredIndex")?.is_some();
+        let indexes = match id_index {
+            _ if clustered => Vec::new(),
+            Some(index) => vec![listed_index(index.value)?],
+            None => vec![default_id_index(&options)],
         };
         if kind == CollectionKind::TimeSeries {
             options = without(&options, &["validator", "clusteredIndex"]);
@@ -172,10 +175,13 @@ impl Catalog {
     fn rename(&mut self, entry: &Entry<'_>, from: &Element<'_>) -> Result<(), Fault> {
         let target = raw::find(entry.object, "to")?.and_then(|to| to.text());
         let target = target.and_then(|to| to.split_once('.')).zip(from.text());
-        let Some(((database, collection), _)) = target else {
+        let Some(((database, collection), from)) = target else {
             return Err(Fault::Corrupt("a rename without names".to_owned()));
         };
         let stored = Namespace::new(database, collection);
+        if let Some((database, collection)) = from.split_once('.') {
+            resharding(&Namespace::new(database, collection))?;
+        }
         let uuid = entry.collection.ok_or_else(|| anonymous(entry))?;
         if let Some(dropped) = raw::find(entry.object, "dropTarget")? {
             match Uuid::of(&dropped) {
@@ -315,13 +321,19 @@ impl Catalog {
 impl Definition {
     /// Its definition as the server would list it.
     pub(super) fn metadata(&self, uuid: Uuid) -> Metadata {
+        let clustered = self.is_clustered().then(|| clustered_index(&self.options)).flatten();
         Metadata {
             options: self.options.clone(),
-            indexes: self.indexes.clone(),
+            indexes: clustered.into_iter().chain(self.indexes.iter().cloned()).collect(),
             uuid: (self.kind == CollectionKind::Collection).then(|| uuid.to_string()),
             name: Some(self.namespace.collection.clone()),
             kind: self.kind,
         }
+    }
+
+    /// Whether `_id` is its storage key and listed as an index. That of a time series is not.
+    fn is_clustered(&self) -> bool {
+        self.kind == CollectionKind::Collection && matches!(self.options.get("clusteredIndex"), Ok(Some(_)))
     }
 
     fn put_index(&mut self, spec: &[u8]) -> Result<(), Fault> {
@@ -445,6 +457,14 @@ fn place(stored: &Namespace) -> Option<(Namespace, CollectionKind)> {
     }
 }
 
+/// Refuses what moves a collection to other shards.
+pub(super) fn resharding(stored: &Namespace) -> Result<(), Fault> {
+    match stored.collection.starts_with("system.resharding.") {
+        true => Err(Fault::Unsupported(format!("resharding into {stored}"))),
+        false => Ok(()),
+    }
+}
+
 /// As [`place`], by the text of a namespace whose database is a user's.
 pub(super) fn place_of(database: &str, collection: &str) -> Option<Namespace> {
     place(&Namespace::new(database, collection)).map(|(namespace, _)| namespace)
@@ -492,17 +512,17 @@ fn is_two_dimensional(spec: &[u8]) -> Result<bool, Fault> {
     Ok(key.is_some_and(|key| raw::elements(key.value).flatten().any(|field| field.text() == Some("2d"))))
 }
 
-/// The index on the storage key of a clustered collection, as listIndexes shows it.
-fn clustered_index(options: &RawDocument) -> Result<Option<RawDocumentBuf>, Fault> {
-    let Some(clustered) = raw::find(options.as_bytes(), "clusteredIndex")? else { return Ok(None) };
-    if clustered.kind != kind::DOCUMENT {
-        return Ok(None);
-    }
-    let mut index = raw::as_document(clustered.value)?.to_owned();
-    if let Some(collation) = raw::find(options.as_bytes(), "collation")? {
+/// The index on the storage key of a clustered collection, as listIndexes shows it: made of three options.
+fn clustered_index(options: &RawDocument) -> Option<RawDocumentBuf> {
+    let mut index = options.get_document("clusteredIndex").ok()?.to_owned();
+    if let Ok(Some(collation)) = raw::find(options.as_bytes(), "collation") {
         index = with(&index, "collation", Some((collation.kind, collation.value)));
     }
-    Ok(Some(with(&index, "clustered", flag(1))))
+    if let Ok(Some(seconds)) = raw::find(options.as_bytes(), "expireAfterSeconds") {
+        let seconds = whole(seconds.number().unwrap_or(0));
+        index = with(&index, "expireAfterSeconds", Some((kind::INT32, &seconds)));
+    }
+    Some(with(&index, "clustered", flag(1)))
 }
 
 fn default_id_index(options: &RawDocument) -> RawDocumentBuf {
@@ -514,11 +534,10 @@ fn default_id_index(options: &RawDocument) -> RawDocumentBuf {
 }
 
 fn is_key_of_id(index: &RawDocument) -> bool {
-    index.get_bool("clustered").is_ok_and(|clustered| clustered)
-        || index.get_document("key").is_ok_and(|key| {
-            let mut fields = raw::elements(key.as_bytes()).flatten();
-            fields.next().is_some_and(|field| field.key == b"_id") && fields.next().is_none()
-        })
+    index.get_document("key").is_ok_and(|key| {
+        let mut fields = raw::elements(key.as_bytes()).flatten();
+        fields.next().is_some_and(|field| field.key == b"_id") && fields.next().is_none()
+    })
 }
 
 fn is_named(index: &RawDocument, name: &str) -> bool {

@@ -54,6 +54,29 @@ pub(crate) fn apply(document: &[u8], diff: &[u8]) -> Result<Vec<u8>, DiffError> 
     Ok(out)
 }
 
+/// Whether `diff` is one that [`apply`] understands, whatever document it meets.
+pub(crate) fn check(diff: &[u8]) -> Result<(), DiffError> {
+    check_level(diff, 0)
+}
+
+fn check_level(diff: &[u8], depth: usize) -> Result<(), DiffError> {
+    if depth > DEPTH_MAX {
+        return Err(DiffError::Shape("too many levels"));
+    }
+    if depth > 0 && is_of_array(diff)? {
+        let read = ArrayDiff::read(diff)?;
+        return read.changes.iter().try_for_each(|(_, change)| match change {
+            ArrayChange::Inside(inner) => check_level(inner, depth + 1),
+            ArrayChange::Update(_) => Ok(()),
+        });
+    }
+    let read = ObjectDiff::read(diff)?;
+    read.changes.iter().try_for_each(|(_, change)| match change {
+        Change::Inside(inner) => check_level(inner, depth + 1),
+        Change::Delete | Change::Update(_) | Change::Insert => Ok(()),
+    })
+}
+
 /// Feeds foreign bytes to the applier: the first document is changed by the second. For fuzzers; the outcome is of no interest.
 pub fn exercise(bytes: &[u8]) {
     let mut frames = mainstay_engine::document_frames(bytes).map_while(Result::ok);
@@ -247,11 +270,7 @@ fn inside(
     if depth >= DEPTH_MAX {
         return Err(DiffError::Shape("too many levels"));
     }
-    let of_array = match raw::elements(diff).next().transpose()? {
-        Some(first) => first.key == b"a" && first.kind == kind::BOOLEAN,
-        None => false,
-    };
-    let apply = match (before.kind, of_array) {
+    let apply = match (before.kind, is_of_array(diff)?) {
         (kind::DOCUMENT, false) => apply_to_object,
         (kind::ARRAY, true) => apply_to_array,
         _ => {
@@ -261,6 +280,11 @@ fn inside(
     };
     head(out, before.kind, name);
     apply(out, before.value, diff, depth + 1)
+}
+
+fn is_of_array(diff: &[u8]) -> Result<bool, DiffError> {
+    let first = raw::elements(diff).next().transpose()?;
+    Ok(first.is_some_and(|first| first.key == b"a" && first.kind == kind::BOOLEAN))
 }
 
 fn head(out: &mut Vec<u8>, kind: u8, name: &[u8]) {
@@ -289,3 +313,6 @@ fn end(out: &mut Vec<u8>, begin: usize) {
     let length = i32::try_from(out.len() - begin).unwrap_or(i32::MAX);
     out[begin..begin + 4].copy_from_slice(&length.to_le_bytes());
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,7 +38,7 @@ use super::transaction::{Committed, Role, Transactions, role};
 use crate::server::MongoServer;
 
 /// A window is closed when it holds this many bytes of log, or touches this many documents.
-const WINDOW_BYTES: usize = 32 * 1024 * 1024;
+const WINDOW_BYTES: usize = 48 * 1024 * 1024;
 const WINDOW_DOCUMENTS: usize = 100_000;
 
 /// The most documents in one task, and the bytes of log after which a task is full.
@@ -58,8 +58,10 @@ pub(crate) struct MongoReplayer {
     targets: Vec<Target>,
     by_uuid: HashMap<Uuid, usize>,
     transactions: Transactions<Vec<Taken>>,
-    /// Bytes that the windows keep alive.
+    /// Bytes that the windows keep alive, roughly.
     kept_bytes: usize,
+    /// Whether a window keeps something of the entries being taken.
+    keeps: bool,
     /// The last entry taken.
     last: Option<OpTime>,
     past_end: Option<OpTime>,
@@ -115,6 +117,7 @@ impl MongoReplayer {
             by_uuid,
             transactions: Transactions::new(TRANSACTION_BYTES_MAX),
             kept_bytes: 0,
+            keeps: false,
             last: None,
             past_end: None,
         })
@@ -239,8 +242,9 @@ impl MongoReplayer {
         count(&mut target.changes, taken.action);
         match taken.step {
             Step::Change(change) => {
-                self.kept_bytes += change.id.len();
-                target.window.take(change).map_err(|error| Fault::from(error).at(at))?;
+                self.keeps = true;
+                self.kept_bytes += change.weight();
+                target.window.take(change);
                 if target.window.len() >= WINDOW_DOCUMENTS {
                     self.close_windows().await?;
                 }
@@ -259,6 +263,7 @@ impl MongoReplayer {
     /// Writes all windows.
     async fn close_windows(&mut self) -> Result<()> {
         self.kept_bytes = 0;
+        self.keeps = false;
         let (mut removals, mut writes) = (Vec::new(), Vec::new());
         for position in 0..self.targets.len() {
             let fates = self.targets[position].window.close();
@@ -376,13 +381,14 @@ impl Target {
 #[async_trait]
 impl Replayer for MongoReplayer {
     async fn apply(&mut self, entries: Bytes) -> Result<()> {
+        self.keeps = false;
         for frame in document_frames(&entries) {
             let before = self.past_end.or(self.last);
             let frame = frame.map_err(|error| Fault::Corrupt(error.to_string()).at(after(before)))?;
             self.take(&entries, frame).await?;
         }
         // The windows share these bytes as a whole, whatever part of them they need.
-        if self.kept_bytes > 0 {
+        if self.keeps {
             self.kept_bytes += entries.len();
         }
         if self.kept_bytes >= WINDOW_BYTES {

@@ -11,9 +11,10 @@ use mainstay_engine::{
 };
 use mainstay_model::{Error, ErrorKind, OpTime, Result};
 
-use super::catalog::{Catalog, identity, place_of};
-use super::entry::{Action, Entry, Fault, Uuid};
-use super::transaction::{Role, Transactions, role};
+use super::catalog::{Catalog, identity, place_of, resharding};
+use super::diff;
+use super::entry::{Action, Entry, Fault, Update, Uuid};
+use super::transaction::{Committed, Role, Transactions, role};
 use crate::catalog::is_user_database;
 
 /// The most bytes of commands of open transactions.
@@ -127,12 +128,10 @@ impl MongoSurvey {
         })
     }
 
-    fn commit(
-        &mut self,
-        entry: &Entry<'_>,
-        committed: super::transaction::Committed<Pending>,
-    ) -> Result<(), Fault> {
-        if let Some(missing) = committed.missing {
+    fn commit(&mut self, entry: &Entry<'_>, committed: Committed<Pending>) -> Result<(), Fault> {
+        // What all of the set holds already is not needed.
+        let oldest = self.stored.values().map(|(_, holds_through)| *holds_through).min();
+        if let Some(missing) = committed.missing.filter(|_| oldest.is_none_or(|oldest| entry.at > oldest)) {
             self.needs_from = Some(self.needs_from.map_or(missing, |known| known.min(missing)));
         }
         for bytes in &committed.content.definitions {
@@ -192,14 +191,16 @@ fn target(operation: &Entry<'_>) -> Result<Target, Fault> {
     if collection == "system.views" {
         return Ok(Target::Definitions);
     }
-    if collection.starts_with("system.resharding.") {
-        return Err(Fault::Unsupported(format!("resharding into {}", operation.namespace)));
-    }
-    let Some(namespace) = place_of(database, collection) else { return Ok(Target::Nothing) };
+    let Some(namespace) = place_of(database, collection) else {
+        resharding(&Namespace::new(database, collection))?;
+        return Ok(Target::Nothing);
+    };
     // What a replay will need is asked for now.
     operation.id()?;
-    if operation.action == Action::Update {
-        operation.update()?;
+    if operation.action == Action::Update
+        && let Update::Diff(changes) = operation.update()?
+    {
+        diff::check(changes)?;
     }
     let uuid = operation.collection.ok_or_else(|| {
         Fault::Unsupported(format!(
@@ -295,3 +296,6 @@ pub fn exercise(bytes: &[u8]) {
         let _ = Box::new(survey).end();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ mod access;
 mod definitions;
 mod load;
 mod members;
+mod replay;
 mod scan;
 mod support;
 mod tail;

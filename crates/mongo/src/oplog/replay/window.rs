@@ -20,6 +20,17 @@ pub(super) struct Change {
     pub(super) effect: Effect,
 }
 
+impl Change {
+    /// How many bytes it holds.
+    pub(super) fn weight(&self) -> usize {
+        let effect = match &self.effect {
+            Effect::Insert(bytes) | Effect::Replace(bytes) | Effect::Diff { diff: bytes, .. } => bytes.len(),
+            Effect::Delete => 0,
+        };
+        self.id.len() + effect
+    }
+}
+
 /// What a change does.
 #[derive(Debug, Clone)]
 pub(super) enum Effect {
@@ -71,7 +82,7 @@ impl Fate {
         Self { id, fresh, ground: Ground::Stored, diffs: Vec::new(), inserted: None }
     }
 
-    fn take(&mut self, effect: Effect, order: usize) -> Result<(), Malformed> {
+    fn take(&mut self, effect: Effect, order: usize) {
         match effect {
             Effect::Insert(document) => {
                 self.settle(Ground::Document(document));
@@ -92,7 +103,6 @@ impl Fate {
                 Ground::Stored | Ground::Document(_) => self.diffs.push((diff, upsert)),
             },
         }
-        Ok(())
     }
 
     fn settle(&mut self, ground: Ground) {
@@ -189,14 +199,14 @@ pub(super) struct Window {
 
 impl Window {
     /// Takes the next change.
-    pub(super) fn take(&mut self, change: Change) -> Result<(), Malformed> {
+    pub(super) fn take(&mut self, change: Change) {
         let fresh = matches!(change.effect, Effect::Insert(_));
         let position = *self.positions.entry(change.id).or_insert_with_key(|id| {
             self.fates.push(Fate::begin(id.clone(), fresh));
             self.fates.len() - 1
         });
         self.changes += 1;
-        self.fates[position].take(change.effect, self.changes)
+        self.fates[position].take(change.effect, self.changes);
     }
 
     /// How many documents are touched.
@@ -209,5 +219,90 @@ impl Window {
         self.positions.clear();
         self.changes = 0;
         std::mem::take(&mut self.fates)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use bson::{Document, doc};
+
+    use super::*;
+
+    fn id(number: i32) -> Bytes {
+        Bytes::copy_from_slice(id_element(&doc! { "_id": number }.to_vec().unwrap()).unwrap().unwrap())
+    }
+
+    fn insert(document: Document) -> Effect {
+        Effect::Insert(document.to_vec().unwrap().into())
+    }
+
+    fn diff(field: &str, upsert: bool) -> Effect {
+        Effect::Diff { diff: doc! { "u": { field: 1 } }.to_vec().unwrap().into(), upsert }
+    }
+
+    /// What has to be done after `effects`, and what comes of a stored `{_id: 1, s: 1}` and of nothing.
+    fn fate(effects: Vec<Effect>) -> (Need, [Option<Document>; 2]) {
+        let mut window = Window::default();
+        for effect in effects {
+            window.take(Change { id: id(1), effect });
+        }
+        let fates = window.close();
+        assert_eq!((fates.len(), window.len()), (1, 0));
+        let stored = doc! { "_id": 1, "s": 1 }.to_vec().unwrap();
+        let outcome = |stored| {
+            let outcome = fates[0].outcome(stored).unwrap();
+            outcome.map(|document| Document::from_reader(document.as_ref()).unwrap())
+        };
+        (fates[0].need(), [outcome(Some(stored.as_slice())), outcome(None)])
+    }
+
+    #[test]
+    fn changes_are_folded_into_the_last_state() {
+        let new = || insert(doc! { "_id": 1, "n": 1 });
+        let replaced = || Effect::Replace(doc! { "_id": 1, "r": 1 }.to_vec().unwrap().into());
+        for (effects, need, outcomes) in [
+            (
+                vec![new()],
+                Need::Insertion,
+                [Some(doc! { "_id": 1, "n": 1 }), Some(doc! { "_id": 1, "n": 1 })],
+            ),
+            (vec![new(), Effect::Delete], Need::Removal, [None, None]),
+            (vec![Effect::Delete], Need::Removal, [None, None]),
+            (vec![Effect::Delete, diff("a", false)], Need::Removal, [None, None]),
+            (
+                vec![Effect::Delete, new()],
+                Need::Reading,
+                [Some(doc! { "_id": 1, "n": 1 }), Some(doc! { "_id": 1, "n": 1 })],
+            ),
+            (
+                vec![diff("a", false), diff("b", false)],
+                Need::Reading,
+                [Some(doc! { "_id": 1, "s": 1, "a": 1, "b": 1 }), None],
+            ),
+            (
+                vec![diff("a", true)],
+                Need::Reading,
+                [Some(doc! { "_id": 1, "s": 1, "a": 1 }), Some(doc! { "_id": 1, "a": 1 })],
+            ),
+            (
+                vec![Effect::Delete, diff("a", true)],
+                Need::Reading,
+                [Some(doc! { "_id": 1, "a": 1 }), Some(doc! { "_id": 1, "a": 1 })],
+            ),
+            (
+                vec![diff("a", false), replaced()],
+                Need::Reading,
+                [Some(doc! { "_id": 1, "r": 1 }), Some(doc! { "_id": 1, "r": 1 })],
+            ),
+            (
+                vec![new(), diff("a", false), replaced(), diff("b", false)],
+                Need::Insertion,
+                [Some(doc! { "_id": 1, "r": 1, "b": 1 }), Some(doc! { "_id": 1, "r": 1, "b": 1 })],
+            ),
+        ] {
+            let tell = format!("{effects:?}");
+            assert_eq!(fate(effects), (need, outcomes), "{tell}");
+        }
     }
 }
