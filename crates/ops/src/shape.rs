@@ -215,7 +215,7 @@ fn inside(place: Place, key: &str) -> Place {
     match (place, key) {
         (Place::Filter, "$expr") => Place::Expression,
         (Place::Expression, "$literal") => Place::Opaque,
-        (Place::Directions, key) if key.starts_with('$') => Place::Expression,
+        (Place::Directions, key) if key.starts_with('$') && key != "$natural" => Place::Expression,
         (Place::Statements, "q") => Place::Filter,
         (Place::Statements, "u") => Place::Expression,
         (Place::Statements, "hint") | (Place::Indexes, "name") => Place::Name,
