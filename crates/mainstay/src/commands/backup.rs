@@ -251,7 +251,6 @@ async fn create(args: CreateArgs, session: &Session) -> Result<ExitStatus> {
         repository: &repository,
         holder: &session.holder(),
         clock: session.clock.as_ref(),
-        log_since: None,
         observer: progress.as_ref(),
         cancel: &session.cancel,
     };

@@ -51,6 +51,7 @@ async fn slow_project(mongod: &Mongod) -> (Project, FaultProxy) {
 fn has_recorded_a_range(project: &Project) -> bool {
     project.repository_files().iter().any(|(path, bytes)| {
         path.to_string_lossy().contains("/journals/")
+            && path.to_string_lossy().ends_with(".json")
             && String::from_utf8_lossy(bytes).contains("\"event\":\"parts\"")
     })
 }
@@ -262,6 +263,32 @@ async fn a_run_whose_moment_has_passed_is_refused_without_a_change_log() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let refused = resume(&project, &[]).expect(8);
     refused.says("no longer has the history").says("no change log").says("kept in run");
+    ticker.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_moment_has_passed_goes_on_beside_a_change_log() {
+    let (mongod, ticker) = forgetful().await;
+    let client = mongod.oracle().await;
+    let (project, proxy) = slow_project(&mongod).await;
+    let before = mongod.db_hash(&project.database).await.unwrap();
+    project.run(&["capture", "mongo", "--once"]).expect(0);
+    let capture = project.spawn(&["capture", "mongo", "--json", "--slice-age", "200ms"]);
+    kill(caught_in_the_act(&project, &[]));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let ran =
+        resume(&project, &[]).expect(0).says("continuing run").says("only together with the change log");
+    assert_eq!(ran.json()["consistency"]["kind"], "cluster_time");
+    let shown = project.json(&["backup", "show", "latest"]);
+    let moments: Vec<_> =
+        shown["set"]["contents"].as_array().unwrap().iter().map(|it| &it["consistency"]["kind"]).collect();
+    assert!(
+        moments.contains(&&Value::from("cluster_time")) && moments.contains(&&Value::from("during_scan")),
+        "{shown}"
+    );
+    kill(capture);
+    proxy.heal();
+    assert_eq!(restored(&project, &client).await, before);
     ticker.abort();
 }
 

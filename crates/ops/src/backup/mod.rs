@@ -122,9 +122,6 @@ pub struct BackupContext<'a> {
     pub holder: &'a str,
     /// The time.
     pub clock: &'a dyn Clock,
-    /// The change log that is being captured from this server into the repository holds everything after this position, without a hole;
-    /// `None` when none is captured. A set whose moment has passed is whole only together with it.
-    pub log_since: Option<OpTime>,
     /// Told how far it is.
     pub observer: &'a dyn Observer,
     /// Stops at the next batch; complete ranges are kept.

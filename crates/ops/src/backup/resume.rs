@@ -183,7 +183,9 @@ impl Attempt<'_> {
             Consistency::ClusterTime { at } => Some(at),
             Consistency::DuringScan { .. } => None,
         };
-        let continuation = Continuation::of(passed, self.parameters.snapshot, moment, context.log_since);
+        let log_since =
+            if passed { log_since(context.repository, &header.server.fingerprint).await? } else { None };
+        let continuation = Continuation::of(passed, self.parameters.snapshot, moment, log_since);
         if let Continuation::Refused(why) = continuation {
             return Err(Error::new(
                 ErrorKind::Precondition,
@@ -241,6 +243,19 @@ impl Attempt<'_> {
         let now = source.snapshot(SnapshotRequest::DuringScan).await.context("read the server as it is")?;
         Ok((now, needing.is_some()))
     }
+}
+
+/// The position after which the change log that is being captured from a server holds everything; `None` when nobody captures it.
+async fn log_since(repository: &Repository, fingerprint: &str) -> Result<Option<OpTime>> {
+    let looking: Result<_> = async {
+        if repository.log_holder(StoreKind::Mongo, fingerprint).await?.is_none() {
+            return Ok(None);
+        }
+        let chains = repository.chains_of(StoreKind::Mongo, fingerprint).await?;
+        Ok(chains.last().and_then(|chain| chain.runs().last().map(|run| run.after.optime())))
+    }
+    .await;
+    looking.context("look for a change log")
 }
 
 fn age(moment: OpTime, now: Timestamp) -> Duration {
