@@ -19,6 +19,7 @@ use crate::Outcome;
 /// Crate, and the crates of the house it may depend on. `*` is every crate but the development ones.
 const ARROWS: &[(&str, &[&str])] = &[
     ("model", &[]),
+    ("archive", &[]),
     ("store", &["model"]),
     ("journal", &["model", "store"]),
     ("guard", &["journal", "model", "store"]),
@@ -28,7 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("mongo", &["engine", "guard", "model", "tls"]),
     ("postgres", &["engine", "guard", "model", "tls"]),
     ("redis", &["engine", "guard", "model"]),
-    ("ops", &["engine", "guard", "journal", "model", "repository"]),
+    ("ops", &["archive", "engine", "guard", "journal", "model", "repository"]),
     ("mainstay", &["*"]),
     ("marketplace", &[]),
     ("testkit", &[]),
