@@ -44,7 +44,7 @@ fn read(bytes: &[u8], piece_bytes: usize) -> Result<Summary, ReadError> {
     let mut seen = Vec::new();
     for piece in bytes.chunks(piece_bytes) {
         reader.push(Bytes::copy_from_slice(piece));
-        while let Some(event) = reader.next()? {
+        while let Some(event) = reader.event()? {
             match event {
                 Event::Prelude(prelude) => seen = vec![0; prelude.entries.len()],
                 Event::Documents { entry, bytes, .. } => seen[entry] += bytes.len() as u64,

@@ -1,6 +1,6 @@
 //! Reading an archive: chunks in, events out.
 //!
-//! [`ArchiveReader::push`] takes a chunk cut anywhere, [`ArchiveReader::next`] gives what it completes, [`ArchiveReader::end`] says whether the
+//! [`ArchiveReader::push`] takes a chunk cut anywhere, [`ArchiveReader::event`] gives what it completes, [`ArchiveReader::end`] says whether the
 //! stream may end there. Runs of documents inside one chunk come out as slices of it; only a document that lies across a border is copied.
 //!
 //! Every rule of the format that can be broken is checked, and the first fault ends the reading: the fault, the offset, and the namespace
@@ -207,7 +207,7 @@ struct Head {
 }
 
 impl ArchiveReader {
-    /// Takes the next chunk. Whatever [`ArchiveReader::next`] has not given yet of the last one must have been asked for.
+    /// Takes the next chunk. Whatever [`ArchiveReader::event`] has not given yet of the last one must have been asked for.
     pub fn push(&mut self, chunk: Bytes) {
         debug_assert!(self.chunk.is_empty(), "the last chunk was not read to its end");
         self.chunk = chunk;
@@ -217,7 +217,7 @@ impl ArchiveReader {
     ///
     /// # Errors
     /// The first fault of the archive.
-    pub fn next(&mut self) -> Result<Option<Event>, ReadError> {
+    pub fn event(&mut self) -> Result<Option<Event>, ReadError> {
         self.step().map_err(|fault| ReadError { offset: self.offset, fault })
     }
 

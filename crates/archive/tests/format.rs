@@ -29,7 +29,7 @@ fn read(bytes: &[u8], piece_bytes: usize) -> Result<Contents, ReadError> {
     let (mut prelude, mut documents) = (None, Vec::new());
     for piece in bytes.chunks(piece_bytes) {
         reader.push(Bytes::copy_from_slice(piece));
-        while let Some(event) = reader.next()? {
+        while let Some(event) = reader.event()? {
             match event {
                 Event::Prelude(found) => {
                     documents = vec![Vec::new(); found.entries.len()];

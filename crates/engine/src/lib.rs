@@ -3,6 +3,7 @@
 //! Operations know these traits and no adapter; adapters implement these traits and know no operation; the binary hands the one to the
 //! other. Documents cross as whole batches of raw bytes ([`DocumentBatch`]): nobody here decodes them.
 
+mod accounts;
 mod changes;
 mod digest;
 mod documents;
@@ -12,6 +13,7 @@ mod literal;
 mod metadata;
 mod probe;
 
+pub use accounts::{AccountStore, Accounts};
 pub use changes::{
     ChangeAnchor, ChangeBatch, ChangeCounts, ChangeLogFacts, ChangeReplay, ChangeSource, ChangeStream,
     ChangeSurvey, CollectionIdentity, ContinuityBreak, Followed, PointCollection, ReplayTarget, Replayed,

@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 /// How two collections' metadata (see [`CollectionInfo::metadata`](crate::CollectionInfo)) differ, one line each; empty when they are the
-/// same but for what a restore must change: `uuid` and `collectionName`. Indexes are compared by name, whatever their order.
+/// same but for what a restore must change: `uuid` and `collectionName`. Indexes are compared by name, whatever their order; numbers by value,
+/// whatever their type, since not every tool writes types. An empty text expects nothing.
 pub fn metadata_differences(expected: &str, found: &str) -> Vec<String> {
+    if expected.trim().is_empty() {
+        return Vec::new();
+    }
     let (Ok(Value::Object(expected)), Ok(Value::Object(found))) =
         (serde_json::from_str(expected), serde_json::from_str(found))
     else {
@@ -45,8 +49,43 @@ fn indexes_by_name(metadata: &serde_json::Map<String, Value>) -> BTreeMap<String
 }
 
 fn compare(differences: &mut Vec<String>, what: &str, expected: &Value, found: &Value) {
-    if expected != found {
+    if !means_the_same(expected, found) {
         differences.push(format!("{what}: expected {expected}, found {found}"));
+    }
+}
+
+fn means_the_same(one: &Value, other: &Value) -> bool {
+    if let (Some(one), Some(other)) = (number(one), number(other)) {
+        return one == other;
+    }
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            one.len() == other.len() && { one.iter().zip(other) }
+                .all(|((key, value), (other_key, other))| key == other_key && means_the_same(value, other))
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| means_the_same(one, other))
+        }
+        _ => one == other,
+    }
+}
+
+/// The value of a number, bare or in the wrapper of its type, as text.
+fn number(value: &Value) -> Option<String> {
+    match value {
+        Value::Number(number) => number.as_f64().map(|number| number.to_string()),
+        Value::Object(wrapper) if wrapper.len() == 1 => {
+            let (name, text) = wrapper.iter().next()?;
+            match (name.as_str(), text.as_str()?) {
+                // What a float does not hold exactly is compared as it is written.
+                ("$numberLong", text) if text.trim_start_matches('-').len() > 15 => Some(text.to_owned()),
+                ("$numberInt" | "$numberLong" | "$numberDouble", text) => {
+                    text.parse::<f64>().ok().map(|number| number.to_string())
+                }
+                _ => None,
+            }
+        }
+        _ => None,
     }
 }
 
@@ -62,5 +101,15 @@ mod tests {
         let three = r#"{"indexes":[{"name":"_id_"},{"name":"b_1"}],"type":"collection"}"#;
         let differences = metadata_differences(one, three);
         assert_eq!(differences.len(), 3, "{differences:?}");
+    }
+
+    #[test]
+    fn numbers_count_by_value_and_silence_expects_nothing() {
+        let typed = r#"{"options":{"size":{"$numberLong":"4096"}},"indexes":[{"name":"a","key":{"a":{"$numberInt":"1"}}}]}"#;
+        let relaxed = r#"{"options":{"size":4096},"indexes":[{"name":"a","key":{"a":1.0}}]}"#;
+        assert_eq!(metadata_differences(relaxed, typed), Vec::<String>::new());
+        assert_eq!(metadata_differences("", typed), Vec::<String>::new());
+        let other = r#"{"options":{"size":4097},"indexes":[{"name":"a","key":{"a":-1}}]}"#;
+        assert_eq!(metadata_differences(other, typed).len(), 2);
     }
 }

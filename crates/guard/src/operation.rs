@@ -54,6 +54,20 @@ pub const OPERATIONS: &[Operation] = &[
     reads("environment.show", "show which environment this is and which source says so"),
     reads("man", "print the manual page"),
     reads("mongo.count", "count the documents of collections"),
+    reads("mongo.dump", "write a dump that stock tools restore; the store is only read"),
+    Operation {
+        name: "mongo.load.drop",
+        effect: Effect::Destructive,
+        summary: "replace existing collections by those of a dump",
+        reach: Reach::Store,
+    },
+    Operation {
+        name: "mongo.load.merge",
+        effect: Effect::Destructive,
+        summary: "load a dump's documents, users or roles into what exists",
+        reach: Reach::Store,
+    },
+    adds("mongo.load.new", "load a dump under names that do not exist yet"),
     reads("mongo.locks", "show lock waits, queues, tickets and cache pressure"),
     reads("mongo.ops", "show what a server is doing now"),
     Operation {

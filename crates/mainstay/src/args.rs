@@ -82,7 +82,7 @@ pub(crate) enum Command {
     /// Plan and apply restores
     #[command(subcommand)]
     Restore(restore::RestoreCommand),
-    /// Daily questions to MongoDB: counts, sizes, profiler, slow and current operations, locks
+    /// MongoDB: daily questions, and dumps that stock tools read
     #[command(subcommand)]
     Mongo(mongo::MongoCommand),
     /// Which environment this is, and marking the stores with it

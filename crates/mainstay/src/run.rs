@@ -84,6 +84,8 @@ fn has_safe_point(command: &Command) -> bool {
         "environment.mark",
         "mongo.profile.set",
         "mongo.profile.reset",
+        "mongo.dump",
+        "mongo.load",
         "apply",
     ];
     stoppable.contains(&command.name())

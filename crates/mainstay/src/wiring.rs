@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::SignedDuration;
 use mainstay_engine::{
-    ChangeReplay, ChangeSource, DocumentSink, DocumentSource, Inspection, Probe, StoreFacts,
+    AccountStore, ChangeReplay, ChangeSource, DocumentSink, DocumentSource, Inspection, Probe, StoreFacts,
 };
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
@@ -46,6 +46,8 @@ pub(crate) struct Documents {
     pub(crate) replay: Arc<dyn ChangeReplay>,
     /// Looks into it.
     pub(crate) inspection: Arc<dyn Inspection>,
+    /// Its users and roles.
+    pub(crate) accounts: Arc<dyn AccountStore>,
 }
 
 /// What a command works with.
@@ -216,7 +218,8 @@ impl Session {
             changes: server.clone(),
             sink: server.clone(),
             replay: server.clone(),
-            inspection: server,
+            inspection: server.clone(),
+            accounts: server,
         })
     }
 
@@ -289,9 +292,17 @@ impl Session {
 
     /// The guard whose audit log is in `repository`.
     pub(crate) fn guard(&self, repository: &Repository) -> Guard {
-        let audit = AuditLog::new(repository.store().clone());
+        self.guard_of(Some(repository))
+    }
+
+    /// The guard whose audit log is in `repository`; without one it permits nothing that changes what exists.
+    pub(crate) fn guard_of(&self, repository: Option<&Repository>) -> Guard {
         let policy = Policy { verified_backup_age_max: self.configuration.backup_age_max };
-        Guard::new(audit, policy, self.clock.clone(), self.actor.clone())
+        let (clock, actor) = (self.clock.clone(), self.actor.clone());
+        match repository {
+            Some(repository) => Guard::new(AuditLog::new(repository.store().clone()), policy, clock, actor),
+            None => Guard::without_audit(policy, clock, actor),
+        }
     }
 
     fn repository_settings(&self) -> Result<&RepositorySettings> {

@@ -1,7 +1,7 @@
 //! The MongoDB adapter: raw scans and loads over OP_MSG, administration through the driver.
 //!
 //! [`MongoServer`] implements the engine's traits: [`Probe`](mainstay_engine::Probe), [`DocumentSource`](mainstay_engine::DocumentSource),
-//! [`DocumentSink`](mainstay_engine::DocumentSink) and [`ChangeSource`](mainstay_engine::ChangeSource). Documents cross as the server sent them; nothing here decodes one on the way.
+//! [`DocumentSink`](mainstay_engine::DocumentSink), [`ChangeSource`](mainstay_engine::ChangeSource), [`ChangeReplay`](mainstay_engine::ChangeReplay) and [`AccountStore`](mainstay_engine::AccountStore). Documents cross as the server sent them; nothing here decodes one on the way.
 //!
 //! | module | what it is for |
 //! |---|---|
@@ -13,6 +13,7 @@
 //! | `pressure` | how the server fares while it is read |
 //! | `load` | inserts of raw documents, duplicates compared, replaced timestamps corrected, durability at the end |
 //! | `catalog`, `metadata`, `extjson` | what there is, and its `.metadata.json` |
+//! | `accounts` | users and roles, read and merged |
 //! | `create` | collections and indexes made again, replaced, dropped |
 //! | `inspect` | counts, sizes, the profiler, slow and current operations, locks |
 //! | `probe`, `topology` | facts, the environment marker, findings |
@@ -37,6 +38,8 @@
 //! | load empty timestamps into servers that lack `bypassEmptyTsReplacement` | `update` | `readWrite` on the database |
 //! | drop (under a permit for this server's fingerprint, told with the facts' rights) | `dropCollection` | `readWrite` on the database, `restore` |
 //! | rename, replace | `renameCollectionSameDB` | `readWrite` on the database |
+//! | read users and roles | `find` on `admin.system.users`, `system.roles`, `system.version` | `backup` |
+//! | merge users and roles (under a permit) | `_mergeAuthzCollections`, and to fill `admin.tempusers` and `admin.temproles` | `restore` |
 //! | facts | `serverStatus`, `dbStats`, `replSetGetConfig` (left out when missing) | `clusterMonitor` and `read` on the database |
 //! | examine | `getCmdLineOpts`, `getParameter`, `enableProfiler`, `find` on `local.oplog.rs` (notes when missing) | `clusterMonitor`, and `dbAdmin` on the database |
 //! | count | `find` | `read` on the database |
@@ -49,6 +52,7 @@
 //! | locks, tickets, cache | `serverStatus`; `lockInfo`'s for who blocks (done without when missing), `inprog` | `clusterMonitor` |
 //! | environment marker | `find` and, to write it, `insert` and `update` on `mainstay.identity` | `readWrite` on `mainstay` |
 
+mod accounts;
 mod catalog;
 mod config;
 mod create;

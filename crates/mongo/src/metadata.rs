@@ -45,6 +45,16 @@ pub(crate) fn kind_of(name: &str) -> CollectionKind {
     }
 }
 
+/// The kind that options belong to, for texts of tools that did not write it.
+fn kind_of_options(options: &RawDocument) -> CollectionKind {
+    let has = |key| matches!(options.get(key), Ok(Some(_)));
+    match (has("viewOn"), has("timeseries")) {
+        (true, _) => CollectionKind::View,
+        (_, true) => CollectionKind::TimeSeries,
+        _ => CollectionKind::Collection,
+    }
+}
+
 impl Metadata {
     /// The text.
     ///
@@ -79,7 +89,7 @@ impl Metadata {
         Ok(out)
     }
 
-    /// Reads a text. Unknown keys are passed over, a missing `type` means a collection, an empty text one without options and indexes.
+    /// Reads a text. Unknown keys are passed over, a missing `type` is what the options say, an empty text one without options and indexes.
     ///
     /// # Errors
     /// `Corrupt` when it is not Extended JSON of this shape.
@@ -105,13 +115,11 @@ impl Metadata {
         };
         let text =
             |key| json.get(key).and_then(Json::text).filter(|text| !text.is_empty()).map(str::to_owned);
-        Ok(Self {
-            options,
-            indexes,
-            uuid: text("uuid"),
-            name: text("collectionName"),
-            kind: kind_of(text("type").as_deref().unwrap_or("collection")),
-        })
+        let kind = match text("type") {
+            Some(name) => kind_of(&name),
+            None => kind_of_options(&options),
+        };
+        Ok(Self { options, indexes, uuid: text("uuid"), name: text("collectionName"), kind })
     }
 
     /// The collection's default collation, if it is not the simple one.

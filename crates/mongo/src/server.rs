@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bson::{Document, RawDocumentBuf, rawdoc};
 use mainstay_engine::{
-    ChangeReplay, ChangeSurvey, CollectionInfo, CollectionKind, Consistency, DocumentSink, DocumentSource,
-    Loader, Namespace, ReplayTarget, Replayer, ServerFacts, Snapshot, SnapshotRequest, StoredCollection,
-    Until,
+    AccountStore, Accounts, ChangeReplay, ChangeSurvey, CollectionInfo, CollectionKind, Consistency,
+    DocumentSink, DocumentSource, Loader, Namespace, ReplayTarget, Replayer, ServerFacts, Snapshot,
+    SnapshotRequest, StoredCollection, Until,
 };
 use mainstay_guard::Permit;
 use mainstay_model::progress::Observer;
@@ -25,7 +25,10 @@ use crate::error::{self, driver_code, driver_error};
 use crate::oplog::{MongoReplayer, MongoSurvey};
 use crate::topology::{Topology, optime};
 use crate::wire::{Connection, Endpoint, WireOptions};
-use crate::{catalog, create, load, probe, scan};
+use crate::{accounts, catalog, create, load, probe, scan};
+
+/// The beginning of the names of operations that load dumps.
+const LOAD: &str = "mongo.load";
 
 /// A MongoDB deployment: reads, fills and examines it. Cloning is cheap and shares everything.
 #[derive(Clone)]
@@ -289,6 +292,15 @@ impl MongoServer {
         driver_error(error)
     }
 
+    /// Refuses when `permit` is not for filling this server: for a restore, or for the load of a dump.
+    ///
+    /// # Errors
+    /// As [`MongoServer::authorize`].
+    pub(crate) async fn authorize_filling(&self, permit: &Permit) -> Result<()> {
+        let operation = if permit.operation().starts_with(LOAD) { LOAD } else { "restore" };
+        self.authorize(permit, operation).await
+    }
+
     /// Refuses when `permit` is not for `operation` on this server.
     ///
     /// # Errors
@@ -402,12 +414,28 @@ impl DocumentSink for MongoServer {
     }
 
     async fn replace(&self, from: &Namespace, to: &Namespace, permit: &Permit) -> Result<()> {
-        self.authorize(permit, "restore").await.with_context(|| format!("replace {to}"))?;
+        self.authorize_filling(permit).await.with_context(|| format!("replace {to}"))?;
         create::rename(self, from, to, Occupant::Dropped).await
     }
 
     async fn drop_collection(&self, target: &Namespace, permit: &Permit) -> Result<()> {
-        self.authorize(permit, "restore").await.with_context(|| format!("drop {target}"))?;
+        self.authorize_filling(permit).await.with_context(|| format!("drop {target}"))?;
         create::drop_collection(self, target).await
+    }
+}
+
+#[async_trait]
+impl AccountStore for MongoServer {
+    async fn accounts(&self, database: Option<&str>) -> Result<Accounts> {
+        accounts::read(self, database).await
+    }
+
+    async fn merge_accounts(
+        &self,
+        accounts: &Accounts,
+        database: Option<&str>,
+        permit: &Permit,
+    ) -> Result<()> {
+        accounts::merge(self, accounts, database, permit).await
     }
 }

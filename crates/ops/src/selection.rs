@@ -4,7 +4,7 @@ use mainstay_engine::{CollectionInfo, DocumentSource, Namespace};
 use mainstay_model::{Error, ErrorKind, Result, ResultExt};
 use serde::{Deserialize, Serialize};
 
-use crate::restore::SHADOW_PREFIX;
+use crate::placement::SHADOW_PREFIX;
 
 /// Databases and collections asked for by name. Empty means everything the source lists.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

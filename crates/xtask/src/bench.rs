@@ -487,7 +487,8 @@ impl Series {
     }
 }
 
-fn on_path(name: &str) -> Option<PathBuf> {
+/// A program of the PATH.
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
 }

@@ -8,6 +8,8 @@ mod bench;
 mod ci;
 mod demo;
 mod engines;
+mod fuzz;
+mod interop;
 mod programs;
 mod soak;
 mod tidy;
@@ -38,6 +40,10 @@ enum Task {
     Bench(bench::Arguments),
     /// Try for longer than tests may.
     Soak(soak::Arguments),
+    /// Try the parsers of foreign bytes on bytes that nobody meant.
+    Fuzz(fuzz::Arguments),
+    /// Prove that stock tools read what we write, and we what they write.
+    Interop(interop::Arguments),
     /// Check the rules that the compiler does not.
     Tidy,
     /// Check licences, sources and bans of dependencies.
@@ -53,6 +59,8 @@ fn main() -> ExitCode {
         Task::Test(arguments) => ci::test(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Soak(arguments) => soak::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
+        Task::Interop(arguments) => interop::run(&arguments),
         Task::Tidy => tidy::run(),
         Task::Deny => ci::deny(),
         Task::Ci => ci::run(),

@@ -35,6 +35,9 @@ pub(crate) async fn run(args: ApplyArgs, session: &Session) -> Result<ExitStatus
         operation if operation.starts_with("restore.apply.") => {
             restore::apply_plan(&plan, approve, session).await
         }
+        operation if operation.starts_with("mongo.load.") => {
+            mongo::load::apply_plan(&plan, approve, session).await
+        }
         operation => Err(Error::new(
             ErrorKind::Unsupported,
             format!("a plan of {operation} cannot be applied by this version"),

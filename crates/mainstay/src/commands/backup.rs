@@ -352,7 +352,7 @@ fn label(look: &Look, word: &str) -> String {
 }
 
 /// The moment a set shows, for people.
-fn moment_of(consistency: &Consistency) -> String {
+pub(crate) fn moment_of(consistency: &Consistency) -> String {
     match consistency {
         Consistency::ClusterTime { at } => format!("cluster time {at}, {}", moment(at.timestamp())),
         Consistency::DuringScan { reason } => format!("no single moment: {reason}"),

@@ -308,7 +308,8 @@ fn facts(report: &RestoreReport) -> Value {
     })
 }
 
-fn item_json(item: &ItemReport) -> Value {
+/// One collection as `--json` shows it.
+pub(crate) fn item_json(item: &ItemReport) -> Value {
     json!({
         "source": item.source.to_string(),
         "target": item.target.to_string(),
@@ -340,16 +341,7 @@ impl Report for Applied {
     }
 
     fn text(&self, look: &Look) -> String {
-        let mut table = Table::new(&["COLLECTION", "DOCUMENTS", "SIZE", "PROOF"]);
-        for item in &self.report.items {
-            table.row(vec![
-                item.target.to_string().into(),
-                Cell::right(Count(item.digest().documents).to_string()),
-                Cell::right(ByteSize(item.digest().bytes).to_string()),
-                proof(item),
-            ]);
-        }
-        let mut text = table.render(look);
+        let mut text = items_table(&self.report.items).render(look);
         for item in &self.report.items {
             text.push_str(&troubles(item, look));
         }
@@ -398,6 +390,20 @@ fn reached(moment: &MomentReport) -> String {
     )
 }
 
+/// Collections that were brought, with the proof of each.
+pub(crate) fn items_table(items: &[ItemReport]) -> Table {
+    let mut table = Table::new(&["COLLECTION", "DOCUMENTS", "SIZE", "PROOF"]);
+    for item in items {
+        table.row(vec![
+            item.target.to_string().into(),
+            Cell::right(Count(item.digest().documents).to_string()),
+            Cell::right(ByteSize(item.digest().bytes).to_string()),
+            proof(item),
+        ]);
+    }
+    table
+}
+
 fn proof(item: &ItemReport) -> Cell {
     let said = match (item.found, item.way) {
         (Some(found), _) if item.expected == Some(found) => "read back, digest equal",
@@ -406,7 +412,7 @@ fn proof(item: &ItemReport) -> Cell {
         }
         (Some(_), _) => return Cell::new("DIGEST DIFFERS").tone(Tone::Bad),
         _ if item.placed_before => "in place since an earlier try",
-        (None, Way::Merge) => "merged: every document of the set inserted or identical",
+        (None, Way::Merge) => "merged: every document inserted or identical",
         (None, Way::Keep) => return Cell::new("view kept as it was"),
         (None, _) => "definition equal",
     };
@@ -419,7 +425,8 @@ fn proof(item: &ItemReport) -> Cell {
     }
 }
 
-fn troubles(item: &ItemReport, look: &Look) -> String {
+/// What went wrong with one collection, a line each.
+pub(crate) fn troubles(item: &ItemReport, look: &Look) -> String {
     let mut text = String::new();
     if item.failure_count > 0 {
         let plural = if item.failure_count == 1 { "document was" } else { "documents were" };

@@ -13,11 +13,13 @@ pub(crate) mod progress;
 pub(crate) mod shown;
 pub(crate) mod table;
 
+use std::fs::File;
 use std::io::{ErrorKind as IoKind, IsTerminal, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use mainstay_model::{Error, ExitStatus, Secret};
+use mainstay_model::{Error, ErrorKind, ExitStatus, Result, Secret};
 use serde_json::{Map, Value, json};
 
 pub(crate) use look::{Look, Tone};
@@ -71,6 +73,8 @@ pub(crate) struct Printer {
     live: Mutex<Option<Arc<Progress>>>,
     prompting: AtomicBool,
     output_lost: AtomicBool,
+    /// Standard output belongs to data: results and errors go to standard error, as JSON too.
+    data_on_out: AtomicBool,
 }
 
 impl Printer {
@@ -89,6 +93,7 @@ impl Printer {
             live: Mutex::new(None),
             prompting: AtomicBool::new(false),
             output_lost: AtomicBool::new(false),
+            data_on_out: AtomicBool::new(false),
             options,
         }
     }
@@ -111,6 +116,38 @@ impl Printer {
     /// Prints text that is a file by itself: a completion script, a manual page, a template.
     pub(crate) fn raw(&self, text: &str) {
         self.write(&mut std::io::stdout().lock(), text);
+    }
+
+    /// Gives standard output away for data. From now on nothing else is written there; results go to standard error.
+    ///
+    /// # Errors
+    /// `Usage` when it is a terminal.
+    pub(crate) fn data_output(&self) -> Result<File> {
+        let stream = std::io::stdout();
+        if stream.is_terminal() {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "standard output is a terminal, which cannot take data",
+            )
+            .with_state("nothing was written")
+            .with_hint("send it into a file or another program, or name a file"));
+        }
+        self.data_on_out.store(true, Ordering::Relaxed);
+        own(stream.as_fd())
+    }
+
+    /// Standard input, for data.
+    ///
+    /// # Errors
+    /// `Usage` when it is a terminal.
+    pub(crate) fn data_input(&self) -> Result<File> {
+        let stream = std::io::stdin();
+        if stream.is_terminal() {
+            return Err(Error::new(ErrorKind::Usage, "standard input is a terminal, which gives no data")
+                .with_state("nothing was changed")
+                .with_hint("name a file instead of `-`"));
+        }
+        own(stream.as_fd())
     }
 
     /// Prints an error and gives back its status: lines on standard error, or the JSON object on standard output.
@@ -211,13 +248,22 @@ impl Printer {
         object.extend(fields);
         let mut value = Value::Object(object);
         self.hider.lock().expect("no holder of this lock can panic").hide_value(&mut value);
-        self.write(&mut std::io::stdout().lock(), &format!("{value}\n"));
+        self.write_result(&format!("{value}\n"));
+    }
+
+    /// Writes to standard output, or to standard error when that belongs to data.
+    fn write_result(&self, text: &str) {
+        if self.data_on_out.load(Ordering::Relaxed) {
+            self.write(&mut std::io::stderr().lock(), text);
+        } else {
+            self.write(&mut std::io::stdout().lock(), text);
+        }
     }
 
     fn write_out(&self, text: &str) {
         self.end_progress();
         let text = self.hider.lock().expect("no holder of this lock can panic").hide_text(text);
-        self.write(&mut std::io::stdout().lock(), &text);
+        self.write_result(&text);
     }
 
     fn write_err(&self, text: &str) {
@@ -239,4 +285,12 @@ impl Printer {
             Err(_) => self.output_lost.store(true, Ordering::Relaxed),
         }
     }
+}
+
+/// A stream as a file of its own, so that large pieces pass without a buffer in between.
+fn own(stream: BorrowedFd<'_>) -> Result<File> {
+    let owned = stream.try_clone_to_owned();
+    owned.map(File::from).map_err(|source| {
+        Error::new(ErrorKind::Internal, "a standard stream cannot be used for data").with_source(source)
+    })
 }

@@ -4,6 +4,7 @@
 mod backup_restore;
 mod bad_input;
 mod capture;
+mod dump_load;
 mod point_in_time;
 mod queries;
 mod resume;

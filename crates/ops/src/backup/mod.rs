@@ -22,7 +22,7 @@ use mainstay_engine::{
     CollectionInfo, CollectionKind, Consistency, DocumentSource, ScanSetback, Snapshot, SnapshotRequest,
 };
 use mainstay_guard::Permit;
-use mainstay_model::progress::{Observer, Work};
+use mainstay_model::progress::Observer;
 use mainstay_model::{
     BlastRadius, ByteSize, Clock, Count, Effect, Error, ErrorKind, OpTime, PLAN_FORMAT, Plan, PlanStep,
     Result, ResultExt, RunId, StoreKind, Target,
@@ -37,6 +37,7 @@ pub use run::{ResumableRun, resumable_runs};
 
 use crate::Selection;
 use crate::contents::{CollectionRecord, DocumentSetContents};
+use crate::scan::{tell_consistency, total_estimate};
 use resume::Continued;
 use run::{Header, Part, Ready, Recorder, run_of};
 use scan::Scan;
@@ -407,28 +408,5 @@ impl Attempt<'_> {
 
     async fn position(&self) -> Result<Option<OpTime>> {
         self.context.source.position().await.context("ask the server for its position")
-    }
-}
-
-fn total_estimate(collections: &[CollectionInfo]) -> Work {
-    collections.iter().fold(Work::default(), |total, collection| Work {
-        items: total.items + collection.estimate.items,
-        bytes: total.bytes + collection.estimate.bytes,
-    })
-}
-
-fn tell_consistency(observer: &dyn Observer, consistency: &Consistency) {
-    match consistency {
-        Consistency::ClusterTime { at } => {
-            observer.notice(&format!(
-                "consistency: one moment for all collections, cluster time {at} ({})",
-                at.timestamp()
-            ));
-        }
-        Consistency::DuringScan { reason } => {
-            observer.notice(&format!(
-                "warning: consistency: no single moment, each document as the scan meets it: {reason}"
-            ));
-        }
     }
 }

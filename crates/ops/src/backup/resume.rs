@@ -19,11 +19,9 @@ use std::sync::Arc;
 
 use super::run::{Ready, Recorded, Recorder, read};
 use super::watch::Meter;
-use super::{
-    Attempt, BackupContext, Parameters, SnapshotChoice, milliseconds, plan_of, tell_consistency,
-    total_estimate,
-};
+use super::{Attempt, BackupContext, Parameters, SnapshotChoice, milliseconds, plan_of};
 use crate::contents::{DocumentSetContents, ROLE_METADATA};
+use crate::scan::{tell_consistency, total_estimate};
 
 /// How an interrupted backup is to go on.
 #[derive(Debug, Clone)]

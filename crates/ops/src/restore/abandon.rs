@@ -12,9 +12,9 @@ use mainstay_repository::Repository;
 use serde::{Deserialize, Serialize};
 
 use super::OPERATION_ABANDON;
-use super::apply::{RestoreContext, leased, stoppable};
-use super::plan::{Item, Parameters, Way, existing_collections, server_assumption};
-use super::run::{self, Ending, Event, Progress, Run, Stage};
+use super::apply::RestoreContext;
+use crate::placement::run::{self, Ending, Event, Progress, Run, Stage};
+use crate::placement::{Item, Parameters, Way, existing_collections, leased, server_assumption, stoppable};
 
 /// The decided parameters.
 #[derive(Debug, Serialize, Deserialize)]
@@ -125,8 +125,9 @@ pub async fn abandon(context: &RestoreContext<'_>, plan: &Plan, permit: &Permit)
             Error::new(ErrorKind::Usage, "the plan's parameters are not those of giving up a restore")
                 .with_source(source)
         })?;
-    leased(context, &plan.target.fingerprint, async |lease| {
-        stoppable(context, lease, abandon_leased(context, &parameters.run, permit)).await
+    let placement_context = context.placement();
+    leased(&placement_context, &plan.target.fingerprint, async |lease| {
+        stoppable(&placement_context, lease, abandon_leased(context, &parameters.run, permit)).await
     })
     .await
 }

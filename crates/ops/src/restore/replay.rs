@@ -10,19 +10,25 @@ use mainstay_model::{Error, ErrorKind, LogPosition, OpTime, Result, ResultExt, T
 
 use futures::TryStreamExt;
 
-use super::apply::{Restore, Works};
-use super::item::{ItemWork, Made, Step};
-use super::log::{Log, work_of};
-use super::run::{Event, Held, ReplayedItem};
+use super::apply::Restore;
+use super::point::{Log, work_of};
+use super::wanted::Wanted;
+use crate::placement::run::{Event, Held, ReplayedItem};
+use crate::placement::{ItemWork, Made, Step, Works};
 
 /// How much is replayed before the position is recorded: what a run that was killed has to replay again, at most.
 const BYTES_BETWEEN_FLUSHES: u64 = 64 * 1024 * 1024;
 /// And how long.
 const TIME_BETWEEN_FLUSHES: SignedDuration = SignedDuration::from_secs(5);
 
-impl<'a> Restore<'a> {
+impl Restore<'_> {
     /// Brings every collection that was loaded to the end of the log, but for those that an earlier try has brought there.
-    pub(super) async fn replay<'w>(self, log: &Log, steps: Works<'w, Step>) -> Result<Works<'w, Step>> {
+    pub(super) async fn replay<'w>(
+        self,
+        log: &Log,
+        wanted: &[Wanted<'_>],
+        steps: Works<'w, Step>,
+    ) -> Result<Works<'w, Step>> {
         let mut steps = steps;
         let waiting: Vec<usize> = (0..steps.len()).filter(|index| is_waiting(&steps[*index].1)).collect();
         if waiting.is_empty() {
@@ -31,23 +37,13 @@ impl<'a> Restore<'a> {
         let beginning = LogPosition::optime(log.piece.span.after);
         let after = waiting.iter().map(|index| replayed_through(&steps[*index].1).unwrap_or(beginning));
         let after = after.min().unwrap_or(beginning);
-        let targets = self.targets(&waiting, &steps).await?;
+        let targets = targets(wanted, &waiting, &steps).await?;
         // From here on the collections may be ahead of the set.
-        self.run.record(Event::Flushed { through: after }).await?;
+        self.placement.run.record(Event::Flushed { through: after }).await?;
         let replayed = self.feed(log, after, targets).await?;
         let items = take(&waiting, replayed, &mut steps)?;
-        self.run.record(Event::Replayed { items }).await?;
+        self.placement.run.record(Event::Replayed { items }).await?;
         Ok(steps)
-    }
-
-    async fn targets(self, waiting: &[usize], steps: &Works<'_, Step>) -> Result<Vec<ReplayTarget>> {
-        let mut targets = Vec::with_capacity(waiting.len());
-        for index in waiting {
-            let (work, step) = &steps[*index];
-            let Step::Made(made) = step else { continue };
-            targets.push(target(work, made).await.with_context(|| format!("restore {}", work.item.target))?);
-        }
-        Ok(targets)
     }
 
     /// Feeds the log after `after` to a replayer, and records how far it is now and then.
@@ -62,14 +58,14 @@ impl<'a> Restore<'a> {
         let mut entries = log.piece.read(context.repository, after.into());
         let mut pace = Pace::begin(context.clock.now());
         while let Some((slice, _)) = entries.try_next().await? {
-            self.lease.check()?;
+            self.placement.check_lease()?;
             let work = work_of(&slice);
             replayer.apply(slice).await.context("replay the log")?;
             context.observer.advance(work);
             if pace.is_due(work, context.clock.now())
                 && let Some(through) = replayer.flush().await.context("replay the log")?
             {
-                self.run.record(Event::Flushed { through }).await?;
+                self.placement.run.record(Event::Flushed { through }).await?;
             }
         }
         replayer.end().await.context("replay the log")
@@ -101,25 +97,40 @@ impl Pace {
 
 /// Whether the log has not been replayed into it to its end.
 fn is_waiting(step: &Step) -> bool {
-    matches!(step, Step::Made(made) if matches!(made.held, Held::Set { .. }))
+    matches!(step, Step::Made(made) if matches!(made.held, Held::Loaded { .. }))
 }
 
 fn replayed_through(step: &Step) -> Option<OpTime> {
     let Step::Made(made) = step else { return None };
     match made.held {
-        Held::Set { through, .. } => through,
+        Held::Loaded { through, .. } => through,
         Held::End(_) | Held::Proven(_) => None,
     }
 }
 
-async fn target(work: &ItemWork<'_>, made: &Made) -> Result<ReplayTarget> {
-    let wanted = work.wanted;
+/// What the log is to be replayed into.
+async fn targets(
+    wanted: &[Wanted<'_>],
+    waiting: &[usize],
+    steps: &Works<'_, Step>,
+) -> Result<Vec<ReplayTarget>> {
+    let mut targets = Vec::with_capacity(waiting.len());
+    for index in waiting {
+        let (work, step) = &steps[*index];
+        let Step::Made(made) = step else { continue };
+        let target = target(&wanted[work.index], work, made).await;
+        targets.push(target.with_context(|| format!("restore {}", work.item.target))?);
+    }
+    Ok(targets)
+}
+
+async fn target(wanted: &Wanted<'_>, work: &ItemWork<'_>, made: &Made) -> Result<ReplayTarget> {
     let identity = wanted
         .log
         .as_ref()
         .and_then(|log| log.identity.clone())
         .ok_or_else(|| Error::new(ErrorKind::Internal, "the log does not tell which collection it is"))?;
-    let Held::Set { digest, through } = made.held else {
+    let Held::Loaded { digest, through } = made.held else {
         return Err(Error::new(ErrorKind::Internal, "the log was replayed into it already"));
     };
     let digest = match through {
@@ -162,9 +173,9 @@ fn take(
 
 /// What a collection holds that the log has left as it was, even if the replay cannot tell.
 fn untouched(work: &ItemWork<'_>, made: &Made) -> Option<DocumentDigest> {
-    let is_untouched = work.wanted.log.as_ref().is_some_and(|log| log.counts == ChangeCounts::default());
+    let is_untouched = work.changes() == Some(ChangeCounts::default());
     match made.held {
-        Held::Set { digest, .. } if is_untouched => Some(digest),
+        Held::Loaded { digest, .. } if is_untouched => Some(digest),
         _ => None,
     }
 }

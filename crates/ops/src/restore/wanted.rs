@@ -80,26 +80,6 @@ impl<'a> Wanted<'a> {
         // What was created after the set has nothing yet.
         self.origin.and_then(|record| record.holds_through).unwrap_or(OpTime { seconds: 0, increment: 0 })
     }
-
-    /// Whether it is a plain collection, which is loaded beside its name; the server renames no other kind.
-    pub(super) fn is_plain(&self) -> bool {
-        self.kind == CollectionKind::Collection
-    }
-
-    fn indexes(&self) -> Vec<serde_json::Value> {
-        let metadata: serde_json::Value = serde_json::from_str(&self.metadata).unwrap_or_default();
-        metadata.get("indexes").and_then(serde_json::Value::as_array).cloned().unwrap_or_default()
-    }
-
-    /// How many indexes its definition has.
-    pub(super) fn index_count(&self) -> usize {
-        self.indexes().len()
-    }
-
-    /// Whether it has an index that deletes by age.
-    pub(super) fn has_ttl_index(&self) -> bool {
-        self.indexes().iter().any(|index| index.get("expireAfterSeconds").is_some())
-    }
 }
 
 /// Options and indexes of a collection of the set, as text.

@@ -1,7 +1,9 @@
-//! `mongo …`: daily questions to MongoDB, and the few answers that change something.
+//! `mongo …`: daily questions to MongoDB and the few answers that change something; dumps that stock tools read.
 
 pub(crate) mod choice;
 pub(crate) mod count;
+pub(crate) mod dump;
+pub(crate) mod load;
 pub(crate) mod locks;
 pub(crate) mod ops;
 pub(crate) mod profile;
@@ -29,10 +31,14 @@ pub(crate) enum MongoCommand {
     Ops(ops::OpsArgs),
     /// Show lock waits, queues, tickets and cache pressure, and who blocks whom
     Locks(locks::LocksArgs),
+    /// Write a dump that stock tools restore: an archive or a folder
+    Dump(dump::DumpArgs),
+    /// Load an archive or folder of mongodump
+    Load(load::LoadArgs),
 }
 
 impl MongoCommand {
-    /// The operation's name.
+    /// The operation's name, or the beginning of it where the plan decides the rest.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Count(_) => "mongo.count",
@@ -41,6 +47,8 @@ impl MongoCommand {
             Self::Slow(_) => "mongo.slow",
             Self::Ops(args) => args.name(),
             Self::Locks(_) => "mongo.locks",
+            Self::Dump(_) => mainstay_ops::dump::OPERATION,
+            Self::Load(_) => mainstay_ops::load::OPERATION,
         }
     }
 }
@@ -57,5 +65,7 @@ pub(crate) async fn run(command: MongoCommand, session: &Session) -> Result<Exit
         MongoCommand::Slow(args) => slow::run(args, session).await,
         MongoCommand::Ops(args) => ops::run(args, session).await,
         MongoCommand::Locks(args) => locks::run(args, session).await,
+        MongoCommand::Dump(args) => dump::run(args, session).await,
+        MongoCommand::Load(args) => load::run(args, session).await,
     }
 }

@@ -1,4 +1,4 @@
-//! The journal of a restore run: what was begun, what is in place, and where a repeat must begin.
+//! The journal of a run: what was begun, what is in place, and where a repeat must begin.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,31 +11,31 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use super::SHADOW_PREFIX;
-use super::plan::Parameters;
+use super::decide::Parameters;
 
 /// What a run's journal begins with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Header {
-    /// Tells journals of restores from those of other operations.
-    pub(super) operation: String,
-    pub(super) plan_hash: Blake3,
-    pub(super) plan: Plan,
+pub(crate) struct Header {
+    /// Tells journals of runs that fill a server from those of other operations.
+    pub(crate) operation: String,
+    pub(crate) plan_hash: Blake3,
+    pub(crate) plan: Plan,
 }
 
-/// The `operation` of a restore's journal.
+/// The `operation` of a restore's or load's journal.
 const JOURNAL_OPERATION: &str = "restore";
 
 /// What is recorded, each before the act it announces or after the act it reports. `item` is the position in the plan's list; `uuid` is the
 /// identity that the server gave the collection this run created, which it keeps when it is renamed, and which views lack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
-pub(super) enum Event {
+pub(crate) enum Event {
     /// Work on a collection begins; nothing was written for it before.
     Begun { item: usize },
     /// The collection to load into has been created by this run.
     Created { item: usize, uuid: Option<CollectionIdentity> },
-    /// It holds the set's documents: read back, and of this digest.
+    /// It holds the documents that came: read back, and of this digest.
     Loaded { item: usize, digest: DocumentDigest },
     /// The log up to and including this position is in every collection that was loaded before.
     Flushed { through: OpTime },
@@ -57,15 +57,15 @@ pub(super) enum Event {
 
 /// One collection of [`Event::Replayed`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct ReplayedItem {
-    pub(super) item: usize,
+pub(crate) struct ReplayedItem {
+    pub(crate) item: usize,
     /// `None` where the replay cannot tell: capped collections.
-    pub(super) digest: Option<DocumentDigest>,
+    pub(crate) digest: Option<DocumentDigest>,
 }
 
 /// How far a collection has come.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(crate) enum Stage {
     #[default]
     Untouched,
     Begun,
@@ -80,9 +80,9 @@ pub(super) enum Stage {
 
 /// What a collection that was filled is known to hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Held {
-    /// The set's documents, proven; a replay may have gone on from there, and what it did up to `through` is in for certain.
-    Set { digest: DocumentDigest, through: Option<OpTime> },
+pub(crate) enum Held {
+    /// The documents that came, proven; a replay may have gone on from there, and what it did up to `through` is in for certain.
+    Loaded { digest: DocumentDigest, through: Option<OpTime> },
     /// The log has been replayed to its end; what must be there now, where that can be told. Not read back yet.
     End(Option<DocumentDigest>),
     /// What it must hold in the end, read back.
@@ -91,7 +91,7 @@ pub(super) enum Held {
 
 /// How far a run has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(crate) enum Ending {
     /// Nobody has said that it ended.
     #[default]
     Open,
@@ -102,21 +102,21 @@ pub(super) enum Ending {
 
 /// What a journal's events have led to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Progress {
-    pub(super) stages: BTreeMap<usize, Stage>,
+pub(crate) struct Progress {
+    pub(crate) stages: BTreeMap<usize, Stage>,
     /// The digest that was last read back and found right, of each collection that has one.
-    pub(super) proven: BTreeMap<usize, DocumentDigest>,
-    pub(super) ending: Ending,
+    pub(crate) proven: BTreeMap<usize, DocumentDigest>,
+    pub(crate) ending: Ending,
 }
 
 impl Progress {
     /// How far `item` has come.
-    pub(super) fn stage(&self, item: usize) -> Stage {
+    pub(crate) fn stage(&self, item: usize) -> Stage {
         self.stages.get(&item).cloned().unwrap_or_default()
     }
 
     /// How many collections are in place.
-    pub(super) fn placed(&self) -> usize {
+    pub(crate) fn placed(&self) -> usize {
         self.stages.values().filter(|stage| **stage == Stage::Placed).count()
     }
 
@@ -137,7 +137,7 @@ impl Progress {
             Event::Created { item, uuid } => self.set(item, Stage::Created(uuid)),
             Event::Loaded { item, digest } => {
                 self.proven.insert(item, digest);
-                self.fill(item, Held::Set { digest, through: None });
+                self.fill(item, Held::Loaded { digest, through: None });
             }
             Event::Flushed { through } => self.stages.values_mut().for_each(|stage| stage.flushed(through)),
             Event::Replayed { items } => {
@@ -171,7 +171,7 @@ impl Progress {
 
 impl Stage {
     /// The collection that this run created, if it is known to have created one and has not put it in place yet.
-    pub(super) fn created(&self) -> Option<&Option<CollectionIdentity>> {
+    pub(crate) fn created(&self) -> Option<&Option<CollectionIdentity>> {
         match self {
             Self::Created(uuid) | Self::Filled(uuid, _) | Self::Placing(uuid) => Some(uuid),
             Self::Untouched | Self::Begun | Self::Placed => None,
@@ -179,32 +179,34 @@ impl Stage {
     }
 
     fn flushed(&mut self, position: OpTime) {
-        if let Self::Filled(_, Held::Set { through, .. }) = self {
+        if let Self::Filled(_, Held::Loaded { through, .. }) = self {
             *through = Some(position);
         }
     }
 }
 
 /// The run of one plan. The id follows from the plan, so that the same plan finds its run again.
-pub(super) struct Run {
-    pub(super) id: RunId,
+pub(crate) struct Run {
+    pub(crate) id: RunId,
     /// What had been done when the run was opened; empty for a new one.
-    pub(super) before: Progress,
+    pub(crate) before: Progress,
     /// How many collections are in place by now.
     placed: AtomicUsize,
-    /// `None` until the first event of a new run.
+    /// `None` until the first event of a new run, and in a run that is not kept.
     journal: Mutex<Option<Journal>>,
+    /// Whether there is a journal at all. A run without one cannot be continued, and ends by removing what it was loading.
+    kept: bool,
 }
 
 /// The id of the run of `plan`.
-pub(super) fn run_id(plan: &Plan) -> Result<RunId> {
+pub(crate) fn run_id(plan: &Plan) -> Result<RunId> {
     let hash = plan.hash()?.to_string();
     let entropy = u32::from_str_radix(&hash[..8], 16).expect("a hash begins with eight hexadecimal digits");
     Ok(RunId::new(plan.created_at, entropy))
 }
 
 /// The name under which the run loads what `item` of its plan will be.
-pub(super) fn shadow(run: &RunId, item: usize, target: &Namespace) -> Namespace {
+pub(crate) fn shadow(run: &RunId, item: usize, target: &Namespace) -> Namespace {
     let entropy = run.as_str().rsplit('-').next().unwrap_or_default();
     Namespace::new(&target.database, format!("{SHADOW_PREFIX}{entropy}.{item}"))
 }
@@ -214,7 +216,7 @@ impl Run {
     ///
     /// # Errors
     /// `Corrupt` when the journal is damaged or another plan's.
-    pub(super) async fn open(repository: &Repository, plan: &Plan) -> Result<Self> {
+    pub(crate) async fn open(repository: &Repository, plan: &Plan) -> Result<Self> {
         let id = run_id(plan)?;
         let opened = read(repository, &id).await;
         let (journal, before) = match opened {
@@ -222,7 +224,7 @@ impl Run {
                 if header.plan_hash != plan.hash()? {
                     return Err(Error::new(ErrorKind::Corrupt, format!("run {id} belongs to another plan"))
                         .with_state("nothing was changed")
-                        .with_hint("make a new plan with `mainstay restore plan`"));
+                        .with_hint("make the plan again"));
                 }
                 (Some(journal), before)
             }
@@ -230,16 +232,27 @@ impl Run {
             Err(error) => return Err(error.context("open the journal of this plan")),
         };
         let placed = AtomicUsize::new(before.placed());
-        Ok(Self { id, before, placed, journal: Mutex::new(journal) })
+        Ok(Self { id, before, placed, journal: Mutex::new(journal), kept: true })
+    }
+
+    /// A run of `plan` of which nothing is written down, for when there is no repository.
+    pub(crate) fn unkept(plan: &Plan) -> Result<Self> {
+        Ok(Self {
+            id: run_id(plan)?,
+            before: Progress::default(),
+            placed: AtomicUsize::new(0),
+            journal: Mutex::new(None),
+            kept: false,
+        })
     }
 
     /// Whether an earlier try has written something.
-    pub(super) async fn is_begun(&self) -> bool {
+    pub(crate) async fn is_begun(&self) -> bool {
         self.journal.lock().await.is_some()
     }
 
     /// Writes the journal's first record, unless it is there.
-    pub(super) async fn begin(&self, repository: &Repository, clock: &dyn Clock, plan: &Plan) -> Result<()> {
+    pub(crate) async fn begin(&self, repository: &Repository, clock: &dyn Clock, plan: &Plan) -> Result<()> {
         let mut journal = self.journal.lock().await;
         if journal.is_none() {
             let header = Header {
@@ -255,10 +268,12 @@ impl Run {
 
     /// Records `event`; it is durable when this returns. The lock is held while the store writes, because records are numbered: one writer
     /// after the other is what a journal means.
-    pub(super) async fn record(&self, event: Event) -> Result<()> {
-        let mut journal = self.journal.lock().await;
-        let journal = journal.as_mut().expect("a run is begun before its first event");
-        journal.record(&event).await.context("write journal")?;
+    pub(crate) async fn record(&self, event: Event) -> Result<()> {
+        if self.kept {
+            let mut journal = self.journal.lock().await;
+            let journal = journal.as_mut().expect("a run is begun before its first event");
+            journal.record(&event).await.context("write journal")?;
+        }
         if matches!(event, Event::Placed { .. }) {
             self.placed.fetch_add(1, Ordering::Relaxed);
         }
@@ -266,12 +281,12 @@ impl Run {
     }
 
     /// How many collections are in place by now.
-    pub(super) fn placed(&self) -> usize {
+    pub(crate) fn placed(&self) -> usize {
         self.placed.load(Ordering::Relaxed)
     }
 
     /// See [`shadow`].
-    pub(super) fn shadow(&self, item: usize, target: &Namespace) -> Namespace {
+    pub(crate) fn shadow(&self, item: usize, target: &Namespace) -> Namespace {
         shadow(&self.id, item, target)
     }
 }
@@ -280,7 +295,7 @@ impl Run {
 ///
 /// # Errors
 /// `NotFound`; `Usage` when it is a run of another operation; `Corrupt` when its journal is damaged.
-pub(super) async fn read(repository: &Repository, id: &RunId) -> Result<(Journal, Header, Progress)> {
+pub(crate) async fn read(repository: &Repository, id: &RunId) -> Result<(Journal, Header, Progress)> {
     let journal = Journal::open(repository.store(), id).await?;
     let header: serde_json::Value = journal.header().await?;
     if header.get("operation").and_then(serde_json::Value::as_str) != Some(JOURNAL_OPERATION) {
@@ -327,12 +342,12 @@ pub async fn unfinished_runs(repository: &Repository) -> Result<Listing> {
     let mut listing = Listing::default();
     for id in Journal::runs(repository.store()).await.context("list journals")? {
         match read(repository, &id).await {
-            Ok((_, header, progress))
-                if !matches!(progress.ending, Ending::Completed | Ending::Abandoned) =>
-            {
-                listing.unfinished.push(describe(id, &header, &progress)?);
-            }
-            Ok(_) => {}
+            Ok((_, _, Progress { ending: Ending::Completed | Ending::Abandoned, .. })) => {}
+            Ok((_, header, progress)) => match describe(id.clone(), &header, &progress) {
+                Ok(run) => listing.unfinished.push(run),
+                // A plan of a version that carried other parameters.
+                Err(error) => listing.damaged.push((id, error)),
+            },
             Err(error) => match error.kind() {
                 ErrorKind::Usage => {}
                 ErrorKind::Corrupt | ErrorKind::Unsupported => listing.damaged.push((id, error)),
@@ -343,7 +358,7 @@ pub async fn unfinished_runs(repository: &Repository) -> Result<Listing> {
     Ok(listing)
 }
 
-pub(super) fn describe(run: RunId, header: &Header, progress: &Progress) -> Result<UnfinishedRun> {
+pub(crate) fn describe(run: RunId, header: &Header, progress: &Progress) -> Result<UnfinishedRun> {
     let parameters = Parameters::of(&header.plan)?;
     let begun = progress
         .stages
@@ -404,8 +419,8 @@ mod tests {
             Event::Loaded { item: 1, digest },
         ];
         let progress = Progress::of(&events);
-        assert_eq!(progress.stage(0), filled(Held::Set { digest, through: Some(at(5)) }));
-        assert_eq!(progress.stage(1), filled(Held::Set { digest, through: None }));
+        assert_eq!(progress.stage(0), filled(Held::Loaded { digest, through: Some(at(5)) }));
+        assert_eq!(progress.stage(1), filled(Held::Loaded { digest, through: None }));
 
         let replayed = |item| ReplayedItem { item, digest: Some(digest) };
         events.push(Event::Replayed { items: vec![replayed(0), replayed(1), replayed(7)] });

@@ -1,34 +1,29 @@
-//! Restoring one collection, step by step: load, prove, index, place.
+//! Bringing one collection to the server, step by step: load, prove, index, place.
 //!
 //! Each step leaves a record behind, and each begins with what the records of earlier tries say, so that a step that was taken is not taken
-//! again. A restore of a set alone takes all steps of a collection in one go; one with a log takes each step for all collections, because
-//! the log is replayed into all of them together.
+//! again. Most operations take all steps of a collection in one go ([`ItemWork::bring`]); a restore with a log takes each step for all
+//! collections, because the log is replayed into all of them together.
 
 use futures::{StreamExt, TryStreamExt, stream};
 use mainstay_engine::{
-    ChangeCounts, CollectionIdentity, CollectionInfo, CollectionKind, DocumentBatch, DocumentDigest,
-    DocumentFailure, Namespace, SnapshotRequest, metadata_differences,
+    ChangeCounts, CollectionIdentity, CollectionInfo, CollectionKind, DocumentDigest, DocumentFailure,
+    Namespace, SnapshotRequest, metadata_differences,
 };
 use mainstay_model::progress::{Silent, Work};
 use mainstay_model::{Error, ErrorKind, Result, ResultExt};
-use tokio::sync::Semaphore;
 
-use super::apply::{Restore, find, is_own};
-use super::plan::{Item, Way, target_assumption};
+use super::content::{Content, Filling, Loaded};
+use super::decide::{Item, Way, target_assumption};
 use super::run::{Event, Held, Stage};
-use super::wanted::Wanted;
-use crate::contents::PartRecord;
-use crate::framing::Framer;
+use super::work::{Placement, find, is_own};
 
-/// How many refused documents are named; all are counted.
-const FAILURE_COUNT_SHOWN: usize = 20;
 /// How many ranges of one collection are read at the same time for the proof.
 const PROOF_RANGE_COUNT_MAX: usize = 2;
 
 /// What became of one collection.
 #[derive(Debug, Clone)]
 pub struct ItemReport {
-    /// Its name in the set, or at the moment restored to.
+    /// Its name where it comes from: in a set or dump, or at the moment restored to.
     pub source: Namespace,
     /// Its name at the target.
     pub target: Namespace,
@@ -44,9 +39,9 @@ pub struct ItemReport {
     pub failure_count: u64,
     /// The first of them.
     pub failures: Vec<DocumentFailure>,
-    /// What the log did to the set's documents; `None` when none was replayed into it.
+    /// What a log did to the documents that were loaded; `None` when none was replayed into it.
     pub changes: Option<ChangeCounts>,
-    /// The digest it must have: that of the manifest, brought forward by the log. `None` where nobody can tell it: a capped collection that
+    /// The digest it must have: that of what it comes from, brought forward by the log. `None` where nobody can tell it: a capped collection that
     /// the log has changed, which the server trims by rules of its own.
     pub expected: Option<DocumentDigest>,
     /// The digest read back from the target; `None` where it cannot be compared (merge, views, kept or placed by an earlier try).
@@ -68,36 +63,17 @@ impl ItemReport {
     }
 }
 
-/// What loading did.
-#[derive(Debug, Default)]
-pub(super) struct Loaded {
-    inserted: u64,
-    identical: u64,
-    failure_count: u64,
-    failures: Vec<DocumentFailure>,
-}
-
-impl Loaded {
-    fn add(&mut self, other: Self) {
-        self.inserted += other.inserted;
-        self.identical += other.identical;
-        self.failure_count += other.failure_count;
-        self.failures.extend(other.failures);
-        self.failures.truncate(FAILURE_COUNT_SHOWN);
-    }
-}
-
-/// One collection's part of a restore.
-pub(super) struct ItemWork<'a> {
-    pub(super) restore: Restore<'a>,
-    pub(super) load_slots: &'a Semaphore,
-    pub(super) index: usize,
-    pub(super) item: &'a Item,
-    pub(super) wanted: &'a Wanted<'a>,
+/// One collection's part of the work.
+pub(crate) struct ItemWork<'a> {
+    pub(super) placement: Placement<'a>,
+    /// Its position in the plan's list.
+    pub(crate) index: usize,
+    pub(crate) item: &'a Item,
+    pub(super) content: Box<dyn Content + 'a>,
 }
 
 /// How far a collection has come.
-pub(super) enum Step {
+pub(crate) enum Step {
     /// It has no documents of its own: it is made, or kept, at the end.
     AtTheEnd,
     /// An earlier try has put it in place.
@@ -107,11 +83,11 @@ pub(super) enum Step {
 }
 
 /// A collection that this run has created and filled.
-pub(super) struct Made {
+pub(crate) struct Made {
     /// Where it is: beside its name, or under it.
-    pub(super) name: Namespace,
-    pub(super) uuid: Option<CollectionIdentity>,
-    pub(super) held: Held,
+    pub(crate) name: Namespace,
+    uuid: Option<CollectionIdentity>,
+    pub(crate) held: Held,
     loaded: Loaded,
     /// What its documents must be, where that can be told.
     expected: Option<DocumentDigest>,
@@ -128,21 +104,21 @@ impl Step {
 impl Made {
     fn new(name: &Namespace, uuid: Option<CollectionIdentity>, held: Held, loaded: Loaded) -> Self {
         let (expected, found) = match held {
-            Held::Set { digest, .. } | Held::Proven(digest) => (Some(digest), Some(digest)),
+            Held::Loaded { digest, .. } | Held::Proven(digest) => (Some(digest), Some(digest)),
             Held::End(digest) => (digest, None),
         };
         Self { name: name.clone(), uuid, held, loaded, expected, found, differences: Vec::new() }
     }
 
     /// The log has been replayed into it to its end.
-    pub(super) fn replayed(&mut self, digest: Option<DocumentDigest>) {
+    pub(crate) fn replayed(&mut self, digest: Option<DocumentDigest>) {
         (self.held, self.expected, self.found) = (Held::End(digest), digest, None);
     }
 }
 
 impl ItemWork<'_> {
-    /// Brings the collection back from the set alone, in the way the plan decided.
-    pub(super) async fn restore(&self) -> Result<ItemReport> {
+    /// Takes the collection through all its steps, in the way the plan decided.
+    pub(super) async fn bring(&self) -> Result<ItemReport> {
         if self.item.way == Way::Merge && self.stage() != Stage::Placed {
             return self.told(self.merge()).await;
         }
@@ -151,13 +127,13 @@ impl ItemWork<'_> {
         self.place(step).await
     }
 
-    /// Loads the set's documents into a collection of the run's own and proves them, unless an earlier try has.
-    pub(super) async fn load(&self) -> Result<Step> {
+    /// Loads the documents into a collection of the run's own and proves them, unless an earlier try has.
+    pub(crate) async fn load(&self) -> Result<Step> {
         self.told(self.begin()).await
     }
 
     /// Reads a collection back after the log was replayed into it, and compares it with what it must be.
-    pub(super) async fn prove(&self, step: Step) -> Result<Step> {
+    pub(crate) async fn prove(&self, step: Step) -> Result<Step> {
         match step {
             Step::Made(made) => self.told(self.prove_end(*made)).await.map(Step::made),
             other => Ok(other),
@@ -167,7 +143,7 @@ impl ItemWork<'_> {
     /// Builds the indexes and compares how the server describes the collection.
     ///
     /// After the proof: with a TTL index the server would begin to delete what has expired since.
-    pub(super) async fn index(&self, step: Step) -> Result<Step> {
+    pub(crate) async fn index(&self, step: Step) -> Result<Step> {
         match step {
             Step::Made(made) => self.told(self.build(*made)).await.map(Step::made),
             other => Ok(other),
@@ -175,12 +151,12 @@ impl ItemWork<'_> {
     }
 
     /// Gives the collection its name; makes views.
-    pub(super) async fn place(&self, step: Step) -> Result<ItemReport> {
+    pub(crate) async fn place(&self, step: Step) -> Result<ItemReport> {
         self.told(async {
             match step {
                 Step::InPlace => Ok(self.placed_before()),
                 Step::AtTheEnd if self.item.way == Way::Keep => {
-                    Ok(self.report(Loaded::default(), Some(self.wanted.digest()), None, Vec::new()))
+                    Ok(self.report(Loaded::default(), Some(self.known_digest()), None, Vec::new()))
                 }
                 Step::AtTheEnd => self.make_view().await,
                 Step::Made(made) if self.is_beside() => self.put_in_place(*made).await,
@@ -206,25 +182,25 @@ impl ItemWork<'_> {
             Way::Swap => format!("{target} still holds its old data"),
             Way::Create => format!("{target} is not in place yet"),
             Way::DropFirst => format!("{target} is not whole yet; its old data is gone"),
-            Way::Merge => format!("{target} holds its old data and part of the set's"),
+            Way::Merge => format!("{target} holds its old data and part of the new"),
             Way::Keep => format!("{target} is untouched"),
         }
     }
 
     fn stage(&self) -> Stage {
-        self.restore.run.before.stage(self.index)
+        self.placement.run.before.stage(self.index)
     }
 
     /// Whether it is a view.
-    pub(super) fn is_view(&self) -> bool {
-        self.wanted.kind == CollectionKind::View
+    pub(crate) fn is_view(&self) -> bool {
+        self.content.kind() == CollectionKind::View
     }
 
     /// Whether it is loaded beside its name, which is possible where the server can rename.
     fn is_beside(&self) -> bool {
         match self.item.way {
             Way::Swap => true,
-            Way::Create => self.wanted.is_plain(),
+            Way::Create => self.content.kind() == CollectionKind::Collection,
             Way::DropFirst | Way::Merge | Way::Keep => false,
         }
     }
@@ -232,24 +208,24 @@ impl ItemWork<'_> {
     /// Where it is loaded.
     fn place_of_loading(&self) -> Namespace {
         if self.is_beside() {
-            self.restore.run.shadow(self.index, &self.item.target)
+            self.placement.run.shadow(self.index, &self.item.target)
         } else {
             self.item.target.clone()
         }
     }
 
     async fn record(&self, event: Event) -> Result<()> {
-        self.restore.run.record(event).await
+        self.placement.run.record(event).await
     }
 
     async fn find(&self, name: &Namespace) -> Result<Option<CollectionInfo>> {
-        find(self.restore.context.source, name).await
+        find(self.placement.context.source, name).await
     }
 
     /// Drops a collection, if this process still holds the lease.
     async fn drop_collection(&self, name: &Namespace) -> Result<()> {
-        self.restore.lease.check()?;
-        self.restore.context.sink.drop_collection(name, self.restore.permit).await
+        self.placement.check_lease()?;
+        self.placement.context.sink.drop_collection(name, self.placement.permit).await
     }
 
     async fn begin(&self) -> Result<Step> {
@@ -271,7 +247,7 @@ impl ItemWork<'_> {
         let standing = self.find(&name).await?;
         let own = stage.created().filter(|uuid| is_own(uuid.as_ref(), standing.as_ref()));
         if let (Some(uuid), Some(held)) = (own, self.held(&stage)) {
-            self.restore.context.observer.advance(self.work());
+            self.placement.context.observer.advance(self.work());
             return Ok(Step::made(Made::new(&name, uuid.clone(), held, Loaded::default())));
         }
         self.make_room(&name, standing.as_ref(), &stage).await?;
@@ -283,7 +259,7 @@ impl ItemWork<'_> {
         match stage {
             Stage::Filled(_, held) => Some(held.clone()),
             // Nothing is put in place unproven.
-            Stage::Placing(_) => self.restore.run.before.proven.get(&self.index).copied().map(Held::Proven),
+            Stage::Placing(_) => self.placement.run.before.proven.get(&self.index).copied().map(Held::Proven),
             Stage::Untouched | Stage::Begun | Stage::Created(_) | Stage::Placed => None,
         }
     }
@@ -317,29 +293,29 @@ impl ItemWork<'_> {
             // Of views the server tells no identity.
             (_, Some(created)) => Ok(created.is_none() || is_own(created.as_ref(), Some(standing))),
             // A try that was killed between creating and recording it left something empty. Should it be somebody else's, nothing is lost.
-            (Stage::Begun, None) if standing.kind != self.wanted.kind => Ok(false),
+            (Stage::Begun, None) if standing.kind != self.content.kind() => Ok(false),
             (Stage::Begun, None) if self.is_view() => {
-                Ok(metadata_differences(&self.wanted.metadata, &standing.metadata).is_empty())
+                Ok(metadata_differences(self.content.metadata(), &standing.metadata).is_empty())
             }
             (Stage::Begun, None) => Ok(self.digest_of(standing).await? == DocumentDigest::default()),
             _ => Ok(false),
         }
     }
 
-    /// Creates `name`, loads it, and proves its documents equal to the set's. Nothing stood under `name`.
+    /// Creates `name`, loads it, and proves its documents equal to those that came. Nothing stood under `name`.
     async fn fill(&self, name: &Namespace) -> Result<Made> {
         let (uuid, _) = self.create(name).await?;
-        let loaded = self.load_parts(name).await?;
-        refuse_failures(&loaded)?;
-        let digest = self.wanted.digest();
+        let (loaded, digest) = self.load_documents(name).await?;
+        self.refuse_failures(&loaded)?;
+        let _turn = self.placement.context.finish_slots.turn().await;
         self.compare(name, digest).await?;
         self.record(Event::Loaded { item: self.index, digest }).await?;
-        Ok(Made::new(name, uuid, Held::Set { digest, through: None }, loaded))
+        Ok(Made::new(name, uuid, Held::Loaded { digest, through: None }, loaded))
     }
 
     async fn create(&self, name: &Namespace) -> Result<(Option<CollectionIdentity>, CollectionInfo)> {
-        self.restore.lease.check()?;
-        self.restore.context.sink.create(name, &self.wanted.metadata).await?;
+        self.placement.check_lease()?;
+        self.placement.context.sink.create(name, self.content.metadata()).await?;
         let info = self.find(name).await?.ok_or_else(|| vanished(name))?;
         let uuid = info.identity.clone();
         self.record(Event::Created { item: self.index, uuid: uuid.clone() }).await?;
@@ -360,13 +336,14 @@ impl ItemWork<'_> {
                 found => found?,
             },
         };
-        self.restore.context.observer.advance(Work { items: found.documents, bytes: found.bytes });
+        self.placement.context.observer.advance(Work { items: found.documents, bytes: found.bytes });
         self.record(Event::Proven { item: self.index, digest: found }).await?;
         (made.found, made.held) = (Some(found), Held::Proven(found));
         Ok(made)
     }
 
     async fn build(&self, mut made: Made) -> Result<Made> {
+        let _turn = self.placement.context.finish_slots.turn().await;
         self.build_indexes(&made.name).await?;
         made.differences = self.differences(&made.name).await?;
         if self.is_beside() {
@@ -393,15 +370,15 @@ impl ItemWork<'_> {
                     "whether {} holds the old or the new data is not known",
                     self.item.target
                 ))
-                .with_hint("apply the same plan again: it finds out and continues")
+                .with_hint(format!("look what stands there, and {}", self.again()))
         })?;
         self.record(Event::Placed { item: self.index }).await?;
         Ok(self.report(made.loaded, made.expected, made.found, made.differences))
     }
 
     async fn rename(&self, shadow: &Namespace) -> Result<()> {
-        self.restore.lease.check()?;
-        let Restore { context, permit, .. } = self.restore;
+        self.placement.check_lease()?;
+        let Placement { context, permit, .. } = self.placement;
         match self.item.way {
             Way::Swap => context.sink.replace(shadow, &self.item.target, permit).await,
             _ => context.sink.rename(shadow, &self.item.target).await,
@@ -410,29 +387,38 @@ impl ItemWork<'_> {
 
     /// Refuses to put in place what the server describes otherwise than it must be, unless the plan accepts that.
     fn check_description(&self, differences: &[String]) -> Result<()> {
-        if differences.is_empty() || self.restore.parameters.accept_differences {
+        if differences.is_empty() || self.placement.parameters.accept_differences {
             return Ok(());
         }
         Err(Error::new(
             ErrorKind::Precondition,
             format!("the server describes the loaded copy otherwise than it must be: {}", differences.join("; ")),
         )
-        .with_hint("if this is right, for another server version say, give the run up and plan again with `--accept-differences`"))
+        .with_hint(if self.placement.parameters.origin.keeps_unfinished() {
+            "if this is right, for another server version say, give the run up and plan again with `--accept-differences`"
+        } else {
+            "if this is right, for another server version say, load again with `--accept-differences`"
+        }))
     }
 
     /// Refuses when somebody has replaced, made or removed what stands under the name while this run was loading.
     async fn check_target_unmoved(&self) -> Result<()> {
         let standing = self.find(&self.item.target).await?;
         let seen = target_assumption(&self.item.target, standing.as_ref());
-        if self.restore.planned(&self.item.target).is_none_or(|planned| *planned == seen) {
+        if self.placement.planned(&self.item.target).is_none_or(|planned| *planned == seen) {
             return Ok(());
         }
-        Err(Error::new(
+        let refusal = Error::new(
             ErrorKind::StalePlan,
             format!("{} has changed since the plan was made: it is {}", self.item.target, seen.value),
-        )
-        .with_state(format!("{} is untouched; what was loaded beside it stays until the run is given up", self.item.target))
-        .with_hint("give the run up (`mainstay restore list` names it, `mainstay restore abandon RUN`), then make a new plan"))
+        );
+        Err(if self.placement.parameters.origin.keeps_unfinished() {
+            refusal
+                .with_state(format!("{} is untouched; what was loaded beside it stays until the run is given up", self.item.target))
+                .with_hint("give the run up (`mainstay restore list` names it, `mainstay restore abandon RUN`), then make a new plan")
+        } else {
+            refusal.with_state(format!("{} is untouched", self.item.target)).with_hint("make a new plan")
+        })
     }
 
     /// Makes a view under its name.
@@ -441,31 +427,32 @@ impl ItemWork<'_> {
         let standing = self.find(name).await?;
         self.make_room(name, standing.as_ref(), &self.stage()).await?;
         let (_, info) = self.create(name).await?;
-        let differences = metadata_differences(&self.wanted.metadata, &info.metadata);
+        let differences = metadata_differences(self.content.metadata(), &info.metadata);
         self.record(Event::Placed { item: self.index }).await?;
-        Ok(self.report(Loaded::default(), Some(self.wanted.digest()), None, differences))
+        Ok(self.report(Loaded::default(), Some(self.known_digest()), None, differences))
     }
 
     async fn merge(&self) -> Result<ItemReport> {
         let name = &self.item.target;
         self.record(Event::Begun { item: self.index }).await?;
-        let loaded = self.load_parts(name).await?;
+        let (loaded, digest) = self.load_documents(name).await?;
+        let _turn = self.placement.context.finish_slots.turn().await;
         self.build_indexes(name).await?;
         let differences = self.differences(name).await?;
         if loaded.failure_count == 0 {
             self.record(Event::Placed { item: self.index }).await?;
         }
-        Ok(self.report(loaded, Some(self.wanted.digest()), None, differences))
+        Ok(self.report(loaded, Some(digest), None, differences))
     }
 
     async fn build_indexes(&self, name: &Namespace) -> Result<()> {
         // The observer shows documents, which the progress of index builds would confuse.
-        let built = self.restore.context.sink.build_indexes(name, &self.wanted.metadata, &Silent).await;
+        let built = self.placement.context.sink.build_indexes(name, self.content.metadata(), &Silent).await;
         built.map_err(|error| {
             if error.hint().is_some() {
                 return error;
             }
-            error.with_hint("correct what the index refuses at the source and back up again, or restore without this collection")
+            error.with_hint("correct what the index refuses at the source, or leave this collection out")
         })
     }
 
@@ -477,87 +464,67 @@ impl ItemWork<'_> {
         }
         Err(Error::new(
             ErrorKind::Corrupt,
-            format!("what was loaded differs from what was stored: digest {found} instead of {expected}"),
+            format!("what was loaded differs from what it must be: digest {found} instead of {expected}"),
         )
-        .with_hint("look for a writer on this collection, stop it, and apply the same plan again"))
+        .with_hint(format!("look for a writer on this collection, stop it, and {}", self.again())))
+    }
+
+    /// What a log does to its documents after they are loaded; `None` without one.
+    pub(crate) fn changes(&self) -> Option<ChangeCounts> {
+        self.content.changes()
     }
 
     /// The work that loading is.
-    pub(super) fn work(&self) -> Work {
-        let digest = self.wanted.digest();
+    pub(crate) fn work(&self) -> Work {
+        let digest = self.known_digest();
         Work { items: digest.documents, bytes: digest.bytes }
     }
 
-    async fn load_parts(&self, name: &Namespace) -> Result<Loaded> {
-        let parts = self.wanted.parts();
-        // A capped collection keeps the order of insertion: one part after the other.
-        let parallel = if self.wanted.capped { 1 } else { parts.len().max(1) };
-        stream::iter(parts)
-            .map(|part| self.load_part(name, part))
-            .buffered(parallel)
-            .try_fold(Loaded::default(), |mut total, loaded| async move {
-                total.add(loaded);
-                Ok(total)
-            })
-            .await
+    /// How to go on after a failure.
+    fn again(&self) -> &'static str {
+        self.placement.parameters.origin.again()
     }
 
-    async fn load_part(&self, name: &Namespace, part: &PartRecord) -> Result<Loaded> {
-        let _slot = self.load_slots.acquire().await.expect("the semaphore is never closed");
-        let mut object = self.restore.set.read(&part.object).await?;
-        let mut loader = self.restore.context.sink.loader(name, self.wanted.kind).await?;
-        let (mut framer, mut digest, mut loaded) =
-            (Framer::default(), DocumentDigest::default(), Loaded::default());
-        let unframed = |source| {
-            Error::new(ErrorKind::Corrupt, format!("{} is not framed documents", part.object))
-                .with_source(source)
-        };
-        while let Some(chunk) = object.next().await? {
-            for batch in framer.push(&chunk).map_err(unframed)?.into_iter().flatten() {
-                digest.add_concatenation(&batch.bytes).expect("the framer gives framed documents");
-                loaded.add(self.load_batch(loader.as_mut(), &batch).await?);
-            }
-        }
-        framer.end().map_err(unframed)?;
-        let rest = loader.finish().await?;
-        loaded.add(counted(rest));
-        if digest != part.digest {
-            let message = format!(
-                "{} changed while it was read: digest {digest} instead of {}",
-                part.object, part.digest
-            );
-            return Err(Error::new(ErrorKind::Corrupt, message));
-        }
-        Ok(loaded)
+    /// Its documents, as far as they are known before they come.
+    fn known_digest(&self) -> DocumentDigest {
+        self.content.digest().unwrap_or_default()
     }
 
-    async fn load_batch(
-        &self,
-        loader: &mut dyn mainstay_engine::Loader,
-        batch: &DocumentBatch,
-    ) -> Result<Loaded> {
-        let outcome = loader.load(batch).await?;
-        self.restore
-            .context
-            .observer
-            .advance(Work { items: batch.documents, bytes: batch.bytes.len() as u64 });
-        Ok(counted(outcome))
+    async fn load_documents(&self, name: &Namespace) -> Result<(Loaded, DocumentDigest)> {
+        let Placement { context, .. } = self.placement;
+        self.content.load(&Filling { sink: context.sink, observer: context.observer, name }).await
+    }
+
+    /// A new collection must hold every document; one that lacks some is never put in place.
+    fn refuse_failures(&self, loaded: &Loaded) -> Result<()> {
+        let Some(first) = loaded.failures.first() else { return Ok(()) };
+        Err(Error::new(
+            ErrorKind::Server,
+            format!(
+                "{} documents were refused by the server; the first, _id {}: {} (code {})",
+                loaded.failure_count, first.id, first.message, first.code
+            ),
+        )
+        .with_hint(format!(
+            "see why this server refuses documents that the source had (validator, unique index), then {}",
+            self.again()
+        )))
     }
 
     /// How options and indexes of `name` differ from what they must be.
     async fn differences(&self, name: &Namespace) -> Result<Vec<String>> {
         let info = self.find(name).await?.ok_or_else(|| vanished(name))?;
-        Ok(metadata_differences(&self.wanted.metadata, &info.metadata))
+        Ok(metadata_differences(self.content.metadata(), &info.metadata))
     }
 
     /// The digest of all documents of a collection as the server gives them now.
-    pub(super) async fn read_back(&self, name: &Namespace) -> Result<DocumentDigest> {
+    pub(crate) async fn read_back(&self, name: &Namespace) -> Result<DocumentDigest> {
         let info = self.find(name).await?.ok_or_else(|| vanished(name))?;
         self.digest_of(&info).await.context("read back for the proof")
     }
 
     async fn digest_of(&self, info: &CollectionInfo) -> Result<DocumentDigest> {
-        let snapshot = self.restore.context.source.snapshot(SnapshotRequest::Best).await?;
+        let snapshot = self.placement.context.source.snapshot(SnapshotRequest::Best).await?;
         let prepared = snapshot.prepare(info, PROOF_RANGE_COUNT_MAX).await?;
         let (snapshot, prepared) = (&snapshot, &prepared);
         stream::iter(&prepared.ranges)
@@ -582,9 +549,9 @@ impl ItemWork<'_> {
 
     /// The report of a collection that an earlier try has put in place, proven then.
     fn placed_before(&self) -> ItemReport {
-        self.restore.context.observer.advance(self.work());
-        let proven = self.restore.run.before.proven.get(&self.index).copied();
-        let expected = proven.unwrap_or_else(|| self.wanted.digest());
+        self.placement.context.observer.advance(self.work());
+        let proven = self.placement.run.before.proven.get(&self.index).copied();
+        let expected = proven.unwrap_or_else(|| self.known_digest());
         let report = self.report(Loaded::default(), Some(expected), None, Vec::new());
         ItemReport { placed_before: true, ..report }
     }
@@ -605,7 +572,7 @@ impl ItemWork<'_> {
             identical: loaded.identical,
             failure_count: loaded.failure_count,
             failures: loaded.failures,
-            changes: self.wanted.log.as_ref().filter(|_| !self.is_view()).map(|log| log.counts),
+            changes: self.changes(),
             expected,
             found,
             differences,
@@ -615,25 +582,4 @@ impl ItemWork<'_> {
 
 fn vanished(name: &Namespace) -> Error {
     Error::new(ErrorKind::Server, format!("{name} has vanished after it was created"))
-}
-
-fn counted(outcome: mainstay_engine::LoadOutcome) -> Loaded {
-    let mut loaded = Loaded { inserted: outcome.inserted, identical: outcome.identical, ..Loaded::default() };
-    loaded.failure_count = outcome.failures.len() as u64;
-    loaded.failures = outcome.failures;
-    loaded.failures.truncate(FAILURE_COUNT_SHOWN);
-    loaded
-}
-
-/// A new collection must hold every document; one that lacks some is never put in place.
-fn refuse_failures(loaded: &Loaded) -> Result<()> {
-    let Some(first) = loaded.failures.first() else { return Ok(()) };
-    Err(Error::new(
-        ErrorKind::Server,
-        format!(
-            "{} documents were refused by the server; the first, _id {}: {} (code {})",
-            loaded.failure_count, first.id, first.message, first.code
-        ),
-    )
-    .with_hint("see why this server refuses documents that the source had (validator, unique index), then apply the same plan again"))
 }

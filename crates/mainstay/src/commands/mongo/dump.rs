@@ -1,0 +1,317 @@
+//! `mongo dump`: an archive to a file or standard output, or a folder of files.
+//!
+//! A file or folder gets its name when it is whole: until then it lies beside it under a name that says so, and a dump that fails takes it
+//! away again. On standard output there is the dump and nothing else.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::{ArgGroup, Args};
+use mainstay_archive::gzip;
+use mainstay_engine::{CollectionKind, Consistency, Namespace};
+use mainstay_model::progress::Work;
+use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Result, StoreKind};
+use mainstay_ops::Selection;
+use mainstay_ops::backup::SnapshotChoice;
+use mainstay_ops::dump::{self, DumpContext, DumpReport, DumpRequest, DumpTarget};
+use serde_json::{Map, Value, json};
+
+use crate::commands::backup::{ConsistencyArgument, moment_of, parse_namespace};
+use crate::printer::{Cell, Look, Report, Table};
+use crate::wiring::Session;
+
+/// Arguments of `mongo dump`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("target").required(true))]
+pub(crate) struct DumpArgs {
+    /// Write one archive into this file; `-` is standard output
+    #[arg(long, short, value_name = "FILE", group = "target")]
+    output: Option<PathBuf>,
+    /// Write files into this folder, one for each collection; it must not exist, or be empty
+    #[arg(long, value_name = "DIR", group = "target")]
+    directory: Option<PathBuf>,
+    /// Compress with gzip, on all cores
+    #[arg(long)]
+    gzip: bool,
+    /// How hard to compress, 1 to 12
+    #[arg(long, value_name = "LEVEL", requires = "gzip", default_value_t = gzip::LEVEL, value_parser = clap::value_parser!(u8).range(1..=12))]
+    gzip_level: u8,
+    /// Dump this database; may be repeated [default: the configured one, or all]
+    #[arg(long, alias = "database", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    db: Vec<String>,
+    /// Dump this collection, as database.collection; may be repeated
+    #[arg(long, value_name = "NAME", value_parser = parse_namespace)]
+    collection: Vec<Namespace>,
+    /// Dump every database, whatever the configuration names
+    #[arg(long, conflicts_with_all = ["db", "collection"])]
+    all_databases: bool,
+    /// Dump users and roles too, credentials included: all of them, or those of the one database
+    #[arg(long)]
+    users_and_roles: bool,
+    /// Which moment the dump shows
+    #[arg(long, value_enum, default_value_t)]
+    consistency: ConsistencyArgument,
+    /// Most ranges read at the same time
+    #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    parallel: u16,
+    /// Replace the output file when it exists
+    #[arg(long, requires = "output")]
+    overwrite: bool,
+}
+
+/// Where the dump lies until it is whole.
+enum Place {
+    Standard,
+    /// A file under another name than it gets.
+    File {
+        partial: PathBuf,
+        path: PathBuf,
+        overwrite: bool,
+    },
+    /// The same of a folder.
+    Folder {
+        partial: PathBuf,
+        path: PathBuf,
+    },
+}
+
+/// Dumps.
+///
+/// # Errors
+/// `Precondition` when the output exists; otherwise the operation's.
+pub(crate) async fn run(args: DumpArgs, session: &Session) -> Result<ExitStatus> {
+    let began = Instant::now();
+    let (place, target) = Place::open(&args, session)?;
+    let dumped = dump_into(&args, session, target).await;
+    let settled = match dumped {
+        Ok(report) => place.settle(report.file.as_ref()).map(|()| report),
+        Err(error) => Err(error),
+    };
+    match settled {
+        Ok(report) => {
+            let output = place.shown();
+            Ok(session.printer.report(&Dumped { report, output, elapsed: began.elapsed() }))
+        }
+        Err(error) => Err(place.remove(error)),
+    }
+}
+
+async fn dump_into(args: &DumpArgs, session: &Session, target: DumpTarget) -> Result<DumpReport> {
+    let documents = session.documents(StoreKind::Mongo).await?;
+    let request = DumpRequest {
+        selection: selection(args, session),
+        snapshot: SnapshotChoice::from(args.consistency).into(),
+        scan_count_max: args.parallel.into(),
+        accounts: args.users_and_roles,
+        gzip: args.gzip.then_some(args.gzip_level),
+    };
+    let progress = session.printer.progress();
+    let context = DumpContext {
+        source: documents.source.as_ref(),
+        accounts: documents.accounts.as_ref(),
+        observer: progress.as_ref(),
+        cancel: &session.cancel,
+    };
+    dump::dump(&context, &request, target).await
+}
+
+/// What was named; without a name the configured database, or everything.
+fn selection(args: &DumpArgs, session: &Session) -> Selection {
+    let mut databases = args.db.clone();
+    if databases.is_empty() && args.collection.is_empty() && !args.all_databases {
+        databases.extend(session.configured_database());
+    }
+    Selection { databases, collections: args.collection.clone() }
+}
+
+impl Place {
+    fn open(args: &DumpArgs, session: &Session) -> Result<(Self, DumpTarget)> {
+        if let Some(folder) = &args.directory {
+            let path = session.path(folder);
+            check_free_folder(&path)?;
+            let partial = partial_of(&path)?;
+            fs::create_dir_all(&partial).map_err(|error| cannot("make", &partial, error))?;
+            return Ok((Self::Folder { partial: partial.clone(), path }, DumpTarget::Directory(partial)));
+        }
+        let file = args.output.as_deref().unwrap_or(Path::new("-"));
+        if file == Path::new("-") {
+            return Ok((Self::Standard, DumpTarget::Archive(session.printer.data_output()?)));
+        }
+        let path = session.path(file);
+        check_free_file(&path, args.overwrite)?;
+        let partial = partial_of(&path)?;
+        let open = File::create_new(&partial).map_err(|error| cannot("make", &partial, error))?;
+        Ok((Self::File { partial, path, overwrite: args.overwrite }, DumpTarget::Archive(open)))
+    }
+
+    /// Gives the whole dump its name.
+    fn settle(&self, file: Option<&File>) -> Result<()> {
+        match self {
+            Self::Standard => Ok(()),
+            Self::File { partial, path, overwrite } => {
+                file.map_or(Ok(()), File::sync_all).map_err(|error| cannot("write", partial, error))?;
+                check_free_file(path, *overwrite)?;
+                fs::rename(partial, path).map_err(|error| cannot("name", path, error))
+            }
+            Self::Folder { partial, path } => {
+                check_free_folder(path)?;
+                fs::rename(partial, path).map_err(|error| cannot("name", path, error))
+            }
+        }
+    }
+
+    /// Takes away what is not whole, and says so.
+    fn remove(&self, error: Error) -> Error {
+        let (removed, what) = match self {
+            Self::Standard => return error,
+            Self::File { partial, .. } => (fs::remove_file(partial), partial),
+            Self::Folder { partial, .. } => (fs::remove_dir_all(partial), partial),
+        };
+        match removed {
+            Ok(()) => error.with_state("no dump was made"),
+            Err(_) => {
+                error.with_state(format!("no dump was made; {} is left and can be removed", what.display()))
+            }
+        }
+    }
+
+    fn shown(&self) -> Option<PathBuf> {
+        match self {
+            Self::Standard => None,
+            Self::File { path, .. } | Self::Folder { path, .. } => Some(path.clone()),
+        }
+    }
+}
+
+/// A name beside `path` that says that the dump is not whole.
+fn partial_of(path: &Path) -> Result<PathBuf> {
+    let name = path.file_name().ok_or_else(|| {
+        Error::new(ErrorKind::Usage, format!("{} names no file", path.display()))
+            .with_state("nothing was written")
+    })?;
+    let partial = format!("{}.{}.partial", name.to_string_lossy(), std::process::id());
+    Ok(path.with_file_name(partial))
+}
+
+fn check_free_file(path: &Path, overwrite: bool) -> Result<()> {
+    if path.is_dir() || (!overwrite && path.exists()) {
+        return Err(Error::new(ErrorKind::Precondition, format!("{} exists already", path.display()))
+            .with_state("nothing was written")
+            .with_hint("name another file, or add `--overwrite`"));
+    }
+    Ok(())
+}
+
+fn check_free_folder(path: &Path) -> Result<()> {
+    let is_empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    if path.exists() && !is_empty() {
+        return Err(Error::new(
+            ErrorKind::Precondition,
+            format!("{} exists already and is not empty", path.display()),
+        )
+        .with_state("nothing was written")
+        .with_hint("name another folder, or remove this one"));
+    }
+    Ok(())
+}
+
+fn cannot(verb: &str, path: &Path, error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Storage, format!("cannot {verb} {}", path.display())).with_source(error)
+}
+
+struct Dumped {
+    report: DumpReport,
+    output: Option<PathBuf>,
+    elapsed: Duration,
+}
+
+impl Dumped {
+    fn total(&self) -> Work {
+        self.report.collections.iter().map(|dumped| dumped.work).sum()
+    }
+}
+
+impl Report for Dumped {
+    fn json(&self) -> Map<String, Value> {
+        let collections: Vec<Value> = { self.report.collections.iter() }
+            .map(|dumped| {
+                json!({
+                    "namespace": dumped.namespace.to_string(),
+                    "kind": dumped.kind,
+                    "consistency": dumped.consistency,
+                    "documents": dumped.work.items,
+                    "bytes": dumped.work.bytes,
+                })
+            })
+            .collect();
+        let total = self.total();
+        Map::from_iter([
+            ("output".to_owned(), json!(self.output)),
+            ("server".to_owned(), json!(self.report.server)),
+            ("consistency".to_owned(), json!(self.report.consistency)),
+            ("collections".to_owned(), json!(collections)),
+            ("users_and_roles".to_owned(), json!(self.report.accounts)),
+            ("documents".to_owned(), json!(total.items)),
+            ("bytes".to_owned(), json!(total.bytes)),
+            ("output_bytes".to_owned(), json!(self.report.output_bytes)),
+            ("seconds".to_owned(), json!(self.elapsed.as_secs_f64())),
+        ])
+    }
+
+    fn text(&self, look: &Look) -> String {
+        let mut table = Table::new(&["COLLECTION", "KIND", "DOCUMENTS", "SIZE", "MOMENT"]);
+        for dumped in &self.report.collections {
+            table.row(vec![
+                dumped.namespace.to_string().into(),
+                Cell::new(match dumped.kind {
+                    CollectionKind::Collection => "collection",
+                    CollectionKind::View => "view",
+                    CollectionKind::TimeSeries => "time series",
+                }),
+                Cell::right(Count(dumped.work.items).to_string()),
+                Cell::right(ByteSize(dumped.work.bytes).to_string()),
+                Cell::new(if dumped.consistency == self.report.consistency {
+                    "the dump's".to_owned()
+                } else {
+                    moment_of(&dumped.consistency)
+                }),
+            ]);
+        }
+        let (total, seconds) = (self.total(), self.elapsed.as_secs_f64());
+        let rate = ByteSize((total.bytes as f64 / seconds.max(0.001)) as u64);
+        let accounts = if self.report.accounts { ", users and roles" } else { "" };
+        let moment = match &self.report.consistency {
+            Consistency::ClusterTime { at } => format!("cluster time {at}"),
+            Consistency::DuringScan { .. } => "no single moment".to_owned(),
+        };
+        format!(
+            "{}dumped {} collections and views{accounts}, {} documents, {}, {moment}; {} written in {seconds:.1} s ({rate}/s)\n",
+            table.render(look),
+            self.report.collections.len(),
+            Count(total.items),
+            ByteSize(total.bytes),
+            ByteSize(self.report.output_bytes),
+        )
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_exists_is_replaced_unasked() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a");
+        assert!(check_free_file(&file, false).is_ok());
+        File::create(&file).unwrap();
+        assert_eq!(check_free_file(&file, false).unwrap_err().kind(), ErrorKind::Precondition);
+        assert!(check_free_file(&file, true).is_ok());
+        assert!(check_free_file(folder.path(), true).is_err());
+        assert!(check_free_folder(folder.path()).is_err());
+        assert!(check_free_folder(&folder.path().join("b")).is_ok());
+        assert!(partial_of(Path::new("/")).is_err());
+    }
+}

@@ -1,0 +1,31 @@
+//! Bringing collections to a server: the machinery under every operation that fills one.
+//!
+//! [`decide()`] says how each collection comes ([`Way`]); [`Placement`] re-checks what the plan took for granted, loads, proves by digest,
+//! builds indexes, and puts collections in place last. A collection is loaded beside its name and gets it in one step, so that whatever
+//! happens at whatever moment, under the name stands what stood there before or the whole and proven collection. Views and time series, which
+//! the server cannot rename, are made under their names; the plan says so.
+//!
+//! Where the documents come from is a [`Content`]'s business. Collections take their steps each by itself ([`Placement::bring`]) or all
+//! together, one step after the other ([`Placement::pass`]), with room for a replay between them. Every step is journalled before it is taken,
+//! when there is a repository, with the identities of what the run creates: the same plan applied again after a kill knows its own collections
+//! from others', keeps what it had loaded and proven, and continues.
+
+mod content;
+mod decide;
+mod item;
+mod origin;
+pub(crate) mod run;
+mod work;
+
+pub(crate) use content::{Content, Filling, Loaded};
+pub(crate) use decide::{
+    Candidate, Item, Parameters, Wish, amount, decide, existing_collections, server_assumption,
+};
+pub use decide::{Mode, Way, replaced_namespaces};
+pub use item::ItemReport;
+pub(crate) use item::{ItemWork, Made, Step};
+pub(crate) use origin::{LogSpan, Origin, Told};
+pub(crate) use work::{FinishSlots, Placement, PlacementContext, Work, Works, leased, stoppable};
+
+/// Collections that are loaded before they get their names begin with this.
+pub(crate) const SHADOW_PREFIX: &str = "mainstay.restore.";

@@ -1,0 +1,239 @@
+//! `cargo xtask interop mongo`: dumps of ours restored by the stock tool, and dumps of the stock tool loaded by us.
+//!
+//! The sample stack's data and one collection of every kind and type go through each form and each direction; the server's own `dbHash` and the
+//! descriptions of all collections say whether they came through. Needs `mongodump` and `mongorestore` on the PATH, and fails without them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use mainstay_testkit::servers::Mongod;
+use mongodb::bson::{Bson, Document, doc};
+
+use crate::Outcome;
+use crate::bench::on_path;
+use crate::programs::{build, target_folder};
+
+const DATABASE: &str = "interop";
+
+/// What may be said after `cargo xtask interop`.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    subject: Subject,
+}
+
+#[derive(clap::Subcommand)]
+enum Subject {
+    /// Archives and folders of MongoDB, with `mongodump` and `mongorestore`.
+    Mongo,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    match arguments.subject {
+        Subject::Mongo => mongo(),
+    }
+}
+
+/// A form of a dump: its name, and what each tool is told to make or take it.
+struct Form {
+    name: &'static str,
+    gzip: bool,
+    folder: bool,
+}
+
+const FORMS: [Form; 4] = [
+    Form { name: "archive", gzip: false, folder: false },
+    Form { name: "archive.gz", gzip: true, folder: false },
+    Form { name: "folder", gzip: false, folder: true },
+    Form { name: "folder.gz", gzip: true, folder: true },
+];
+
+struct Bench {
+    from: Mongod,
+    to: Mongod,
+    folder: PathBuf,
+    mainstay: PathBuf,
+    mongodump: PathBuf,
+    mongorestore: PathBuf,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// What a server says of the database: hashes of its collections, and what each is.
+type Testimony = (Vec<(String, String)>, Vec<Document>);
+
+fn mongo() -> Outcome {
+    let [Some(mongodump), Some(mongorestore)] = ["mongodump", "mongorestore"].map(on_path) else {
+        return Err("mongodump and mongorestore are not both on the PATH".into());
+    };
+    crate::engines::install()?;
+    let [mainstay, marketplace] = build(["mainstay", "marketplace"], false)?;
+    let folder = target_folder().join("interop");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let (from, to) = (Mongod::start()?, Mongod::start()?);
+    let bench = Bench { from, to, folder, mainstay, mongodump, mongorestore, runtime };
+    bench.fill(&marketplace)?;
+    let expected = bench.testimony(&bench.from)?;
+    for form in &FORMS {
+        for ours_first in [true, false] {
+            let path =
+                bench.folder.join(format!("{}.{}", if ours_first { "ours" } else { "theirs" }, form.name));
+            let (made, taken) = if ours_first {
+                (bench.dump(form, &path), bench.restore(form, &path))
+            } else {
+                (bench.stock_dump(form, &path), bench.load(&path))
+            };
+            succeed(made)?;
+            bench.clear()?;
+            succeed(taken)?;
+            let way = if ours_first { "mainstay dump -> mongorestore" } else { "mongodump -> mainstay load" };
+            let found = bench.testimony(&bench.to)?;
+            if found != expected {
+                return Err(format!("{way}, {}: expected {expected:#?}, found {found:#?}", form.name).into());
+            }
+            println!("{way}, {}: {} collections equal", form.name, expected.0.len());
+        }
+    }
+    Ok(())
+}
+
+impl Bench {
+    fn fill(&self, marketplace: &Path) -> Outcome {
+        let mut load = Command::new(marketplace);
+        load.args(["load", "--db", DATABASE, "--scale", "0.02", "--seed", "7"]);
+        succeed(load.env("MARKETPLACE_MONGO_URL", self.from.uri()))?;
+        self.runtime.block_on(async {
+            let database = self.from.oracle().await.database(DATABASE);
+            let long = format!("{}{}", "L".repeat(160), "é".repeat(20));
+            for command in [
+                doc! { "create": "empty" },
+                doc! { "create": "capped", "capped": true, "size": 100_000, "max": 50 },
+                doc! { "create": "clustered", "clusteredIndex": { "key": { "_id": 1 }, "unique": true } },
+                doc! { "create": "french", "collation": { "locale": "fr" } },
+                doc! { "create": "checked", "validator": { "n": { "$gte": 0 } }, "validationAction": "error" },
+                doc! { "create": "series", "timeseries": { "timeField": "at", "metaField": "m" } },
+                doc! { "create": "images", "changeStreamPreAndPostImages": { "enabled": true } },
+                doc! { "create": "seen", "viewOn": "checked", "pipeline": [{ "$match": { "n": { "$gt": 1 } } }] },
+                doc! { "create": &long },
+                doc! { "create": "weird name/with%slash&plus+日本" },
+            ] {
+                database.run_command(command).await?;
+            }
+            let documents = (0..40).map(|n| {
+                doc! { "_id": n, "n": n, "text": "é\0", "none": Bson::Null, "min": Bson::MinKey, "at": mongodb::bson::Timestamp { time: 0, increment: 0 } }
+            });
+            let documents: Vec<Document> = documents.collect();
+            for name in ["capped", "clustered", "french", "checked", "images", &long, "weird name/with%slash&plus+日本"] {
+                database.collection::<Document>(name).insert_many(&documents).await?;
+            }
+            let points = (0..500_i64).map(|n| doc! { "at": mongodb::bson::DateTime::from_millis(1_700_000_000_000 + n * 1_000), "m": n % 3, "v": n as f64 });
+            database.collection::<Document>("series").insert_many(points).await?;
+            let indexes = doc! { "createIndexes": "french", "indexes": [
+                { "key": { "text": "text" }, "name": "words" },
+                { "key": { "n": 1 }, "name": "n", "unique": true, "partialFilterExpression": { "n": { "$gt": 5 } } },
+                { "key": { "at": "hashed" }, "name": "hash" },
+            ] };
+            // A text index cannot have the collection's collation.
+            let mut indexes = indexes;
+            if let Ok(all) = indexes.get_array_mut("indexes") && let Some(Bson::Document(text)) = all.first_mut() {
+                text.insert("collation", doc! { "locale": "simple" });
+            }
+            database.run_command(indexes).await?;
+            Ok::<_, mongodb::error::Error>(())
+        })?;
+        Ok(())
+    }
+
+    fn clear(&self) -> Outcome {
+        self.runtime.block_on(async { self.to.oracle().await.database(DATABASE).drop().await })?;
+        Ok(())
+    }
+
+    fn testimony(&self, server: &Mongod) -> Result<Testimony, Box<dyn std::error::Error>> {
+        self.runtime.block_on(async {
+            let mut hashes: Vec<_> = server.db_hash(DATABASE).await?.into_iter().collect();
+            hashes.sort();
+            let database = server.oracle().await.database(DATABASE);
+            let listed = database.run_command(doc! { "listCollections": 1, "cursor": { "batchSize": 1_000 } }).await?;
+            let mut described = Vec::new();
+            for entry in listed.get_document("cursor")?.get_array("firstBatch")? {
+                let Some(entry) = entry.as_document() else { continue };
+                let name = entry.get_str("name")?;
+                let mut said = doc! { "name": name, "type": entry.get_str("type")?, "options": entry.get_document("options")?.clone() };
+                if entry.get_str("type")? == "collection" {
+                    let indexes = database.run_command(doc! { "listIndexes": name }).await?;
+                    let mut indexes = indexes.get_document("cursor")?.get_array("firstBatch")?.clone();
+                    indexes.sort_by_key(ToString::to_string);
+                    said.insert("indexes", indexes);
+                }
+                described.push(said);
+            }
+            described.sort_by_key(ToString::to_string);
+            Ok((hashes, described))
+        })
+    }
+
+    /// Our binary, configured for one of the servers in a folder of its own.
+    fn own(&self, server: &Mongod, name: &str) -> Command {
+        let folder = self.folder.join(name);
+        let text = format!(
+            "[environment]\nname = \"interop\"\nclass = \"development\"\n[mongo]\nurl = \"{}\"\n",
+            server.uri()
+        );
+        // What cannot be written is told by the command that misses it.
+        drop(fs::create_dir_all(&folder));
+        drop(fs::write(folder.join("mainstay.toml"), text));
+        let mut command = Command::new(&self.mainstay);
+        command.current_dir(folder).arg("--quiet");
+        command
+    }
+
+    fn dump(&self, form: &Form, path: &Path) -> Command {
+        let mut command = self.own(&self.from, "from");
+        command.args([
+            "mongo",
+            "dump",
+            "--db",
+            DATABASE,
+            if form.folder { "--directory" } else { "--output" },
+        ]);
+        command.arg(path).args(form.gzip.then_some("--gzip"));
+        command
+    }
+
+    fn load(&self, path: &Path) -> Command {
+        let mut command = self.own(&self.to, "to");
+        command.args(["mongo", "load"]).arg(path);
+        command
+    }
+
+    fn stock_dump(&self, form: &Form, path: &Path) -> Command {
+        let mut command = Command::new(&self.mongodump);
+        command.args([
+            format!("--uri={}", self.from.uri()),
+            format!("--db={DATABASE}"),
+            "--quiet".to_owned(),
+        ]);
+        command.arg(format!("--{}={}", if form.folder { "out" } else { "archive" }, path.display()));
+        command.args(form.gzip.then_some("--gzip"));
+        command
+    }
+
+    fn restore(&self, form: &Form, path: &Path) -> Command {
+        let mut command = Command::new(&self.mongorestore);
+        command.args([format!("--uri={}", self.to.uri()), "--quiet".to_owned(), "--stopOnError".to_owned()]);
+        command.arg(format!("--{}={}", if form.folder { "dir" } else { "archive" }, path.display()));
+        command.args(form.gzip.then_some("--gzip"));
+        command
+    }
+}
+
+fn succeed(mut command: impl std::borrow::BorrowMut<Command>) -> Outcome {
+    let command = command.borrow_mut();
+    let status = command.status()?;
+    if status.success() { Ok(()) } else { Err(format!("{command:?} ended with {status}").into()) }
+}
