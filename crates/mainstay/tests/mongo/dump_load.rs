@@ -302,8 +302,8 @@ async fn replacing_and_merging_need_a_plan_that_is_approved() {
     let users = mongod.oracle().await.database(&project.database).collection::<Document>("users");
     users.delete_many(doc! { "number": { "$lt": 100 } }).await.unwrap();
 
-    project.run(&["mongo", "load", "d", "--drop"]).expect(7).says("--plan-output");
-    let planned = project.json(&["mongo", "load", "d", "--drop", "--plan-output", "drop.json"]);
+    project.run(&["mongo", "load", "d", "--drop"]).expect(7).says("--output");
+    let planned = project.json(&["mongo", "load", "d", "--drop", "--output", "drop.json"]);
     let hash = planned["plan_hash"].as_str().unwrap().to_owned();
     project.run(&["apply", "drop.json"]).expect(7);
     project.run(&["apply", "drop.json", "--approve", &hash]).expect(0);
@@ -311,22 +311,14 @@ async fn replacing_and_merging_need_a_plan_that_is_approved() {
 
     users.delete_many(doc! { "number": { "$lt": 10 } }).await.unwrap();
     users.update_one(doc! { "number": 20 }, doc! { "$set": { "name": "changed since" } }).await.unwrap();
-    let planned = project.json(&[
-        "mongo",
-        "load",
-        "d",
-        "--merge",
-        "--ns-include",
-        "*.users",
-        "--plan-output",
-        "merge.json",
-    ]);
+    let planned =
+        project.json(&["mongo", "load", "d", "--merge", "--ns-include", "*.users", "--output", "merge.json"]);
     let hash = planned["plan_hash"].as_str().unwrap().to_owned();
     project.run(&["apply", "merge.json", "--approve", &hash]).expect(1).says("1 document");
     assert_eq!(users.count_documents(doc! {}).await.unwrap(), 200);
 
     // The plan is for what the file held.
-    let planned = project.json(&["mongo", "load", "d", "--drop", "--plan-output", "stale.json"]);
+    let planned = project.json(&["mongo", "load", "d", "--drop", "--output", "stale.json"]);
     let hash = planned["plan_hash"].as_str().unwrap().to_owned();
     project.run(&["mongo", "dump", "--output", "d", "--overwrite"]).expect(0);
     project.run(&["apply", "stale.json", "--approve", &hash]).expect(9).says("contents of the dump");
@@ -461,7 +453,7 @@ async fn users_and_roles_are_merged_and_nobody_is_removed() {
         database.run_command(doc! { "dropAllRolesFromDatabase": 1 }).await.unwrap();
         database.run_command(doc! { "createUser": "extra", "pwd": "canary-two", "roles": [] }).await.unwrap();
         let into = renamed(&project);
-        let mut arguments = vec!["mongo", "load", dump, "--users-and-roles", "--plan-output", "plan.json"];
+        let mut arguments = vec!["mongo", "load", dump, "--users-and-roles", "--output", "plan.json"];
         arguments.extend(into.iter().map(String::as_str));
         let planned = project.json(&arguments);
         let ran = project.run(&["apply", "plan.json", "--approve", planned["plan_hash"].as_str().unwrap()]);

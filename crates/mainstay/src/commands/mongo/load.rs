@@ -62,7 +62,7 @@ pub(crate) struct LoadArgs {
     dry_run: bool,
     /// Write the plan to this file instead of carrying it out
     #[arg(long, value_name = "FILE")]
-    plan_output: Option<PathBuf>,
+    output: Option<PathBuf>,
 }
 
 /// Loads.
@@ -73,7 +73,7 @@ pub(crate) async fn run(args: LoadArgs, session: &Session) -> Result<ExitStatus>
     let began = Instant::now();
     let request = request(&args)?;
     let is_pipe = args.dump.as_os_str() == "-";
-    if is_pipe && args.plan_output.is_some() {
+    if is_pipe && args.output.is_some() {
         return Err(Error::new(
             ErrorKind::Usage,
             "a dump from standard input comes but once, so that no plan of it can be kept",
@@ -94,11 +94,11 @@ pub(crate) async fn run(args: LoadArgs, session: &Session) -> Result<ExitStatus>
     let source = documents.source.as_ref();
     let plan = load::plan(&dump, source, target, &request, session.clock.as_ref(), progress.as_ref()).await?;
     drop(progress);
-    if let Some(file) = &args.plan_output {
+    if let Some(file) = &args.output {
         plan::write(&plan, &session.path(file))?;
     }
-    if args.dry_run || args.plan_output.is_some() {
-        return Ok(session.printer.report(&PlanReport::new(plan, args.plan_output, session.clock.now())?));
+    if args.dry_run || args.output.is_some() {
+        return Ok(session.printer.report(&PlanReport::new(plan, args.output, session.clock.now())?));
     }
     carry_out(dump, &plan, None, began, session).await
 }
@@ -222,7 +222,7 @@ async fn evidence(
 fn plan_first(error: Error) -> Error {
     match error.hint() {
         Some(hint) if hint.contains("--approve") => error.with_hint(
-            "keep the plan with `--plan-output FILE`, review it, and carry it out with `mainstay apply FILE --approve HASH`",
+            "keep the plan with `--output FILE`, review it, and carry it out with `mainstay apply FILE --approve HASH`",
         ),
         _ => error,
     }

@@ -1,4 +1,4 @@
-//! `mongo …`: daily questions to MongoDB and the few answers that change something; dumps that stock tools read.
+//! `mongo …`: daily questions to MongoDB, the few answers that change something, and dumps that stock tools read.
 
 pub(crate) mod choice;
 pub(crate) mod count;
