@@ -36,6 +36,7 @@
 //! | load past validators | `bypassDocumentValidation` (done without when missing) | `restore` |
 //! | load time series | the same on `system.buckets.*` | `restore` |
 //! | load empty timestamps into servers that lack `bypassEmptyTsReplacement` | `update` | `readWrite` on the database |
+//! | replay a change log | `find`, `insert`, `update`, `remove`, and `bypassDocumentValidation` (done without when missing); for time series on `system.buckets.*` | `readWrite` on the database, `restore` |
 //! | drop (under a permit for this server's fingerprint, told with the facts' rights) | `dropCollection` | `readWrite` on the database, `restore` |
 //! | rename, replace | `renameCollectionSameDB` | `readWrite` on the database |
 //! | read users and roles | `find` on `admin.system.users`, `system.roles`, `system.version` | `backup` |

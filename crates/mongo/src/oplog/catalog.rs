@@ -21,7 +21,7 @@ use bson::{RawDocumentBuf, rawdoc};
 use mainstay_engine::{CollectionIdentity, CollectionKind, Namespace, StoredCollection};
 use mainstay_model::{Error, ErrorKind, Result};
 
-use super::entry::{Action, Entry, Fault, Uuid, named};
+use super::entry::{Entry, Fault, Uuid, named};
 use super::views::Views;
 use crate::catalog::{is_user_collection, is_user_database};
 use crate::metadata::{Metadata, without};
@@ -279,7 +279,7 @@ impl Catalog {
                     definition.modify_time_series(field.value)?
                 }
                 key if GENERIC_FIELDS.contains(&key) || key.starts_with(b"$") => {}
-                _ => definition.modify_option(&field, entry)?,
+                _ => definition.modify_option(&field)?,
             }
         }
         Ok(())
@@ -402,7 +402,7 @@ impl Definition {
         Ok(())
     }
 
-    fn modify_option(&mut self, field: &Element<'_>, entry: &Entry<'_>) -> Result<(), Fault> {
+    fn modify_option(&mut self, field: &Element<'_>) -> Result<(), Fault> {
         let number = field.number();
         let options = &self.options;
         let as_given = Some((field.kind, field.value));
@@ -437,10 +437,7 @@ impl Definition {
             b"timeseriesBucketsMayHaveMixedSchemaData" | b"timeseriesBucketingParametersHaveChanged" => {
                 return Ok(());
             }
-            other => {
-                debug_assert!(entry.action == Action::Command, "collMod is a command");
-                return Err(unknown_option(other, &self.namespace));
-            }
+            other => return Err(unknown_option(other, &self.namespace)),
         };
         Ok(())
     }
@@ -560,7 +557,7 @@ fn series_index(spec: &[u8], options: &RawDocument) -> Result<Option<RawDocument
     let meta = raw::find(series, "metaField")?.and_then(|name| name.text());
     let key = raw::find(spec, "key")?.filter(|key| key.kind == kind::DOCUMENT);
     let Some(key) = key.and_then(|key| series_key(key.value, meta)) else { return Ok(None) };
-    Ok(Some(with(&*listed_index(spec)?, "key", Some((kind::DOCUMENT, &key)))))
+    Ok(Some(with(&listed_index(spec)?, "key", Some((kind::DOCUMENT, &key)))))
 }
 
 /// A key on buckets in terms of the series: `meta` is the metadata field, a pair of minimum and maximum the field itself.

@@ -37,9 +37,9 @@ use super::survey::{after, count, out_of_order};
 use super::transaction::{Committed, Role, Transactions, role};
 use crate::server::MongoServer;
 
-/// A window is closed when it holds this many bytes of log, or touches this many documents.
-const WINDOW_BYTES: usize = 48 * 1024 * 1024;
-const WINDOW_DOCUMENTS: usize = 100_000;
+/// A window is closed when it keeps this many bytes of changes, or touches this many documents.
+const WINDOW_BYTES: usize = 64 * 1024 * 1024;
+const WINDOW_DOCUMENTS: usize = 200_000;
 
 /// The most documents in one task, and the bytes of log after which a task is full.
 const TASK_DOCUMENTS: usize = 1_000;
@@ -58,10 +58,8 @@ pub(crate) struct MongoReplayer {
     targets: Vec<Target>,
     by_uuid: HashMap<Uuid, usize>,
     transactions: Transactions<Vec<Taken>>,
-    /// Bytes that the windows keep alive, roughly.
+    /// Bytes that the windows keep, roughly.
     kept_bytes: usize,
-    /// Whether a window keeps something of the entries being taken.
-    keeps: bool,
     /// The last entry taken.
     last: Option<OpTime>,
     past_end: Option<OpTime>,
@@ -92,6 +90,16 @@ enum Step {
     Clear,
 }
 
+impl Step {
+    /// How many bytes it keeps, roughly.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Change(change) => change.weight(),
+            Self::Clear => 0,
+        }
+    }
+}
+
 impl MongoReplayer {
     /// Begins a replay.
     pub(crate) async fn begin(server: MongoServer, targets: Vec<ReplayTarget>, until: Until) -> Result<Self> {
@@ -117,14 +125,13 @@ impl MongoReplayer {
             by_uuid,
             transactions: Transactions::new(TRANSACTION_BYTES_MAX),
             kept_bytes: 0,
-            keeps: false,
             last: None,
             past_end: None,
         })
     }
 
-    /// Takes one entry of `bytes`, where the frame `frame` is.
-    async fn take(&mut self, bytes: &Bytes, frame: &[u8]) -> Result<()> {
+    /// Takes one entry.
+    async fn take(&mut self, frame: &[u8]) -> Result<()> {
         let before = self.past_end.or(self.last);
         let at = Entry::position(frame).map_err(|fault| fault.at(after(before)))?;
         if before.is_some_and(|before| at <= before) {
@@ -134,7 +141,7 @@ impl MongoReplayer {
             self.past_end.get_or_insert(at);
             return Ok(());
         }
-        let taken = self.entry(bytes, frame).map_err(|fault| fault.at(at))?;
+        let taken = self.entry(frame).map_err(|fault| fault.at(at))?;
         for taken in taken {
             self.keep(taken, at).await?;
         }
@@ -143,7 +150,7 @@ impl MongoReplayer {
     }
 
     /// What an entry does, now that it is reached.
-    fn entry(&mut self, bytes: &Bytes, frame: &[u8]) -> Result<Vec<Taken>, Fault> {
+    fn entry(&mut self, frame: &[u8]) -> Result<Vec<Taken>, Fault> {
         let entry = Entry::read(frame)?;
         let role = match entry.action {
             Action::Command => role(&entry)?,
@@ -152,17 +159,17 @@ impl MongoReplayer {
         let committed = match role {
             None => {
                 self.transactions.notice(&entry);
-                return Ok(self.operation(bytes, &entry)?.into_iter().collect());
+                return Ok(self.operation(&entry)?.into_iter().collect());
             }
-            Some(Role::Immediate) => return self.operations(bytes, &entry),
+            Some(Role::Immediate) => return self.operations(&entry),
             Some(Role::Partial) => {
-                self.put_aside(frame, &entry)?;
+                self.put_aside(&entry)?;
                 return Ok(Vec::new());
             }
             // Nothing was put aside before: the usual transaction of one entry.
-            Some(Role::Last) if entry.previous.is_none() => return self.operations(bytes, &entry),
+            Some(Role::Last) if entry.previous.is_none() => return self.operations(&entry),
             Some(Role::Last) => {
-                self.put_aside(frame, &entry)?;
+                self.put_aside(&entry)?;
                 self.transactions.end(&entry)?
             }
             Some(Role::Commit) => self.transactions.commit(&entry)?,
@@ -184,30 +191,29 @@ impl MongoReplayer {
         }
     }
 
-    fn operations(&self, bytes: &Bytes, entry: &Entry<'_>) -> Result<Vec<Taken>, Fault> {
+    fn operations(&self, entry: &Entry<'_>) -> Result<Vec<Taken>, Fault> {
         let mut taken = Vec::new();
         for operation in entry.operations() {
-            taken.extend(self.operation(bytes, &operation?)?);
+            taken.extend(self.operation(&operation?)?);
         }
         Ok(taken)
     }
 
-    fn put_aside(&mut self, frame: &[u8], entry: &Entry<'_>) -> Result<(), Fault> {
-        // A copy, so that an open transaction does not keep alive what came with it.
-        let copy = Bytes::copy_from_slice(frame);
-        let taken = self.operations(&copy, &Entry::read(&copy)?)?;
-        let kept = if taken.is_empty() { 0 } else { copy.len() };
+    fn put_aside(&mut self, entry: &Entry<'_>) -> Result<(), Fault> {
+        let taken = self.operations(entry)?;
+        let kept = taken.iter().map(|taken| taken.step.weight()).sum();
         self.transactions.put_aside(entry, self.last, |content| {
             content.extend(taken);
             Ok(kept)
         })
     }
 
-    /// What an operation does, if it concerns a target. `bytes` is where it lies.
-    fn operation(&self, bytes: &Bytes, operation: &Entry<'_>) -> Result<Option<Taken>, Fault> {
+    /// What an operation does, if it concerns a target.
+    fn operation(&self, operation: &Entry<'_>) -> Result<Option<Taken>, Fault> {
         let target = operation.collection.and_then(|uuid| self.by_uuid.get(&uuid).copied());
         let (Some(target), action) = (target, operation.action) else { return Ok(None) };
-        let share = |part: &[u8]| bytes.slice_ref(part);
+        // Of most entries only a small part is needed; a copy of it keeps windows long.
+        let copy = Bytes::copy_from_slice;
         let step = match action {
             Action::Nothing => return Ok(None),
             Action::Command => match operation.command()?.key {
@@ -215,15 +221,15 @@ impl MongoReplayer {
                 _ => return Ok(None),
             },
             Action::Insert | Action::Update | Action::Delete => {
-                let id = share(operation.id_element()?);
+                let id = copy(operation.id_element()?);
                 let effect = match action {
-                    Action::Insert => Effect::Insert(share(operation.object)),
+                    Action::Insert => Effect::Insert(copy(operation.object)),
                     Action::Delete => Effect::Delete,
                     _ => match operation.update()? {
-                        Update::Diff(diff) => Effect::Diff { diff: share(diff), upsert: operation.upsert },
+                        Update::Diff(diff) => Effect::Diff { diff: copy(diff), upsert: operation.upsert },
                         Update::Replacement(document) => {
                             let completed = with_id(document, &operation.id()?)?;
-                            Effect::Replace(completed.map_or_else(|| share(document), Bytes::from))
+                            Effect::Replace(completed.map_or_else(|| copy(document), Bytes::from))
                         }
                     },
                 };
@@ -242,7 +248,6 @@ impl MongoReplayer {
         count(&mut target.changes, taken.action);
         match taken.step {
             Step::Change(change) => {
-                self.keeps = true;
                 self.kept_bytes += change.weight();
                 target.window.take(change);
                 if target.window.len() >= WINDOW_DOCUMENTS {
@@ -263,7 +268,6 @@ impl MongoReplayer {
     /// Writes all windows.
     async fn close_windows(&mut self) -> Result<()> {
         self.kept_bytes = 0;
-        self.keeps = false;
         let (mut removals, mut writes) = (Vec::new(), Vec::new());
         for position in 0..self.targets.len() {
             let fates = self.targets[position].window.close();
@@ -381,15 +385,10 @@ impl Target {
 #[async_trait]
 impl Replayer for MongoReplayer {
     async fn apply(&mut self, entries: Bytes) -> Result<()> {
-        self.keeps = false;
         for frame in document_frames(&entries) {
             let before = self.past_end.or(self.last);
             let frame = frame.map_err(|error| Fault::Corrupt(error.to_string()).at(after(before)))?;
-            self.take(&entries, frame).await?;
-        }
-        // The windows share these bytes as a whole, whatever part of them they need.
-        if self.keeps {
-            self.kept_bytes += entries.len();
+            self.take(frame).await?;
         }
         if self.kept_bytes >= WINDOW_BYTES {
             self.close_windows().await?;

@@ -21,13 +21,13 @@ pub(super) struct Change {
 }
 
 impl Change {
-    /// How many bytes it holds.
+    /// How many bytes it keeps, roughly.
     pub(super) fn weight(&self) -> usize {
         let effect = match &self.effect {
             Effect::Insert(bytes) | Effect::Replace(bytes) | Effect::Diff { diff: bytes, .. } => bytes.len(),
             Effect::Delete => 0,
         };
-        self.id.len() + effect
+        self.id.len() + effect + CHANGE_BYTES
     }
 }
 
@@ -170,6 +170,9 @@ pub(super) fn id_element(document: &[u8]) -> Result<Option<&[u8]>, Malformed> {
     let Some(id) = raw::id_of(document)? else { return Ok(None) };
     Ok(document.get(id.offset - ID_HEAD_BYTES..id.offset + id.value.len()))
 }
+
+/// What a change takes beside its bytes: pointers, table entries, allocation.
+const CHANGE_BYTES: usize = 96;
 
 /// The type byte and the name of an element `_id`.
 const ID_HEAD_BYTES: usize = 5;

@@ -363,8 +363,12 @@ impl Lane {
     ) -> Result<Reply> {
         let mut incident = self.lanes.server.retry().incident();
         loop {
+            let connection = match self.connection.take() {
+                Some(connection) => connection,
+                None => self.lanes.dial().await?,
+            };
             let bypass = self.lanes.bypass.load(Ordering::Relaxed);
-            let error = match self.try_run(&command(bypass), documents).await {
+            let error = match self.try_run(connection, &command(bypass), documents).await {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
@@ -373,22 +377,28 @@ impl Lane {
                 continue;
             }
             let error = Error::from(error);
+            if !error.is_temporary() {
+                return Err(error);
+            }
             match incident.next_delay() {
-                Some(delay) if error.is_temporary() && repeat == Repeat::Allowed => sleep(delay).await,
-                _ => return Err(error),
+                Some(delay) if repeat == Repeat::Allowed => sleep(delay).await,
+                _ => {
+                    return Err(error
+                        .with_status(ErrorStatus::Persistent)
+                        .with_state("the replayed collections are between beginning and end")
+                        .with_hint("run the same command again: it begins anew"));
+                }
             }
         }
     }
 
+    /// One try; the connection is kept when it is good for another.
     async fn try_run(
         &mut self,
+        mut connection: Connection,
         command: &RawDocumentBuf,
         documents: Option<(&str, &[u8])>,
     ) -> Result<Reply, WireError> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.lanes.dial().await.map_err(|error| WireError::Unsupported(error.to_string()))?,
-        };
         let sequence = documents.map(|(name, documents)| Sequence { name, documents });
         connection.send(command.as_bytes(), sequence).await?;
         let reply = connection.receive().await;

@@ -107,7 +107,7 @@ fn what_is_unknown_is_refused_by_name() {
         (doc! { "op": "i", "ns": "shop" }, ErrorKind::Corrupt, "without a dot"),
         (doc! { "ns": "shop.a" }, ErrorKind::Corrupt, "without operation"),
     ] {
-        let error = survey(&[], &[fields.clone()]).unwrap_err();
+        let error = survey(&[], std::slice::from_ref(&fields)).unwrap_err();
         assert_eq!(error.kind(), kind, "{fields}: {error}");
         assert!(error.message().contains(told), "{fields}: {error}");
     }
@@ -167,7 +167,7 @@ fn a_transaction_counts_whole_where_it_is_committed() {
 #[test]
 fn a_transaction_that_began_before_the_log_tells_from_where_it_is_needed() {
     let last = in_session(1, 500, applied(&[insert(1, 1)], doc! {}));
-    let surveyed = survey(&[stored("a", 1, 0)], &[last.clone()]).unwrap();
+    let surveyed = survey(&[stored("a", 1, 0)], std::slice::from_ref(&last)).unwrap();
     assert_eq!(surveyed.needs_from, Some(at(500)));
     assert_eq!(survey(&[stored("a", 1, 1)], &[last]).unwrap().needs_from, None);
     let commit = in_session(1, 500, doc! { "o": { "commitTransaction": 1 } });
