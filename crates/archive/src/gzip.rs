@@ -14,8 +14,8 @@ pub const MEMBER_BYTES: usize = 2 * 1024 * 1024;
 /// The levels that may be asked for.
 pub const LEVELS: std::ops::RangeInclusive<u8> = 1..=12;
 
-/// The level that makes files of the size that mongodump makes.
-pub const LEVEL: u8 = 7;
+/// The level whose files are not larger than those of mongodump.
+pub const LEVEL: u8 = 8;
 
 /// The most plain bytes of a member that is read as a whole.
 const PLAIN_BYTES_MAX: u32 = 64 * 1024 * 1024;

@@ -5,14 +5,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use mainstay_testkit::servers::Mongod;
 use mongodb::bson::{Bson, Document, doc};
 
 use crate::Outcome;
 use crate::bench::on_path;
-use crate::programs::{build, target_folder};
+use crate::programs::{build, plan_hash, target_folder};
 
 const DATABASE: &str = "interop";
 
@@ -77,6 +77,7 @@ fn mongo() -> Outcome {
     let (from, to) = (Mongod::start()?, Mongod::start()?);
     let bench = Bench { from, to, folder, mainstay, mongodump, mongorestore, runtime };
     bench.fill(&marketplace)?;
+    bench.mark()?;
     let expected = bench.testimony(&bench.from)?;
     for form in &FORMS {
         for ours_first in [true, false] {
@@ -148,6 +149,21 @@ impl Bench {
         Ok(())
     }
 
+    /// Marks the target as development, so that loads into it need nobody's consent.
+    fn mark(&self) -> Outcome {
+        let file = "mark.json";
+        succeed(self.own(&self.to, "to").args([
+            "environment",
+            "mark",
+            "--store",
+            "mongo",
+            "--output",
+            file,
+        ]))?;
+        let hash = plan_hash(self.own(&self.to, "to"), file)?;
+        succeed(self.own(&self.to, "to").args(["apply", file, "--approve", &hash]))
+    }
+
     fn clear(&self) -> Outcome {
         self.runtime.block_on(async { self.to.oracle().await.database(DATABASE).drop().await })?;
         Ok(())
@@ -181,14 +197,14 @@ impl Bench {
     fn own(&self, server: &Mongod, name: &str) -> Command {
         let folder = self.folder.join(name);
         let text = format!(
-            "[environment]\nname = \"interop\"\nclass = \"development\"\n[mongo]\nurl = \"{}\"\n",
+            "[environment]\nname = \"interop\"\nclass = \"development\"\n[mongo]\nurl = \"{}\"\n[repository]\nurl = \"file:./repository\"\n",
             server.uri()
         );
         // What cannot be written is told by the command that misses it.
         drop(fs::create_dir_all(&folder));
         drop(fs::write(folder.join("mainstay.toml"), text));
         let mut command = Command::new(&self.mainstay);
-        command.current_dir(folder).arg("--quiet");
+        command.current_dir(folder).arg("--quiet").stdout(Stdio::null());
         command
     }
 

@@ -14,10 +14,11 @@ use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{Error, ErrorKind, Result, ResultExt};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 
 use super::chunks::{Chunks, failed};
+use super::dump::{definition_kind, interrupted, metadata_fault};
 use super::feed::{Fed, Feed};
-use super::{definition_kind, metadata_fault};
 use crate::contents::METADATA_BYTES_MAX;
 use crate::framing::Framer;
 
@@ -198,15 +199,19 @@ pub(super) fn feed(path: PathBuf) -> Feed {
 }
 
 /// The digest of a file of documents, every frame checked. To be used on a thread that may wait.
-pub(super) fn judge(path: &Path, observer: &dyn Observer) -> Result<DocumentDigest> {
+pub(super) fn judge(
+    path: &Path,
+    observer: &dyn Observer,
+    cancel: &CancellationToken,
+) -> Result<DocumentDigest> {
     let mut digest = DocumentDigest::default();
     each_batch(path, |batch| {
         digest.add_concatenation(&batch.bytes).expect("the framer gives framed documents");
         observer.advance(Work { items: batch.documents, bytes: batch.bytes.len() as u64 });
-        true
+        !cancel.is_cancelled()
     })
     .with_context(|| format!("read {}", path.display()))?;
-    Ok(digest)
+    if cancel.is_cancelled() { Err(interrupted()) } else { Ok(digest) }
 }
 
 /// All bytes of a file of documents, up to a bound that `keep` sets.
