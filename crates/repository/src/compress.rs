@@ -17,8 +17,8 @@ use crate::options::Compression;
 /// Plain bytes per frame; the last frame of an object is shorter. Larger gains nothing in size, smaller costs size.
 pub const FRAME_BYTES: usize = 2 * 1024 * 1024;
 
-/// The default level, whose search tables are made half as large, so that both (256 KiB and 128 KiB) stay in a core's second-level cache: a
-/// third less CPU for output that is under one percent larger. See [`Compression`](crate::Compression) for the measurement.
+/// The default level, whose search tables are made half as large (256 KiB and 128 KiB), so that both stay in a core's second-level cache: a
+/// tenth less CPU for output that is under one percent larger. See [`Compression`](crate::Compression) for the measurement.
 const TUNED_LEVEL: i32 = 3;
 const TUNED_HASH_LOG: u32 = 16;
 const TUNED_CHAIN_LOG: u32 = 15;

@@ -193,7 +193,7 @@ pub(crate) const KEYS: &[Key] = &[
             Form::Number(1, 19),
             "zstd level: 1 is fastest, 19 is smallest",
         ),
-        "1",
+        "3",
     ),
     or(
         key(

@@ -444,7 +444,7 @@ impl Settings {
         Some(RepositorySettings {
             location: location.clone(),
             folder: setting.folder.clone(),
-            compression_level: i32::try_from(self.number("repository.compression_level")).unwrap_or(1),
+            compression_level: i32::try_from(self.number("repository.compression_level")).unwrap_or(3),
             compression_threads: usize::try_from(self.number("repository.compression_threads")).unwrap_or(0),
             recipients: match self.value("repository.recipients") {
                 Some(Value::List(items)) => items.clone(),

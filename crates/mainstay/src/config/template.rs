@@ -31,7 +31,7 @@ pub(crate) const TEMPLATE: &str = r#"# Mainstay's configuration for this project
 [repository]
 # Where backups, journals and the audit chain are kept: a folder (relative to this file), or s3://bucket/prefix.
 # url = "file:./backups"
-# compression_level = 1
+# compression_level = 3
 # recipients = ["age1…"]
 # identity_file = "/run/secrets/age_identity"
 # write_limit = "50MB"
