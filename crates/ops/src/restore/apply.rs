@@ -18,8 +18,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::content::SetContent;
+use super::log::Log;
 use super::plan::manifest_assumption;
-use super::point::{Log, PointContext};
+use super::point::PointContext;
 use super::wanted::Wanted;
 use crate::contents::DocumentSetContents;
 use crate::inspect::inspect_objects;
@@ -281,13 +282,13 @@ impl<'a> Restore<'a> {
         // Largest first, so that the longest load does not begin last.
         works.sort_by_key(|(index, _)| std::cmp::Reverse(wanted[*index].digest().bytes));
         match log {
-            None => self.from_set(works).await,
-            Some(log) => self.from_log(works, wanted, log).await,
+            None => self.one_by_one(works).await,
+            Some(log) => self.all_together(works, wanted, log).await,
         }
     }
 
     /// Takes each collection through all its steps; views last, so that what they read stands before them.
-    async fn from_set(self, works: Vec<Work<'_>>) -> Result<Vec<(usize, ItemReport)>> {
+    async fn one_by_one(self, works: Vec<Work<'_>>) -> Result<Vec<(usize, ItemReport)>> {
         let amount = |content: &dyn Content| {
             let digest = content.digest().unwrap_or_default();
             Amount { items: digest.documents, bytes: digest.bytes }
@@ -302,7 +303,7 @@ impl<'a> Restore<'a> {
 
     /// Takes all collections through each step: the log is replayed into all of them together, and none gets its name before all are
     /// proven and indexed.
-    async fn from_log(
+    async fn all_together(
         self,
         works: Vec<Work<'_>>,
         wanted: &[Wanted<'_>],

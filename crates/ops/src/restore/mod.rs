@@ -14,6 +14,7 @@
 mod abandon;
 mod apply;
 mod content;
+mod log;
 mod plan;
 mod point;
 mod replay;

@@ -11,7 +11,7 @@ use mainstay_model::{Error, ErrorKind, LogPosition, OpTime, Result, ResultExt, T
 use futures::TryStreamExt;
 
 use super::apply::Restore;
-use super::point::{Log, work_of};
+use super::log::{Log, work_of};
 use super::wanted::Wanted;
 use crate::placement::run::{Event, Held, ReplayedItem};
 use crate::placement::{ItemWork, Made, Step, Works};
