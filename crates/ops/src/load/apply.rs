@@ -156,10 +156,10 @@ impl Load<'_> {
             Input::Archive(path) => {
                 let mut reading = open_file(&path)?.0;
                 reading.prelude().await?;
-                self.from_archive(reading, collections, dump.open_max).await?
+                self.load_archive(reading, collections, dump.open_max).await?
             }
-            Input::Pipe(reading) => self.from_archive(reading, collections, dump.open_max).await?,
-            Input::Folder(_) => self.from_folder(collections).await?,
+            Input::Pipe(reading) => self.load_archive(reading, collections, dump.open_max).await?,
+            Input::Folder(_) => self.load_folder(collections).await?,
             Input::Spent => return Err(Error::new(ErrorKind::Internal, "the dump has been read already")),
         };
         // Views last, so that what they read stands before them.
@@ -177,7 +177,7 @@ impl Load<'_> {
     }
 
     /// Loads what comes, in the archive's order.
-    async fn from_archive(
+    async fn load_archive(
         self,
         reading: Reading,
         collections: Vec<(usize, Found)>,
@@ -202,7 +202,7 @@ impl Load<'_> {
         Ok(reports)
     }
 
-    async fn from_folder(self, mut collections: Vec<(usize, Found)>) -> Result<Vec<(usize, ItemReport)>> {
+    async fn load_folder(self, mut collections: Vec<(usize, Found)>) -> Result<Vec<(usize, ItemReport)>> {
         // Largest first, so that the longest load does not begin last.
         collections
             .sort_by_key(|(_, found)| std::cmp::Reverse(found.digest.map_or(0, |digest| digest.bytes)));
