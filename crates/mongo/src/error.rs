@@ -28,8 +28,6 @@ pub(crate) mod code {
     pub(crate) const SNAPSHOT_UNAVAILABLE: i32 = 246;
     pub(crate) const DUPLICATE_KEY: i32 = 11000;
     pub(crate) const UNKNOWN_FIELD: i32 = 40415;
-    /// A key of a clustered collection that the server cannot decode; see [`Refusal::is_duplicate`](crate::load::Refusal::is_duplicate).
-    pub(crate) const KEY_STRING_FORMAT: i32 = 50810;
 }
 
 /// What an error code means to the house.

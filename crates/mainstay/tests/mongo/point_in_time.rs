@@ -32,6 +32,15 @@ impl Capture {
     }
 }
 
+/// A test that fails leaves no capture behind.
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // One that has ended is no error.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 fn signal(child: &Child, signal: Signal) {
     rustix::process::kill_process(Pid::from_child(child), signal).unwrap();
 }

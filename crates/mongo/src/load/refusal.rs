@@ -10,6 +10,10 @@ use crate::raw::{self, kind};
 /// How much of an `_id` is shown.
 const SHOWN_ID_CHARS: usize = 200;
 
+/// How MongoDB 6.0 refuses duplicates of a fractional `_id` in a clustered collection: it fails to decode the key while it words the refusal,
+/// and gives that failure, of one of several codes, instead.
+const UNDECODABLE_KEY: &str = "KeyString format error";
+
 /// A refused document.
 #[derive(Debug)]
 pub(crate) struct Refusal {
@@ -27,10 +31,9 @@ impl Refusal {
         ServerError { code: self.code, name: String::new(), message: self.message }.into()
     }
 
-    /// Whether a document may be there that the server takes for the same. In a clustered collection MongoDB 6.0 fails to decode a fractional
-    /// `_id` while it words the refusal of a duplicate, and gives that failure instead.
+    /// Whether a document may be there that the server takes for the same.
     pub(crate) fn is_duplicate(&self) -> bool {
-        matches!(self.code, code::DUPLICATE_KEY | code::KEY_STRING_FORMAT)
+        self.code == code::DUPLICATE_KEY || self.message.starts_with(UNDECODABLE_KEY)
     }
 
     /// What is told of `document`, the refused one.
