@@ -208,7 +208,7 @@ async fn a_killed_backup_is_never_listed() {
 }
 
 /// Whether `child` ends by itself before `delay` is over.
-pub(crate) fn ended_within(child: &mut std::process::Child, delay: Duration) -> bool {
+fn ended_within(child: &mut std::process::Child, delay: Duration) -> bool {
     let deadline = Instant::now() + delay;
     while Instant::now() < deadline {
         if child.try_wait().unwrap().is_some() {

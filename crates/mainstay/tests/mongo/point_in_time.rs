@@ -1,7 +1,7 @@
 //! Restores to a moment, as a user runs them: a random history whose every state is known, the accident that somebody takes back, and
 //! everything that may go wrong on the way.
 
-use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -10,10 +10,8 @@ use mainstay_testkit::Mongod;
 use mainstay_testkit::history::{History, Moment, Position, Random, differences};
 use mongodb::bson::{Document, doc};
 use rustix::process::{Pid, Signal};
-use serde_json::Value;
 
-use crate::backup_restore::ended_within;
-use crate::stack::Project;
+use crate::stack::{Project, Ran};
 
 /// A capture in the background, for as long as it lives.
 struct Capture(Child);
@@ -190,10 +188,17 @@ async fn a_moment_out_of_reach_is_refused_with_what_can_be_had() {
     project.run(&["restore", "plan", "--before", "latest"]).expect(2);
 }
 
-/// The slices of the repository, oldest first.
-fn slices(project: &Project) -> Vec<PathBuf> {
+/// The slices that hold something after `settled` up to `end`, oldest first.
+fn slices(project: &Project, settled: Position, end: Position) -> Vec<PathBuf> {
+    let hexadecimal = |at: Position| format!("{:08x}{:08x}", at.seconds, at.increment);
+    let (settled, end) = (hexadecimal(settled), hexadecimal(end));
     let files = project.repository_files().into_keys();
-    files.filter(|path| path.to_string_lossy().contains(".oplog.")).collect()
+    let holds = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let mut range = name.split('-');
+        name.contains(".oplog.") && range.next() < Some(end.as_str()) && range.next() > Some(settled.as_str())
+    };
+    files.filter(holds).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,14 +206,14 @@ async fn a_damaged_log_is_refused_before_anything_is_written() {
     let story = Story::tell(13, 80).await;
     let project = &story.project;
     let copy = format!("{}_copy", project.database);
-    let end = story.moments().last().unwrap().at.to_string();
-    // From the older set on, so that there are several slices to damage.
+    let last = story.moments().last().unwrap().at;
+    let end = last.to_string();
+    // From the older set on, so that there is a log to damage.
     let sets = project.json(&["backup", "list"]);
     let oldest =
         sets["sets"].as_array().unwrap().iter().map(|set| set["id"].as_str().unwrap()).min().unwrap();
     let hash = project.plan_restore(&[oldest, "--to", &end, "--into", &copy]);
-    let slices = slices(project);
-    assert!(slices.len() > 2, "{slices:?}");
+    let slices = slices(project, story.settled, last);
     let damaged = &slices[slices.len() / 2];
     let name = damaged.file_name().unwrap().to_string_lossy().into_owned();
     let whole = std::fs::read(damaged).unwrap();
@@ -223,7 +228,7 @@ async fn a_damaged_log_is_refused_before_anything_is_written() {
     std::fs::remove_file(damaged).unwrap();
     project.apply_restore(&hash).expect(4).says("no slice").says("nothing was changed");
     assert!(untouched().await);
-    project.run(&["restore", "plan", oldest, "--to", &end, "--into", &copy]).expect(8).says("recoverable");
+    project.run(&["restore", "plan", oldest, "--to", &end, "--into", &copy]).expect(8).says("restored");
     std::fs::write(damaged, &whole).unwrap();
     project.apply_restore(&hash).expect(0);
     assert!(!untouched().await);
@@ -245,8 +250,50 @@ async fn a_fresh_server_gets_the_last_moment_of_a_lost_one() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
-/// Kills restores at growing delays until one ends by itself, and asks some of them to stop instead: in every phase each name shows the old
-/// or the new, and in the end all are the moment.
+/// Applies `plan.json`, and stops it `delay` after it has said that `phase` begins. Gives whether it was stopped, and not faster.
+fn stopped_in(project: &Project, hash: &str, phase: &str, delay: Duration, signal: Signal) -> bool {
+    loop {
+        let mut child = project.spawn(&["restore", "apply", "plan.json", "--approve", hash]);
+        let said = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let said: Vec<String> = until_said(said, phase);
+        if said.last().is_some_and(|last| last == phase) {
+            std::thread::sleep(delay);
+            self::signal(&child, signal);
+        }
+        match child.wait().unwrap().code() {
+            None if signal == Signal::KILL => return true,
+            Some(75) if signal == Signal::INT => return true,
+            Some(0) => return false,
+            // The lease of the killed run has not run out yet.
+            Some(10) => {}
+            other => panic!("{other:?} in {phase}: {said:?}"),
+        }
+    }
+}
+
+/// The lines up to `last`, or all.
+fn until_said(lines: impl Iterator<Item = String>, last: &str) -> Vec<String> {
+    let mut said = Vec::new();
+    for line in lines {
+        said.push(line);
+        if said.last().is_some_and(|line| line == last) {
+            break;
+        }
+    }
+    said
+}
+
+/// Runs until no lease is in the way.
+fn until_free(run: impl Fn() -> Ran) -> Ran {
+    loop {
+        let ran = run();
+        if ran.status != 10 {
+            return ran;
+        }
+    }
+}
+
+/// Stops restores in every phase, by a kill or a Ctrl-C: each name shows the old or the new, and in the end all are the moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_restore_to_a_moment_continues() {
     let mongod = Mongod::start().unwrap();
@@ -275,51 +322,30 @@ async fn a_killed_restore_to_a_moment_continues() {
     }
     let old = mongod.db_hash(&project.database).await.unwrap();
     let hash = project.plan_restore(&["--to", "latest", "--drop"]);
-    let (mut phases, mut tries) = (BTreeSet::new(), 0);
-    let mut delay = Duration::from_millis(200);
-    loop {
-        let mut child = project.spawn(&["restore", "apply", "plan.json", "--approve", &hash, "--json"]);
-        if ended_within(&mut child, delay) {
-            let ran = child.wait_with_output().unwrap();
-            match ran.status.code() {
-                Some(0) => {
-                    let answer: Value = serde_json::from_slice(&ran.stdout).unwrap();
-                    assert_eq!(
-                        (&answer["proven"], &answer["resumed"]),
-                        (&Value::Bool(true), &Value::Bool(true))
-                    );
-                    break;
-                }
-                // The lease of the killed run has not run out yet.
-                Some(10) => continue,
-                // The one before was killed when all was done.
-                Some(9) if String::from_utf8_lossy(&ran.stdout).contains("applied already") => break,
-                _ => panic!("{ran:?}"),
-            }
-        }
-        tries += 1;
-        let is_asked = tries % 3 == 0;
-        if is_asked {
-            signal(&child, Signal::INT);
-        } else {
-            child.kill().unwrap();
-        }
-        let ran = child.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
-        if is_asked && ran.status.code() == Some(0) {
+    for (phase, delay, signal) in [
+        ("load", 0, Signal::KILL),
+        ("load", 60, Signal::INT),
+        ("replay", 0, Signal::KILL),
+        ("replay", 60, Signal::KILL),
+        ("replay", 30, Signal::INT),
+        ("prove", 0, Signal::KILL),
+        ("indexes", 0, Signal::INT),
+        ("indexes", 20, Signal::KILL),
+        ("put in place", 0, Signal::KILL),
+    ] {
+        if !stopped_in(&project, &hash, phase, Duration::from_millis(delay), signal) {
             break;
         }
-        assert_eq!(ran.status.code(), is_asked.then_some(75), "{ran:?}");
-        phases.extend(said.lines().last().map(str::to_owned));
         let now = mongod.db_hash(&project.database).await.unwrap();
         let data =
             now.iter().filter(|(name, _)| !name.starts_with("mainstay.restore.") && *name != "system.views");
         for (name, hash) in data {
-            assert!(*hash == old[name] || *hash == new[name], "{name} after {delay:?}");
+            assert!(*hash == old[name] || *hash == new[name], "{name}, stopped in {phase} after {delay} ms");
         }
-        delay += Duration::from_millis(250);
     }
-    assert!(phases.len() > 2, "stopped in {phases:?} only");
+    let ran = until_free(|| project.apply_restore(&hash));
+    // The last one may have been killed when all was done.
+    assert!(ran.status == 0 || ran.status == 9 && ran.stderr.contains("applied already"), "{ran}");
     assert_eq!(mongod.db_hash(&project.database).await.unwrap(), new);
     project.run(&["audit", "verify"]).expect(0);
 }
