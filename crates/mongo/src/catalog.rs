@@ -7,16 +7,17 @@
 //!
 //! Definitions are taken byte for byte from listCollections and listIndexes. Sizes are the server's estimates from `$collStats`. A user who
 //! may not ask for them gets the number of documents from `count`, and no bytes; one who may not count either gets an error, because zero
-//! would say that nothing is there. A collection dropped while the listing runs is left out.
+//! would say that nothing is there. A collection dropped while the listing runs is left out; one that is renamed is
+//! looked for again, because a backup that lacks it could not be brought to any moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bson::raw::RawDocument;
 use bson::{RawDocumentBuf, rawdoc};
 use futures::{StreamExt as _, TryStreamExt as _};
 use mainstay_engine::{CollectionIdentity, CollectionInfo, CollectionKind, Namespace};
 use mainstay_model::progress::Work;
-use mainstay_model::{ErrorKind, Result, ResultExt};
+use mainstay_model::{Error, ErrorKind, ErrorStatus, Result, ResultExt};
 
 use crate::metadata::{Metadata, array, kind_of};
 use crate::probe::number;
@@ -28,6 +29,9 @@ pub(crate) const OWN_DATABASE: &str = "mainstay";
 
 /// How many collections are asked about at the same time.
 const CONCURRENCY: usize = 8;
+
+/// How often collections are looked for under new names. Each time is over in milliseconds.
+const LISTING_COUNT_MAX: usize = 20;
 
 /// The databases that hold user data, by name.
 pub(crate) async fn databases(server: &MongoServer) -> Result<Vec<String>> {
@@ -47,21 +51,59 @@ pub(crate) fn is_user_collection(name: &str) -> bool {
     !name.starts_with("system.") || name == "system.js"
 }
 
-/// The collections of `database`, by name.
+/// The collections of `database`, by name. One that is renamed meanwhile is met under its new name; created or dropped ones may be missed.
 pub(crate) async fn collections(server: &MongoServer, database: &str) -> Result<Vec<CollectionInfo>> {
-    let specs = server.list(database, rawdoc! { "listCollections": 1, "cursor": {} }).await?;
+    let mut specs = list(server, database).await?;
+    let mut collections: Vec<CollectionInfo> = Vec::new();
+    for _ in 0..LISTING_COUNT_MAX {
+        let (described, gone) = describe_all(server, database, specs).await?;
+        // What now bears a name was renamed over what bore it.
+        let replaced = |known: &CollectionInfo| described.iter().any(|new| new.namespace == known.namespace);
+        collections.retain(|known| !replaced(known));
+        collections.extend(described);
+        if gone.is_empty() {
+            collections.sort_by(|one, other| one.namespace.cmp(&other.namespace));
+            return Ok(collections);
+        }
+        // What is gone under its name was dropped, or has another name now.
+        specs = list(server, database).await?;
+        specs.retain(|spec| uuid_of(spec).is_some_and(|uuid| gone.contains(&uuid)));
+    }
+    Err(Error::new(
+        ErrorKind::Conflict,
+        format!("collections of {database} are renamed faster than they can be listed"),
+    )
+    .with_status(ErrorStatus::Temporary)
+    .with_hint("try again when nobody renames them"))
+}
+
+async fn list(server: &MongoServer, database: &str) -> Result<Vec<RawDocumentBuf>> {
+    server.list(database, rawdoc! { "listCollections": 1, "cursor": {} }).await
+}
+
+/// The collections of `specs`, and the UUIDs of those that are gone under their names.
+async fn describe_all(
+    server: &MongoServer,
+    database: &str,
+    specs: Vec<RawDocumentBuf>,
+) -> Result<(Vec<CollectionInfo>, BTreeSet<String>)> {
     let buckets = bucket_identities(&specs);
-    let described: Vec<Option<CollectionInfo>> =
-        futures::stream::iter(specs.into_iter().map(|spec| describe(server, database, spec, &buckets)))
+    let user = |spec: &RawDocumentBuf| is_user_collection(spec.get_str("name").unwrap_or_default());
+    let described: Vec<(Option<String>, Option<CollectionInfo>)> =
+        futures::stream::iter(specs.into_iter().filter(user))
+            .map(|spec| async {
+                let uuid = uuid_of(&spec);
+                describe(server, database, spec, &buckets).await.map(|info| (uuid, info))
+            })
             .buffer_unordered(CONCURRENCY)
             .try_collect()
             .await?;
-    let mut collections: Vec<CollectionInfo> = described.into_iter().flatten().collect();
-    collections.sort_by(|one, other| one.namespace.cmp(&other.namespace));
-    Ok(collections)
+    let gone = described.iter().filter(|(_, info)| info.is_none()).filter_map(|(uuid, _)| uuid.clone());
+    let gone = gone.collect();
+    Ok((described.into_iter().filter_map(|(_, info)| info).collect(), gone))
 }
 
-/// One entry of listCollections with its indexes and sizes; `None` for what is left out or gone.
+/// One entry of listCollections with its indexes and sizes; `None` for what is gone.
 async fn describe(
     server: &MongoServer,
     database: &str,
@@ -69,9 +111,6 @@ async fn describe(
     buckets: &BTreeMap<String, String>,
 ) -> Result<Option<CollectionInfo>> {
     let name = spec.get_str("name").unwrap_or_default();
-    if !is_user_collection(name) {
-        return Ok(None);
-    }
     let namespace = Namespace::new(database, name);
     let kind = kind_of(spec.get_str("type").unwrap_or("collection"));
     let indexes = match indexes(server, &namespace, kind).await {

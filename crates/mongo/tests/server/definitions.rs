@@ -1,6 +1,8 @@
 //! Collections made again: the same options, the same indexes, the same data, by the server's own judgement.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bson::{Document, doc};
 use mainstay_engine::{
@@ -240,4 +242,43 @@ async fn what_is_not_known_to_be_durable_is_an_error() {
     // Each was done all the same, as the state says.
     let names = client.database("shop").list_collection_names().await.unwrap();
     assert_eq!(names, ["made"]);
+}
+
+/// A collection that somebody renames is met, whenever the listing comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_is_renamed_is_never_missed() {
+    let (mongod, name) = (shared_mongod(), unique_database());
+    let client = mongod.oracle().await;
+    let server = open(&mongod.uri()).await;
+    // Others, so that the listing takes a while.
+    for number in 0..20 {
+        client.database(&name).create_collection(format!("other {number}")).await.unwrap();
+    }
+    insert(&client, &name, "one", [doc! { "_id": 1 }]).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let renaming = {
+        let (client, name, stop) = (client.clone(), name.clone(), Arc::clone(&stop));
+        tokio::spawn(async move {
+            let mut count = 0;
+            let mut names = ["one", "two"];
+            while !stop.load(Ordering::Relaxed) {
+                let [from, to] = names.map(|collection| format!("{name}.{collection}"));
+                let rename = doc! { "renameCollection": from, "to": to };
+                client.database("admin").run_command(rename).await.unwrap();
+                names.reverse();
+                count += 1;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            count
+        })
+    };
+    for _ in 0..60 {
+        let listed = server.collections(&name).await.unwrap();
+        let names: Vec<&str> = listed.iter().map(|info| info.namespace.collection.as_str()).collect();
+        let met = names.iter().filter(|name| ["one", "two"].contains(*name)).count();
+        assert_eq!((met, names.len()), (1, 21), "{names:?}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert!(renaming.await.unwrap() > 10);
+    client.database(&name).drop().await.unwrap();
 }
