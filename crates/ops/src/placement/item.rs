@@ -7,7 +7,7 @@
 use futures::{StreamExt, TryStreamExt, stream};
 use mainstay_engine::{
     ChangeCounts, CollectionIdentity, CollectionInfo, CollectionKind, DocumentDigest, DocumentFailure,
-    Namespace, SnapshotRequest, metadata_differences,
+    Namespace, ScanSetback, SnapshotRequest, metadata_differences,
 };
 use mainstay_model::progress::{Silent, Work};
 use mainstay_model::{Error, ErrorKind, Result, ResultExt};
@@ -19,6 +19,10 @@ use super::work::{Placement, find, is_own};
 
 /// How many ranges of one collection are read at the same time for the proof.
 const PROOF_RANGE_COUNT_MAX: usize = 2;
+
+/// How often a collection is read for its proof when the server cannot let a reading end. Of the reasons one comes once, the other with a
+/// change of the member that is read.
+const PROOF_COUNT_MAX: usize = 4;
 
 /// What became of one collection.
 #[derive(Debug, Clone)]
@@ -523,8 +527,23 @@ impl ItemWork<'_> {
         self.digest_of(&info).await.context("read back for the proof")
     }
 
+    /// The digest of all documents of a collection, at one moment where the server can. A reading that outlasts the history the server keeps
+    /// is taken again without a moment: nobody else writes to what a run has created, and whoever does is found by the difference.
     async fn digest_of(&self, info: &CollectionInfo) -> Result<DocumentDigest> {
-        let snapshot = self.placement.context.source.snapshot(SnapshotRequest::Best).await?;
+        let mut request = SnapshotRequest::Best;
+        for _ in 1..PROOF_COUNT_MAX {
+            let read = self.digest_at(info, request).await;
+            match read.as_ref().err().and_then(ScanSetback::of) {
+                None => return read,
+                Some(ScanSetback::HistoryPassed) => request = SnapshotRequest::DuringScan,
+                Some(ScanSetback::RangesLost) => {}
+            }
+        }
+        self.digest_at(info, request).await
+    }
+
+    async fn digest_at(&self, info: &CollectionInfo, request: SnapshotRequest) -> Result<DocumentDigest> {
+        let snapshot = self.placement.context.source.snapshot(request).await?;
         let prepared = snapshot.prepare(info, PROOF_RANGE_COUNT_MAX).await?;
         let (snapshot, prepared) = (&snapshot, &prepared);
         stream::iter(&prepared.ranges)
