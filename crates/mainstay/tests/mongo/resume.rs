@@ -228,6 +228,21 @@ async fn forgetful() -> (Mongod, tokio::task::JoinHandle<()>) {
     (mongod, ticker)
 }
 
+/// Waits until the server of [`forgetful`] no longer has the history of what was until now.
+async fn forgotten(mongod: &Mongod) {
+    let ticks = mongod.oracle().await.database("ticks");
+    let now = ticks.run_command(doc! { "ping": 1 }).await.unwrap().get("operationTime").cloned().unwrap();
+    let read =
+        doc! { "find": "ticks", "limit": 1, "readConcern": { "level": "snapshot", "atClusterTime": now } };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while ticks.run_command(read.clone()).await.is_ok() {
+        assert!(Instant::now() < deadline, "the server remembers what it was told to forget");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let refused = ticks.run_command(read).await.unwrap_err();
+    assert!(refused.to_string().contains("SnapshotTooOld"), "{refused}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_moment_that_passes_during_the_scan_is_told_and_the_rest_is_read_as_it_is() {
     let (mongod, ticker) = forgetful().await;
@@ -263,7 +278,7 @@ async fn a_run_whose_moment_has_passed_is_refused_without_a_change_log() {
     let (mongod, ticker) = forgetful().await;
     let (project, _proxy) = slow_project(&mongod).await;
     kill(caught_in_the_act(&project, &[]));
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    forgotten(&mongod).await;
     let refused = resume(&project, &[]).expect(8);
     refused.says("no longer has the history").says("no change log").says("kept in run");
     ticker.abort();
@@ -278,7 +293,7 @@ async fn a_run_whose_moment_has_passed_goes_on_beside_a_change_log() {
     project.run(&["capture", "mongo", "--once"]).expect(0);
     let capture = project.spawn(&["capture", "mongo", "--json", "--slice-age", "200ms"]);
     kill(caught_in_the_act(&project, &[]));
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    forgotten(&mongod).await;
     let ran =
         resume(&project, &[]).expect(0).says("continuing run").says("only together with the change log");
     assert_eq!(ran.json()["consistency"]["kind"], "cluster_time");
