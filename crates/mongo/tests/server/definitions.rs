@@ -211,7 +211,7 @@ async fn what_is_not_known_to_be_durable_is_an_error() {
     let mut config = MongoConfig::new(Secret::new(mongod.uri()));
     config.retry = RetryPolicy {
         retries_max: 1,
-        first_delay: std::time::Duration::from_millis(10),
+        first_delay: Duration::from_millis(10),
         ..RetryPolicy::default()
     };
     let server = MongoServer::open(&config).await.unwrap();
