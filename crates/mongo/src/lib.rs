@@ -59,6 +59,8 @@ mod config;
 mod create;
 mod error;
 mod extjson;
+#[doc(hidden)]
+pub mod fuzzing;
 mod inspect;
 mod load;
 mod metadata;
@@ -73,5 +75,5 @@ mod topology;
 mod wire;
 
 pub use config::{MongoConfig, RetryPolicy, TlsOptions};
-pub use oplog::{OplogLens, exercise_diff, exercise_survey};
+pub use oplog::OplogLens;
 pub use server::MongoServer;

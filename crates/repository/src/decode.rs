@@ -378,6 +378,37 @@ impl<C: Consumer> Decoder<C> {
     }
 }
 
+/// Decodes `stored` as if it were an object whose size and hash were recorded so. For fuzzers.
+pub(crate) fn exercise(stored: &[u8], encryption: Encryption, identities: &Arc<Identities>) {
+    struct Counted(u64);
+    impl Consumer for Counted {
+        type Item = ();
+
+        fn chunk(&mut self, plain: Vec<u8>) {
+            self.0 += plain.len() as u64;
+        }
+    }
+    let (feed, fed) = mpsc::channel(QUEUE_CHUNKS);
+    let bytes = Bytes::copy_from_slice(stored);
+    let whole = if bytes.is_empty() { vec![bytes] } else { vec![bytes, Bytes::new()] };
+    let fits = whole.into_iter().all(|message| feed.try_send(Ok(message)).is_ok());
+    assert!(fits, "the queue is shorter than two");
+    let expected = Expected {
+        stored_bytes: stored.len() as u64,
+        blake3: blake3::hash(stored).into(),
+        encryption,
+        plain: PlainBytes::AtMost(CHUNK_BYTES as u64),
+    };
+    // As many items as chunks of what is expected, and the end.
+    let (send, _items) = mpsc::channel(QUEUE_CHUNKS);
+    let mut decoder = Decoder { expected, identities: Arc::clone(identities), consumer: Counted(0), send };
+    match decoder.run(Stored::new(fed)) {
+        Ok(()) | Err(Fault::Undecodable(_) | Fault::PlainSize { .. }) => {}
+        Err(fault) => panic!("whole bytes were told as something else: {fault}"),
+    }
+    assert!(decoder.consumer.0 <= CHUNK_BYTES as u64, "more plain bytes came than were allowed");
+}
+
 /// Reads until `buffer` is full or the input ends.
 fn read_full(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;

@@ -25,6 +25,8 @@
 
 mod compress;
 mod decode;
+#[doc(hidden)]
+pub mod fuzzing;
 mod keys;
 mod layout;
 mod leftover;

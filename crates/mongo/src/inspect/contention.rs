@@ -27,7 +27,7 @@ pub(super) async fn read(server: &MongoServer) -> Result<Contention> {
     Ok(Contention { queues, ..of_status(&status) })
 }
 
-fn of_status(status: &Document) -> Contention {
+pub(super) fn of_status(status: &Document) -> Contention {
     let queue = section(&section(status, "globalLock"), "currentQueue");
     let engine = section(status, "wiredTiger");
     Contention {
@@ -107,7 +107,7 @@ fn flow_control(status: &Document) -> Option<FlowControl> {
     })
 }
 
-fn queues(reply: &Document) -> Vec<LockQueue> {
+pub(super) fn queues(reply: &Document) -> Vec<LockQueue> {
     let locks = reply.get_array("lockInfo").map(Vec::as_slice).unwrap_or_default();
     let requests = |lock: &Document, key: &str| -> Vec<LockRequest> {
         let list = lock.get_array(key).map(Vec::as_slice).unwrap_or_default();

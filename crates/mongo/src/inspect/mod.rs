@@ -134,3 +134,21 @@ fn some_text(document: &Document, key: &str) -> Option<String> {
 fn section(document: &Document, key: &str) -> Document {
     document.get_document(key).cloned().unwrap_or_default()
 }
+
+/// A line of the server's log. For fuzzers.
+pub(crate) fn exercise_line(line: &str) {
+    let _ = slow::of_line(line);
+}
+
+/// An entry of the profiler. For fuzzers.
+pub(crate) fn exercise_profile(entry: RawDocumentBuf) {
+    let _ = slow::of_profile(entry);
+}
+
+/// A document where a report on operations, locks or sizes was expected. For fuzzers.
+pub(crate) fn exercise_document(document: &Document) {
+    drop(running::operation(document));
+    drop(contention::of_status(document));
+    drop(contention::queues(document));
+    statistics::add(&mut CollectionStatistics::default(), document);
+}

@@ -29,7 +29,7 @@ fn is_own(entry: &Document) -> bool {
     section(entry, "command").get_str("comment").ok() == Some(OWN_COMMENT)
 }
 
-fn operation(entry: &Document) -> RunningOperation {
+pub(super) fn operation(entry: &Document) -> RunningOperation {
     let micros = |document: &Document, key: &str| number(document, key).unwrap_or(0);
     let transaction = entry.get_document("transaction").ok().map(|transaction| OpenTransaction {
         open_micros: micros(transaction, "timeOpenMicros"),

@@ -57,7 +57,7 @@ async fn recorded(server: &MongoServer, database: &str, request: &SlowRequest) -
     Ok(read)
 }
 
-fn of_profile(entry: RawDocumentBuf) -> Option<SlowOperation> {
+pub(super) fn of_profile(entry: RawDocumentBuf) -> Option<SlowOperation> {
     let entry = Document::try_from(entry).ok()?;
     let at = Timestamp::from_millisecond(entry.get_datetime("ts").ok()?.timestamp_millis()).ok()?;
     let begun = entry.get_document("originatingCommand").ok();
@@ -98,7 +98,7 @@ fn is_beside_the_point(operation: &SlowOperation) -> bool {
     statements || operation.namespace.ends_with(&format!(".{COLLECTION}"))
 }
 
-fn of_line(line: &str) -> Option<SlowOperation> {
+pub(super) fn of_line(line: &str) -> Option<SlowOperation> {
     let line = Json::parse(line).ok()?;
     let at = line.get("t")?.get("$date")?.text()?.parse::<Timestamp>().ok()?;
     let attributes = line.get("attr")?;

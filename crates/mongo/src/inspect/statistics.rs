@@ -92,7 +92,7 @@ pub(super) async fn statistics(
     Ok(sum)
 }
 
-fn add(sum: &mut CollectionStatistics, stats: &Document) {
+pub(super) fn add(sum: &mut CollectionStatistics, stats: &Document) {
     let of = |document: &Document, key: &str| number(document, key).unwrap_or(0);
     let engine = section(stats, "wiredTiger");
     let buckets = || number(&section(stats, "timeseries"), "bucketCount");

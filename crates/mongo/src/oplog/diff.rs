@@ -78,7 +78,7 @@ fn check_level(diff: &[u8], depth: usize) -> Result<(), DiffError> {
 }
 
 /// Feeds foreign bytes to the applier: the first document is changed by the second. For fuzzers; the outcome is of no interest.
-pub fn exercise(bytes: &[u8]) {
+pub(crate) fn exercise(bytes: &[u8]) {
     let mut frames = mainstay_engine::document_frames(bytes).map_while(Result::ok);
     if let (Some(document), Some(diff)) = (frames.next(), frames.next())
         && let Ok(changed) = apply(document, diff)

@@ -10,8 +10,8 @@ mod tail;
 mod transaction;
 mod views;
 
-pub use diff::exercise as exercise_diff;
+pub(crate) use diff::exercise as exercise_diff;
 pub use lens::OplogLens;
 pub(crate) use replay::MongoReplayer;
 pub(crate) use survey::MongoSurvey;
-pub use survey::exercise as exercise_survey;
+pub(crate) use survey::exercise as exercise_survey;

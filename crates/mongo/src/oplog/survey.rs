@@ -288,7 +288,7 @@ impl ChangeSurvey for MongoSurvey {
 }
 
 /// Feeds foreign bytes to the survey. For fuzzers; the outcome is of no interest.
-pub fn exercise(bytes: &[u8]) {
+pub(crate) fn exercise(bytes: &[u8]) {
     let end = OpTime { seconds: u32::MAX, increment: u32::MAX };
     if let Ok(mut survey) = MongoSurvey::begin(&[], Until::Through(end))
         && survey.add(bytes).is_ok()

@@ -6,8 +6,8 @@
 //! checksums, exhaust cursors and replies larger than the protocol allows.
 
 mod connection;
-mod message;
-mod scram;
+pub(crate) mod message;
+pub(crate) mod scram;
 
 pub(crate) use connection::{Connection, Endpoint, Login, Mechanism, WireOptions};
 pub(crate) use message::{MESSAGE_BYTES_MAX, Reply, Sequence};

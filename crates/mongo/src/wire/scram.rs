@@ -122,7 +122,8 @@ impl Begun {
         Self::with_nonce(scram, username, BASE64.encode(rand::random::<[u8; 24]>()))
     }
 
-    fn with_nonce(scram: Scram, username: &str, nonce: String) -> Self {
+    /// Begins with a nonce that somebody knows.
+    pub(crate) fn with_nonce(scram: Scram, username: &str, nonce: String) -> Self {
         let escaped = username.replace('=', "=3D").replace(',', "=2C");
         let first_bare = format!("n={escaped},r={nonce}");
         Self { scram, nonce, first_bare }

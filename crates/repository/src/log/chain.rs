@@ -140,7 +140,7 @@ impl Slice {
     }
 
     /// The slice called `name`; `None` for what no slice is called.
-    fn parse(name: &str, bytes: u64) -> Option<Self> {
+    pub(crate) fn parse(name: &str, bytes: u64) -> Option<Self> {
         let (range, suffixes) = name.split_once('.')?;
         let mut parts = range.split('-');
         let slice = Self {

@@ -1,0 +1,4 @@
+//! Definitions and Extended JSON on any bytes.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| mainstay_mongo::fuzzing::definitions(bytes));

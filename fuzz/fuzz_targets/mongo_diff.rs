@@ -1,0 +1,4 @@
+//! A diff of the oplog on any bytes.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| mainstay_mongo::fuzzing::diff(bytes));

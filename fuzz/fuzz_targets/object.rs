@@ -1,0 +1,4 @@
+//! A stored object of a repository on any bytes.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| mainstay_repository::fuzzing::object(bytes, include_str!("../identity.txt")));
