@@ -86,6 +86,9 @@ pub(crate) struct CreateArgs {
     /// Most ranges read at the same time
     #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     parallel: u16,
+    /// Take the server's users and roles along, with what their passwords are checked with
+    #[arg(long)]
+    users_and_roles: bool,
     /// Hold the backup back so that the server answers within this time, such as 20ms
     #[arg(long, value_name = "LATENCY", value_parser = parse_latency)]
     max_impact: Option<Duration>,
@@ -95,7 +98,7 @@ pub(crate) struct CreateArgs {
         value_name = "RUN",
         num_args = 0..=1,
         default_missing_value = "latest",
-        conflicts_with_all = ["database", "collection", "all_databases", "consistency"]
+        conflicts_with_all = ["database", "collection", "all_databases", "consistency", "users_and_roles"]
     )]
     resume: Option<RunChoice>,
     /// Show what would be read, and do nothing
@@ -233,6 +236,7 @@ async fn create(args: CreateArgs, session: &Session) -> Result<ExitStatus> {
                 snapshot: args.consistency.into(),
                 scan_count_max: args.parallel.into(),
                 impact_max: args.max_impact,
+                accounts: args.users_and_roles,
             };
             backup::plan(documents.source.as_ref(), target, &request, session.clock.as_ref()).await?
         }
@@ -248,6 +252,7 @@ async fn create(args: CreateArgs, session: &Session) -> Result<ExitStatus> {
     let progress = session.printer.progress();
     let context = BackupContext {
         source: documents.source.as_ref(),
+        accounts: documents.accounts.as_ref(),
         repository: &repository,
         holder: &session.holder(),
         clock: session.clock.as_ref(),
@@ -374,6 +379,8 @@ fn set_json(set: &Set, contents: &DocumentSetContents) -> Value {
         "collections": contents.collections.len(),
         "documents": digest.documents,
         "bytes": digest.bytes,
+        "users": contents.accounts.as_ref().map(|accounts| accounts.users.digest.documents),
+        "roles": contents.accounts.as_ref().map(|accounts| accounts.roles.digest.documents),
         "stored_bytes": set.manifest().stored_bytes(),
         "digest": digest,
     })
@@ -552,6 +559,7 @@ impl Report for Shown {
             ),
             ("taken", format!("{} to {}", moment(manifest.begun_at), moment(manifest.completed_at))),
             ("moment", moment_of(&contents.consistency)),
+            ("accounts", accounts_of(contents)),
             ("digest", contents.digest().to_string()),
             ("manifest", self.set.manifest_blake3().to_string()),
         ];
@@ -586,6 +594,16 @@ impl Report for Shown {
             ]);
         }
         text + &table.render(look)
+    }
+}
+
+/// How many users and roles a set holds; who they are is told by nothing but a plan that restores them.
+fn accounts_of(contents: &DocumentSetContents) -> String {
+    match &contents.accounts {
+        None => "no users and roles".to_owned(),
+        Some(accounts) => {
+            format!("{} users, {} roles", accounts.users.digest.documents, accounts.roles.digest.documents)
+        }
     }
 }
 
