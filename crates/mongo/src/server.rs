@@ -378,7 +378,7 @@ impl DocumentSource for MongoServer {
 
     async fn position(&self) -> Result<Option<OpTime>> {
         let hello = self.hello().await?;
-        Ok(Topology::of(&hello).moment(&hello).ok().map(optime))
+        Ok(Topology::of(&hello).log_position(&hello).map(optime))
     }
 
     async fn snapshot(&self, request: SnapshotRequest) -> Result<Arc<dyn Snapshot>> {

@@ -39,7 +39,7 @@ pub use run::{ResumableRun, resumable_runs};
 
 use crate::Selection;
 use crate::contents::{CollectionRecord, DocumentSetContents};
-use crate::scan::{tell_consistency, total_estimate};
+use crate::scan::{tell_snapshot, total_estimate};
 use resume::Continued;
 use run::{Header, Part, Ready, Recorder, run_of};
 use scan::Scan;
@@ -329,7 +329,7 @@ impl Attempt<'_> {
             source.snapshot(self.parameters.snapshot.into()).await.context("fix a moment to read at")?;
         let fixed_at = Instant::now();
         let consistency = snapshot.consistency().clone();
-        tell_consistency(context.observer, &consistency);
+        tell_snapshot(context.observer, snapshot.as_ref());
         let before_listing = self.position().await?;
         let mut collections = self.parameters.selection.resolve(source).await?;
         let listed = self.position().await?;
