@@ -15,7 +15,7 @@ use mainstay_model::{
 use mainstay_ops::backup::{self, BackupContext, BackupReport, BackupRequest, ResumeRequest, SnapshotChoice};
 use mainstay_ops::contents::DocumentSetContents;
 use mainstay_ops::prune::{self, PruneReport, PruneScope};
-use mainstay_ops::recoverable::{self, ServerLog};
+use mainstay_ops::recoverable::{self, Recoverable};
 use mainstay_ops::{Selection, verify};
 use mainstay_repository::{Leftover, LogReport, Repository, Set, SetEntry, VerifyReport};
 use serde_json::{Map, Value, json};
@@ -390,7 +390,7 @@ async fn list(args: &ListArgs, session: &Session) -> Result<ExitStatus> {
     let Some(repository) = existing_repository(session).await? else {
         return Ok(session.printer.report(&Listed {
             rows: Vec::new(),
-            logs: Vec::new(),
+            logs: Recoverable::default(),
             now: session.clock.now(),
         }));
     };
@@ -399,7 +399,7 @@ async fn list(args: &ListArgs, session: &Session) -> Result<ExitStatus> {
         rows.push(row(&repository, entry).await?);
     }
     let wants_log = args.store.is_none_or(|store| store == StoreKind::Mongo);
-    let logs = if wants_log { recoverable::recoverable(&repository).await? } else { Vec::new() };
+    let logs = if wants_log { recoverable::recoverable(&repository).await? } else { Recoverable::default() };
     Ok(session.printer.report(&Listed { rows, logs, now: session.clock.now() }))
 }
 
@@ -430,7 +430,7 @@ struct Row {
 
 struct Listed {
     rows: Vec<Row>,
-    logs: Vec<ServerLog>,
+    logs: Recoverable,
     now: Timestamp,
 }
 
@@ -447,7 +447,8 @@ impl Report for Listed {
         });
         Map::from_iter([
             ("sets".to_owned(), sets.collect()),
-            ("log".to_owned(), log::ranges_json(&self.logs, self.now)),
+            ("log".to_owned(), log::ranges_json(&self.logs.servers, self.now)),
+            ("damaged_chains".to_owned(), json!(self.logs.damaged)),
         ])
     }
 
@@ -475,7 +476,11 @@ impl Report for Listed {
 
     fn exit_status(&self) -> ExitStatus {
         let damaged = |row: &Row| row.read.is_err() || row.verified.is_some_and(|(_, sound)| !sound);
-        if self.rows.iter().any(damaged) { Severity::Critical.exit_status() } else { ExitStatus::Ok }
+        if self.rows.iter().any(damaged) || !self.logs.damaged.is_empty() {
+            Severity::Critical.exit_status()
+        } else {
+            ExitStatus::Ok
+        }
     }
 }
 
