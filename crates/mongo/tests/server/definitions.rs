@@ -209,11 +209,8 @@ async fn what_is_not_known_to_be_durable_is_an_error() {
     insert(&client, "shop", "old", [doc! { "_id": 1 }]).await;
     insert(&client, "shop", "new", [doc! { "_id": 1 }]).await;
     let mut config = MongoConfig::new(Secret::new(mongod.uri()));
-    config.retry = RetryPolicy {
-        retries_max: 1,
-        first_delay: Duration::from_millis(10),
-        ..RetryPolicy::default()
-    };
+    config.retry =
+        RetryPolicy { retries_max: 1, first_delay: Duration::from_millis(10), ..RetryPolicy::default() };
     let server = MongoServer::open(&config).await.unwrap();
     let fail = doc! {
         "configureFailPoint": "failCommand", "mode": "alwaysOn",
