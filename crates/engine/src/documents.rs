@@ -258,6 +258,11 @@ pub trait Snapshot: Send + Sync {
         range: &ScanRange,
     ) -> Result<Box<dyn DocumentStream>>;
 
+    /// What these scans cannot do or do not keep, in words for whoever reads the backup's output: one line each.
+    fn limits(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// A gauge of the server that the scans burden; it looks for documents in `near`. Nothing is connected by making it.
     fn gauge(&self, near: &CollectionInfo) -> Box<dyn PressureGauge>;
 }

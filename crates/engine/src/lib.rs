@@ -13,7 +13,7 @@ mod literal;
 mod metadata;
 mod probe;
 
-pub use accounts::{AccountStore, Accounts};
+pub use accounts::{AccountKind, AccountMerge, AccountName, AccountStore, Accounts};
 pub use changes::{
     ChangeAnchor, ChangeBatch, ChangeCounts, ChangeLogFacts, ChangeReplay, ChangeSource, ChangeStream,
     ChangeSurvey, CollectionIdentity, ContinuityBreak, Followed, PointCollection, ReplayTarget, Replayed,

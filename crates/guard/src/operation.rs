@@ -107,7 +107,7 @@ pub const OPERATIONS: &[Operation] = &[
     Operation {
         name: "restore.apply.merge",
         effect: Effect::Destructive,
-        summary: "load a backup set's documents into existing collections",
+        summary: "load a backup set's documents, users or roles into what exists",
         reach: Reach::Store,
     },
     adds("restore.apply.new", "restore a backup set under names that do not exist yet"),

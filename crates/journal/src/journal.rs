@@ -20,7 +20,7 @@ pub struct Journal {
     sequence: Sequence,
     run: RunId,
     next: u64,
-    /// A record whose writing ended in an error and that may exist nevertheless.
+    /// A record whose writing ended in an error or was given up, and that may exist nevertheless.
     open_question: Option<Blake3>,
 }
 
@@ -111,31 +111,47 @@ impl Journal {
         }
     }
 
-    /// Appends `event`; it is durable when this returns. After an error the same event may be recorded again: it is kept once.
+    /// Appends `event`; it is durable when this returns. After an error, and when the call was given up in the middle, others may be recorded,
+    /// and the same one again: it is kept once.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] when another process writes this journal; the kinds of [`mainstay_store::Store::put_new`] otherwise.
     pub async fn record<E: Serialize>(&mut self, event: &E) -> Result<()> {
         let event = json(event)?;
-        if self.settle(&event).await? {
-            return Ok(());
-        }
-        let record = Record { run: self.run.clone(), number: self.next, content: Content::Event(event) };
-        match self.sequence.append(self.next, &record).await {
-            Ok(_) => {
-                self.next += 1;
-                Ok(())
+        loop {
+            let before = self.open_question;
+            if self.settle(&event).await? {
+                return Ok(());
             }
-            Err(error) if error.kind() == ErrorKind::Conflict => {
-                Err(error.context(format!("record step {} of run {}", self.next, self.run)).with_hint(
+            let content = Content::Event(event.clone());
+            let record = Record { run: self.run.clone(), number: self.next, content };
+            // Open until the store has answered: a caller that gives this call up does not take back what the store has begun to write.
+            self.open_question = Some(sealed::seal(KIND, &record)?.1);
+            let error = match self.sequence.append(self.next, &record).await {
+                Ok(_) => {
+                    self.next += 1;
+                    self.open_question = None;
+                    return Ok(());
+                }
+                Err(error) => error.context(format!("record step {} of run {}", self.next, self.run)),
+            };
+            if error.kind() != ErrorKind::Conflict {
+                return Err(error);
+            }
+            self.open_question = before;
+            if !self.is_answered(before).await {
+                return Err(error.with_hint(
                     "another process continues this run; let it, or wait until its lease is free and continue again",
-                ))
-            }
-            Err(error) => {
-                self.open_question = Some(sealed::seal(KIND, &record)?.1);
-                Err(error.context(format!("record step {} of run {}", self.next, self.run)))
+                ));
             }
         }
+    }
+
+    /// Whether the record that is in the way is the one whose writing was given up, and which ended only now.
+    async fn is_answered(&self, attempted: Option<Blake3>) -> bool {
+        let Some(attempted) = attempted else { return false };
+        let found = self.sequence.read::<Record>(self.next).await;
+        found.is_ok_and(|found| found.blake3 == attempted)
     }
 
     /// Finds out whether the record whose writing failed exists, and whether `event` is that record's.

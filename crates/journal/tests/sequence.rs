@@ -343,3 +343,30 @@ async fn damaged_swapped_and_foreign_records_are_named() {
     store.put(&key(1, 3), original).await.unwrap();
     assert_eq!(journal.events::<Step>().await.unwrap().len(), 3);
 }
+
+/// Who works on several things at once gives up the others when one fails, in the middle of what they record.
+#[tokio::test]
+async fn a_record_that_was_given_up_does_not_stand_in_the_way() {
+    let temporary = tempfile::tempdir().unwrap();
+    let store = Store::open(&Location::directory(temporary.path()), &StoreOptions::default()).unwrap();
+    let mut journal = Journal::begin(&store, &clock(), &run(1), &"header").await.unwrap();
+    let mut recorded = Vec::new();
+    for number in 0..100 {
+        for _ in 0..number % 7 {
+            // Polled a few times, then dropped, with the store at work.
+            let event = format!("given up {number}");
+            let mut given_up = std::pin::pin!(journal.record(&event));
+            for _ in 0..number % 5 {
+                if futures::poll!(&mut given_up).is_ready() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        recorded.push(format!("recorded {number}"));
+        journal.record(recorded.last().unwrap()).await.unwrap();
+    }
+    let events: Vec<String> = Journal::open(&store, &run(1)).await.unwrap().events().await.unwrap();
+    let kept: Vec<&String> = events.iter().filter(|event| event.starts_with("recorded")).collect();
+    assert_eq!(kept, recorded.iter().collect::<Vec<_>>());
+}

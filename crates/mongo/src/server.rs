@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bson::{Document, RawDocumentBuf, rawdoc};
 use mainstay_engine::{
-    AccountStore, Accounts, ChangeReplay, ChangeSurvey, CollectionInfo, CollectionKind, Consistency,
-    DocumentSink, DocumentSource, Loader, Namespace, ReplayTarget, Replayer, ServerFacts, Snapshot,
-    SnapshotRequest, StoredCollection, Until,
+    AccountMerge, AccountStore, Accounts, ChangeReplay, ChangeSurvey, CollectionInfo, CollectionKind,
+    Consistency, DocumentSink, DocumentSource, Loader, Namespace, ReplayTarget, Replayer, ServerFacts,
+    Snapshot, SnapshotRequest, StoredCollection, Until,
 };
 use mainstay_guard::Permit;
 use mainstay_model::progress::Observer;
@@ -378,7 +378,7 @@ impl DocumentSource for MongoServer {
 
     async fn position(&self) -> Result<Option<OpTime>> {
         let hello = self.hello().await?;
-        Ok(Topology::of(&hello).moment(&hello).ok().map(optime))
+        Ok(Topology::of(&hello).log_position(&hello).map(optime))
     }
 
     async fn snapshot(&self, request: SnapshotRequest) -> Result<Arc<dyn Snapshot>> {
@@ -430,12 +430,16 @@ impl AccountStore for MongoServer {
         accounts::read(self, database).await
     }
 
+    async fn compare_accounts(&self, accounts: &Accounts, database: Option<&str>) -> Result<AccountMerge> {
+        accounts::compare(self, accounts, database).await
+    }
+
     async fn merge_accounts(
         &self,
         accounts: &Accounts,
         database: Option<&str>,
         permit: &Permit,
-    ) -> Result<()> {
+    ) -> Result<AccountMerge> {
         accounts::merge(self, accounts, database, permit).await
     }
 }

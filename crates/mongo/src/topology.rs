@@ -63,6 +63,12 @@ impl Topology {
         matches!(self, Self::ReplicaSet { .. })
     }
 
+    /// A position of the deployment's change log that everything acknowledged so far lies before; none where there is no log, or one for
+    /// each shard: a cluster's time is a position in neither of them.
+    pub(crate) fn log_position(&self, hello: &Document) -> Option<Timestamp> {
+        self.has_members().then(|| self.moment(hello).ok()).flatten()
+    }
+
     /// A moment that everything acknowledged so far belongs to, or why there is none.
     ///
     /// A member of a replica set tells the newest operation it has applied (`lastWrite.opTime`), which is not yet committed by a majority. A mongos tells the cluster time.
@@ -112,6 +118,7 @@ mod tests {
             (Topology::of(&mongos), Topology::of(&mongos).moment(&mongos)),
             (Topology::Mongos, Ok(time))
         );
+        assert_eq!((Topology::Mongos.log_position(&mongos), topology.log_position(&set)), (None, Some(time)));
         assert!(Topology::of(&doc! { "maxWireVersion": 17 }).moment(&set).is_err());
         let old = doc! { "setName": "rs0", "maxWireVersion": 9, "lastWrite": { "opTime": { "ts": time } } };
         assert!(Topology::of(&old).moment(&old).is_err());

@@ -14,6 +14,10 @@ use crate::Selection;
 pub(crate) const ROLE_METADATA: &str = "metadata";
 /// The role of objects that hold concatenated documents.
 pub(crate) const ROLE_DOCUMENTS: &str = "documents";
+/// The role of objects that hold users and roles, credentials included.
+pub(crate) const ROLE_ACCOUNTS: &str = "accounts";
+/// The most bytes of an object of users or roles.
+pub(crate) const ACCOUNTS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The most bytes of a metadata object.
 pub(crate) const METADATA_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -36,6 +40,27 @@ pub struct DocumentSetContents {
     pub selection: Option<Selection>,
     /// The collections, by name.
     pub collections: Vec<CollectionRecord>,
+    /// The server's users and roles as they were at the end of the backup, when they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accounts: Option<AccountsRecord>,
+}
+
+/// The users and roles of a set: documents as the server keeps them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountsRecord {
+    /// `admin.system.users`, with credentials.
+    pub users: PartRecord,
+    /// `admin.system.roles`.
+    pub roles: PartRecord,
+    /// The document of `admin.system.version` that tells their form.
+    pub version: PartRecord,
+}
+
+impl AccountsRecord {
+    fn parts(&self) -> [&PartRecord; 3] {
+        [&self.users, &self.roles, &self.version]
+    }
 }
 
 /// One collection of a set.
@@ -98,7 +123,12 @@ impl DocumentSetContents {
     /// Every object that it names.
     pub(crate) fn objects(&self) -> impl Iterator<Item = &ObjectName> {
         let parts = self.collections.iter().flat_map(|record| &record.parts).map(|part| &part.object);
-        parts.chain(self.metadata_objects())
+        parts.chain(self.metadata_objects()).chain(self.account_objects())
+    }
+
+    /// The objects with users and roles.
+    pub(crate) fn account_objects(&self) -> impl Iterator<Item = &ObjectName> {
+        self.accounts.iter().flat_map(AccountsRecord::parts).map(|part| &part.object)
     }
 
     /// The objects with the definitions of all collections.
@@ -119,6 +149,7 @@ impl DocumentSetContents {
         self.collections
             .iter()
             .flat_map(|collection| &collection.parts)
+            .chain(self.accounts.iter().flat_map(AccountsRecord::parts))
             .map(|part| (part.object.clone(), part.digest))
             .collect()
     }

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use mainstay_model::progress::Observer;
-use mainstay_model::{ChainId, LogPosition, OpTime, Result, ResultExt, SetId, StoreKind};
+use mainstay_model::{
+    ChainId, Error, Finding, LogPosition, OpTime, Result, ResultExt, SetId, Severity, StoreKind,
+};
 use mainstay_repository::{Chain, ChainEntry, LogReport, Repository, Run, Set};
 use serde::Serialize;
 
@@ -15,6 +17,26 @@ use crate::framing::DocumentInspector;
 
 /// How many slices are read at the same time when they are verified.
 const SLICE_COUNT_MAX: usize = 4;
+
+/// What the repository's change logs allow.
+#[derive(Debug, Default)]
+pub struct Recoverable {
+    /// Server by server.
+    pub servers: Vec<ServerLog>,
+    /// Chains that lead nowhere, because nobody can tell whose log they are, oldest first.
+    pub damaged: Vec<DamagedChain>,
+}
+
+/// A chain whose description is missing or cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DamagedChain {
+    /// The chain.
+    pub chain: ChainId,
+    /// How many slices lie in it.
+    pub slices: usize,
+    /// What is wrong with its description.
+    pub damaged: String,
+}
 
 /// What can be restored of one server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -96,18 +118,25 @@ pub fn base_of(contents: &DocumentSetContents) -> Option<OpTime> {
     Some(contents.collections.iter().filter_map(|it| it.holds_through).fold(settled, OpTime::min))
 }
 
-/// What can be restored, server by server. Damaged sets and chains do not count; `backup verify` tells them.
+/// What can be restored, server by server. Damaged sets do not count (`backup verify` tells them), nor do damaged chains, which are listed.
 ///
 /// # Errors
 /// The store's.
-pub async fn recoverable(repository: &Repository) -> Result<Vec<ServerLog>> {
-    let entries = repository.chains(StoreKind::Mongo).await?;
+pub async fn recoverable(repository: &Repository) -> Result<Recoverable> {
     let mut servers: BTreeMap<String, Vec<Chain>> = BTreeMap::new();
-    for chain in entries.into_iter().filter_map(ChainEntry::whole) {
-        servers.entry(chain.description().server.clone()).or_default().push(chain);
+    let mut damaged = Vec::new();
+    for entry in repository.chains(StoreKind::Mongo).await? {
+        match entry {
+            ChainEntry::Whole(chain) => {
+                servers.entry(chain.description().server.clone()).or_default().push(chain);
+            }
+            ChainEntry::Damaged { id, slices, error, .. } => {
+                damaged.push(DamagedChain { chain: id, slices, damaged: error.to_string() });
+            }
+        }
     }
     if servers.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Recoverable { servers: Vec::new(), damaged });
     }
     let mut sets: BTreeMap<String, Vec<SetMoment>> = BTreeMap::new();
     for entry in repository.sets(Some(StoreKind::Mongo)).await? {
@@ -123,7 +152,7 @@ pub async fn recoverable(repository: &Repository) -> Result<Vec<ServerLog>> {
         let environment = chains.last().map(|chain| chain.description().environment.clone());
         judge(server, environment.unwrap_or_default(), own, &facts)
     };
-    Ok(servers.into_iter().map(server_log).collect())
+    Ok(Recoverable { servers: servers.into_iter().map(server_log).collect(), damaged })
 }
 
 /// What of a chain matters here.
@@ -201,10 +230,10 @@ pub async fn verify_log_after(
     verify_chain(repository, chain, base, observer).await.map(Some)
 }
 
-/// Reads back every slice of every chain.
+/// Reads back every slice of every chain. Of a chain without a readable description none is read: that is its finding.
 ///
 /// # Errors
-/// The store's; that of a chain whose description cannot be read.
+/// The store's.
 pub async fn verify_logs(repository: &Repository, observer: &dyn Observer) -> Result<Vec<LogReport>> {
     let mut reports = Vec::new();
     for entry in repository.chains(StoreKind::Mongo).await? {
@@ -212,10 +241,26 @@ pub async fn verify_logs(repository: &Repository, observer: &dyn Observer) -> Re
             ChainEntry::Whole(chain) => {
                 reports.push(verify_chain(repository, &chain, LogPosition(0), observer).await?);
             }
-            ChainEntry::Damaged { error, .. } => return Err(error),
+            ChainEntry::Damaged { store, id, slices, error } => {
+                reports.push(undescribed(store, id, slices, &error));
+            }
         }
     }
     Ok(reports)
+}
+
+fn undescribed(store: StoreKind, chain: ChainId, slices: usize, error: &Error) -> LogReport {
+    let finding = Finding {
+        id: "log.description_damaged".to_owned(),
+        severity: Severity::Critical,
+        store: Some(store),
+        subject: chain.to_string(),
+        message: format!("{error}; whose log its {slices} slices are is not known, and they were not read"),
+        remedy: "Copy its description back from an off-site copy of the repository. Without it nothing can be restored from this chain: take a \
+                 new backup with `mainstay backup create`."
+            .to_owned(),
+    };
+    LogReport { chain_id: chain, slices: 0, bytes: 0, findings: vec![finding] }
 }
 
 async fn verify_chain(

@@ -33,6 +33,14 @@ pub(crate) fn total_estimate(collections: &[CollectionInfo]) -> Work {
     collections.iter().map(|collection| collection.estimate).sum()
 }
 
+/// Tells which moment is read, and what reading it so does not give.
+pub(crate) fn tell_snapshot(observer: &dyn Observer, snapshot: &dyn Snapshot) {
+    tell_consistency(observer, snapshot.consistency());
+    for limit in snapshot.limits() {
+        observer.notice(&format!("warning: {limit}"));
+    }
+}
+
 /// Tells which moment is read.
 pub(crate) fn tell_consistency(observer: &dyn Observer, consistency: &Consistency) {
     match consistency {

@@ -1,16 +1,18 @@
 //! `status`: the stores and the repository at a glance.
 //!
 //! All stores are asked at the same time, each within a bound, so that one that hangs delays nobody for longer than that. A store that does
-//! not answer is a row with its error, not the end of the report. Reads only.
+//! not answer is a row with its error, not the end of the report. The change logs are asked for by themselves ([`logs`]): to list a long one
+//! takes a while, and the sets need not wait for it. Reads only.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use mainstay_engine::{Probe, StoreFacts};
 use mainstay_guard::Marker;
-use mainstay_model::{Error, ErrorKind, ExitStatus, Result, SetId, StoreKind, Timestamp};
-use mainstay_repository::{Repository, SetEntry};
+use mainstay_model::{Error, ErrorKind, ExitStatus, OpTime, Result, SetId, StoreKind, Timestamp};
+use mainstay_repository::{ChainEntry, Repository, SetEntry};
 
 /// A store as it answered.
 #[derive(Debug)]
@@ -107,6 +109,36 @@ pub async fn repository(repository: &Repository) -> Result<RepositoryStatus> {
         backups.push(found);
     }
     Ok(RepositoryStatus { backups })
+}
+
+/// The change log of one server in the repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogStatus {
+    /// Which store's log it is.
+    pub kind: StoreKind,
+    /// The server's fingerprint.
+    pub server: String,
+    /// The environment it was captured in last.
+    pub environment: String,
+    /// Up to where it is stored.
+    pub recovery_point: OpTime,
+}
+
+/// How far the change log of each server is stored, by fingerprint; nothing where none was captured. Damaged chains are left out.
+///
+/// # Errors
+/// The store's.
+pub async fn logs(repository: &Repository) -> Result<Vec<LogStatus>> {
+    let kind = StoreKind::Mongo;
+    let mut servers = BTreeMap::new();
+    // Oldest first, so that the newest chain of a server counts.
+    for chain in repository.chains(kind).await?.into_iter().filter_map(ChainEntry::whole) {
+        let description = chain.description();
+        let (server, environment) = (description.server.clone(), description.environment.clone());
+        let recovery_point = chain.end().optime();
+        servers.insert(server.clone(), LogStatus { kind, server, environment, recovery_point });
+    }
+    Ok(servers.into_values().collect())
 }
 
 /// The exit status for what was found: that of the worst trouble. A store that cannot be reached is worse than one that refuses us, for

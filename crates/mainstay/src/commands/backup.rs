@@ -15,7 +15,7 @@ use mainstay_model::{
 use mainstay_ops::backup::{self, BackupContext, BackupReport, BackupRequest, ResumeRequest, SnapshotChoice};
 use mainstay_ops::contents::DocumentSetContents;
 use mainstay_ops::prune::{self, PruneReport, PruneScope};
-use mainstay_ops::recoverable::{self, ServerLog};
+use mainstay_ops::recoverable::{self, Recoverable};
 use mainstay_ops::{Selection, verify};
 use mainstay_repository::{Leftover, LogReport, Repository, Set, SetEntry, VerifyReport};
 use serde_json::{Map, Value, json};
@@ -86,6 +86,9 @@ pub(crate) struct CreateArgs {
     /// Most ranges read at the same time
     #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     parallel: u16,
+    /// Take the server's users and roles along, with what their passwords are checked with
+    #[arg(long)]
+    users_and_roles: bool,
     /// Hold the backup back so that the server answers within this time, such as 20ms
     #[arg(long, value_name = "LATENCY", value_parser = parse_latency)]
     max_impact: Option<Duration>,
@@ -95,7 +98,7 @@ pub(crate) struct CreateArgs {
         value_name = "RUN",
         num_args = 0..=1,
         default_missing_value = "latest",
-        conflicts_with_all = ["database", "collection", "all_databases", "consistency"]
+        conflicts_with_all = ["database", "collection", "all_databases", "consistency", "users_and_roles"]
     )]
     resume: Option<RunChoice>,
     /// Show what would be read, and do nothing
@@ -233,6 +236,7 @@ async fn create(args: CreateArgs, session: &Session) -> Result<ExitStatus> {
                 snapshot: args.consistency.into(),
                 scan_count_max: args.parallel.into(),
                 impact_max: args.max_impact,
+                accounts: args.users_and_roles,
             };
             backup::plan(documents.source.as_ref(), target, &request, session.clock.as_ref()).await?
         }
@@ -248,6 +252,7 @@ async fn create(args: CreateArgs, session: &Session) -> Result<ExitStatus> {
     let progress = session.printer.progress();
     let context = BackupContext {
         source: documents.source.as_ref(),
+        accounts: documents.accounts.as_ref(),
         repository: &repository,
         holder: &session.holder(),
         clock: session.clock.as_ref(),
@@ -374,6 +379,8 @@ fn set_json(set: &Set, contents: &DocumentSetContents) -> Value {
         "collections": contents.collections.len(),
         "documents": digest.documents,
         "bytes": digest.bytes,
+        "users": contents.accounts.as_ref().map(|accounts| accounts.users.digest.documents),
+        "roles": contents.accounts.as_ref().map(|accounts| accounts.roles.digest.documents),
         "stored_bytes": set.manifest().stored_bytes(),
         "digest": digest,
     })
@@ -383,7 +390,7 @@ async fn list(args: &ListArgs, session: &Session) -> Result<ExitStatus> {
     let Some(repository) = existing_repository(session).await? else {
         return Ok(session.printer.report(&Listed {
             rows: Vec::new(),
-            logs: Vec::new(),
+            logs: Recoverable::default(),
             now: session.clock.now(),
         }));
     };
@@ -392,7 +399,7 @@ async fn list(args: &ListArgs, session: &Session) -> Result<ExitStatus> {
         rows.push(row(&repository, entry).await?);
     }
     let wants_log = args.store.is_none_or(|store| store == StoreKind::Mongo);
-    let logs = if wants_log { recoverable::recoverable(&repository).await? } else { Vec::new() };
+    let logs = if wants_log { recoverable::recoverable(&repository).await? } else { Recoverable::default() };
     Ok(session.printer.report(&Listed { rows, logs, now: session.clock.now() }))
 }
 
@@ -423,7 +430,7 @@ struct Row {
 
 struct Listed {
     rows: Vec<Row>,
-    logs: Vec<ServerLog>,
+    logs: Recoverable,
     now: Timestamp,
 }
 
@@ -440,7 +447,8 @@ impl Report for Listed {
         });
         Map::from_iter([
             ("sets".to_owned(), sets.collect()),
-            ("log".to_owned(), log::ranges_json(&self.logs, self.now)),
+            ("log".to_owned(), log::ranges_json(&self.logs.servers, self.now)),
+            ("damaged_chains".to_owned(), json!(self.logs.damaged)),
         ])
     }
 
@@ -468,7 +476,11 @@ impl Report for Listed {
 
     fn exit_status(&self) -> ExitStatus {
         let damaged = |row: &Row| row.read.is_err() || row.verified.is_some_and(|(_, sound)| !sound);
-        if self.rows.iter().any(damaged) { Severity::Critical.exit_status() } else { ExitStatus::Ok }
+        if self.rows.iter().any(damaged) || !self.logs.damaged.is_empty() {
+            Severity::Critical.exit_status()
+        } else {
+            ExitStatus::Ok
+        }
     }
 }
 
@@ -552,6 +564,7 @@ impl Report for Shown {
             ),
             ("taken", format!("{} to {}", moment(manifest.begun_at), moment(manifest.completed_at))),
             ("moment", moment_of(&contents.consistency)),
+            ("accounts", accounts_of(contents)),
             ("digest", contents.digest().to_string()),
             ("manifest", self.set.manifest_blake3().to_string()),
         ];
@@ -586,6 +599,16 @@ impl Report for Shown {
             ]);
         }
         text + &table.render(look)
+    }
+}
+
+/// How many users and roles a set holds; who they are is told by nothing but a plan that restores them.
+fn accounts_of(contents: &DocumentSetContents) -> String {
+    match &contents.accounts {
+        None => "no users and roles".to_owned(),
+        Some(accounts) => {
+            format!("{} users, {} roles", accounts.users.digest.documents, accounts.roles.digest.documents)
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use clap::Args;
 use mainstay_model::{Count, ExitStatus, OpTime, Result, Timestamp};
 use mainstay_mongo::OplogLens;
-use mainstay_ops::recoverable::ServerLog;
+use mainstay_ops::recoverable::{Recoverable, ServerLog};
 use mainstay_ops::search::{self, Destruction, SearchReport, SearchRequest};
 use serde_json::{Map, Value, json};
 
@@ -97,9 +97,9 @@ pub(crate) fn ranges_json(logs: &[ServerLog], now: Timestamp) -> Value {
 }
 
 /// The same for people; nothing when nothing was captured.
-pub(crate) fn ranges_text(logs: &[ServerLog], now: Timestamp, look: &Look) -> String {
+pub(crate) fn ranges_text(logs: &Recoverable, now: Timestamp, look: &Look) -> String {
     let mut text = String::new();
-    for log in logs {
+    for log in &logs.servers {
         text.push_str(&format!(
             "\n{} {} in {}: newest recovery point {} ({})\n",
             look.paint(Tone::Strong, "change log of"),
@@ -136,6 +136,16 @@ pub(crate) fn ranges_text(logs: &[ServerLog], now: Timestamp, look: &Look) -> St
             table.row(cells);
         }
         text.push_str(&table.render(look));
+    }
+    for chain in &logs.damaged {
+        text.push_str(&format!(
+            "\n{} {} with {} slices is {}: {}\n",
+            look.paint(Tone::Strong, "change log in chain"),
+            chain.chain,
+            chain.slices,
+            look.paint(Tone::Bad, "DAMAGED"),
+            chain.damaged
+        ));
     }
     text
 }

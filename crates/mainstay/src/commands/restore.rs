@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use mainstay_engine::Namespace;
+use mainstay_engine::{AccountKind, AccountMerge, AccountName, Namespace};
 use mainstay_guard::{Guard, Outcome, Permit};
 use mainstay_model::progress::{Observer, Silent};
 use mainstay_model::{
@@ -67,6 +67,9 @@ pub(crate) struct PlanArgs {
     /// Load into collections that exist; documents that are there stay as they are
     #[arg(long)]
     merge: bool,
+    /// Merge the set's users and roles too: those of the same name become what the set says, nobody is removed
+    #[arg(long)]
+    users_and_roles: bool,
     /// Put collections in place although the server describes them otherwise than the set: for another server version
     #[arg(long)]
     accept_differences: bool,
@@ -153,10 +156,11 @@ async fn plan_restore(args: PlanArgs, session: &Session) -> Result<ExitStatus> {
             _ => RestoreMode::New,
         },
         load_count_max: args.parallel.into(),
+        accounts: args.users_and_roles,
         accept_differences: args.accept_differences,
     };
-    let plan =
-        restore::plan(&basis, documents.source.as_ref(), target, &request, session.clock.as_ref()).await?;
+    let (source, accounts) = (documents.source.as_ref(), documents.accounts.as_ref());
+    let plan = restore::plan(&basis, source, accounts, target, &request, session.clock.as_ref()).await?;
     if let Some(file) = &args.output {
         plan::write(&plan, &session.path(file))?;
     }
@@ -252,6 +256,7 @@ impl Work {
             source: self.documents.source.as_ref(),
             sink: self.documents.sink.as_ref(),
             replay: self.documents.replay.as_ref(),
+            accounts: self.documents.accounts.as_ref(),
             repository: &self.repository,
             clock: session.clock.clone(),
             holder: &self.holder,
@@ -305,7 +310,31 @@ fn facts(report: &RestoreReport) -> Value {
         "proven": report.is_proven(),
         "moment": report.moment,
         "collections": report.items.iter().map(item_json).collect::<Vec<_>>(),
+        "users": report.accounts.as_ref().map(|merge| merge.count(AccountKind::User)),
+        "roles": report.accounts.as_ref().map(|merge| merge.count(AccountKind::Role)),
+        "accounts": report.accounts.as_ref().map(accounts_json),
     })
+}
+
+/// Users and roles that were merged, as `--json` shows them.
+pub(crate) fn accounts_json(merge: &AccountMerge) -> Value {
+    let names = |names: &[AccountName]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    json!({
+        "added": names(&merge.added),
+        "replaced": names(&merge.replaced),
+        "kept": names(&merge.kept),
+        "unchanged": merge.unchanged,
+    })
+}
+
+/// The same for people: how many came, and who stayed as they were.
+pub(crate) fn accounts_text(merge: &AccountMerge) -> String {
+    let (users, roles) = (merge.count(AccountKind::User), merge.count(AccountKind::Role));
+    let mut text = format!("merged {users} users and {roles} roles\n");
+    for name in &merge.kept {
+        text.push_str(&format!("kept {name} as it is: it does this work\n"));
+    }
+    text
 }
 
 /// One collection as `--json` shows it.
@@ -344,6 +373,9 @@ impl Report for Applied {
         let mut text = items_table(&self.report.items).render(look);
         for item in &self.report.items {
             text.push_str(&troubles(item, look));
+        }
+        if let Some(merge) = &self.report.accounts {
+            text.push_str(&accounts_text(merge));
         }
         text.push_str(&self.summary());
         text

@@ -6,7 +6,7 @@ use clap::Args;
 use mainstay_engine::StoreFacts;
 use mainstay_guard::{Environment, identify};
 use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Result, SetId, Timestamp};
-use mainstay_ops::status::{self, RepositoryStatus, StoreBackups, StoreStatus};
+use mainstay_ops::status::{self, LogStatus, RepositoryStatus, StoreBackups, StoreStatus};
 use serde_json::{Map, Value, json};
 
 use super::environment;
@@ -32,7 +32,8 @@ pub(crate) async fn run(_args: StatusArgs, session: &Session) -> Result<ExitStat
         return Err(Error::new(ErrorKind::Precondition, "nothing is configured")
             .with_hint("`mainstay config init` writes a mainstay.toml; or set MAINSTAY_MONGO_URL, MAINSTAY_POSTGRES_URL, MAINSTAY_REDIS_URL"));
     }
-    let (stores, repository) = tokio::join!(status::stores(&probes, ANSWER_TIME_MAX), repository(session));
+    let (stores, repository, logs) =
+        tokio::join!(status::stores(&probes, ANSWER_TIME_MAX), repository(session), logs(session));
     let environment = identify(&session.configured_environment(), &environment::known_markers(&stores));
     let location = session.repository_location();
     Ok(session.printer.report(&Glance {
@@ -40,6 +41,7 @@ pub(crate) async fn run(_args: StatusArgs, session: &Session) -> Result<ExitStat
         stores,
         location,
         repository,
+        logs,
         now: session.clock.now(),
     }))
 }
@@ -56,11 +58,20 @@ pub(crate) async fn repository(session: &Session) -> Option<Result<RepositorySta
     }))
 }
 
+/// The change logs; `None` when there is no repository to read, or it takes too long to list them.
+async fn logs(session: &Session) -> Option<Vec<LogStatus>> {
+    session.repository_location()?;
+    let read = async { status::logs(&session.repository().await?).await };
+    tokio::time::timeout(ANSWER_TIME_MAX, read).await.ok()?.ok()
+}
+
 struct Glance {
     environment: Result<Environment>,
     stores: Vec<StoreStatus>,
     location: Option<String>,
     repository: Option<Result<RepositoryStatus>>,
+    /// `None` when they are not known.
+    logs: Option<Vec<LogStatus>>,
     now: Timestamp,
 }
 
@@ -79,6 +90,9 @@ impl Report for Glance {
                 "state": "readable",
                 "error": null,
                 "backups": status.backups.iter().map(backups_json).collect::<Vec<_>>(),
+                "logs": self.logs.as_ref().map(|logs| {
+                    logs.iter().map(|log| log_json(log, self.now)).collect::<Vec<_>>()
+                }),
             }),
             // One that was never written is no trouble: the first backup makes it.
             Some(Err(error)) => json!({
@@ -86,6 +100,7 @@ impl Report for Glance {
                 "state": error.kind().name(),
                 "error": problem_json(error),
                 "backups": [],
+                "logs": null,
             }),
         };
         Map::from_iter([
@@ -136,6 +151,15 @@ impl Report for Glance {
                 ));
             }
             _ => text.push_str("repository none is configured\n"),
+        }
+        for log in self.logs.iter().flatten() {
+            text.push_str(&format!(
+                "change log of {} in {}: recovery point {} ({})\n",
+                log.kind,
+                log.environment,
+                ago(log.recovery_point.timestamp(), self.now),
+                log.recovery_point
+            ));
         }
         let troubles = self.stores.iter().filter_map(|store| store.facts.as_ref().err());
         for error in troubles.chain(self.repository.iter().filter_map(|repository| repository.as_ref().err()))
@@ -212,6 +236,16 @@ fn store_json(store: &StoreStatus) -> Value {
     value
 }
 
+fn log_json(log: &LogStatus, now: Timestamp) -> Value {
+    json!({
+        "store": log.kind,
+        "server": log.server,
+        "environment": log.environment,
+        "recovery_point": log.recovery_point,
+        "recovery_point_age_seconds": log.recovery_point.age_seconds(now),
+    })
+}
+
 fn backups_json(backups: &StoreBackups) -> Value {
     let moment =
         |entry: &Option<(SetId, Timestamp)>| entry.as_ref().map(|(set, at)| json!({"set": set, "at": at}));
@@ -227,7 +261,7 @@ fn backups_json(backups: &StoreBackups) -> Value {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use mainstay_model::StoreKind;
+    use mainstay_model::{OpTime, StoreKind};
 
     use super::*;
 
@@ -283,6 +317,12 @@ mod tests {
             stores,
             location: Some("file:./backups".to_owned()),
             repository: Some(Ok(RepositoryStatus { backups })),
+            logs: Some(vec![LogStatus {
+                kind: StoreKind::Mongo,
+                server: "replica-set-65a1".to_owned(),
+                environment: "shop".to_owned(),
+                recovery_point: OpTime { seconds: 1_799_999_997, increment: 2 },
+            }]),
             now,
         }
     }
@@ -295,6 +335,7 @@ STORE  STATE        VERSION  ROLE             SIZE  UPTIME       CONNECTIONS  LA
 mongo  up           6.0.27   primary of rs0  48 MB  3 h 20 min  12 of 51,200  2 h 46 min ago  yes       127.0.0.1:27017
 redis  unreachable  -        -                   -  -                      -  never           -         127.0.0.1:6379
 repository file:./backups
+change log of mongo in shop: recovery point 3 s ago (1799999997:2)
 trouble: 127.0.0.1:6379 refused the connection
   hint: start the server
 ";
@@ -314,6 +355,7 @@ trouble: 127.0.0.1:6379 refused the connection
             value["repository"]["backups"][0]["last"]["set"],
             value["repository"]["backups"][0]["verified"]["set"]
         );
+        assert_eq!(value["repository"]["logs"][0]["recovery_point_age_seconds"], 3);
         assert_eq!(value["environment"]["class"], "production");
     }
 }

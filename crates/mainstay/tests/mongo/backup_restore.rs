@@ -153,6 +153,102 @@ async fn a_standalone_server_is_backed_up_with_a_warning() {
     assert_eq!(mongod.db_hash(&project.database).await.unwrap(), before);
 }
 
+/// Whether somebody can log in.
+async fn logs_in(mongod: &Mongod, user: &str, password: &str, database: &str) -> bool {
+    let uri = format!(
+        "mongodb://{user}:{password}@{}/?directConnection=true&authSource={database}",
+        mongod.address()
+    );
+    let client = mongodb::Client::with_uri_str(uri).await.unwrap();
+    client.database("admin").run_command(doc! { "ping": 1 }).await.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_and_roles_come_back_when_asked_and_nobody_else_is_touched() {
+    let mongod = Mongod::options().auth("root", "canary-root").start().unwrap();
+    let project = Project::filled(&mongod, 100).await;
+    let client = mongod.oracle().await;
+    let database = client.database(&project.database);
+    let run = async |command: Document| drop(database.run_command(command).await.unwrap());
+    let find = doc! { "resource": { "db": &project.database, "collection": "users" }, "actions": ["find"] };
+    run(doc! { "createRole": "reader", "privileges": [find], "roles": [] }).await;
+    for (name, password) in [("anna", "canary-one"), ("bert", "canary-two")] {
+        run(doc! { "createUser": name, "pwd": password, "roles": ["reader"] }).await;
+    }
+    project.back_up();
+    let refused = project.run(&["restore", "plan", "latest", "--drop", "--users-and-roles"]);
+    refused.expect(8).says("without users and roles");
+    let made =
+        project.run(&["backup", "create", "--users-and-roles", "--json"]).expect(0).says("is not encrypted");
+    assert_eq!((&made.json()["set"]["users"], &made.json()["set"]["roles"]), (&3.into(), &1.into()));
+    project.run(&["backup", "verify", "latest"]).expect(0);
+    let shown = project.run(&["backup", "show", "latest"]).expect(0).says("3 users, 1 roles");
+    assert!(!shown.stdout.contains("SCRAM") && !shown.stdout.contains("anna"), "{shown}");
+
+    let mess = async || {
+        run(doc! { "dropUser": "anna" }).await;
+        run(doc! { "updateUser": "bert", "pwd": "canary-three", "roles": [] }).await;
+        run(doc! { "updateRole": "reader", "privileges": [] }).await;
+    };
+    mess().await;
+    run(doc! { "createUser": "newcomer", "pwd": "canary-four", "roles": [] }).await;
+    let note = doc! { "updateUser": "root", "customData": { "note": "later" } };
+    client.database("admin").run_command(note).await.unwrap();
+
+    // Not asked for: nobody is touched.
+    let copy = format!("{}_copy", project.database);
+    let hash = project.plan_restore(&["latest", "--into", &copy]);
+    project.apply_restore(&hash).expect(0);
+    assert!(!logs_in(&mongod, "anna", "canary-one", &project.database).await);
+    client.database(&copy).drop().await.unwrap();
+
+    // Asked for: the plan names everybody, and is stale when it is somebody else.
+    let arguments = ["latest", "--into", &copy, "--users-and-roles"];
+    let hash = project.plan_restore(&arguments);
+    let name = |who: &str| format!("{} {}.", who, project.database);
+    let plan = project.run(&["plan", "show", "plan.json"]).expect(0).says("restore.apply.merge");
+    for told in ["add user", "replace user", "replace role"] {
+        assert!(plan.stdout.contains(&name(told)), "{told}: {plan}");
+    }
+    let plan = plan.says("keep user admin.root");
+    assert!(!plan.stdout.contains("newcomer") && !plan.stdout.contains("SCRAM"), "{plan}");
+    run(doc! { "updateUser": "bert", "pwd": "canary-two", "roles": ["reader"] }).await;
+    run(doc! { "createUser": "anna", "pwd": "another", "roles": [] }).await;
+    project.apply_restore(&hash).expect(9).says("users and roles");
+    mess().await;
+    let hash = project.plan_restore(&arguments);
+    let ran = project.apply_restore(&hash).expect(0).says("merged 2 users and 1 roles");
+    ran.says("kept user admin.root as it is");
+    for (user, password, does) in [
+        ("anna", "canary-one", true),
+        ("bert", "canary-two", true),
+        ("bert", "canary-three", false),
+        ("newcomer", "canary-four", true),
+    ] {
+        assert_eq!(logs_in(&mongod, user, password, &project.database).await, does, "{user} {password}");
+    }
+    let kept = client.database("admin").run_command(doc! { "usersInfo": "root" }).await.unwrap();
+    assert!(kept.to_string().contains("later"), "{kept}");
+    let anna = format!(
+        "mongodb://anna:canary-one@{}/?directConnection=true&authSource={}",
+        mongod.address(),
+        project.database
+    );
+    let anna = mongodb::Client::with_uri_str(anna).await.unwrap();
+    let users = anna.database(&project.database).collection::<Document>("users");
+    assert_eq!(users.count_documents(doc! {}).await.unwrap(), 50, "her role lets her read again");
+
+    // A damaged object of users is found before anything is written.
+    let files = project.repository_files();
+    let (path, bytes) =
+        files.iter().find(|(path, _)| path.to_string_lossy().contains("system.users")).unwrap();
+    let mut damaged = bytes.clone();
+    damaged[bytes.len() / 2] ^= 0x10;
+    std::fs::write(path, damaged).unwrap();
+    project.run(&["backup", "verify", "latest"]).expect(4).says("system.users");
+    project.run(&["restore", "plan", "latest", "--drop", "--users-and-roles"]).expect(4);
+}
+
 /// Kills backups at growing delays until one ends by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_backup_is_never_listed() {

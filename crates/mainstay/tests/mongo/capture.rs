@@ -287,4 +287,20 @@ async fn the_moment_before_an_accident_is_found_and_damage_is_told() {
     bytes[middle] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     project.run(&["backup", "verify", "--log"]).expect(4).says(&chain.slices()[0].name());
+
+    // The age of the recovery point, and a chain of which nobody knows whose it is.
+    let point = chain.end().optime().to_string();
+    project.run(&["status"]).expect(0).says("change log of mongo in tests").says(&point);
+    let id = chain.id().to_string();
+    let folder = path.parent().unwrap();
+    std::fs::write(folder.join("chain.json"), "{}").unwrap();
+    let listed = project.run(&["backup", "list"]).expect(4).says("is DAMAGED");
+    assert!(listed.stdout.contains(&id), "{listed}");
+    project.run(&["capture", "mongo", "--once"]).expect(0);
+    let verified = project.run(&["backup", "verify", "--log", "--json"]).expect(4).json();
+    let logs = verified["log"].as_array().unwrap();
+    assert_eq!(
+        (&logs[0]["chain_id"], &logs[0]["sound"], &logs[1]["sound"]),
+        (&id.into(), &false.into(), &true.into())
+    );
 }

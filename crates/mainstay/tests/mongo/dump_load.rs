@@ -448,9 +448,17 @@ async fn users_and_roles_are_merged_and_nobody_is_removed() {
     project.run(&["mongo", "dump", "--output", "one", "--users-and-roles"]).expect(0);
     project.run(&["mongo", "dump", "--output", "all", "--all-databases", "--users-and-roles"]).expect(0);
     project.run(&["mongo", "dump", "--directory", "folder", "--users-and-roles"]).expect(0);
-    for dump in ["one", "all", "folder"] {
-        database.run_command(doc! { "dropAllUsersFromDatabase": 1 }).await.unwrap();
-        database.run_command(doc! { "dropAllRolesFromDatabase": 1 }).await.unwrap();
+    for (dump, absent) in [("one", true), ("all", true), ("folder", true), ("folder", false), ("one", false)]
+    {
+        if absent {
+            database.run_command(doc! { "dropAllUsersFromDatabase": 1 }).await.unwrap();
+            database.run_command(doc! { "dropAllRolesFromDatabase": 1 }).await.unwrap();
+        } else {
+            database.run_command(doc! { "dropUser": "extra" }).await.unwrap();
+            database.run_command(doc! { "updateUser": "anna", "pwd": "changed", "roles": [] }).await.unwrap();
+            database.run_command(doc! { "updateRole": "reader", "privileges": [] }).await.unwrap();
+            assert_ne!(credentials("anna").await.unwrap(), before);
+        }
         database.run_command(doc! { "createUser": "extra", "pwd": "canary-two", "roles": [] }).await.unwrap();
         let into = renamed(&project);
         let mut arguments = vec!["mongo", "load", dump, "--users-and-roles", "--output", "plan.json"];

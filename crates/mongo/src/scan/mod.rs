@@ -21,6 +21,10 @@
 //! The server refuses T for capped collections and for those created or changed after T. Such a collection is read as it is while the scan
 //! runs, and says so: from the primary, nothing that a majority has not committed, and everything up to the moment the scan began. A
 //! standalone server has no T at all.
+//!
+//! # Routers
+//! A mongos takes T and hands it to every shard, but merges their cursors in no order and knows no record ids: its ranges follow `_id`, and
+//! none can be continued after its first batch. [`Snapshot::limits`] says so.
 
 mod bounds;
 mod split;
@@ -273,6 +277,17 @@ impl Snapshot for MongoSnapshot {
             documents_expected: collection.estimate.items > 0,
         };
         Ok(Box::new(MongoStream::begin(self.server.clone(), plan)))
+    }
+
+    fn limits(&self) -> Vec<String> {
+        if self.topology != Topology::Mongos {
+            return Vec::new();
+        }
+        vec![
+            "read through a mongos: large collections are divided by `_id`, and a range whose connection breaks cannot be continued, only read anew"
+                .to_owned(),
+            "shard keys, chunks and zones are not kept: a restore makes unsharded collections".to_owned(),
+        ]
     }
 
     fn gauge(&self, near: &CollectionInfo) -> Box<dyn PressureGauge> {

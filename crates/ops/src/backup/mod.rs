@@ -8,6 +8,7 @@
 //! [`plan_resume`] decides whether and how it goes on, and [`create`] then reads what is missing, at the same moment as long as the server
 //! has its history. Where nothing was complete, nothing is kept.
 
+mod accounts;
 mod pace;
 mod resume;
 mod run;
@@ -19,7 +20,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use mainstay_engine::{
-    CollectionInfo, CollectionKind, Consistency, DocumentSource, ScanSetback, Snapshot, SnapshotRequest,
+    AccountStore, CollectionInfo, CollectionKind, Consistency, DocumentSource, ScanSetback, Snapshot,
+    SnapshotRequest,
 };
 use mainstay_guard::Permit;
 use mainstay_model::progress::Observer;
@@ -37,7 +39,7 @@ pub use run::{ResumableRun, resumable_runs};
 
 use crate::Selection;
 use crate::contents::{CollectionRecord, DocumentSetContents};
-use crate::scan::{tell_consistency, total_estimate};
+use crate::scan::{tell_snapshot, total_estimate};
 use resume::Continued;
 use run::{Header, Part, Ready, Recorder, run_of};
 use scan::Scan;
@@ -57,6 +59,8 @@ pub struct BackupRequest {
     pub scan_count_max: usize,
     /// The longest time the server may take to answer a small question while it is read; the scans are held back accordingly.
     pub impact_max: Option<Duration>,
+    /// Whether the server's users and roles come along, credentials included.
+    pub accounts: bool,
 }
 
 /// [`SnapshotRequest`] in a form that a plan can carry.
@@ -91,6 +95,8 @@ struct Parameters {
     scan_count_max: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     impact_max_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    accounts: bool,
     /// The run to go on with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     resume: Option<RunId>,
@@ -117,6 +123,8 @@ fn milliseconds(duration: Duration) -> u64 {
 pub struct BackupContext<'a> {
     /// The store to read.
     pub source: &'a dyn DocumentSource,
+    /// Its users and roles.
+    pub accounts: &'a dyn AccountStore,
     /// Where the set goes.
     pub repository: &'a Repository,
     /// Who runs this, for the lease: `user@host`.
@@ -158,9 +166,11 @@ pub async fn plan(
         snapshot: request.snapshot,
         scan_count_max: request.scan_count_max.max(1),
         impact_max_ms: request.impact_max.map(milliseconds),
+        accounts: request.accounts,
         resume: None,
     };
-    Ok(plan_of(&parameters, target, collections.iter().map(step_of).collect(), clock))
+    let steps = collections.iter().map(step_of).chain(accounts_step(request.accounts));
+    Ok(plan_of(&parameters, target, steps.collect(), clock))
 }
 
 fn plan_of(parameters: &Parameters, target: Target, steps: Vec<PlanStep>, clock: &dyn Clock) -> Plan {
@@ -178,6 +188,14 @@ fn plan_of(parameters: &Parameters, target: Target, steps: Vec<PlanStep>, clock:
         expires_at: created_at + Plan::LIFETIME,
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
     }
+}
+
+fn accounts_step(asked: bool) -> Option<PlanStep> {
+    asked.then(|| PlanStep {
+        name: "read users and roles".to_owned(),
+        mark: ' ',
+        summary: "all of the server, with what their passwords are checked with".to_owned(),
+    })
 }
 
 fn step_of(collection: &CollectionInfo) -> PlanStep {
@@ -311,7 +329,7 @@ impl Attempt<'_> {
             source.snapshot(self.parameters.snapshot.into()).await.context("fix a moment to read at")?;
         let fixed_at = Instant::now();
         let consistency = snapshot.consistency().clone();
-        tell_consistency(context.observer, &consistency);
+        tell_snapshot(context.observer, snapshot.as_ref());
         let before_listing = self.position().await?;
         let mut collections = self.parameters.selection.resolve(source).await?;
         let listed = self.position().await?;
@@ -396,6 +414,10 @@ impl Attempt<'_> {
         } else {
             self.position().await?
         };
+        let accounts = match self.parameters.accounts {
+            true => Some(accounts::write(self.context, self.writer).await?),
+            false => None,
+        };
         Ok(DocumentSetContents {
             environment: self.plan.target.environment.clone(),
             server: header.server.clone(),
@@ -403,6 +425,7 @@ impl Attempt<'_> {
             settled,
             selection: Some(self.parameters.selection.clone()),
             collections: records,
+            accounts,
         })
     }
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use super::run::{Ready, Recorded, Recorder, read};
 use super::watch::Meter;
-use super::{Attempt, BackupContext, Parameters, SnapshotChoice, milliseconds, plan_of};
+use super::{Attempt, BackupContext, Parameters, SnapshotChoice, accounts_step, milliseconds, plan_of};
 use crate::contents::{DocumentSetContents, ROLE_METADATA};
 use crate::scan::{tell_consistency, total_estimate};
 
@@ -51,6 +51,7 @@ pub async fn plan_resume(
     parameters.impact_max_ms = request.impact_max.map(milliseconds);
     parameters.resume = Some(request.run.clone());
     let steps = recorded.ready.iter().enumerate().map(|(index, ready)| step_of(&recorded, index, ready));
+    let steps = steps.chain(accounts_step(parameters.accounts));
     Ok(plan_of(&parameters, target, steps.collect(), clock))
 }
 

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::form::{Archive, Directory, Form};
 use crate::Selection;
-use crate::scan::{prepare, tell_consistency, total_estimate};
+use crate::scan::{prepare, tell_snapshot, total_estimate};
 
 /// The operation's registered name.
 pub const OPERATION: &str = "mongo.dump";
@@ -139,7 +139,7 @@ async fn write(
 ) -> Result<DumpReport> {
     let server = context.source.server_facts().await.context("ask the server for its version")?;
     let snapshot = context.source.snapshot(request.snapshot).await.context("fix a moment to read at")?;
-    tell_consistency(context.observer, snapshot.consistency());
+    tell_snapshot(context.observer, snapshot.as_ref());
     let mut collections = request.selection.resolve(context.source).await?;
     // Views first, as stock tools have it; then the largest, so that the longest scan does not begin last.
     collections

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use futures::stream;
 use jiff::SignedDuration;
-use mainstay_engine::{
-    AccountStore, Accounts, CollectionKind, DocumentSink, DocumentSource, Namespace, document_frames,
-};
+use mainstay_engine::{AccountMerge, AccountStore, CollectionKind, DocumentSink, DocumentSource, Namespace};
 use mainstay_guard::Permit;
 use mainstay_journal::KeptLease;
 use mainstay_model::progress::{Observer, Work as Amount};
@@ -22,8 +20,8 @@ use super::feed::Source;
 use super::plan::stamp_assumption;
 use crate::placement::run::{Event, Run};
 use crate::placement::{
-    FinishSlots, ItemReport, Origin, Parameters, Placement, PlacementContext, SHADOW_PREFIX, Way, Work,
-    existing_collections, leased, stoppable,
+    BroughtAccounts, FinishSlots, ItemReport, Parameters, Placement, PlacementContext, SHADOW_PREFIX, Way,
+    Work, existing_collections, leased, stoppable,
 };
 
 /// How many collections of a folder are worked on at the same time.
@@ -60,8 +58,8 @@ pub struct LoadReport {
     pub run: RunId,
     /// The collections of the plan, in its order.
     pub items: Vec<ItemReport>,
-    /// Users and roles that were merged; `None` when they were not asked for.
-    pub accounts: Option<(u64, u64)>,
+    /// What became of users and roles; `None` when they were not asked for.
+    pub accounts: Option<AccountMerge>,
 }
 
 impl LoadReport {
@@ -113,15 +111,31 @@ pub async fn apply(
             run: &run,
             lease,
         };
-        placement.check(dump.stamp.map(stamp_assumption).into_iter().collect()).await?;
+        let accounts = accounts_to_bring(context, &dump, &parameters)?;
+        let of_dump = dump.stamp.map(stamp_assumption);
+        let of_accounts = placement.accounts_seen(accounts.as_ref()).await?;
+        placement.check(of_dump.into_iter().chain(of_accounts).collect()).await?;
         placement.begin().await?;
         let load = Load { context, placement };
-        match stoppable(&placement_context, lease, load.run(dump)).await {
+        match stoppable(&placement_context, lease, load.run(dump, accounts)).await {
             Ok(report) => Ok(report),
             Err(error) => Err(load.clean_up(error).await),
         }
     };
     leased(&placement_context, &plan.target.fingerprint, work).await
+}
+
+/// The dump's users and roles, if the plan merges them.
+fn accounts_to_bring<'a>(
+    context: &LoadContext<'a>,
+    dump: &Dump,
+    parameters: &Parameters,
+) -> Result<Option<BroughtAccounts<'a>>> {
+    if !parameters.origin.merges_accounts() {
+        return Ok(None);
+    }
+    let brought = dump.brought_accounts(context.accounts);
+    brought.map(Some).ok_or_else(|| Error::new(ErrorKind::StalePlan, "the dump holds no users and roles"))
 }
 
 /// One application of one plan.
@@ -132,7 +146,7 @@ struct Load<'a> {
 }
 
 impl Load<'_> {
-    async fn run(self, dump: Dump) -> Result<LoadReport> {
+    async fn run(self, dump: Dump, accounts: Option<BroughtAccounts<'_>>) -> Result<LoadReport> {
         let Placement { parameters, run, .. } = self.placement;
         self.context.observer.phase("load");
         let positions: HashMap<&Namespace, usize> =
@@ -169,7 +183,7 @@ impl Load<'_> {
         reports.extend(self.placement.bring(stream::iter(works), COLLECTION_COUNT_MAX).await?);
         reports.sort_by_key(|(index, _)| *index);
         let items: Vec<ItemReport> = reports.into_iter().map(|(_, report)| report).collect();
-        let accounts = self.merge_accounts(dump.accounts.as_ref()).await?;
+        let accounts = self.placement.merge_accounts(accounts.as_ref()).await?;
         if items.iter().all(|item| item.failure_count == 0) {
             run.record(Event::Completed).await?;
         }
@@ -213,19 +227,6 @@ impl Load<'_> {
             (index, Box::new(found.content(connections, source)))
         });
         self.placement.bring(stream::iter(works), COLLECTION_COUNT_MAX).await
-    }
-
-    async fn merge_accounts(
-        self,
-        accounts: Option<&(Accounts, Option<String>)>,
-    ) -> Result<Option<(u64, u64)>> {
-        let Origin::Dump { accounts: true, .. } = self.placement.parameters.origin else { return Ok(None) };
-        let Some((accounts, scope)) = accounts else {
-            return Err(Error::new(ErrorKind::StalePlan, "the dump holds no users and roles"));
-        };
-        self.context.accounts.merge_accounts(accounts, scope.as_deref(), self.placement.permit).await?;
-        let count = |documents: &[u8]| document_frames(documents).count() as u64;
-        Ok(Some((count(&accounts.users), count(&accounts.roles))))
     }
 
     /// Removes what a failed load was loading beside the names, and says how the server stands.

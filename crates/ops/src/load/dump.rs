@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::BytesMut;
 use mainstay_archive::{Entry, EntryKind, Prelude, Role};
-use mainstay_engine::{Accounts, CollectionKind, DocumentDigest, Namespace, document_frames};
+use mainstay_engine::{AccountStore, Accounts, CollectionKind, DocumentDigest, Namespace, document_frames};
 use mainstay_model::progress::{Observer, Work as Amount};
 use mainstay_model::{Blake3, Error, ErrorKind, Result, ResultExt};
 use tokio::task::block_in_place;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::archive::{OPEN_COUNT_MAX, Reading, keep, too_many_open};
 use super::feed::{DumpContent, Source};
 use super::{chunks, directory};
-use crate::placement::SHADOW_PREFIX;
+use crate::placement::{BroughtAccounts, SHADOW_PREFIX};
 
 /// Where a dump is.
 #[derive(Debug)]
@@ -198,6 +198,12 @@ impl Dump {
             dump.stamp = Some(dump.stamp());
             Ok(dump)
         })
+    }
+
+    /// Its users and roles, if it holds any, for `store`.
+    pub(super) fn brought_accounts<'a>(&self, store: &'a dyn AccountStore) -> Option<BroughtAccounts<'a>> {
+        let (accounts, database) = self.accounts.clone()?;
+        Some(BroughtAccounts { store, accounts, database })
     }
 
     /// One value for everything that was found.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use mainstay_engine::{DocumentSource, Namespace};
+use mainstay_engine::{AccountStore, DocumentSource, Namespace};
 use mainstay_model::progress::Observer;
 use mainstay_model::{Assumption, Blake3, Clock, Error, ErrorKind, Plan, Result, Target};
 
@@ -32,14 +32,15 @@ pub struct LoadRequest {
     pub oplog: OplogChoice,
 }
 
-/// Decides how `dump` comes to the server behind `source`.
+/// Decides how `dump` comes to the server behind `source`, its users and roles to `accounts`.
 ///
 /// # Errors
-/// `Usage` for a pattern that cannot be; `Precondition` when a pattern or the whole selection matches nothing, two collections would have one
+/// As [`AccountStore::compare_accounts`] when users and roles are asked for; `Usage` for a pattern that cannot be; `Precondition` when a pattern or the whole selection matches nothing, two collections would have one
 /// name, or a name is taken; `Unsupported` for an oplog, and for what a pipe does not allow.
 pub async fn plan(
     dump: &Dump,
     source: &dyn DocumentSource,
+    accounts: &dyn AccountStore,
     target: Target,
     request: &LoadRequest,
     clock: &dyn Clock,
@@ -51,11 +52,15 @@ pub async fn plan(
     if dump.accounts.is_some() && !request.accounts {
         observer.notice("users and roles of the dump are left out; `--users-and-roles` merges them");
     }
-    if request.accounts && dump.accounts.is_none() {
-        return Err(Error::new(ErrorKind::Precondition, "the dump holds no users and roles")
-            .with_state("nothing was changed")
-            .with_hint("leave `--users-and-roles` out"));
-    }
+    let merge = match (request.accounts, dump.brought_accounts(accounts)) {
+        (false, _) => None,
+        (true, Some(brought)) => Some(brought.compare().await?),
+        (true, None) => {
+            return Err(Error::new(ErrorKind::Precondition, "the dump holds no users and roles")
+                .with_state("nothing was changed")
+                .with_hint("leave `--users-and-roles` out"));
+        }
+    };
     let origin = match (&dump.input, dump.stamp) {
         (Input::Archive(path) | Input::Folder(path), Some(stamp)) => {
             Origin::Dump { path: path.clone(), stamp, accounts: request.accounts }
@@ -67,6 +72,7 @@ pub async fn plan(
         mode: request.mode,
         load_count_max: request.load_count_max,
         accept_differences: request.accept_differences,
+        accounts: merge,
         assumptions: dump.stamp.map(stamp_assumption).into_iter().collect(),
     };
     decide(source, target, &candidates, wish, clock).await

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_engine::{
-    CollectionInfo, CollectionKind, DocumentDigest, DocumentSource, Namespace, UNIDENTIFIED,
+    AccountMerge, CollectionInfo, CollectionKind, DocumentDigest, DocumentSource, Namespace, UNIDENTIFIED,
     metadata_differences,
 };
 use mainstay_guard::operation;
@@ -13,6 +13,7 @@ use mainstay_model::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::accounts;
 use super::origin::Origin;
 use crate::selection::check_user_database;
 
@@ -109,6 +110,8 @@ pub(crate) struct Wish {
     pub(crate) mode: Mode,
     pub(crate) load_count_max: usize,
     pub(crate) accept_differences: bool,
+    /// What merging the origin's users and roles does, when they are asked for.
+    pub(crate) accounts: Option<AccountMerge>,
     /// What the plan takes for granted of the origin.
     pub(crate) assumptions: Vec<Assumption>,
 }
@@ -175,7 +178,7 @@ pub(crate) async fn decide(
     wish: Wish,
     clock: &dyn Clock,
 ) -> Result<Plan> {
-    let Wish { origin, mode, load_count_max, accept_differences, mut assumptions } = wish;
+    let Wish { origin, mode, load_count_max, accept_differences, accounts, mut assumptions } = wish;
     check_distinct(&origin, candidates)?;
     check_database_names(source, &origin, candidates).await?;
     let existing = existing_collections(source, candidates.iter().map(|candidate| &candidate.target)).await?;
@@ -193,12 +196,9 @@ pub(crate) async fn decide(
         steps.push(step(&origin, candidate, &item, standing));
         items.push(item);
     }
-    if origin.merges_accounts() {
-        steps.push(PlanStep {
-            name: "merge users and roles".to_owned(),
-            mark: '~',
-            summary: "those of the same name become what the dump says, all others stay".to_owned(),
-        });
+    if let Some(merge) = &accounts {
+        steps.extend(accounts::steps(&origin, merge));
+        assumptions.push(accounts::assumption(merge));
     }
     assumptions.push(server_assumption(&target));
     assumptions.extend(items.iter().map(|item| target_assumption(&item.target, existing.get(&item.target))));
@@ -462,6 +462,7 @@ mod tests {
             Origin::Set {
                 set: "20260101T000000Z-00000000".parse().unwrap(),
                 manifest: Blake3::of(b""),
+                accounts: false,
                 log: None,
             },
         ] {

@@ -10,6 +10,7 @@
 //! when there is a repository, with the identities of what the run creates: the same plan applied again after a kill knows its own collections
 //! from others', keeps what it had loaded and proven, and continues.
 
+mod accounts;
 mod content;
 mod decide;
 mod item;
@@ -17,6 +18,7 @@ mod origin;
 pub(crate) mod run;
 mod work;
 
+pub(crate) use accounts::BroughtAccounts;
 pub(crate) use content::{Content, Filling, Loaded};
 pub(crate) use decide::{
     Candidate, Item, Parameters, Wish, amount, decide, existing_collections, server_assumption,

@@ -15,6 +15,9 @@ pub(crate) enum Origin {
     Set {
         set: SetId,
         manifest: Blake3,
+        /// Whether its users and roles are merged.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        accounts: bool,
         /// The log that brings the set to a moment; none for the set as it is.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         log: Option<LogSpan>,
@@ -80,8 +83,9 @@ impl Origin {
         }
     }
 
-    pub(super) fn merges_accounts(&self) -> bool {
-        matches!(self, Self::Dump { accounts: true, .. })
+    /// Whether its users and roles are merged.
+    pub(crate) fn merges_accounts(&self) -> bool {
+        matches!(self, Self::Set { accounts: true, .. } | Self::Dump { accounts: true, .. })
     }
 
     pub(super) fn has_log(&self) -> bool {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use futures::stream;
 use jiff::SignedDuration;
-use mainstay_engine::{ChangeReplay, CollectionKind, DocumentSink, DocumentSource, Until};
+use mainstay_engine::{
+    AccountMerge, AccountStore, ChangeReplay, CollectionKind, DocumentSink, DocumentSource, Until,
+};
 use mainstay_guard::Permit;
 use mainstay_journal::KeptLease;
 use mainstay_model::progress::{Observer, Work as Amount};
@@ -17,6 +19,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::accounts;
 use super::content::SetContent;
 use super::log::Log;
 use super::plan::manifest_assumption;
@@ -26,8 +29,8 @@ use crate::contents::DocumentSetContents;
 use crate::inspect::inspect_objects;
 use crate::placement::run::{Event, Run};
 use crate::placement::{
-    Content, FinishSlots, ItemReport, ItemWork, LogSpan, Origin, Parameters, Placement, PlacementContext,
-    Work, leased, stoppable,
+    BroughtAccounts, Content, FinishSlots, ItemReport, ItemWork, LogSpan, Origin, Parameters, Placement,
+    PlacementContext, Work, leased, stoppable,
 };
 
 /// How many collections are worked on at the same time: one loads while another's indexes are built.
@@ -41,6 +44,8 @@ pub struct RestoreContext<'a> {
     pub sink: &'a dyn DocumentSink,
     /// The target, for replaying a log.
     pub replay: &'a dyn ChangeReplay,
+    /// The target's users and roles.
+    pub accounts: &'a dyn AccountStore,
     /// Where the set is, and where journal and lease are kept.
     pub repository: &'a Repository,
     /// The time.
@@ -83,6 +88,8 @@ pub struct RestoreReport {
     pub moment: Option<MomentReport>,
     /// The collections of the plan, in its order.
     pub items: Vec<ItemReport>,
+    /// What became of users and roles; `None` when they were not asked for.
+    pub accounts: Option<AccountMerge>,
 }
 
 /// A moment that was restored.
@@ -177,7 +184,10 @@ pub(super) struct Restore<'a> {
 impl<'a> Restore<'a> {
     async fn run(self) -> Result<RestoreReport> {
         let run = self.placement.run;
-        let resumed = self.placement.check(self.seen()).await?;
+        let accounts = self.accounts_to_bring().await?;
+        let mut seen = self.seen();
+        seen.extend(self.placement.accounts_seen(accounts.as_ref()).await?);
+        let resumed = self.placement.check(seen).await?;
         let log = self.open_log().await?;
         let wanted = self.wanted(log.as_ref()).await?;
         self.check_set_whole(&wanted).await?;
@@ -185,11 +195,20 @@ impl<'a> Restore<'a> {
         let mut reports = self.reports(&wanted, log.as_ref()).await?;
         reports.sort_by_key(|(index, _)| *index);
         let items: Vec<ItemReport> = reports.into_iter().map(|(_, report)| report).collect();
+        let accounts = self.placement.merge_accounts(accounts.as_ref()).await?;
         if items.iter().all(|item| item.failure_count == 0) {
             run.record(Event::Completed).await?;
         }
         let moment = log.map(|log| log.report(self.set.id()));
-        Ok(RestoreReport { run: run.id.clone(), resumed, moment, items })
+        Ok(RestoreReport { run: run.id.clone(), resumed, moment, items, accounts })
+    }
+
+    /// The set's users and roles, if the plan merges them.
+    async fn accounts_to_bring(self) -> Result<Option<BroughtAccounts<'a>>> {
+        if !self.placement.parameters.origin.merges_accounts() {
+            return Ok(None);
+        }
+        accounts::read(self.set, self.contents, self.context.accounts).await.map(Some)
     }
 
     fn span(self) -> Option<&'a LogSpan> {

@@ -12,6 +12,7 @@
 //! up a run and remove what it was loading.
 
 mod abandon;
+mod accounts;
 mod apply;
 mod content;
 mod log;

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mainstay_engine::{ChangeCounts, DocumentSource, Namespace};
+use mainstay_engine::{AccountStore, ChangeCounts, DocumentSource, Namespace};
 use mainstay_model::{Assumption, Clock, Count, Error, ErrorKind, Plan, PlanStep, Result, ResultExt, Target};
 use mainstay_repository::Set;
 
+use super::accounts;
 use super::point::Point;
 use super::wanted::Wanted;
 use crate::Selection;
@@ -40,18 +41,22 @@ pub struct RestoreRequest {
     pub mode: Mode,
     /// How many objects are loaded at the same time; at least 1.
     pub load_count_max: usize,
+    /// Whether the set's users and roles are merged too: all of them, whatever collections are selected.
+    pub accounts: bool,
     /// Put collections in place although the server describes them otherwise than the set: for another server version.
     pub accept_differences: bool,
 }
 
-/// Decides a restore of `basis` into the server behind `source`.
+/// Decides a restore of `basis` into the server behind `source`, whose users and roles are in `store`.
 ///
 /// # Errors
-/// `Precondition` when the selection matches nothing, two collections would come back under one name, a name is taken in
+/// `Precondition` when users and roles are asked for that the set does not hold; as [`AccountStore::compare_accounts`] then. `Precondition`,
+/// too, when the selection matches nothing, two collections would come back under one name, a name is taken in
 /// [`Mode::New`], or a log would be merged; `Corrupt` when the manifest is not readable.
 pub async fn plan(
     basis: &Basis,
     source: &dyn DocumentSource,
+    store: &dyn AccountStore,
     target: Target,
     request: &RestoreRequest,
     clock: &dyn Clock,
@@ -62,15 +67,25 @@ pub async fn plan(
     let chosen = choose(basis, &contents, request).await?;
     let candidates: Vec<Candidate> =
         chosen.iter().map(|(wanted, target)| candidate(wanted, target)).collect();
+    let merge = match request.accounts {
+        true => Some(accounts::read(set, &contents, store).await?.compare().await?),
+        false => None,
+    };
     let mut assumptions = vec![manifest_assumption(set)];
     if let Basis::Point(point) = basis {
         assumptions.extend(point.assumptions()?);
     }
     let wish = Wish {
-        origin: Origin::Set { set: set.id().clone(), manifest: set.manifest_blake3(), log: basis.span() },
+        origin: Origin::Set {
+            set: set.id().clone(),
+            manifest: set.manifest_blake3(),
+            accounts: request.accounts,
+            log: basis.span(),
+        },
         mode: request.mode,
         load_count_max: request.load_count_max,
         accept_differences: request.accept_differences,
+        accounts: merge,
         assumptions,
     };
     let mut plan = decide(source, target, &candidates, wish, clock).await?;

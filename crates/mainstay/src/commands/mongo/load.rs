@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use mainstay_engine::Namespace;
+use mainstay_engine::{AccountKind, Namespace};
 use mainstay_guard::{BackupEvidence, Guard, Outcome};
 use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Plan, Result, ResultExt, StoreKind};
 use mainstay_ops::load::{
@@ -15,7 +15,9 @@ use mainstay_repository::Repository;
 use serde_json::{Map, Value, json};
 
 use crate::commands::plan::{self, PlanReport};
-use crate::commands::restore::{item_json, items_table, other_target, troubles};
+use crate::commands::restore::{
+    accounts_json, accounts_text, item_json, items_table, other_target, troubles,
+};
 use crate::printer::{Look, Report};
 use crate::wiring::Session;
 
@@ -42,7 +44,7 @@ pub(crate) struct LoadArgs {
     /// Load into collections that exist; documents that are there stay as they are
     #[arg(long)]
     merge: bool,
-    /// Merge users and roles too; nobody is removed
+    /// Merge users and roles too: those of the same name become what the dump says, nobody is removed
     #[arg(long)]
     users_and_roles: bool,
     /// Do the writes of the dump's oplog again
@@ -91,8 +93,9 @@ pub(crate) async fn run(args: LoadArgs, session: &Session) -> Result<ExitStatus>
     let progress = session.printer.progress();
     let pipe_use = if args.dry_run { PipeUse::Judge } else { PipeUse::Load };
     let dump = Dump::open(input, pipe_use, progress.as_ref(), &session.cancel).await?;
-    let source = documents.source.as_ref();
-    let plan = load::plan(&dump, source, target, &request, session.clock.as_ref(), progress.as_ref()).await?;
+    let (source, accounts) = (documents.source.as_ref(), documents.accounts.as_ref());
+    let clock = session.clock.as_ref();
+    let plan = load::plan(&dump, source, accounts, target, &request, clock, progress.as_ref()).await?;
     drop(progress);
     if let Some(file) = &args.output {
         plan::write(&plan, &session.path(file))?;
@@ -233,8 +236,9 @@ fn facts(report: &LoadReport) -> Value {
         "run": report.run,
         "proven": report.is_proven(),
         "collections": report.items.iter().map(item_json).collect::<Vec<_>>(),
-        "users": report.accounts.map(|(users, _)| users),
-        "roles": report.accounts.map(|(_, roles)| roles),
+        "users": report.accounts.as_ref().map(|merge| merge.count(AccountKind::User)),
+        "roles": report.accounts.as_ref().map(|merge| merge.count(AccountKind::Role)),
+        "accounts": report.accounts.as_ref().map(accounts_json),
     })
 }
 
@@ -261,8 +265,8 @@ impl Report for Loaded {
         });
         let seconds = self.elapsed.as_secs_f64();
         let rate = ByteSize((bytes as f64 / seconds.max(0.001)) as u64);
-        if let Some((users, roles)) = self.report.accounts {
-            text.push_str(&format!("merged {users} users and {roles} roles\n"));
+        if let Some(merge) = &self.report.accounts {
+            text.push_str(&accounts_text(merge));
         }
         text.push_str(&format!(
             "loaded {} collections and views, {} documents, {} in {seconds:.1} s ({rate}/s, check and proof included)\n",
