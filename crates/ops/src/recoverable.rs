@@ -2,6 +2,9 @@
 //!
 //! A moment can be restored when a set of the same server lies inside a continuous part of a chain and the moment between the set's settled
 //! position and that part's end. [`recoverable`] decides it from manifests and the log's listing; no slice is read.
+//!
+//! Where the server has gone back to an earlier state, the same positions name other changes afterwards. A set is continued by chains of its
+//! own history alone: those begun before the server went back for sets taken before, those begun since for sets taken since.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +12,7 @@ use mainstay_model::progress::Observer;
 use mainstay_model::{
     ChainId, Error, Finding, LogPosition, OpTime, Result, ResultExt, SetId, Severity, StoreKind,
 };
-use mainstay_repository::{Chain, ChainEntry, LogReport, Repository, Run, Set};
+use mainstay_repository::{Chain, ChainEntry, ChainReason, LogReport, Repository, Run, Set};
 use serde::Serialize;
 
 use crate::contents::DocumentSetContents;
@@ -106,9 +109,15 @@ impl SetMoment {
         Some(Self { id: id.clone(), base: base_of(contents)?, settled: contents.settled? })
     }
 
-    /// Whether the log goes on from the set in `run`.
-    pub(crate) fn lies_in(&self, run: &Run) -> bool {
-        run.covers(self.base.into(), self.settled.into())
+    /// Whether the log goes on from the set in `run`, a part of `chains[index]`.
+    pub(crate) fn lies_in(&self, run: &Run, chains: &[ChainFacts], index: usize) -> bool {
+        run.covers(self.base.into(), self.settled.into()) && self.is_of_history(chains, index)
+    }
+
+    /// Whether the server has not gone back between this set and `chains[index]`.
+    fn is_of_history(&self, chains: &[ChainFacts], index: usize) -> bool {
+        let turns = chains.iter().enumerate().filter(|(_, chain)| chain.went_back);
+        turns.into_iter().all(|(turn, chain)| (turn <= index) == (chain.id.as_str() < self.id.as_str()))
     }
 }
 
@@ -160,11 +169,19 @@ pub(crate) struct ChainFacts {
     pub(crate) id: ChainId,
     pub(crate) runs: Vec<Run>,
     pub(crate) why: &'static str,
+    /// Whether it was begun because the server had gone back to an earlier state.
+    pub(crate) went_back: bool,
 }
 
 impl ChainFacts {
     pub(crate) fn of(chain: &Chain) -> Self {
-        Self { id: chain.id().clone(), runs: chain.runs(), why: chain.description().why.explanation() }
+        let why = chain.description().why;
+        Self {
+            id: chain.id().clone(),
+            runs: chain.runs(),
+            why: why.explanation(),
+            went_back: why == ChainReason::Diverged,
+        }
     }
 }
 
@@ -184,7 +201,7 @@ pub(crate) fn judge(
         recovery_point: LogPosition(0).optime(),
     };
     let mut previous: Option<Run> = None;
-    for chain in chains {
+    for (place, chain) in chains.iter().enumerate() {
         for (index, run) in chain.runs.iter().enumerate() {
             let (after, through) = (run.after.optime(), run.through.optime());
             let why = if index == 0 { chain.why } else { "slices are missing from the repository" };
@@ -193,7 +210,7 @@ pub(crate) fn judge(
             }
             previous = Some(*run);
             log.recovery_point = through;
-            let covered = sets.iter().filter(|set| set.lies_in(run));
+            let covered = sets.iter().filter(|set| set.lies_in(run, chains, place));
             match covered.min_by_key(|set| set.settled) {
                 Some(set) => log.ranges.push(RecoverableRange {
                     from: set.settled,
@@ -222,11 +239,14 @@ pub async fn verify_log_after(
     observer: &dyn Observer,
 ) -> Result<Option<LogReport>> {
     let contents: DocumentSetContents = set.contents()?;
-    let Some(base) = base_of(&contents) else { return Ok(None) };
+    let Some(moment) = SetMoment::of(set.id(), &contents) else { return Ok(None) };
     let chains = repository.chains_of(set.kind(), &contents.server.fingerprint).await?;
-    let base = LogPosition::from(base);
-    let holding = |chain: &&Chain| chain.description().after <= base && base <= chain.end();
-    let Some(chain) = chains.iter().rev().find(holding) else { return Ok(None) };
+    let facts: Vec<_> = chains.iter().map(ChainFacts::of).collect();
+    let base = LogPosition::from(moment.base);
+    let holding = |(index, chain): &(usize, &Chain)| {
+        chain.description().after <= base && base <= chain.end() && moment.is_of_history(&facts, *index)
+    };
+    let Some((_, chain)) = chains.iter().enumerate().rfind(holding) else { return Ok(None) };
     verify_chain(repository, chain, base, observer).await.map(Some)
 }
 
@@ -302,6 +322,7 @@ mod tests {
                 .map(|(after, through)| Run { after: at(*after).into(), through: at(*through).into() })
                 .collect(),
             why: "overrun",
+            went_back: false,
         }
     }
 
@@ -335,6 +356,15 @@ mod tests {
             (vec![(10, 10)], vec![], 0),
             "an empty chain"
         );
+    }
+
+    #[test]
+    fn a_set_is_continued_by_its_own_history() {
+        let back = ChainFacts { went_back: true, ..chain(3, &[(30, 80)]) };
+        let chains = [chain(1, &[(10, 60)]), back];
+        assert_eq!(told(&[set(2, 40, 40)], &chains).0, [(40, 60)], "taken before the server went back");
+        assert_eq!(told(&[set(4, 40, 40)], &chains).0, [(40, 80)], "taken since");
+        assert_eq!(told(&[set(4, 20, 20)], &chains).0, []);
     }
 
     #[test]

@@ -55,14 +55,18 @@ pub struct Point {
 /// # Errors
 /// `Precondition` when there is none, with what can be restored instead.
 fn decide<'a>(sets: &[SetMoment], chains: &'a [ChainFacts], until: Until) -> Result<(usize, &'a ChainId)> {
-    let runs = || chains.iter().flat_map(|chain| chain.runs.iter().map(move |run| (&chain.id, run)));
-    let leads = |set: &SetMoment, run: &Run| {
-        set.lies_in(run)
+    let runs = || {
+        let chains = chains.iter().enumerate();
+        chains.flat_map(|(index, chain)| chain.runs.iter().map(move |run| (index, run)))
+    };
+    let leads = |set: &SetMoment, index: usize, run: &Run| {
+        set.lies_in(run, chains, index)
             && until.includes(set.settled)
             && run.covers(set.base.into(), until.position().into())
     };
     let pairs = sets.iter().enumerate().flat_map(|(place, set)| {
-        runs().filter(move |(_, run)| leads(set, run)).map(move |(chain, _)| (place, chain))
+        let leading = runs().filter(move |(index, run)| leads(set, *index, run));
+        leading.map(move |(index, _)| (place, &chains[index].id))
     });
     pairs.max_by_key(|(place, chain)| (sets[*place].settled, *place, *chain)).ok_or_else(|| {
         let known = judge(String::new(), String::new(), sets, chains);
@@ -299,6 +303,7 @@ mod tests {
             id: ChainId::new(at(number).timestamp(), number),
             runs: vec![Run { after: at(after).into(), through: at(through).into() }],
             why: "overrun",
+            went_back: false,
         }
     }
 
