@@ -125,11 +125,6 @@ impl ArchiveWriter {
         Ok(bytes)
     }
 
-    /// The checksum of an entry's documents so far.
-    pub fn checksum(&self, entry: usize) -> u64 {
-        self.tracks[entry].checksum.value()
-    }
-
     /// Ends the archive.
     ///
     /// # Errors

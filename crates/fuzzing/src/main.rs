@@ -111,7 +111,7 @@ fn run(arguments: &Arguments) -> Outcome {
 /// Tries inputs until the time is over; gives how many.
 fn try_out(target: &Target, seed: u64, time: Duration) -> Result<u64, Box<dyn std::error::Error>> {
     let corpus = read_corpus(&workspace_folder().join("fuzz/corpus").join(target.name))?;
-    let mut random = Random(seed | 1);
+    let mut random = Random(seed.max(1));
     let mut count = 0;
     for input in &corpus {
         judge(target, input)?;

@@ -122,7 +122,7 @@ impl SetMoment {
 }
 
 /// The position after which a set needs the log; `None` for sets that cannot be continued.
-pub fn base_of(contents: &DocumentSetContents) -> Option<OpTime> {
+fn base_of(contents: &DocumentSetContents) -> Option<OpTime> {
     let settled = contents.settled?;
     Some(contents.collections.iter().filter_map(|it| it.holds_through).fold(settled, OpTime::min))
 }

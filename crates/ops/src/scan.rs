@@ -1,6 +1,6 @@
 //! What reading a document store at one moment has in common, wherever the documents go.
 
-use mainstay_engine::{CollectionInfo, CollectionKind, Consistency, PreparedScan, Snapshot};
+use mainstay_engine::{CollectionInfo, CollectionKind, Consistency, Namespace, PreparedScan, Snapshot};
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{Result, ResultExt};
 
@@ -23,9 +23,14 @@ pub(crate) async fn prepare(
     if let Consistency::DuringScan { reason } = &consistency
         && consistency != *snapshot.consistency()
     {
-        observer.notice(&format!("warning: {} is read outside the moment: {reason}", info.namespace));
+        tell_outside(observer, &info.namespace, reason);
     }
     Ok((Some(prepared), consistency))
+}
+
+/// Tells that `namespace` is not read at the moment.
+pub(crate) fn tell_outside(observer: &dyn Observer, namespace: &Namespace, reason: &str) {
+    observer.notice(&format!("warning: {namespace} is read outside the moment: {reason}"));
 }
 
 /// How much there is to read, as far as the server can tell.

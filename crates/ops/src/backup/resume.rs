@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use mainstay_engine::{Consistency, Snapshot, SnapshotRequest};
 use mainstay_journal::Journal;
 use mainstay_model::{
-    ByteSize, Clock, Error, ErrorKind, OpTime, Plan, PlanStep, Result, ResultExt, RunId, StoreKind, Target,
-    Timestamp,
+    ByteSize, Clock, Error, ErrorKind, ObjectName, OpTime, Plan, PlanStep, Result, ResultExt, RunId,
+    StoreKind, Target, Timestamp,
 };
 use mainstay_repository::{Interrupted, Repository, SetWriter};
 use std::sync::Arc;
@@ -124,10 +124,10 @@ pub(super) async fn open(context: &BackupContext<'_>, plan: &Plan, run: &RunId) 
                     .notice(&format!("warning: {} is not there any more and is written anew", lost.name));
                 now.parts.retain(|_, part| part.entry.name != lost.name);
             }
-            let lost_metadata: Vec<_> = reopened.lost.into_iter().map(|entry| entry.name).collect();
-            for ready in now.ready.iter().filter(|ready| lost_metadata.contains(&ready.metadata.name)) {
-                let text = ready.info.metadata.clone().into();
-                reopened.writer.put(&ready.metadata.name, ROLE_METADATA, text).await?;
+            let lost: Vec<_> = reopened.lost.into_iter().map(|entry| entry.name).collect();
+            if let Err(error) = put_metadata(&reopened.writer, &now, &lost).await {
+                let _ = reopened.writer.suspend().await;
+                return Err(error.with_state("no backup set was made; what is stored of it is kept"));
             }
             Ok(Continued { writer: reopened.writer, journal, recorded: now })
         }
@@ -141,6 +141,14 @@ pub(super) async fn open(context: &BackupContext<'_>, plan: &Plan, run: &RunId) 
             .with_hint("run the same command again"))
         }
     }
+}
+
+/// Stores the metadata among `lost` again.
+async fn put_metadata(writer: &SetWriter, recorded: &Recorded, lost: &[ObjectName]) -> Result<()> {
+    for ready in recorded.ready.iter().filter(|ready| lost.contains(&ready.metadata.name)) {
+        writer.put(&ready.metadata.name, ROLE_METADATA, ready.info.metadata.clone().into()).await?;
+    }
+    Ok(())
 }
 
 /// How a run goes on.

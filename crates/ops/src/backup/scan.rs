@@ -12,8 +12,8 @@ use std::time::Instant;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use mainstay_engine::{
-    CollectionInfo, CollectionKind, Consistency, DocumentBatch, DocumentDigest, PreparedScan, ScanRange,
-    ScanSetback, Snapshot, SnapshotRequest,
+    CollectionInfo, Consistency, DocumentBatch, DocumentDigest, PreparedScan, ScanRange, ScanSetback,
+    Snapshot, SnapshotRequest,
 };
 use mainstay_model::progress::Work;
 use mainstay_model::{Error, ErrorKind, ObjectName, OpTime, Result, ResultExt};
@@ -24,6 +24,7 @@ use super::run::{Part, Ready, Recorder, Scanned, part_name};
 use super::watch::Meter;
 use super::{BackupContext, SnapshotChoice};
 use crate::contents::{CollectionRecord, PartRecord, ROLE_DOCUMENTS, ROLE_METADATA};
+use crate::scan;
 
 /// What a range is meant to hold: so little is read again after an interruption. Much smaller would cost connections and objects.
 const RANGE_BYTES: u64 = 256 * 1024 * 1024;
@@ -60,19 +61,14 @@ impl Scan<'_> {
             .put(&metadata_name, ROLE_METADATA, info.metadata.clone().into())
             .await
             .with_context(|| format!("store metadata of {}", info.namespace))?;
-        let prepared = match info.kind {
-            CollectionKind::View => {
-                PreparedScan { consistency: self.snapshot.consistency().clone(), ranges: Vec::new() }
-            }
-            CollectionKind::Collection | CollectionKind::TimeSeries => {
-                self.prepare(self.snapshot.as_ref(), info).await?
-            }
-        };
-        if prepared.consistency != *self.snapshot.consistency()
-            && let Consistency::DuringScan { reason } = &prepared.consistency
-        {
-            self.tell_outside(info, reason);
-        }
+        let (prepared, consistency) = scan::prepare(
+            self.snapshot.as_ref(),
+            info,
+            ranges_max(info.estimate.bytes, self.scan_count_max),
+            self.context.observer,
+        )
+        .await?;
+        let prepared = prepared.unwrap_or(PreparedScan { consistency, ranges: Vec::new() });
         let scan = scanned(0, prepared, before_listing);
         let record = CollectionRecord {
             namespace: info.namespace.clone(),
@@ -91,12 +87,6 @@ impl Scan<'_> {
     async fn prepare(&self, snapshot: &dyn Snapshot, info: &CollectionInfo) -> Result<PreparedScan> {
         let prepared = snapshot.prepare(info, ranges_max(info.estimate.bytes, self.scan_count_max)).await;
         prepared.with_context(|| format!("prepare scan of {}", info.namespace))
-    }
-
-    fn tell_outside(&self, info: &CollectionInfo, reason: &str) {
-        self.context
-            .observer
-            .notice(&format!("warning: {} is read outside the moment: {reason}", info.namespace));
     }
 
     /// Reads what `parts` does not hold yet of everything in `ready`, and gives the records.
@@ -178,7 +168,14 @@ impl Scan<'_> {
                     info.namespace,
                     error.message()
                 ));
-                let prepared = self.prepare(self.snapshot.as_ref(), &info).await.map_err(|_| error)?;
+                let prepared = self.prepare(self.snapshot.as_ref(), &info).await.map_err(|again| {
+                    // The same once more: what was met first says more.
+                    if ScanSetback::of(&again).is_some() || again.kind() == ErrorKind::Unreachable {
+                        error
+                    } else {
+                        again
+                    }
+                })?;
                 (Arc::clone(&self.snapshot), scanned(attempt, prepared, work.ready.scan.holds_through))
             }
             ScanSetback::HistoryPassed => self.outside(attempt, &info).await?,
@@ -198,7 +195,7 @@ impl Scan<'_> {
         let snapshot = source.snapshot(SnapshotRequest::DuringScan).await?;
         let mut prepared = self.prepare(snapshot.as_ref(), info).await?;
         let reason = "the server's history of the moment had passed before it was read".to_owned();
-        self.tell_outside(info, &reason);
+        scan::tell_outside(self.context.observer, &info.namespace, &reason);
         prepared.consistency = Consistency::DuringScan { reason };
         Ok((snapshot, scanned(attempt, prepared, holds_through)))
     }

@@ -16,6 +16,8 @@ use super::pace::{Pace, pause_after};
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Between two measurements with one.
 const LOOK_EVERY_PACED: Duration = Duration::from_millis(200);
+/// A server that has not answered for so long counts as one whose latency has no end.
+const OVERDUE: Duration = Duration::from_secs(1);
 /// No forecast is made before so much of the work is done, and not within the first seconds: it would only jump about.
 const FORECAST_PERCENT_MIN: u64 = 2;
 const FORECAST_AFTER: Duration = Duration::from_secs(3);
@@ -69,18 +71,29 @@ impl Watch<'_> {
         let every = if pace.is_some() { LOOK_EVERY_PACED } else { LOOK_EVERY };
         loop {
             tokio::time::sleep(every).await;
-            // Without an answer the latency counts as endless.
-            let pressure = gauge.measure().await.ok();
-            if let Some(pace) = &mut pace {
-                let latency = pressure.map_or(Duration::MAX, |pressure| pressure.latency);
-                let share = pace.note(latency, pressure.and_then(|pressure| pressure.read_tickets));
-                if self.meter.share.swap(share, Ordering::Relaxed) != share {
-                    self.observer.hold_back(share);
+            let mut measuring = gauge.measure();
+            let pressure = loop {
+                tokio::select! {
+                    measured = &mut measuring => break measured.ok(),
+                    // No answer yet: the latency counts as endless, and goes on counting so.
+                    () = tokio::time::sleep(OVERDUE), if pace.is_some() => self.keep(&mut pace, None),
                 }
-            }
+            };
+            drop(measuring);
+            self.keep(&mut pace, pressure.as_ref());
             if let Some(pressure) = pressure {
                 self.warn(&mut said, &pressure, began);
             }
+        }
+    }
+
+    /// Lets the scans go at the pace that `pressure` allows; `None` stands for a server that does not answer.
+    fn keep(&self, pace: &mut Option<Pace>, pressure: Option<&Pressure>) {
+        let Some(pace) = pace else { return };
+        let latency = pressure.map_or(Duration::MAX, |pressure| pressure.latency);
+        let share = pace.note(latency, pressure.and_then(|pressure| pressure.read_tickets));
+        if self.meter.share.swap(share, Ordering::Relaxed) != share {
+            self.observer.hold_back(share);
         }
     }
 

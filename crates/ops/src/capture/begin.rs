@@ -34,9 +34,10 @@ pub(super) async fn claim(context: &CaptureContext, target: &Target) -> Result<O
                 Err(error) if error.kind() == ErrorKind::Locked => error,
                 claimed => return claimed.map(Some),
             };
-        let Some(record) = repository.log_holder(target.store, server).await? else { continue };
-        let seen = *first_seen.get_or_insert((record.token, record.number));
-        if seen != (record.token, record.number) {
+        let holder = repository.log_holder(target.store, server).await?;
+        if let Some(seen) = holder.map(|record| (record.token, record.number))
+            && *first_seen.get_or_insert(seen) != seen
+        {
             return Err(locked.context("another capture follows this server's log"));
         }
         tokio::select! {

@@ -15,7 +15,7 @@ use mainstay_repository::{ChainWriter, SealedSlice};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::begin::Begun;
 use super::{
@@ -80,19 +80,17 @@ pub(super) async fn pump(
 ) -> Result<Ended> {
     let Begun { writer, stream } = begun;
     let end = Arc::new(AtomicU64::new(writer.end().0));
-    let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let (hand_on, batches) = mpsc::channel(1);
     let (cuts, to_write) = mpsc::channel(1);
     let (tell, stored) = mpsc::channel(4);
     tasks.spawn(read(stream, hand_on));
     tasks.spawn(risk::watch(context.clone(), Arc::clone(&end)));
-    let writing = Writing { context: context.clone(), writer, once: options.once, stop: stop.clone(), tell };
-    let written = tokio::spawn(writing.run(to_write));
+    let writing = Writing { context: context.clone(), writer, once: options.once, tell };
+    let written = AbortOnDropHandle::new(tokio::spawn(writing.run(to_write)));
     let slice_age = Duration::from_millis(options.slice_age_ms).max(super::SLICE_AGE_MIN);
     let conductor = Conductor { context, slice_age, goal, batches, cuts, stored, end: &end, report };
     let read = conductor.run().await;
-    stop.cancel();
     let written = written.await.map_err(|source| {
         Error::new(ErrorKind::Internal, "the writing of slices ended early").with_source(source)
     })?;
@@ -205,8 +203,6 @@ struct Writing {
     context: CaptureContext,
     writer: ChainWriter,
     once: bool,
-    /// Cancelled when nothing more will come.
-    stop: CancellationToken,
     tell: mpsc::Sender<Stored>,
 }
 
@@ -246,7 +242,7 @@ impl Writing {
         let mut stopping_since = None;
         loop {
             let Err(error) = self.writer.put(sealed).await else { return Ok(()) };
-            if self.stop.is_cancelled() || self.context.cancel.is_cancelled() {
+            if self.context.cancel.is_cancelled() {
                 stopping_since.get_or_insert_with(Instant::now);
             }
             let out_of_patience = stopping_since.is_some_and(|since| since.elapsed() >= STOP_PATIENCE);

@@ -8,7 +8,6 @@ use jiff::SignedDuration;
 use mainstay_journal::{KeptLease, Lease};
 use mainstay_model::{Blake3, ChainId, Error, ErrorKind, LogPosition, Result, ResultExt, StoreKind, sealed};
 use mainstay_store::Key;
-use tokio_util::sync::CancellationToken;
 
 use super::chain::{CHAIN_FORMAT, CHAIN_KIND};
 use super::{Chain, ChainDescription, ChainReason, LogKind, SLICE_BYTES_MAX, Slice};
@@ -119,11 +118,6 @@ impl LogClaim {
     /// [`ErrorKind::Locked`] when it was. That does not change back.
     pub fn check(&self) -> Result<()> {
         self.0.lease.check()
-    }
-
-    /// Cancelled when the claim is lost.
-    pub fn lost(&self) -> CancellationToken {
-        self.0.lease.lost()
     }
 
     /// Begins a new chain. Its description is durable when this returns.
