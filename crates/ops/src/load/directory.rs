@@ -198,15 +198,17 @@ pub(super) fn feed(path: PathBuf) -> Feed {
     feed
 }
 
-/// The digest of a file of documents, every frame checked. To be used on a thread that may wait.
+/// The digest of a file of documents, every frame checked, all of them shown to `show`. To be used on a thread that may wait.
 pub(super) fn judge(
     path: &Path,
+    mut show: impl FnMut(&[u8]),
     observer: &dyn Observer,
     cancel: &CancellationToken,
 ) -> Result<DocumentDigest> {
     let mut digest = DocumentDigest::default();
     each_batch(path, |batch| {
         digest.add_concatenation(&batch.bytes).expect("the framer gives framed documents");
+        show(&batch.bytes);
         observer.advance(Work { items: batch.documents, bytes: batch.bytes.len() as u64 });
         !cancel.is_cancelled()
     })
