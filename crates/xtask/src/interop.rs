@@ -1,11 +1,13 @@
 //! `cargo xtask interop mongo`: dumps of ours restored by the stock tool, and dumps of the stock tool loaded by us.
 //!
 //! The sample stack's data and one collection of every kind and type go through each form and each direction; the server's own `dbHash` and the
-//! descriptions of all collections say whether they came through. Needs `mongodump` and `mongorestore` on the PATH, and fails without them.
+//! descriptions of all collections say whether they came through. Dumps that the stock tool makes with `--oplog`, while somebody writes, must
+//! come as the moment of their end. Needs `mongodump` and `mongorestore` on the PATH, and fails without them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use mainstay_testkit::servers::Mongod;
 use mongodb::bson::{Bson, Document, doc};
@@ -99,8 +101,14 @@ fn mongo() -> Outcome {
             println!("{way}, {}: {} collections equal", form.name, expected.0.len());
         }
     }
+    for form in &FORMS {
+        bench.busy(form)?;
+    }
     Ok(())
 }
+
+/// How often a dump is made that ended before the writer had.
+const TRIES: u32 = 8;
 
 impl Bench {
     fn fill(&self, marketplace: &Path) -> Outcome {
@@ -191,6 +199,125 @@ impl Bench {
             described.sort_by_key(ToString::to_string);
             Ok((hashes, described))
         })
+    }
+
+    /// A dump of the stock tool with `--oplog`, made while somebody writes, comes as the last moment of its oplog. The writer ends before
+    /// the dump does, so that this moment is what the server holds afterwards.
+    fn busy(&self, form: &Form) -> Outcome {
+        let mut quiet = Duration::from_millis(400);
+        for attempt in 1..=TRIES {
+            let path = self.folder.join(format!("busy-{attempt}.{}", form.name));
+            let began = Instant::now();
+            let mut dump = self.stock_dump_of_all(form, &path).spawn()?;
+            let (last, rounds) = self.runtime.block_on(self.write(began + quiet))?;
+            let status = dump.wait()?;
+            if !status.success() {
+                return Err(format!("mongodump --oplog ended with {status}").into());
+            }
+            self.clear()?;
+            let mut load = self.own(&self.to, "to");
+            load.args(["mongo", "load", "--json"]).arg(&path).stdout(Stdio::piped());
+            let loaded = load.output()?;
+            if !loaded.status.success() {
+                return Err(format!("{}: {}", form.name, String::from_utf8_lossy(&loaded.stderr)).into());
+            }
+            let report: serde_json::Value = serde_json::from_slice(&loaded.stdout)?;
+            let oplog = &report["oplog"];
+            if report["proven"] != true || oplog["entries"].as_u64().is_none() {
+                return Err(format!("{}: not proven, or without an oplog: {report}", form.name).into());
+            }
+            let reached: Vec<u32> = oplog["reached"]
+                .as_str()
+                .unwrap_or_default()
+                .split(':')
+                .filter_map(|it| it.parse().ok())
+                .collect();
+            if reached < vec![last.time, last.increment] {
+                // The dump was faster than the writer.
+                quiet = quiet * 2 / 3;
+                continue;
+            }
+            let (expected, found) = (self.testimony(&self.from)?, self.testimony(&self.to)?);
+            if found != expected {
+                return Err(format!(
+                    "mongodump --oplog -> mainstay load, {}: expected {expected:#?}, found {found:#?}",
+                    form.name
+                )
+                .into());
+            }
+            println!(
+                "mongodump --oplog while {rounds} rounds were written -> mainstay load, {}: {} collections equal, {} entries replayed",
+                form.name,
+                expected.0.len(),
+                oplog["entries"]
+            );
+            return Ok(());
+        }
+        Err(format!("no dump of {TRIES} took longer than its writer").into())
+    }
+
+    /// Writes until `deadline`: documents that come, change, go and come again, transactions, definitions. Gives the last position, and how often.
+    async fn write(
+        &self,
+        deadline: Instant,
+    ) -> Result<(mongodb::bson::Timestamp, i32), mongodb::error::Error> {
+        let client = self.from.oracle().await;
+        let database = client.database(DATABASE);
+        let busy = |name: &str| database.collection::<Document>(name);
+        let mut round = 0;
+        while round == 0 || Instant::now() < deadline {
+            round += 1;
+            for name in ["checked", "clustered", "french", "images"] {
+                let some = doc! { "_id": round % 40 };
+                busy(name)
+                    .update_one(some.clone(), doc! { "$inc": { "n": 1 }, "$set": { "round": round } })
+                    .await?;
+                busy(name).delete_one(doc! { "_id": (round + 7) % 40 }).await?;
+                busy(name)
+                    .replace_one(some, doc! { "n": 1_000 + round, "round": round })
+                    .upsert(true)
+                    .await?;
+                busy(name)
+                    .update_one(doc! { "_id": (round + 7) % 40 }, doc! { "$set": { "n": 2_000 + round } })
+                    .upsert(true)
+                    .await?;
+            }
+            for name in ["capped", "busy"] {
+                busy(name).insert_one(doc! { "round": round }).await?;
+            }
+            let point = doc! { "at": mongodb::bson::DateTime::from_millis(1_700_000_000_000 + i64::from(round) * 10), "m": round % 3, "v": round };
+            busy("series").insert_one(point).await?;
+            let mut session = client.start_session().await?;
+            session.start_transaction().await?;
+            busy("images").insert_one(doc! { "round": round }).session(&mut session).await?;
+            busy("busy").delete_many(doc! { "round": { "$lt": round - 30 } }).session(&mut session).await?;
+            session.commit_transaction().await?;
+            let other = format!("passing{}", round % 3);
+            database
+                .run_command(
+                    doc! { "createIndexes": &other, "indexes": [{ "key": { "round": 1 }, "name": "round" }] },
+                )
+                .await?;
+            busy(&other).insert_one(doc! { "round": round }).await?;
+            if round % 5 == 0 {
+                busy(&other).drop().await?;
+            }
+        }
+        let oplog = client.database("local").collection::<Document>("oplog.rs");
+        let newest = oplog
+            .find_one(doc! { "ns": { "$regex": format!("^{DATABASE}") } })
+            .sort(doc! { "$natural": -1 })
+            .await?;
+        let last = newest.and_then(|newest| newest.get_timestamp("ts").ok());
+        Ok((last.unwrap_or(mongodb::bson::Timestamp { time: 0, increment: 0 }), round))
+    }
+
+    fn stock_dump_of_all(&self, form: &Form, path: &Path) -> Command {
+        let mut command = Command::new(&self.mongodump);
+        command.args([format!("--uri={}", self.from.uri()), "--oplog".to_owned(), "--quiet".to_owned()]);
+        command.arg(format!("--{}={}", if form.folder { "out" } else { "archive" }, path.display()));
+        command.args(form.gzip.then_some("--gzip"));
+        command
     }
 
     /// Our binary, configured for one of the servers in a folder of its own.

@@ -44,9 +44,7 @@ impl Refusal {
     /// What is told of `document`, the refused one.
     pub(super) fn failure(&self, document: &[u8]) -> DocumentFailure {
         let message = match self.code {
-            code::DUPLICATE_KEY if self.is_of_id() => {
-                "another document with this _id is there".to_owned()
-            }
+            code::DUPLICATE_KEY if self.is_of_id() => "another document with this _id is there".to_owned(),
             code::DUPLICATE_KEY => {
                 format!("another document has the same value of the unique index on {}", self.key.join(", "))
             }

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use mainstay_engine::{
     ChangeReplay, CollectionIdentity, CollectionKind, DocumentBatch, DocumentDigest, DocumentSink,
-    DocumentSource, Namespace, PointCollection, ReplayTarget, StoredCollection, Surveyed, Unidentified, Until,
-    data_namespace, metadata_differences,
+    DocumentSource, Namespace, PointCollection, ReplayTarget, StoredCollection, Surveyed, Unidentified,
+    Until, data_namespace, metadata_differences,
 };
 use mainstay_model::progress::Silent;
 use mainstay_model::{ErrorKind, OpTime};

@@ -231,7 +231,8 @@ impl Load<'_> {
         let Dump { input, found, oplog, open_max, .. } = dump;
         let oplog = oplog.judged();
         let chosen = choose(found, oplog, &parameters.items)?;
-        let (views, collections) = chosen.into_iter().partition(|chosen| chosen.draft.kind == CollectionKind::View);
+        let (views, collections) =
+            chosen.into_iter().partition(|chosen| chosen.draft.kind == CollectionKind::View);
         let collections = Collections { collections, views, open_max };
         let mut reports = match input {
             Input::Archive(path) => {
@@ -317,15 +318,13 @@ impl Load<'_> {
             reports.extend(self.placement.bring(stream::iter(views), COLLECTION_COUNT_MAX).await?);
             return Ok(reports);
         };
-        let file = oplog.file.clone().ok_or_else(|| {
-            Error::new(ErrorKind::Internal, "the oplog that was judged is in no file")
-        })?;
+        let file = oplog
+            .file
+            .clone()
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "the oplog that was judged is in no file"))?;
         let moment = self.moment(oplog, directory::feed(file));
         let works = stream::iter(collections.chain(views));
-        self.placement
-            .bring_together(works, COLLECTION_COUNT_MAX, documents, moment)
-            .await
-            .map_err(explained)
+        self.placement.bring_together(works, COLLECTION_COUNT_MAX, documents, moment).await.map_err(explained)
     }
 
     fn begin_phase(self, documents: Amount) {

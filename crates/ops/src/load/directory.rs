@@ -232,7 +232,10 @@ fn read(path: &Path, feeding: &mpsc::Sender<Fed>) -> Result<()> {
 
 /// Gives every batch of a file to `take`, until that says no.
 fn each_batch(path: &Path, mut take: impl FnMut(mainstay_engine::DocumentBatch) -> bool) -> Result<()> {
-    let unframed = |error: crate::framing::FramingError| Error::new(ErrorKind::Corrupt, error.to_string());
+    let unframed = |error: crate::framing::FramingError| {
+        Error::new(ErrorKind::Corrupt, error.to_string())
+            .with_hint("make the dump again, or take another copy of it")
+    };
     let mut chunks = File::open(path).and_then(Chunks::of).map_err(|error| failed(&error))?;
     let mut framer = Framer::default();
     while let Some(chunk) = chunks.next().map_err(|error| failed(&error))? {

@@ -150,7 +150,9 @@ impl Judging {
                 ErrorKind::Precondition,
                 format!("the oplog holds nothing before {}", until.position()),
             )
-            .with_hint("choose a later `--oplog-limit`, or load the collections as they are with `--without-oplog`"));
+            .with_hint(
+                "choose a later `--oplog-limit`, or load the collections as they are with `--without-oplog`",
+            ));
         };
         let holds_through = match (surveyed.needs_from, surveyed.needed_by) {
             (None, _) => BEGINNING,

@@ -5,8 +5,8 @@ use mainstay_engine::{
     ChangeCounts, CollectionIdentity, CollectionKind, DocumentBatch, DocumentDigest, DocumentFailure,
     DocumentSink, LoadOutcome, Loader, Namespace,
 };
-use mainstay_model::{OpTime, Result};
 use mainstay_model::progress::{Observer, Work};
+use mainstay_model::{OpTime, Result};
 
 /// How many refused documents are named; all are counted.
 const FAILURE_COUNT_SHOWN: usize = 20;

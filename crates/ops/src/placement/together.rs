@@ -115,8 +115,7 @@ impl<'a> Placement<'a> {
     ) -> Result<Vec<Replayed>> {
         let Moment { replay, log } = moment;
         self.begin_phase("replay", log.work());
-        let mut replayer =
-            replay.replayer(targets, log.until()).await.context("begin to replay the log")?;
+        let mut replayer = replay.replayer(targets, log.until()).await.context("begin to replay the log")?;
         let mut entries = log.read(after);
         let mut pace = Pace::begin(self.context.clock.now());
         while let Some(piece) = entries.try_next().await? {

@@ -10,8 +10,8 @@ use mainstay_model::{
     ByteSize, Count, Error, ErrorKind, ExitStatus, OpTime, Plan, Result, ResultExt, StoreKind,
 };
 use mainstay_ops::load::{
-    self, Dump, DumpInput, LoadContext, LoadMode, LoadReport, LoadRequest, Opening, OplogChoice,
-    OplogReport, PipeUse,
+    self, Dump, DumpInput, LoadContext, LoadMode, LoadReport, LoadRequest, Opening, OplogChoice, OplogReport,
+    PipeUse,
 };
 use mainstay_ops::{restore, verify};
 use mainstay_repository::Repository;

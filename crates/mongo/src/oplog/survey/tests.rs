@@ -245,7 +245,8 @@ fn series() -> StoredCollection {
         namespace: Namespace::new("shop", "t"),
         kind: CollectionKind::TimeSeries,
         identity: None,
-        metadata: r#"{"options":{"timeseries":{"timeField":"at"}},"indexes":[],"type":"timeseries"}"#.to_owned(),
+        metadata: r#"{"options":{"timeseries":{"timeField":"at"}},"indexes":[],"type":"timeseries"}"#
+            .to_owned(),
         holds_through: at(0),
     }
 }
@@ -253,11 +254,9 @@ fn series() -> StoredCollection {
 #[test]
 fn what_has_no_uuid_is_what_the_log_first_calls_by_its_name() {
     let bucket = |number: u8, id: i32| doc! { "op": "i", "ns": "shop.system.buckets.t", "ui": uuid(number), "o": { "_id": id } };
-    let drop =
-        |number: u8| doc! { "op": "c", "ns": "shop.$cmd", "ui": uuid(number), "o": { "drop": "system.buckets.t" } };
+    let drop = |number: u8| doc! { "op": "c", "ns": "shop.$cmd", "ui": uuid(number), "o": { "drop": "system.buckets.t" } };
     let make = |number: u8| doc! { "op": "c", "ns": "shop.$cmd", "ui": uuid(number), "o": { "create": "system.buckets.t", "timeseries": { "timeField": "at" } } };
-    let view =
-        doc! { "op": "i", "ns": "shop.system.views", "ui": uuid(4), "o": { "_id": "shop.t", "viewOn": "system.buckets.t", "pipeline": [] } };
+    let view = doc! { "op": "i", "ns": "shop.system.views", "ui": uuid(4), "o": { "_id": "shop.t", "viewOn": "system.buckets.t", "pipeline": [] } };
     let in_transaction = in_session(1, 0, applied(&[bucket(7, 1)], doc! {}));
     for (entries, identity, origin, inserted) in [
         (vec![bucket(7, 1), bucket(7, 2)], 7, true, 2),
