@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use mainstay_testkit::servers::Mongod;
 use mongodb::bson::{Bson, Document, doc};
+use mongodb::options::{Acknowledgment, DatabaseOptions, WriteConcern};
 
 use crate::Outcome;
 use crate::bench::on_path;
@@ -101,6 +102,7 @@ fn mongo() -> Outcome {
             println!("{way}, {}: {} collections equal", form.name, expected.0.len());
         }
     }
+    bench.fill_up()?;
     for form in &FORMS {
         bench.busy(form)?;
     }
@@ -201,10 +203,24 @@ impl Bench {
         })
     }
 
+    /// Adds as much as keeps a dump busy for a while.
+    fn fill_up(&self) -> Outcome {
+        self.runtime.block_on(async {
+            let large = self.from.oracle().await.database(DATABASE).collection::<Document>("large");
+            for batch in 0..60 {
+                let many = (0..1_000)
+                    .map(|n| doc! { "_id": batch * 1_000 + n, "text": format!("{n} ").repeat(300) });
+                large.insert_many(many).await?;
+            }
+            Ok::<_, mongodb::error::Error>(())
+        })?;
+        Ok(())
+    }
+
     /// A dump of the stock tool with `--oplog`, made while somebody writes, comes as the last moment of its oplog. The writer ends before
     /// the dump does, so that this moment is what the server holds afterwards.
     fn busy(&self, form: &Form) -> Outcome {
-        let mut quiet = Duration::from_millis(400);
+        let mut quiet = Duration::from_millis(1_500);
         for attempt in 1..=TRIES {
             let path = self.folder.join(format!("busy-{attempt}.{}", form.name));
             let began = Instant::now();
@@ -262,26 +278,30 @@ impl Bench {
         deadline: Instant,
     ) -> Result<(mongodb::bson::Timestamp, i32), mongodb::error::Error> {
         let client = self.from.oracle().await;
-        let database = client.database(DATABASE);
+        // Much is to happen in little time, so nobody waits for the journal.
+        let options =
+            DatabaseOptions::builder().write_concern(WriteConcern::from(Acknowledgment::Nodes(1))).build();
+        let database = client.database_with_options(DATABASE, options);
         let busy = |name: &str| database.collection::<Document>(name);
         let mut round = 0;
         while round == 0 || Instant::now() < deadline {
             round += 1;
             for name in ["checked", "clustered", "french", "images"] {
-                let some = doc! { "_id": round % 40 };
+                let (one, other) = (doc! { "_id": round % 40 }, doc! { "_id": (round + 7) % 40 });
+                // What one collection has a unique index on is another field than the one that another's validator asks for.
+                let field = if name == "french" { "m" } else { "n" };
+                let fields = |value: i32| doc! { field: value, "round": round };
                 busy(name)
-                    .update_one(some.clone(), doc! { "$inc": { "n": 1 }, "$set": { "round": round } })
+                    .update_one(one.clone(), doc! { "$inc": { field: 1 }, "$set": { "round": round } })
                     .await?;
-                busy(name).delete_one(doc! { "_id": (round + 7) % 40 }).await?;
-                busy(name)
-                    .replace_one(some, doc! { "n": 1_000 + round, "round": round })
-                    .upsert(true)
-                    .await?;
-                busy(name)
-                    .update_one(doc! { "_id": (round + 7) % 40 }, doc! { "$set": { "n": 2_000 + round } })
-                    .upsert(true)
-                    .await?;
+                busy(name).delete_one(other.clone()).await?;
+                busy(name).replace_one(one, fields(1_000 + round)).upsert(true).await?;
+                busy(name).update_one(other, doc! { "$set": fields(2_000 + round) }).upsert(true).await?;
             }
+            busy("large")
+                .update_one(doc! { "_id": round * 997 % 60_000 }, doc! { "$set": { "round": round } })
+                .await?;
+            busy("large").delete_one(doc! { "_id": round * 499 % 60_000 }).await?;
             for name in ["capped", "busy"] {
                 busy(name).insert_one(doc! { "round": round }).await?;
             }
@@ -293,13 +313,15 @@ impl Bench {
             busy("busy").delete_many(doc! { "round": { "$lt": round - 30 } }).session(&mut session).await?;
             session.commit_transaction().await?;
             let other = format!("passing{}", round % 3);
-            database
+            if round % 4 == 1 {
+                database
                 .run_command(
                     doc! { "createIndexes": &other, "indexes": [{ "key": { "round": 1 }, "name": "round" }] },
                 )
                 .await?;
+            }
             busy(&other).insert_one(doc! { "round": round }).await?;
-            if round % 5 == 0 {
+            if round % 10 == 0 {
                 busy(&other).drop().await?;
             }
         }

@@ -358,8 +358,9 @@ async fn the_stock_tools_folder_comes_with_its_oplog() {
             .unwrap();
         found.iter().map(|document| document.get_i32("_id").unwrap()).collect()
     };
-    assert_eq!(ids.last(), Some(&44));
-    assert!(ids.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{ids:?}");
+    // The dump holds 1 to 43 without 24, the oplog goes on to 44.
+    let expected: Vec<i32> = (1..=44).filter(|id| *id != 24).collect();
+    assert_eq!(ids, expected);
     assert!(live.list_index_names().await.unwrap().len() > 1);
     let changed = live.find_one(doc! { "_id": 40 }).await.unwrap().unwrap();
     assert_eq!(changed.get_i32("u").unwrap(), 1, "{changed}");
