@@ -147,12 +147,22 @@ pub struct StoredCollection {
     pub namespace: Namespace,
     /// Its kind.
     pub kind: CollectionKind,
-    /// Which collection it is; `None` for views.
+    /// Which collection it is; `None` for views, and where nobody has written it down.
     pub identity: Option<CollectionIdentity>,
     /// Its definition, see [`CollectionInfo::metadata`](crate::CollectionInfo).
     pub metadata: String,
     /// Every entry up to and including this one is in the set's documents already; later ones may be.
     pub holds_through: OpTime,
+}
+
+/// What a survey makes of a collection (no view) whose identity nobody has written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unidentified {
+    /// It is refused.
+    Refused,
+    /// It is the one that the log first calls by its name. Right where the log begins before the collections were listed, and renames nothing
+    /// until then: what is called so first is what was listed, or something older, whose end the log tells.
+    FirstOfName,
 }
 
 /// Reads stored change logs and applies them to a server.
@@ -161,8 +171,14 @@ pub trait ChangeReplay: Send + Sync {
     /// Begins to survey a log that continues a backup set of `collections`, up to `until`. Asks no server.
     ///
     /// # Errors
-    /// `Corrupt` when a definition is not readable.
-    fn survey(&self, collections: Vec<StoredCollection>, until: Until) -> Result<Box<dyn ChangeSurvey>>;
+    /// `Corrupt` when a definition is not readable, or two collections have one identity; `Unsupported` for one without identity, if
+    /// `unidentified` says so.
+    fn survey(
+        &self,
+        collections: Vec<StoredCollection>,
+        until: Until,
+        unidentified: Unidentified,
+    ) -> Result<Box<dyn ChangeSurvey>>;
 
     /// Begins to replay a log into `targets`, up to `until`.
     async fn replayer(&self, targets: Vec<ReplayTarget>, until: Until) -> Result<Box<dyn Replayer>>;
@@ -189,6 +205,8 @@ pub struct Surveyed {
     /// Collections that the log changes although neither the set holds them nor the log creates them, and that it does not drop: what the set
     /// leaves out. They are not among `collections`.
     pub foreign: Vec<Namespace>,
+    /// The first entry within the range; `None` when there was none.
+    pub first: Option<OpTime>,
     /// The last entry within the range; `None` when there was none.
     pub last: Option<OpTime>,
     /// The first entry past the end, if one was read: proof that the log reaches the end.
@@ -196,6 +214,8 @@ pub struct Surveyed {
     /// A transaction within the range began with an entry at this position, before the first one read: the log must be surveyed, and
     /// replayed, from there on. `None` when nothing earlier is needed.
     pub needs_from: Option<OpTime>,
+    /// Where the last transaction ends that `needs_from` speaks of.
+    pub needed_by: Option<OpTime>,
     /// Entries within the range.
     pub entries: u64,
 }

@@ -17,6 +17,7 @@ use mainstay_model::{Error, OpTime, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::changes::CollectionIdentity;
+use crate::digest::DocumentDigest;
 
 /// A database and a collection. Written `database.collection`; the collection may itself contain dots.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -286,6 +287,9 @@ pub struct DocumentFailure {
     pub code: i32,
     /// The server's message without the document's values.
     pub message: String,
+    /// Whether it was refused because another document with its `_id` is there.
+    #[serde(skip)]
+    pub same_id: bool,
 }
 
 /// What became of a batch.
@@ -297,6 +301,8 @@ pub struct LoadOutcome {
     pub identical: u64,
     /// Documents that are not there now, one entry each: refused, or another document with that `_id` stands there.
     pub failures: Vec<DocumentFailure>,
+    /// The documents, identical or not, that were not inserted because one with their `_id` was there before they were first sent.
+    pub doubles: DocumentDigest,
 }
 
 /// Fills a document store.

@@ -17,7 +17,7 @@ pub use accounts::{AccountKind, AccountMerge, AccountName, AccountStore, Account
 pub use changes::{
     ChangeAnchor, ChangeBatch, ChangeCounts, ChangeLogFacts, ChangeReplay, ChangeSource, ChangeStream,
     ChangeSurvey, CollectionIdentity, ContinuityBreak, Followed, PointCollection, ReplayTarget, Replayed,
-    Replayer, StoredCollection, Surveyed, Until,
+    Replayer, StoredCollection, Surveyed, Unidentified, Until,
 };
 pub use digest::{DocumentDigest, ParseDigestError};
 pub use documents::{

@@ -12,7 +12,7 @@ use bson::{Document, RawDocumentBuf, rawdoc};
 use mainstay_engine::{
     AccountMerge, AccountStore, Accounts, ChangeReplay, ChangeSurvey, CollectionInfo, CollectionKind,
     Consistency, DocumentSink, DocumentSource, Loader, Namespace, ReplayTarget, Replayer, ServerFacts,
-    Snapshot, SnapshotRequest, StoredCollection, Until,
+    Snapshot, SnapshotRequest, StoredCollection, Unidentified, Until,
 };
 use mainstay_guard::Permit;
 use mainstay_model::progress::Observer;
@@ -353,8 +353,13 @@ fn other_replica_set(endpoint: &Endpoint, wanted: &str, found: Option<&str>) -> 
 
 #[async_trait]
 impl ChangeReplay for MongoServer {
-    fn survey(&self, collections: Vec<StoredCollection>, until: Until) -> Result<Box<dyn ChangeSurvey>> {
-        Ok(Box::new(MongoSurvey::begin(&collections, until)?))
+    fn survey(
+        &self,
+        collections: Vec<StoredCollection>,
+        until: Until,
+        unidentified: Unidentified,
+    ) -> Result<Box<dyn ChangeSurvey>> {
+        Ok(Box::new(MongoSurvey::begin(&collections, until, unidentified)?))
     }
 
     async fn replayer(&self, targets: Vec<ReplayTarget>, until: Until) -> Result<Box<dyn Replayer>> {

@@ -1,14 +1,17 @@
 //! `cargo xtask interop mongo`: dumps of ours restored by the stock tool, and dumps of the stock tool loaded by us.
 //!
 //! The sample stack's data and one collection of every kind and type go through each form and each direction; the server's own `dbHash` and the
-//! descriptions of all collections say whether they came through. Needs `mongodump` and `mongorestore` on the PATH, and fails without them.
+//! descriptions of all collections say whether they came through. Dumps that the stock tool makes with `--oplog`, while somebody writes, must
+//! come as the moment of their end. Needs `mongodump` and `mongorestore` on the PATH, and fails without them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use mainstay_testkit::servers::Mongod;
 use mongodb::bson::{Bson, Document, doc};
+use mongodb::options::{Acknowledgment, DatabaseOptions, WriteConcern};
 
 use crate::Outcome;
 use crate::bench::on_path;
@@ -99,8 +102,15 @@ fn mongo() -> Outcome {
             println!("{way}, {}: {} collections equal", form.name, expected.0.len());
         }
     }
+    bench.fill_up()?;
+    for form in &FORMS {
+        bench.busy(form)?;
+    }
     Ok(())
 }
+
+/// How often a dump is made that ended before the writer had.
+const TRIES: u32 = 8;
 
 impl Bench {
     fn fill(&self, marketplace: &Path) -> Outcome {
@@ -191,6 +201,145 @@ impl Bench {
             described.sort_by_key(ToString::to_string);
             Ok((hashes, described))
         })
+    }
+
+    /// Adds as much as keeps a dump busy for a while.
+    fn fill_up(&self) -> Outcome {
+        self.runtime.block_on(async {
+            let large = self.from.oracle().await.database(DATABASE).collection::<Document>("large");
+            for batch in 0..60 {
+                let many = (0..1_000)
+                    .map(|n| doc! { "_id": batch * 1_000 + n, "text": format!("{n} ").repeat(300) });
+                large.insert_many(many).await?;
+            }
+            Ok::<_, mongodb::error::Error>(())
+        })?;
+        Ok(())
+    }
+
+    /// A dump of the stock tool with `--oplog`, made while somebody writes, comes as the last moment of its oplog. The writer ends before
+    /// the dump does, so that this moment is what the server holds afterwards.
+    fn busy(&self, form: &Form) -> Outcome {
+        let mut quiet = Duration::from_millis(1_500);
+        for attempt in 1..=TRIES {
+            let path = self.folder.join(format!("busy-{attempt}.{}", form.name));
+            let began = Instant::now();
+            let mut dump = self.stock_dump_of_all(form, &path).spawn()?;
+            let (last, rounds) = self.runtime.block_on(self.write(began + quiet))?;
+            let status = dump.wait()?;
+            if !status.success() {
+                return Err(format!("mongodump --oplog ended with {status}").into());
+            }
+            self.clear()?;
+            let mut load = self.own(&self.to, "to");
+            load.args(["mongo", "load", "--json"]).arg(&path).stdout(Stdio::piped());
+            let loaded = load.output()?;
+            if !loaded.status.success() {
+                return Err(format!("{}: {}", form.name, String::from_utf8_lossy(&loaded.stderr)).into());
+            }
+            let report: serde_json::Value = serde_json::from_slice(&loaded.stdout)?;
+            let oplog = &report["oplog"];
+            if report["proven"] != true || oplog["entries"].as_u64().is_none() {
+                return Err(format!("{}: not proven, or without an oplog: {report}", form.name).into());
+            }
+            let reached: Vec<u32> = oplog["reached"]
+                .as_str()
+                .unwrap_or_default()
+                .split(':')
+                .filter_map(|it| it.parse().ok())
+                .collect();
+            if reached < vec![last.time, last.increment] {
+                // The dump was faster than the writer.
+                quiet = quiet * 2 / 3;
+                continue;
+            }
+            let (expected, found) = (self.testimony(&self.from)?, self.testimony(&self.to)?);
+            if found != expected {
+                return Err(format!(
+                    "mongodump --oplog -> mainstay load, {}: expected {expected:#?}, found {found:#?}",
+                    form.name
+                )
+                .into());
+            }
+            println!(
+                "mongodump --oplog while {rounds} rounds were written -> mainstay load, {}: {} collections equal, {} entries replayed",
+                form.name,
+                expected.0.len(),
+                oplog["entries"]
+            );
+            return Ok(());
+        }
+        Err(format!("no dump of {TRIES} took longer than its writer").into())
+    }
+
+    /// Writes until `deadline`: documents that come, change, go and come again, transactions, definitions. Gives the last position, and how often.
+    async fn write(
+        &self,
+        deadline: Instant,
+    ) -> Result<(mongodb::bson::Timestamp, i32), mongodb::error::Error> {
+        let client = self.from.oracle().await;
+        // Much is to happen in little time, so nobody waits for the journal.
+        let options =
+            DatabaseOptions::builder().write_concern(WriteConcern::from(Acknowledgment::Nodes(1))).build();
+        let database = client.database_with_options(DATABASE, options);
+        let busy = |name: &str| database.collection::<Document>(name);
+        let mut round = 0;
+        while round == 0 || Instant::now() < deadline {
+            round += 1;
+            for name in ["checked", "clustered", "french", "images"] {
+                let (one, other) = (doc! { "_id": round % 40 }, doc! { "_id": (round + 7) % 40 });
+                // What one collection has a unique index on is another field than the one that another's validator asks for.
+                let field = if name == "french" { "m" } else { "n" };
+                let fields = |value: i32| doc! { field: value, "round": round };
+                busy(name)
+                    .update_one(one.clone(), doc! { "$inc": { field: 1 }, "$set": { "round": round } })
+                    .await?;
+                busy(name).delete_one(other.clone()).await?;
+                busy(name).replace_one(one, fields(1_000 + round)).upsert(true).await?;
+                busy(name).update_one(other, doc! { "$set": fields(2_000 + round) }).upsert(true).await?;
+            }
+            busy("large")
+                .update_one(doc! { "_id": round * 997 % 60_000 }, doc! { "$set": { "round": round } })
+                .await?;
+            busy("large").delete_one(doc! { "_id": round * 499 % 60_000 }).await?;
+            for name in ["capped", "busy"] {
+                busy(name).insert_one(doc! { "round": round }).await?;
+            }
+            let point = doc! { "at": mongodb::bson::DateTime::from_millis(1_700_000_000_000 + i64::from(round) * 10), "m": round % 3, "v": round };
+            busy("series").insert_one(point).await?;
+            let mut session = client.start_session().await?;
+            session.start_transaction().await?;
+            busy("images").insert_one(doc! { "round": round }).session(&mut session).await?;
+            busy("busy").delete_many(doc! { "round": { "$lt": round - 30 } }).session(&mut session).await?;
+            session.commit_transaction().await?;
+            let other = format!("passing{}", round % 3);
+            if round % 4 == 1 {
+                database
+                .run_command(
+                    doc! { "createIndexes": &other, "indexes": [{ "key": { "round": 1 }, "name": "round" }] },
+                )
+                .await?;
+            }
+            busy(&other).insert_one(doc! { "round": round }).await?;
+            if round % 10 == 0 {
+                busy(&other).drop().await?;
+            }
+        }
+        let oplog = client.database("local").collection::<Document>("oplog.rs");
+        let newest = oplog
+            .find_one(doc! { "ns": { "$regex": format!("^{DATABASE}") } })
+            .sort(doc! { "$natural": -1 })
+            .await?;
+        let last = newest.and_then(|newest| newest.get_timestamp("ts").ok());
+        Ok((last.unwrap_or(mongodb::bson::Timestamp { time: 0, increment: 0 }), round))
+    }
+
+    fn stock_dump_of_all(&self, form: &Form, path: &Path) -> Command {
+        let mut command = Command::new(&self.mongodump);
+        command.args([format!("--uri={}", self.from.uri()), "--oplog".to_owned(), "--quiet".to_owned()]);
+        command.arg(format!("--{}={}", if form.folder { "out" } else { "archive" }, path.display()));
+        command.args(form.gzip.then_some("--gzip"));
+        command
     }
 
     /// Our binary, configured for one of the servers in a folder of its own.

@@ -5,6 +5,7 @@ mod backup_restore;
 mod bad_input;
 mod capture;
 mod dump_load;
+mod dump_oplog;
 mod point_in_time;
 mod queries;
 mod resume;

@@ -47,9 +47,17 @@ impl MongoLoader {
             if stored != Stored::Replaced {
                 right.insert(refusal.position);
             }
+            let document = part.frames[refusal.position];
+            let is_double = match stored {
+                Stored::Same | Stored::Replaced => owner == Owner::Others,
+                Stored::Different => refusal.is_of_id(),
+            };
+            if is_double {
+                outcome.doubles.add_document(document);
+            }
             match stored {
                 Stored::Same | Stored::Replaced => outcome.identical += 1,
-                Stored::Different => outcome.failures.push(refusal.failure(part.frames[refusal.position])),
+                Stored::Different => outcome.failures.push(refusal.failure(document)),
             }
         }
         if !self.bypass.empty_timestamps {

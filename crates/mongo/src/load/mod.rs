@@ -388,6 +388,7 @@ fn add(sum: &mut LoadOutcome, more: LoadOutcome) {
     sum.inserted += more.inserted;
     sum.identical += more.identical;
     sum.failures.extend(more.failures);
+    sum.doubles += more.doubles;
 }
 
 #[cfg(test)]

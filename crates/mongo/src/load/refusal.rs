@@ -36,12 +36,15 @@ impl Refusal {
         self.code == code::DUPLICATE_KEY || self.message.starts_with(UNDECODABLE_KEY)
     }
 
+    /// Whether it was refused for its `_id`, as far as the server tells.
+    pub(super) fn is_of_id(&self) -> bool {
+        self.code == code::DUPLICATE_KEY && (self.key.is_empty() || self.key == ["_id"])
+    }
+
     /// What is told of `document`, the refused one.
     pub(super) fn failure(&self, document: &[u8]) -> DocumentFailure {
         let message = match self.code {
-            code::DUPLICATE_KEY if self.key.is_empty() || self.key == ["_id"] => {
-                "another document with this _id is there".to_owned()
-            }
+            code::DUPLICATE_KEY if self.is_of_id() => "another document with this _id is there".to_owned(),
             code::DUPLICATE_KEY => {
                 format!("another document has the same value of the unique index on {}", self.key.join(", "))
             }
@@ -50,7 +53,7 @@ impl Refusal {
             }
             _ => without_values(&self.message),
         };
-        DocumentFailure { id: shown_id(document), code: self.code, message }
+        DocumentFailure { id: shown_id(document), code: self.code, message, same_id: self.is_of_id() }
     }
 }
 

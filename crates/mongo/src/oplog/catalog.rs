@@ -89,6 +89,19 @@ impl Catalog {
         Ok(catalog)
     }
 
+    /// Gives the collection that went under `stand_in` its UUID.
+    ///
+    /// # Errors
+    /// `Corrupt` when another collection has it.
+    pub(super) fn identify(&mut self, stand_in: Uuid, uuid: Uuid) -> Result<(), Fault> {
+        let Some(definition) = self.collections.remove(&stand_in) else { return Ok(()) };
+        self.foreign.remove(&uuid);
+        match self.collections.insert(uuid, definition) {
+            None => Ok(()),
+            Some(other) => Err(Fault::Corrupt(format!("{} under another name", other.namespace))),
+        }
+    }
+
     /// Applies a change of a document in `system.views`.
     pub(super) fn change_view(&mut self, entry: &Entry<'_>) -> Result<(), Fault> {
         self.views.change(entry)

@@ -23,6 +23,13 @@ impl Uuid {
         is_uuid.then(|| element.value[5..].try_into().ok().map(Self))?
     }
 
+    /// A UUID that no server gives: the `number`th.
+    pub(super) fn stand_in(number: u64) -> Self {
+        let mut bytes = [0; 16];
+        bytes[8..].copy_from_slice(&number.to_be_bytes());
+        Self(bytes)
+    }
+
     /// The UUID that an identity names.
     pub(super) fn parse(identity: &CollectionIdentity) -> Option<Self> {
         let text = identity.0.as_bytes();

@@ -8,6 +8,7 @@ mod replay;
 mod survey;
 mod tail;
 mod transaction;
+mod unnamed;
 mod views;
 
 pub(crate) use diff::exercise as exercise_diff;

@@ -3,11 +3,12 @@
 //! Every entry within the range is looked at, that of databases which are never backed up included, so that a log with something unknown in
 //! it is refused before anything is written. Entries of a transaction count at the position of its commit.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use mainstay_engine::{
-    ChangeCounts, ChangeSurvey, CollectionKind, Namespace, PointCollection, StoredCollection, Surveyed,
-    Until, document_frames,
+    ChangeCounts, ChangeSurvey, CollectionIdentity, CollectionKind, Namespace, PointCollection,
+    StoredCollection, Surveyed, Unidentified, Until, document_frames,
 };
 use mainstay_model::{Error, ErrorKind, OpTime, Result};
 
@@ -15,6 +16,7 @@ use super::catalog::{Catalog, identity, place_of, resharding};
 use super::diff;
 use super::entry::{Action, Entry, Fault, Update, Uuid};
 use super::transaction::{Committed, Role, Transactions, role};
+use super::unnamed::Unnamed;
 use crate::catalog::is_user_database;
 
 /// The most bytes of commands of open transactions.
@@ -24,13 +26,16 @@ const COMMAND_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub(crate) struct MongoSurvey {
     until: Until,
     stored: HashMap<Uuid, (Namespace, OpTime)>,
+    unnamed: Unnamed,
     catalog: Catalog,
     counts: HashMap<Uuid, ChangeCounts>,
     transactions: Transactions<Pending>,
     entries: u64,
+    first: Option<OpTime>,
     last: Option<OpTime>,
     past_end: Option<OpTime>,
     needs_from: Option<OpTime>,
+    needed_by: Option<OpTime>,
 }
 
 /// What an open transaction will do.
@@ -43,21 +48,41 @@ struct Pending {
 
 impl MongoSurvey {
     /// Begins a survey; see [`ChangeReplay::survey`](mainstay_engine::ChangeReplay::survey).
-    pub(crate) fn begin(collections: &[StoredCollection], until: Until) -> Result<Self> {
-        let stored = collections.iter().filter_map(|collection| {
-            let uuid = Uuid::parse(collection.identity.as_ref()?)?;
-            Some((uuid, (collection.namespace.clone(), collection.holds_through)))
-        });
+    pub(crate) fn begin(
+        collections: &[StoredCollection],
+        until: Until,
+        unidentified: Unidentified,
+    ) -> Result<Self> {
+        let mut unnamed = Unnamed::default();
+        let collections: Cow<'_, [StoredCollection]> = match unidentified {
+            Unidentified::Refused => collections.into(),
+            Unidentified::FirstOfName => {
+                collections.iter().map(|collection| identified(collection, &mut unnamed)).collect()
+            }
+        };
+        let mut stored = HashMap::new();
+        for StoredCollection { namespace, identity, holds_through, .. } in collections.iter() {
+            let Some(uuid) = identity.as_ref().and_then(Uuid::parse) else { continue };
+            if let Some((other, _)) = stored.insert(uuid, (namespace.clone(), *holds_through)) {
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    format!("{other} and {namespace} have one UUID, {uuid}"),
+                ));
+            }
+        }
         Ok(Self {
             until,
-            stored: stored.collect(),
-            catalog: Catalog::of(collections)?,
+            stored,
+            unnamed,
+            catalog: Catalog::of(&collections)?,
             counts: HashMap::new(),
             transactions: Transactions::new(COMMAND_BYTES_MAX),
             entries: 0,
+            first: None,
             last: None,
             past_end: None,
             needs_from: None,
+            needed_by: None,
         })
     }
 
@@ -73,6 +98,7 @@ impl MongoSurvey {
         }
         Entry::read(bytes).and_then(|entry| self.entry(&entry)).map_err(|fault| fault.at(at))?;
         self.entries += 1;
+        self.first.get_or_insert(at);
         self.last = Some(at);
         Ok(())
     }
@@ -104,6 +130,9 @@ impl MongoSurvey {
     }
 
     fn put_aside(&mut self, entry: &Entry<'_>) -> Result<(), Fault> {
+        if !self.unnamed.is_empty() {
+            entry.operations().try_for_each(|operation| self.identify(&operation?))?;
+        }
         self.transactions.put_aside(entry, self.last, |pending| {
             let mut kept = 0;
             for operation in entry.raw_operations() {
@@ -133,6 +162,7 @@ impl MongoSurvey {
         let oldest = self.stored.values().map(|(_, holds_through)| *holds_through).min();
         if let Some(missing) = committed.missing.filter(|_| oldest.is_none_or(|oldest| entry.at > oldest)) {
             self.needs_from = Some(self.needs_from.map_or(missing, |known| known.min(missing)));
+            self.needed_by = Some(entry.at);
         }
         for bytes in &committed.content.definitions {
             self.operation(&Entry::inside(bytes, entry)?)?;
@@ -149,7 +179,21 @@ impl MongoSurvey {
         Ok(())
     }
 
+    /// Learns the UUIDs that `operation` tells.
+    fn identify(&mut self, operation: &Entry<'_>) -> Result<(), Fault> {
+        for (stand_in, uuid) in self.unnamed.told(operation)? {
+            self.catalog.identify(stand_in, uuid)?;
+            if let Some(stored) = self.stored.remove(&stand_in) {
+                self.stored.insert(uuid, stored);
+            }
+        }
+        Ok(())
+    }
+
     fn operation(&mut self, operation: &Entry<'_>) -> Result<(), Fault> {
+        if !self.unnamed.is_empty() {
+            self.identify(operation)?;
+        }
         match target(operation)? {
             Target::Documents(uuid, namespace) => {
                 self.catalog.notice(uuid, || namespace);
@@ -168,6 +212,17 @@ impl MongoSurvey {
     fn is_news(&self, uuid: Uuid, at: OpTime) -> bool {
         self.stored.get(&uuid).is_none_or(|(_, holds_through)| at > *holds_through)
     }
+}
+
+/// `collection` with an identity: its own, or a stand-in.
+fn identified(collection: &StoredCollection, unnamed: &mut Unnamed) -> StoredCollection {
+    let mut collection = collection.clone();
+    let is_known = collection.identity.as_ref().and_then(Uuid::parse).is_some();
+    if !is_known && collection.kind != CollectionKind::View {
+        let stand_in: CollectionIdentity = identity(unnamed.stand_in(&collection));
+        collection.identity = Some(stand_in);
+    }
+    collection
 }
 
 /// What an operation is about.
@@ -279,9 +334,11 @@ impl ChangeSurvey for MongoSurvey {
         Ok(Surveyed {
             collections,
             foreign: self.catalog.foreign(),
+            first: self.first,
             last: self.last,
             past_end: self.past_end,
             needs_from: self.needs_from,
+            needed_by: self.needed_by,
             entries: self.entries,
         })
     }
@@ -290,7 +347,14 @@ impl ChangeSurvey for MongoSurvey {
 /// Feeds foreign bytes to the survey. For fuzzers; the outcome is of no interest.
 pub(crate) fn exercise(bytes: &[u8]) {
     let end = OpTime { seconds: u32::MAX, increment: u32::MAX };
-    if let Ok(mut survey) = MongoSurvey::begin(&[], Until::Through(end))
+    let series = StoredCollection {
+        namespace: Namespace::new("shop", "series"),
+        kind: CollectionKind::TimeSeries,
+        identity: None,
+        metadata: String::new(),
+        holds_through: OpTime { seconds: 0, increment: 0 },
+    };
+    if let Ok(mut survey) = MongoSurvey::begin(&[series], Until::Through(end), Unidentified::FirstOfName)
         && survey.add(bytes).is_ok()
     {
         let _ = Box::new(survey).end();

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use mainstay_engine::{
     ChangeReplay, CollectionIdentity, CollectionKind, DocumentBatch, DocumentDigest, DocumentSink,
-    DocumentSource, Namespace, PointCollection, ReplayTarget, StoredCollection, Surveyed, Until,
-    data_namespace, metadata_differences,
+    DocumentSource, Namespace, PointCollection, ReplayTarget, StoredCollection, Surveyed, Unidentified,
+    Until, data_namespace, metadata_differences,
 };
 use mainstay_model::progress::Silent;
 use mainstay_model::{ErrorKind, OpTime};
@@ -471,7 +471,7 @@ async fn take_set(server: &MongoServer, client: &Client, writer: &mut Writer, lo
 }
 
 fn survey(server: &MongoServer, set: &Set, log: &Log, until: Until) -> Surveyed {
-    let mut survey = server.survey(set.collections.clone(), until).unwrap();
+    let mut survey = server.survey(set.collections.clone(), until, Unidentified::Refused).unwrap();
     for piece in log.pieces(set.holds_through) {
         survey.add(&piece).unwrap();
     }
@@ -661,7 +661,7 @@ async fn a_log_that_is_no_continuation_is_refused() {
     client.database("one").collection("a").insert_one(doc! { "_id": 1 }).await.unwrap();
     let at = log.follow().await;
     let pieces = log.pieces(OpTime { seconds: 0, increment: 0 });
-    let mut survey = server.survey(Vec::new(), Until::Through(at)).unwrap();
+    let mut survey = server.survey(Vec::new(), Until::Through(at), Unidentified::Refused).unwrap();
     survey.add(&pieces.concat()).unwrap();
     let again = survey.add(&pieces[0]).unwrap_err();
     assert_eq!(again.kind(), ErrorKind::Corrupt, "{again:?}");

@@ -1,11 +1,14 @@
 //! Loading as a plan says.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use futures::stream;
+use futures::{StreamExt, TryFutureExt, stream};
 use jiff::SignedDuration;
-use mainstay_engine::{AccountMerge, AccountStore, CollectionKind, DocumentSink, DocumentSource, Namespace};
+use mainstay_engine::{
+    AccountMerge, AccountStore, ChangeReplay, CollectionKind, DocumentSink, DocumentSource, Namespace,
+};
 use mainstay_guard::Permit;
 use mainstay_journal::KeptLease;
 use mainstay_model::progress::{Observer, Work as Amount};
@@ -15,13 +18,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::archive::{Reading, Wanted};
+use super::directory;
 use super::dump::{Dump, Found, Input, open_file};
-use super::feed::Source;
+use super::feed::{Draft, Feed, Source};
+use super::oplog::{Judged, OplogReport, explained};
 use super::plan::stamp_assumption;
 use crate::placement::run::{Event, Run};
 use crate::placement::{
-    BroughtAccounts, FinishSlots, ItemReport, Parameters, Placement, PlacementContext, SHADOW_PREFIX, Way,
-    Work, existing_collections, leased, stoppable,
+    BroughtAccounts, FinishSlots, Item, ItemReport, Moment, Parameters, Placement, PlacementContext,
+    SHADOW_PREFIX, Way, Work, existing_collections, leased, stoppable,
 };
 
 /// How many collections of a folder are worked on at the same time.
@@ -35,6 +40,8 @@ pub struct LoadContext<'a> {
     pub source: &'a dyn DocumentSource,
     /// The target, for writing.
     pub sink: &'a dyn DocumentSink,
+    /// The target, for replaying an oplog.
+    pub replay: &'a dyn ChangeReplay,
     /// The target's users and roles.
     pub accounts: &'a dyn AccountStore,
     /// Where journal and lease are kept, if there is one.
@@ -60,6 +67,8 @@ pub struct LoadReport {
     pub items: Vec<ItemReport>,
     /// What became of users and roles; `None` when they were not asked for.
     pub accounts: Option<AccountMerge>,
+    /// The oplog that was replayed; `None` when none was.
+    pub oplog: Option<OplogReport>,
 }
 
 impl LoadReport {
@@ -138,6 +147,77 @@ fn accounts_to_bring<'a>(
     brought.map(Some).ok_or_else(|| Error::new(ErrorKind::StalePlan, "the dump holds no users and roles"))
 }
 
+/// A collection of the plan, and where its documents are.
+struct Chosen {
+    /// Its position in the plan.
+    index: usize,
+    draft: Draft,
+    /// The entry of its documents in an archive; `None` for what an oplog has created.
+    entry: Option<usize>,
+    /// The file of its documents in a folder.
+    file: Option<PathBuf>,
+}
+
+impl Chosen {
+    fn amount(&self) -> Amount {
+        let digest = self.draft.digest.unwrap_or_default();
+        Amount { items: digest.documents, bytes: digest.bytes }
+    }
+
+    fn without_documents<'w>(self) -> Work<'w> {
+        (self.index, Box::new(self.draft.content(1, Source::Nothing)))
+    }
+
+    fn with_file<'w>(self, connections: usize) -> Work<'w> {
+        let connections = self.draft.connections(connections);
+        let source = self.file.map_or(Source::Nothing, Source::File);
+        (self.index, Box::new(self.draft.content(connections, source)))
+    }
+}
+
+/// What is loaded.
+struct Collections {
+    collections: Vec<Chosen>,
+    views: Vec<Chosen>,
+    /// How many collections of the archive are open at one time.
+    open_max: usize,
+}
+
+impl Collections {
+    fn amount(&self) -> Amount {
+        self.collections.iter().map(Chosen::amount).sum()
+    }
+}
+
+/// The collections of the plan, from what was found in the dump and what its oplog makes of it.
+fn choose(found: Vec<Found>, oplog: Option<&Judged>, items: &[Item]) -> Result<Vec<Chosen>> {
+    let gone = || Error::new(ErrorKind::StalePlan, "the dump does not hold what the plan says");
+    let mut found: HashMap<Namespace, Found> =
+        found.into_iter().map(|found| (found.namespace.clone(), found)).collect();
+    let Some(oplog) = oplog else {
+        let chosen = items.iter().enumerate().map(|(index, item)| {
+            let found = found.remove(&item.source).ok_or_else(gone)?;
+            let (entry, file) = (Some(found.entry), found.file.clone());
+            Ok(Chosen { index, draft: found.draft(), entry, file })
+        });
+        return chosen.collect();
+    };
+    let chosen = items.iter().enumerate().map(|(index, item)| {
+        let point = oplog.collections().iter().find(|point| point.namespace == item.source);
+        let point = point.ok_or_else(gone)?;
+        let origin = point.origin.as_ref().map(|origin| found.remove(origin).ok_or_else(gone)).transpose()?;
+        let draft = Draft {
+            kind: point.kind,
+            metadata: point.metadata.clone(),
+            digest: Some(origin.as_ref().and_then(|origin| origin.digest).unwrap_or_default()),
+            log: oplog.logged(point),
+        };
+        let (entry, file) = origin.map_or((None, None), |origin| (Some(origin.entry), origin.file));
+        Ok(Chosen { index, draft, entry, file })
+    });
+    chosen.collect()
+}
+
 /// One application of one plan.
 #[derive(Clone, Copy)]
 struct Load<'a> {
@@ -148,85 +228,112 @@ struct Load<'a> {
 impl Load<'_> {
     async fn run(self, dump: Dump, accounts: Option<BroughtAccounts<'_>>) -> Result<LoadReport> {
         let Placement { parameters, run, .. } = self.placement;
-        self.context.observer.phase("load");
-        let positions: HashMap<&Namespace, usize> =
-            parameters.items.iter().enumerate().map(|(index, item)| (&item.source, index)).collect();
-        let mut chosen: BTreeMap<usize, Found> = BTreeMap::new();
-        for found in dump.found {
-            if let Some(index) = positions.get(&found.namespace) {
-                chosen.insert(*index, found);
-            }
-        }
-        if chosen.len() != parameters.items.len() {
-            return Err(Error::new(ErrorKind::StalePlan, "the dump does not hold what the plan says"));
-        }
-        let known = chosen.values().filter_map(|found| found.digest);
-        self.context
-            .observer
-            .expect(known.map(|digest| Amount { items: digest.documents, bytes: digest.bytes }).sum());
-        let (views, collections): (Vec<_>, Vec<_>) =
-            chosen.into_iter().partition(|(_, found)| found.kind == CollectionKind::View);
-        let mut reports = match dump.input {
+        let Dump { input, found, oplog, open_max, .. } = dump;
+        let oplog = oplog.judged();
+        let chosen = choose(found, oplog, &parameters.items)?;
+        let (views, collections) =
+            chosen.into_iter().partition(|chosen| chosen.draft.kind == CollectionKind::View);
+        let collections = Collections { collections, views, open_max };
+        let mut reports = match input {
             Input::Archive(path) => {
                 let mut reading = open_file(&path)?.0;
                 reading.prelude().await?;
-                self.load_archive(reading, collections, dump.open_max).await?
+                self.load_archive(reading, collections, oplog).await?
             }
-            Input::Pipe(reading) => self.load_archive(reading, collections, dump.open_max).await?,
-            Input::Folder(_) => self.load_folder(collections).await?,
+            Input::Pipe(reading) => self.load_archive(reading, collections, oplog).await?,
+            Input::Folder(_) => self.load_folder(collections, oplog).await?,
             Input::Spent => return Err(Error::new(ErrorKind::Internal, "the dump has been read already")),
         };
-        // Views last, so that what they read stands before them.
-        let works = views
-            .into_iter()
-            .map(|(index, found)| -> Work<'_> { (index, Box::new(found.content(1, Source::Nothing))) });
-        reports.extend(self.placement.bring(stream::iter(works), COLLECTION_COUNT_MAX).await?);
         reports.sort_by_key(|(index, _)| *index);
         let items: Vec<ItemReport> = reports.into_iter().map(|(_, report)| report).collect();
         let accounts = self.placement.merge_accounts(accounts.as_ref()).await?;
         if items.iter().all(|item| item.failure_count == 0) {
             run.record(Event::Completed).await?;
         }
-        Ok(LoadReport { run: run.id.clone(), items, accounts })
+        Ok(LoadReport { run: run.id.clone(), items, accounts, oplog: oplog.map(Judged::report) })
     }
 
     /// Loads what comes, in the archive's order.
     async fn load_archive(
         self,
         reading: Reading,
-        collections: Vec<(usize, Found)>,
-        open_max: usize,
+        collections: Collections,
+        oplog: Option<&Judged>,
     ) -> Result<Vec<(usize, ItemReport)>> {
+        let documents = collections.amount();
+        let Collections { collections, views, open_max } = collections;
         let connections = self.placement.parameters.load_count_max / open_max.max(1);
-        let wanted: HashMap<usize, Wanted> = collections
-            .into_iter()
-            .map(|(index, found)| {
-                let connections = found.connections(connections);
-                let Found { entry, kind, metadata, digest, .. } = found;
-                (entry, Wanted { index, kind, metadata, digest, connections })
-            })
-            .collect();
+        let (mut wanted, mut unheld) = (HashMap::new(), views);
+        for chosen in collections {
+            match chosen.entry {
+                Some(entry) => {
+                    let Chosen { index, draft, .. } = chosen;
+                    let connections = draft.connections(connections);
+                    wanted.insert(entry, Wanted { index, draft, connections });
+                }
+                None => unheld.push(chosen),
+            }
+        }
+        let unheld = unheld.into_iter().map(Chosen::without_documents);
         let (announce, announced) = mpsc::channel(1);
-        let works = stream::unfold(announced, |mut announced| async move {
+        let announced = stream::unfold(announced, |mut announced| async move {
             announced.recv().await.map(|work: Work<'_>| (work, announced))
         });
         // Whoever reads waits for room in the feeds of all open collections, so all of them must be under way at the same time.
-        let brought = self.placement.bring(works, open_max + FINISHING_COUNT_MAX);
-        let (reports, ()) = futures::try_join!(brought, reading.spread(wanted, open_max, announce))?;
+        let at_once = open_max + FINISHING_COUNT_MAX;
+        let Some(oplog) = oplog else {
+            self.begin_phase(documents);
+            let brought = self.placement.bring(announced, at_once);
+            let (mut reports, ()) =
+                futures::try_join!(brought, reading.spread(wanted, None, open_max, announce))?;
+            // Views last, so that what they read stands before them.
+            reports.extend(self.placement.bring(stream::iter(unheld), COLLECTION_COUNT_MAX).await?);
+            return Ok(reports);
+        };
+        let (feeding, feed) = Feed::new();
+        let moment = self.moment(oplog, feed);
+        let works = stream::iter(unheld).chain(announced);
+        let brought = self.placement.bring_together(works, at_once, documents, moment).map_err(explained);
+        let fed = oplog.entry.map(|entry| (entry, feeding));
+        let (reports, ()) = futures::try_join!(brought, reading.spread(wanted, fed, open_max, announce))?;
         Ok(reports)
     }
 
-    async fn load_folder(self, mut collections: Vec<(usize, Found)>) -> Result<Vec<(usize, ItemReport)>> {
+    async fn load_folder(
+        self,
+        collections: Collections,
+        oplog: Option<&Judged>,
+    ) -> Result<Vec<(usize, ItemReport)>> {
+        let documents = collections.amount();
+        let Collections { mut collections, views, .. } = collections;
         // Largest first, so that the longest load does not begin last.
-        collections
-            .sort_by_key(|(_, found)| std::cmp::Reverse(found.digest.map_or(0, |digest| digest.bytes)));
+        collections.sort_by_key(|chosen| std::cmp::Reverse(chosen.amount().bytes));
         let connections = self.placement.parameters.load_count_max.div_ceil(COLLECTION_COUNT_MAX);
-        let works = collections.into_iter().map(|(index, found)| -> Work<'_> {
-            let connections = found.connections(connections);
-            let source = found.file.clone().map_or(Source::Nothing, Source::File);
-            (index, Box::new(found.content(connections, source)))
-        });
-        self.placement.bring(stream::iter(works), COLLECTION_COUNT_MAX).await
+        let collections = collections.into_iter().map(|chosen| chosen.with_file(connections));
+        let views = views.into_iter().map(Chosen::without_documents);
+        let Some(oplog) = oplog else {
+            self.begin_phase(documents);
+            let mut reports = self.placement.bring(stream::iter(collections), COLLECTION_COUNT_MAX).await?;
+            // Views last, so that what they read stands before them.
+            reports.extend(self.placement.bring(stream::iter(views), COLLECTION_COUNT_MAX).await?);
+            return Ok(reports);
+        };
+        let file = oplog
+            .file
+            .clone()
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "the oplog that was judged is in no file"))?;
+        let moment = self.moment(oplog, directory::feed(file));
+        let works = stream::iter(collections.chain(views));
+        self.placement.bring_together(works, COLLECTION_COUNT_MAX, documents, moment).await.map_err(explained)
+    }
+
+    fn begin_phase(self, documents: Amount) {
+        self.context.observer.phase("load");
+        self.context.observer.expect(documents);
+    }
+
+    fn moment(&self, oplog: &Judged, feed: Feed) -> Moment<'_> {
+        Moment { replay: self.context.replay, log: Box::new(oplog.log(feed)) }
     }
 
     /// Removes what a failed load was loading beside the names, and says how the server stands.

@@ -9,14 +9,15 @@ use std::fs::File;
 
 use bytes::BytesMut;
 use mainstay_archive::{ArchiveReader, Event, Fault, Prelude, ReadError, Role, Summary};
-use mainstay_engine::{CollectionKind, DocumentBatch, DocumentDigest};
+use mainstay_engine::{DocumentBatch, DocumentDigest};
 use mainstay_model::progress::{Observer, Work as Amount};
 use mainstay_model::{Error, ErrorKind, Result};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::chunks::{Chunks, failed};
-use super::feed::{DumpContent, Fed, Feed, Source};
+use super::feed::{Draft, Fed, Feed, Source};
+use super::oplog::Judging;
 use crate::placement::Work;
 
 /// The most collections that may be open at one time. Each holds a connection and a batch.
@@ -63,8 +64,14 @@ impl Reading {
         }
     }
 
-    /// Reads to the end, checks everything, and gives what each entry of `prelude` holds.
-    pub(super) async fn judge(mut self, prelude: &Prelude, observer: &dyn Observer) -> Result<Judged> {
+    /// Reads to the end, checks everything, and gives what each entry of `prelude` holds; shows `oplog` what its entry holds.
+    pub(super) async fn judge(
+        mut self,
+        prelude: &Prelude,
+        mut oplog: Option<(usize, &mut Judging)>,
+        observer: &dyn Observer,
+    ) -> Result<Judged> {
+        let mut oplog_begun = false;
         let mut judged = Judged {
             digests: vec![DocumentDigest::default(); prelude.entries.len()],
             accounts: HashMap::new(),
@@ -81,30 +88,48 @@ impl Reading {
                         .add_concatenation(&bytes)
                         .expect("the reader gives framed documents");
                     observer.advance(Amount { items: count, bytes: bytes.len() as u64 });
+                    if let Some((_, oplog)) = oplog.as_mut().filter(|(position, _)| *position == entry) {
+                        oplog.add(&bytes);
+                    }
                     if matches!(prelude.entries[entry].role(), Role::Users | Role::Roles | Role::AuthVersion)
                     {
                         keep(judged.accounts.entry(entry).or_default(), &bytes)?;
                     }
                 }
-                Step::Event(_) => {}
+                Step::Event(Event::Opened { entry } | Event::Closed { entry }) => match &oplog {
+                    Some((position, _)) if *position == entry => oplog_begun = true,
+                    Some(_) if oplog_begun => return Err(oplog_too_early()),
+                    _ => {}
+                },
+                Step::Event(Event::Prelude(_)) => {}
             }
         }
     }
 
-    /// Reads to the end and spreads the documents: for each wanted entry that begins, a work with its feed goes to `announce`.
+    /// Reads to the end and spreads the documents: for each wanted entry that begins, a work with its feed goes to `announce`; what the
+    /// oplog's entry holds goes to `oplog`, and nothing is announced any more when that begins.
     pub(super) async fn spread<'w>(
         mut self,
         mut wanted: HashMap<usize, Wanted>,
+        oplog: Option<(usize, mpsc::Sender<Fed>)>,
         open_max: usize,
         announce: mpsc::Sender<Work<'w>>,
     ) -> Result<()> {
+        let mut announce = Some(announce);
+        let mut oplog = oplog;
         let mut feeds: HashMap<usize, mpsc::Sender<Fed>> = HashMap::new();
         loop {
             // Who has stopped taking has a failure to tell, or found its collection in place already.
             match self.next().await? {
                 Step::End(_) => return Ok(()),
                 Step::Event(Event::Opened { entry }) => {
-                    let Some(Wanted { index, kind, metadata, digest, connections }) = wanted.remove(&entry)
+                    if let Some((_, feeding)) = oplog.take_if(|(position, _)| *position == entry) {
+                        feeds.insert(entry, feeding);
+                        announce = None;
+                        continue;
+                    }
+                    let (Some(Wanted { index, draft, connections }), Some(announce)) =
+                        (wanted.remove(&entry), &announce)
                     else {
                         continue;
                     };
@@ -113,8 +138,7 @@ impl Reading {
                     }
                     let (feeding, feed) = Feed::new();
                     feeds.insert(entry, feeding);
-                    let content =
-                        DumpContent { kind, metadata, digest, connections, source: Source::Feed(feed) };
+                    let content = draft.content(connections, Source::Feed(feed));
                     let _ = announce.send((index, Box::new(content))).await;
                 }
                 Step::Event(Event::Documents { entry, bytes, count }) => {
@@ -142,6 +166,11 @@ pub(super) fn too_many_open(open_max: usize) -> Error {
     .with_hint("make the dump again with fewer collections at the same time, or as a directory")
 }
 
+fn oplog_too_early() -> Error {
+    Error::new(ErrorKind::Unsupported, "the archive's oplog stands before collections that it goes on from")
+        .with_hint("make the dump again; `--without-oplog` loads the collections as the dump met them")
+}
+
 /// What an archive was found to hold.
 pub(super) struct Judged {
     /// The documents of each entry.
@@ -156,9 +185,7 @@ pub(super) struct Judged {
 pub(super) struct Wanted {
     /// Its position in the plan.
     pub(super) index: usize,
-    pub(super) kind: CollectionKind,
-    pub(super) metadata: String,
-    pub(super) digest: Option<DocumentDigest>,
+    pub(super) draft: Draft,
     pub(super) connections: usize,
 }
 

@@ -198,15 +198,17 @@ pub(super) fn feed(path: PathBuf) -> Feed {
     feed
 }
 
-/// The digest of a file of documents, every frame checked. To be used on a thread that may wait.
+/// The digest of a file of documents, every frame checked, all of them shown to `show`. To be used on a thread that may wait.
 pub(super) fn judge(
     path: &Path,
+    mut show: impl FnMut(&[u8]),
     observer: &dyn Observer,
     cancel: &CancellationToken,
 ) -> Result<DocumentDigest> {
     let mut digest = DocumentDigest::default();
     each_batch(path, |batch| {
         digest.add_concatenation(&batch.bytes).expect("the framer gives framed documents");
+        show(&batch.bytes);
         observer.advance(Work { items: batch.documents, bytes: batch.bytes.len() as u64 });
         !cancel.is_cancelled()
     })
@@ -230,7 +232,10 @@ fn read(path: &Path, feeding: &mpsc::Sender<Fed>) -> Result<()> {
 
 /// Gives every batch of a file to `take`, until that says no.
 fn each_batch(path: &Path, mut take: impl FnMut(mainstay_engine::DocumentBatch) -> bool) -> Result<()> {
-    let unframed = |error: crate::framing::FramingError| Error::new(ErrorKind::Corrupt, error.to_string());
+    let unframed = |error: crate::framing::FramingError| {
+        Error::new(ErrorKind::Corrupt, error.to_string())
+            .with_hint("make the dump again, or take another copy of it")
+    };
     let mut chunks = File::open(path).and_then(Chunks::of).map_err(|error| failed(&error))?;
     let mut framer = Framer::default();
     while let Some(chunk) = chunks.next().map_err(|error| failed(&error))? {

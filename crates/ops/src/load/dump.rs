@@ -5,16 +5,19 @@ use std::path::{Path, PathBuf};
 
 use bytes::BytesMut;
 use mainstay_archive::{Entry, EntryKind, Prelude, Role};
-use mainstay_engine::{AccountStore, Accounts, CollectionKind, DocumentDigest, Namespace, document_frames};
+use mainstay_engine::{
+    AccountStore, Accounts, ChangeReplay, CollectionKind, DocumentDigest, Namespace, document_frames,
+};
 use mainstay_model::progress::{Observer, Work as Amount};
 use mainstay_model::{Blake3, Error, ErrorKind, Result, ResultExt};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
 use super::archive::{OPEN_COUNT_MAX, Reading, keep, too_many_open};
-use super::feed::{DumpContent, Source};
+use super::feed::Draft;
+use super::oplog::{Judging, Oplog, OplogChoice};
 use super::{chunks, directory};
-use crate::placement::{BroughtAccounts, SHADOW_PREFIX};
+use crate::placement::BroughtAccounts;
 
 /// Where a dump is.
 #[derive(Debug)]
@@ -33,7 +36,7 @@ pub struct Dump {
     pub(super) found: Vec<Found>,
     /// Users and roles, and the database they are of when it is one.
     pub(super) accounts: Option<(Accounts, Option<String>)>,
-    pub(super) has_oplog: bool,
+    pub(super) oplog: Oplog,
     /// How many collections are open at one time.
     pub(super) open_max: usize,
     /// What was found, as one value; not for a pipe that is still to be read.
@@ -70,28 +73,50 @@ pub enum PipeUse {
     Judge,
 }
 
+/// How a dump is opened, and with what.
+#[derive(Clone, Copy)]
+pub struct Opening<'a> {
+    /// What one that comes through a pipe is for.
+    pub pipe_use: PipeUse,
+    /// What becomes of its oplog.
+    pub oplog: OplogChoice,
+    /// Reads oplogs.
+    pub replay: &'a dyn ChangeReplay,
+    /// Told how far it is.
+    pub observer: &'a dyn Observer,
+    /// Stops the reading.
+    pub cancel: &'a CancellationToken,
+}
+
+impl Opening<'_> {
+    /// Begins to judge an oplog, if it is to be replayed.
+    fn judging(&self, found: &[Found]) -> Result<Option<Judging>> {
+        match self.oplog {
+            OplogChoice::PassOver => Ok(None),
+            choice => Judging::begin(found, choice, self.replay).map(Some),
+        }
+    }
+}
+
 impl Dump {
-    /// Opens a dump and judges it.
+    /// Opens a dump and judges it, its oplog included if that is to be replayed.
     ///
     /// # Errors
-    /// `Corrupt` when it is damaged or not whole; `Usage` when it is no dump; `NotFound`; `Storage` when it cannot be read; `Interrupted`.
-    pub async fn open(
-        input: DumpInput,
-        pipe_use: PipeUse,
-        observer: &dyn Observer,
-        cancel: &CancellationToken,
-    ) -> Result<Self> {
+    /// `Corrupt` when it is damaged or not whole; `Usage` when it is no dump; `NotFound`; `Storage` when it cannot be read; `Interrupted`;
+    /// `Unsupported` when its oplog holds what cannot be replayed.
+    pub async fn open(input: DumpInput, with: &Opening<'_>) -> Result<Self> {
+        let Opening { pipe_use, observer, cancel, .. } = *with;
         observer.phase("check the dump");
         let opening = async {
             match input {
-                DumpInput::Path(path) if path.is_dir() => Self::open_folder(path, observer, cancel),
+                DumpInput::Path(path) if path.is_dir() => Self::open_folder(path, with),
                 DumpInput::Path(path) => {
                     let (reading, bytes) = open_file(&path)?;
                     observer.expect(Amount { items: 0, bytes });
-                    Self::judged(reading, Input::Archive(path), observer).await
+                    Self::judged(reading, Input::Archive(path), with).await
                 }
                 DumpInput::Pipe(file) if pipe_use == PipeUse::Judge => {
-                    Self::judged(Reading::begin(file), Input::Spent, observer).await
+                    Self::judged(Reading::begin(file), Input::Spent, with).await
                 }
                 DumpInput::Pipe(file) => {
                     let mut reading = Reading::begin(file);
@@ -100,6 +125,9 @@ impl Dump {
                         usize::try_from(prelude.header.concurrent_collections).unwrap_or(usize::MAX);
                     let mut dump = Self::of_prelude(&prelude, Input::Pipe(reading))?;
                     dump.open_max = open_max.clamp(1, OPEN_COUNT_MAX);
+                    if with.oplog != OplogChoice::PassOver && oplog_of(&prelude).is_some() {
+                        dump.oplog = Oplog::Coming;
+                    }
                     Ok(dump)
                 }
             }
@@ -115,11 +143,21 @@ impl Dump {
         self.found.iter().map(|found| (&found.namespace, found.digest))
     }
 
+    /// The collection that the dump calls `name`.
+    pub(super) fn found(&self, name: &Namespace) -> Option<&Found> {
+        self.found.iter().find(|found| found.namespace == *name)
+    }
+
     /// Reads an archive to its end.
-    async fn judged(mut reading: Reading, input: Input, observer: &dyn Observer) -> Result<Self> {
+    async fn judged(mut reading: Reading, input: Input, with: &Opening<'_>) -> Result<Self> {
         let prelude = reading.prelude().await?;
         let mut dump = Self::of_prelude(&prelude, input)?;
-        let judged = reading.judge(&prelude, observer).await?;
+        let entry = oplog_of(&prelude);
+        let mut judging = match entry {
+            Some(_) => with.judging(&dump.found)?,
+            None => None,
+        };
+        let judged = reading.judge(&prelude, entry.zip(judging.as_mut()), with.observer).await?;
         if judged.open_max > OPEN_COUNT_MAX {
             return Err(too_many_open(OPEN_COUNT_MAX));
         }
@@ -127,8 +165,9 @@ impl Dump {
         for found in &mut dump.found {
             found.digest = Some(judged.digests[found.entry]);
         }
-        let oplog = prelude.entries.iter().position(|entry| entry.role() == Role::Oplog);
-        dump.has_oplog = oplog.is_some_and(|entry| judged.digests[entry].documents > 0);
+        if let Some(judging) = judging {
+            dump.oplog = Oplog::of(judging.end(entry, None)?);
+        }
         dump.accounts =
             accounts_of(judged.accounts.into_iter().map(|(entry, bytes)| (&prelude.entries[entry], bytes)));
         dump.stamp = Some(dump.stamp());
@@ -142,14 +181,15 @@ impl Dump {
             server_version: prelude.header.server_version.clone(),
             found: found.map(|(position, entry)| Found::of(position, entry, None)).collect::<Result<_>>()?,
             accounts: None,
-            has_oplog: prelude.entries.iter().any(|entry| entry.role() == Role::Oplog),
+            oplog: Oplog::None,
             open_max: 1,
             stamp: None,
         })
     }
 
     /// Reads every file of a folder.
-    fn open_folder(path: PathBuf, observer: &dyn Observer, cancel: &CancellationToken) -> Result<Self> {
+    fn open_folder(path: PathBuf, with: &Opening<'_>) -> Result<Self> {
+        let Opening { observer, cancel, .. } = *with;
         block_in_place(|| {
             let folder = directory::look_through(&path, observer)?;
             let mut dump = Self {
@@ -157,29 +197,23 @@ impl Dump {
                 server_version: folder.server_version,
                 found: Vec::new(),
                 accounts: None,
-                has_oplog: false,
+                oplog: Oplog::None,
                 open_max: 1,
                 stamp: None,
             };
-            let mut accounts = Vec::new();
+            let (mut accounts, mut oplog) = (Vec::new(), None);
             for (position, (entry, file)) in folder.entries.iter().enumerate() {
                 match entry.role() {
                     Role::Ordinary => {
                         let mut found = Found::of(position, entry, file.clone())?;
                         let judged = file
                             .as_deref()
-                            .map(|file| directory::judge(file, observer, cancel))
+                            .map(|file| directory::judge(file, |_| {}, observer, cancel))
                             .transpose()?;
                         found.digest = Some(judged.unwrap_or_default());
                         dump.found.push(found);
                     }
-                    Role::Oplog => {
-                        let judged = file
-                            .as_deref()
-                            .map(|file| directory::judge(file, observer, cancel))
-                            .transpose()?;
-                        dump.has_oplog = judged.is_some_and(|digest| digest.documents > 0);
-                    }
+                    Role::Oplog => oplog = file.clone(),
                     Role::Users | Role::Roles | Role::AuthVersion => {
                         let mut bytes = BytesMut::new();
                         if let Some(file) = file {
@@ -193,6 +227,14 @@ impl Dump {
             if folder.entries.is_empty() {
                 return Err(Error::new(ErrorKind::Usage, "the folder holds no dump")
                     .with_hint("name the folder that holds a folder for each database"));
+            }
+            if let Some(file) = oplog {
+                let mut judging = with.judging(&dump.found)?;
+                let show = |entries: &[u8]| judging.iter_mut().for_each(|judging| judging.add(entries));
+                directory::judge(&file, show, observer, cancel)?;
+                if let Some(judging) = judging {
+                    dump.oplog = Oplog::of(judging.end(None, Some(file))?);
+                }
             }
             dump.accounts = accounts_of(accounts.into_iter());
             dump.stamp = Some(dump.stamp());
@@ -217,8 +259,16 @@ impl Dump {
                 text.push_str(&Blake3::of(documents).to_string());
             }
         }
+        if let Oplog::Judged(oplog) = &self.oplog {
+            text.push_str(&oplog.stamp());
+        }
         Blake3::of(text.as_bytes())
     }
+}
+
+/// The entry of the oplog.
+fn oplog_of(prelude: &Prelude) -> Option<usize> {
+    prelude.entries.iter().position(|entry| entry.role() == Role::Oplog)
 }
 
 /// The load was stopped while it was only reading.
@@ -262,33 +312,6 @@ impl Found {
             digest: None,
             file,
         })
-    }
-
-    /// Why it is not loaded whatever is asked for.
-    pub(super) fn left_out_because(&self) -> Option<&'static str> {
-        let Namespace { database, collection } = &self.namespace;
-        match database.as_str() {
-            "admin" | "config" | "local" => Some("it belongs to the server"),
-            "mainstay" => Some("a marker must not travel to another environment"),
-            _ if collection.starts_with("system.") && collection != "system.js" => {
-                Some("it belongs to the server")
-            }
-            _ if collection.starts_with(SHADOW_PREFIX) => {
-                Some("it is what an unfinished restore was loading")
-            }
-            _ => None,
-        }
-    }
-
-    /// How many connections may load it.
-    pub(super) fn connections(&self, count_max: usize) -> usize {
-        let metadata: serde_json::Value = serde_json::from_str(&self.metadata).unwrap_or_default();
-        let capped = metadata.pointer("/options/capped");
-        let is_capped = capped.is_some_and(|capped| {
-            !matches!(capped, serde_json::Value::Bool(false) | serde_json::Value::Null)
-        });
-        // A capped collection keeps the order of insertion.
-        if is_capped { 1 } else { count_max.max(1) }
     }
 }
 
@@ -347,8 +370,8 @@ fn accounts_of<'a>(found: impl Iterator<Item = (&'a Entry, BytesMut)>) -> Option
 }
 
 impl Found {
-    /// The collection as the machinery below takes it.
-    pub(super) fn content(self, connections: usize, source: Source) -> DumpContent {
-        DumpContent { kind: self.kind, metadata: self.metadata, digest: self.digest, connections, source }
+    /// What it becomes, without an oplog.
+    pub(super) fn draft(self) -> Draft {
+        Draft { kind: self.kind, metadata: self.metadata, digest: self.digest, log: None }
     }
 }

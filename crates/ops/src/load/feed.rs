@@ -9,7 +9,7 @@ use mainstay_model::{Error, ErrorKind, Result};
 use tokio::sync::{Mutex, mpsc};
 
 use super::directory;
-use crate::placement::{Content, Filling, Loaded};
+use crate::placement::{Content, Filling, Loaded, Logged};
 
 /// What a reader hands on.
 pub(super) enum Fed {
@@ -33,7 +33,7 @@ impl Feed {
 
     /// The next batch; `None` at the end that was said in so many words. The lock is held while the reader reads: whoever comes next waits for
     /// the batch behind.
-    async fn next(&self) -> Result<Option<DocumentBatch>> {
+    pub(super) async fn next(&self) -> Result<Option<DocumentBatch>> {
         let mut fed = self.fed.lock().await;
         let (receiver, ended) = &mut *fed;
         if *ended {
@@ -49,6 +49,14 @@ impl Feed {
             None => Err(Error::new(ErrorKind::Internal, "the reader of the dump ended early")),
         }
     }
+
+    /// Nothing more is taken: the reader need not wait.
+    fn close(&self) {
+        // Whoever holds the lock is taking, and whoever takes is not done.
+        if let Ok(mut fed) = self.fed.try_lock() {
+            fed.0.close();
+        }
+    }
 }
 
 /// Where a collection's documents come from.
@@ -61,29 +69,58 @@ pub(super) enum Source {
     Nothing,
 }
 
-/// A collection of a dump.
-pub(super) struct DumpContent {
+/// What a collection of a dump is to become.
+pub(super) struct Draft {
     pub(super) kind: CollectionKind,
     pub(super) metadata: String,
     /// What was found when the dump was judged.
     pub(super) digest: Option<DocumentDigest>,
+    /// How the dump's oplog goes on from there, if it is replayed.
+    pub(super) log: Option<Logged>,
+}
+
+impl Draft {
+    /// How many connections may load it, out of `count_max`.
+    pub(super) fn connections(&self, count_max: usize) -> usize {
+        let metadata: serde_json::Value = serde_json::from_str(&self.metadata).unwrap_or_default();
+        let capped = metadata.pointer("/options/capped");
+        let is_capped = capped.is_some_and(|capped| {
+            !matches!(capped, serde_json::Value::Bool(false) | serde_json::Value::Null)
+        });
+        // A capped collection keeps the order of insertion.
+        if is_capped { 1 } else { count_max.max(1) }
+    }
+
+    /// The collection with its documents, as the machinery below takes it.
+    pub(super) fn content(self, connections: usize, source: Source) -> DumpContent {
+        DumpContent { draft: self, connections, source }
+    }
+}
+
+/// A collection of a dump.
+pub(super) struct DumpContent {
+    draft: Draft,
     /// How many connections load it.
-    pub(super) connections: usize,
-    pub(super) source: Source,
+    connections: usize,
+    source: Source,
 }
 
 #[async_trait]
 impl Content for DumpContent {
     fn kind(&self) -> CollectionKind {
-        self.kind
+        self.draft.kind
     }
 
     fn digest(&self) -> Option<DocumentDigest> {
-        self.digest
+        self.draft.digest
     }
 
     fn metadata(&self) -> &str {
-        &self.metadata
+        &self.draft.metadata
+    }
+
+    fn log(&self) -> Option<Logged> {
+        self.draft.log.clone()
     }
 
     async fn load(&self, filling: &Filling<'_>) -> Result<(Loaded, DocumentDigest)> {
@@ -97,7 +134,10 @@ impl Content for DumpContent {
             Source::Nothing => return Ok((Loaded::default(), DocumentDigest::default())),
         };
         let one = || async {
-            let mut filler = filling.loader(self.kind).await?;
+            let mut filler = filling.loader(self.draft.kind).await?;
+            if self.draft.log.is_some() {
+                filler.set_doubles_aside();
+            }
             while let Some(batch) = feed.next().await? {
                 filler.load(&batch).await?;
             }
@@ -109,12 +149,21 @@ impl Content for DumpContent {
             total.0.add(loaded);
             total.1 += digest;
         }
-        match self.digest {
+        match self.draft.digest {
             Some(judged) if judged != total.1 => Err(Error::new(
                 ErrorKind::Corrupt,
                 format!("the dump changed while it was read: digest {} instead of {judged}", total.1),
             )),
-            _ => Ok(total),
+            _ => {
+                total.1 -= total.0.aside;
+                Ok(total)
+            }
+        }
+    }
+
+    fn let_go(&self) {
+        if let Source::Feed(feed) = &self.source {
+            feed.close();
         }
     }
 }

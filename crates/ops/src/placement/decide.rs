@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_engine::{
-    AccountMerge, CollectionInfo, CollectionKind, DocumentDigest, DocumentSource, Namespace, UNIDENTIFIED,
+    AccountMerge, ChangeCounts, CollectionInfo, CollectionKind, DocumentDigest, DocumentSource, Namespace,
+    UNIDENTIFIED,
     metadata_differences,
 };
 use mainstay_guard::operation;
@@ -101,6 +102,17 @@ pub(crate) fn amount(digest: Option<DocumentDigest>) -> String {
         Some(digest) => format!("{} documents, {}", Count(digest.documents), ByteSize(digest.bytes)),
         None => "as many documents as come".to_owned(),
     }
+}
+
+/// What a log does, in words: `5 inserts, 3 updates`.
+pub(crate) fn changed(counts: &ChangeCounts) -> String {
+    let named = [(counts.inserts, "inserts"), (counts.updates, "updates"), (counts.deletes, "deletes")];
+    let told: Vec<String> = named
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, name)| format!("{} {name}", Count(count)))
+        .collect();
+    if told.is_empty() { "no changes".to_owned() } else { told.join(", ") }
 }
 
 /// What is asked for.

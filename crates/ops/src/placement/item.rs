@@ -12,7 +12,7 @@ use mainstay_engine::{
 use mainstay_model::progress::{Silent, Work};
 use mainstay_model::{Error, ErrorKind, Result, ResultExt};
 
-use super::content::{Content, Filling, Loaded};
+use super::content::{Content, Filling, Loaded, Logged};
 use super::decide::{Item, Way, target_assumption};
 use super::run::{Event, Held, Stage};
 use super::work::{Placement, find, is_own};
@@ -133,7 +133,9 @@ impl ItemWork<'_> {
 
     /// Loads the documents into a collection of the run's own and proves them, unless an earlier try has.
     pub(crate) async fn load(&self) -> Result<Step> {
-        self.told(self.begin()).await
+        let step = self.told(self.begin()).await?;
+        self.content.let_go();
+        Ok(step)
     }
 
     /// Reads a collection back after the log was replayed into it, and compares it with what it must be.
@@ -312,7 +314,12 @@ impl ItemWork<'_> {
         let (loaded, digest) = self.load_documents(name).await?;
         self.refuse_failures(&loaded)?;
         let _turn = self.placement.context.finish_slots.turn().await;
-        self.compare(name, digest).await?;
+        let digest = match self.log() {
+            // Of what a capped collection was seen to hold while it was written to, the server keeps as much as it may hold; which documents
+            // gave way at the source, the log tells.
+            Some(log) if log.capped && log.counts != ChangeCounts::default() => self.read_back(name).await?,
+            _ => self.compare(name, digest).await?,
+        };
         self.record(Event::Loaded { item: self.index, digest }).await?;
         Ok(Made::new(name, uuid, Held::Loaded { digest, through: None }, loaded))
     }
@@ -474,12 +481,27 @@ impl ItemWork<'_> {
     }
 
     /// What a log does to its documents after they are loaded; `None` without one.
-    pub(crate) fn changes(&self) -> Option<ChangeCounts> {
-        self.content.changes()
+    pub(super) fn changes(&self) -> Option<ChangeCounts> {
+        self.log().map(|log| log.counts)
+    }
+
+    /// How a log goes on after they are loaded; `None` without one.
+    pub(super) fn log(&self) -> Option<Logged> {
+        self.content.log()
+    }
+
+    /// What it is.
+    pub(super) fn kind(&self) -> CollectionKind {
+        self.content.kind()
+    }
+
+    /// What is being done, for errors.
+    pub(super) fn doing(&self) -> String {
+        self.placement.doing(self.item)
     }
 
     /// The work that loading is.
-    pub(crate) fn work(&self) -> Work {
+    fn work(&self) -> Work {
         let digest = self.known_digest();
         Work { items: digest.documents, bytes: digest.bytes }
     }
@@ -522,7 +544,7 @@ impl ItemWork<'_> {
     }
 
     /// The digest of all documents of a collection as the server gives them now.
-    pub(crate) async fn read_back(&self, name: &Namespace) -> Result<DocumentDigest> {
+    pub(super) async fn read_back(&self, name: &Namespace) -> Result<DocumentDigest> {
         let info = self.find(name).await?.ok_or_else(|| vanished(name))?;
         self.digest_of(&info).await.context("read back for the proof")
     }

@@ -6,7 +6,7 @@
 //! the server cannot rename, are made under their names; the plan says so.
 //!
 //! Where the documents come from is a [`Content`]'s business. Collections take their steps each by itself ([`Placement::bring`]) or all
-//! together, one step after the other ([`Placement::pass`]), with room for a replay between them. Every step is journalled before it is taken,
+//! together, one step after the other, with the replay of a log between them ([`Placement::bring_together`]). Every step is journalled before it is taken,
 //! when there is a repository, with the identities of what the run creates: the same plan applied again after a kill knows its own collections
 //! from others', keeps what it had loaded and proven, and continues.
 
@@ -16,18 +16,19 @@ mod decide;
 mod item;
 mod origin;
 pub(crate) mod run;
+mod together;
 mod work;
 
 pub(crate) use accounts::BroughtAccounts;
-pub(crate) use content::{Content, Filling, Loaded};
+pub(crate) use content::{Content, Filling, Loaded, Logged};
 pub(crate) use decide::{
-    Candidate, Item, Parameters, Wish, amount, decide, existing_collections, server_assumption,
+    Candidate, Item, Parameters, Wish, amount, changed, decide, existing_collections, server_assumption,
 };
 pub use decide::{Mode, Way, replaced_namespaces};
 pub use item::ItemReport;
-pub(crate) use item::{ItemWork, Made, Step};
 pub(crate) use origin::{LogSpan, Origin, Told};
-pub(crate) use work::{FinishSlots, Placement, PlacementContext, Work, Works, leased, stoppable};
+pub(crate) use together::{Log, Moment, work_of};
+pub(crate) use work::{FinishSlots, Placement, PlacementContext, Work, leased, stoppable};
 
 /// Collections that are loaded before they get their names begin with this.
 pub(crate) const SHADOW_PREFIX: &str = "mainstay.restore.";

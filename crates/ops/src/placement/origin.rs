@@ -29,6 +29,9 @@ pub(crate) enum Origin {
         stamp: Blake3,
         /// Whether its users and roles are merged.
         accounts: bool,
+        /// The end of its oplog that is replayed; none for the collections as the dump met them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        oplog: Option<Until>,
     },
     /// A dump that comes but once, through a pipe.
     Stream,
@@ -89,7 +92,7 @@ impl Origin {
     }
 
     pub(super) fn has_log(&self) -> bool {
-        matches!(self, Self::Set { log: Some(_), .. })
+        matches!(self, Self::Set { log: Some(_), .. } | Self::Dump { oplog: Some(_), .. })
     }
 
     /// Whether what was being loaded when a run failed stays, for the run to be continued; if not, the run removes it.

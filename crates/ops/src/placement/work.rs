@@ -19,7 +19,7 @@ use super::content::Content;
 use super::decide::{
     Item, Parameters, Way, existing_collections, server_assumption, stake, target_assumption,
 };
-use super::item::{ItemReport, ItemWork};
+use super::item::{ItemReport, ItemWork, Step};
 use super::run::{Ending, Run, Stage};
 
 /// How many collections are proven and indexed at the same time.
@@ -229,7 +229,7 @@ impl<'a> Placement<'a> {
     }
 
     /// The work on the collection at `index` of the plan's list.
-    pub(crate) fn work<'w>(self, index: usize, content: Box<dyn Content + 'w>) -> ItemWork<'w>
+    fn work<'w>(self, index: usize, content: Box<dyn Content + 'w>) -> ItemWork<'w>
     where
         'a: 'w,
     {
@@ -257,8 +257,28 @@ impl<'a> Placement<'a> {
             .await
     }
 
+    /// Loads each collection whose turn comes, at most `at_once` of them at the same time.
+    pub(super) async fn load<'w>(
+        self,
+        works: impl Stream<Item = Work<'w>>,
+        at_once: usize,
+    ) -> Result<Works<'w, Step>>
+    where
+        'a: 'w,
+    {
+        works
+            .map(|(index, content)| async move {
+                let work = self.work(index, content);
+                let step = work.load().await.with_context(|| work.doing())?;
+                Ok((work, step))
+            })
+            .buffer_unordered(at_once)
+            .try_collect()
+            .await
+    }
+
     /// Takes collections through one step, `at_once` of them at the same time, each with what the step before gave.
-    pub(crate) async fn pass<'w, T, U>(
+    pub(super) async fn pass<'w, T, U>(
         self,
         works: Works<'w, T>,
         at_once: usize,
@@ -276,13 +296,13 @@ impl<'a> Placement<'a> {
     }
 
     /// What an error happened in.
-    fn doing(self, item: &Item) -> String {
+    pub(super) fn doing(self, item: &Item) -> String {
         format!("{} {}", self.parameters.origin.verb(), item.target)
     }
 }
 
 /// Collections, each with how far it has come.
-pub(crate) type Works<'a, T> = Vec<(ItemWork<'a>, T)>;
+pub(super) type Works<'a, T> = Vec<(ItemWork<'a>, T)>;
 
 /// Whether `standing` is the collection that this run created.
 pub(super) fn is_own(uuid: Option<&CollectionIdentity>, standing: Option<&CollectionInfo>) -> bool {

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::accounts;
 use super::content::SetContent;
-use super::log::Log;
+use super::log::{Log, StoredLog};
 use super::plan::manifest_assumption;
 use super::point::PointContext;
 use super::wanted::Wanted;
@@ -29,7 +29,7 @@ use crate::contents::DocumentSetContents;
 use crate::inspect::inspect_objects;
 use crate::placement::run::{Event, Run};
 use crate::placement::{
-    BroughtAccounts, Content, FinishSlots, ItemReport, ItemWork, LogSpan, Origin, Parameters, Placement,
+    BroughtAccounts, Content, FinishSlots, ItemReport, LogSpan, Moment, Origin, Parameters, Placement,
     PlacementContext, Work, leased, stoppable,
 };
 
@@ -174,9 +174,9 @@ fn with_state_of(error: Error, run: &Run, total: usize) -> Error {
 
 /// One application of one plan.
 #[derive(Clone, Copy)]
-pub(super) struct Restore<'a> {
-    pub(super) context: &'a RestoreContext<'a>,
-    pub(super) placement: Placement<'a>,
+struct Restore<'a> {
+    context: &'a RestoreContext<'a>,
+    placement: Placement<'a>,
     set: &'a Set,
     contents: &'a DocumentSetContents,
 }
@@ -302,16 +302,19 @@ impl<'a> Restore<'a> {
         works.sort_by_key(|(index, _)| std::cmp::Reverse(wanted[*index].digest().bytes));
         match log {
             None => self.one_by_one(works).await,
-            Some(log) => self.all_together(works, wanted, log).await,
+            Some(log) => {
+                let documents = works.iter().map(|(_, content)| amount(content.as_ref())).sum();
+                let log = Box::new(StoredLog { log, repository: self.context.repository });
+                let moment = Moment { replay: self.context.replay, log };
+                self.placement
+                    .bring_together(stream::iter(works), COLLECTION_COUNT_MAX, documents, moment)
+                    .await
+            }
         }
     }
 
     /// Takes each collection through all its steps; views last, so that what they read stands before them.
     async fn one_by_one(self, works: Vec<Work<'_>>) -> Result<Vec<(usize, ItemReport)>> {
-        let amount = |content: &dyn Content| {
-            let digest = content.digest().unwrap_or_default();
-            Amount { items: digest.documents, bytes: digest.bytes }
-        };
         self.begin_phase("restore", works.iter().map(|(_, content)| amount(content.as_ref())).sum());
         let (views, collections): (Vec<_>, Vec<_>) =
             works.into_iter().partition(|(_, content)| content.kind() == CollectionKind::View);
@@ -320,41 +323,14 @@ impl<'a> Restore<'a> {
         Ok(reports)
     }
 
-    /// Takes all collections through each step: the log is replayed into all of them together, and none gets its name before all are
-    /// proven and indexed.
-    async fn all_together(
-        self,
-        works: Vec<Work<'_>>,
-        wanted: &[Wanted<'_>],
-        log: &Log,
-    ) -> Result<Vec<(usize, ItemReport)>> {
-        let placement = self.placement;
-        let works: Vec<ItemWork<'_>> =
-            works.into_iter().map(|(index, content)| placement.work(index, content)).collect();
-        let documents: Amount = works.iter().map(ItemWork::work).sum();
-        let collections = Amount { items: works.len() as u64, bytes: 0 };
-        let advance = || self.context.observer.advance(Amount { items: 1, bytes: 0 });
-
-        self.begin_phase("load", documents);
-        let begun = works.into_iter().map(|work| (work, ())).collect();
-        let steps = placement.pass(begun, COLLECTION_COUNT_MAX, async |work, ()| work.load().await).await?;
-        let steps = self.replay(log, wanted, steps).await?;
-        self.begin_phase("prove", documents);
-        let prove = async |work: &ItemWork<'_>, step| work.prove(step).await;
-        let steps = placement.pass(steps, COLLECTION_COUNT_MAX, prove).await?;
-        self.begin_phase("indexes", collections);
-        let index = async |work: &ItemWork<'_>, step| work.index(step).await.inspect(|_| advance());
-        let steps = placement.pass(steps, COLLECTION_COUNT_MAX, index).await?;
-        self.begin_phase("put in place", collections);
-        let place = async |work: &ItemWork<'_>, step| work.place(step).await.inspect(|_| advance());
-        let (views, collections): (Vec<_>, Vec<_>) = steps.into_iter().partition(|(work, _)| work.is_view());
-        let mut reports = placement.pass(collections, COLLECTION_COUNT_MAX, &place).await?;
-        reports.extend(placement.pass(views, COLLECTION_COUNT_MAX, &place).await?);
-        Ok(reports.into_iter().map(|(work, report)| (work.index, report)).collect())
-    }
-
-    pub(super) fn begin_phase(self, name: &str, expected: Amount) {
+    fn begin_phase(self, name: &str, expected: Amount) {
         self.context.observer.phase(name);
         self.context.observer.expect(expected);
     }
+}
+
+/// The documents that `content` begins with.
+fn amount(content: &dyn Content) -> Amount {
+    let digest = content.digest().unwrap_or_default();
+    Amount { items: digest.documents, bytes: digest.bytes }
 }

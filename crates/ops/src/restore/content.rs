@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
-use mainstay_engine::{ChangeCounts, CollectionKind, DocumentDigest};
+use mainstay_engine::{CollectionKind, DocumentDigest};
 use mainstay_model::{Error, ErrorKind, Result};
 use mainstay_repository::Set;
 use tokio::sync::Semaphore;
@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use super::wanted::Wanted;
 use crate::contents::PartRecord;
 use crate::framing::Framer;
-use crate::placement::{Content, Filling, Loaded};
+use crate::placement::{Content, Filling, Loaded, Logged};
 
 /// The documents that a set holds of one collection, and what the collection must become.
 pub(super) struct SetContent<'a> {
@@ -34,9 +34,14 @@ impl Content for SetContent<'_> {
         &self.wanted.metadata
     }
 
-    fn changes(&self) -> Option<ChangeCounts> {
-        let log = self.wanted.log.as_ref().filter(|_| self.wanted.kind != CollectionKind::View);
-        log.map(|log| log.counts)
+    fn log(&self) -> Option<Logged> {
+        let log = self.wanted.log.as_ref().filter(|_| self.wanted.kind != CollectionKind::View)?;
+        Some(Logged {
+            identity: log.identity.clone(),
+            capped: self.wanted.capped,
+            holds_through: self.wanted.holds_through(),
+            counts: log.counts,
+        })
     }
 
     async fn load(&self, filling: &Filling<'_>) -> Result<(Loaded, DocumentDigest)> {

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
-use mainstay_engine::{Namespace, PointCollection, StoredCollection, Surveyed, document_frames};
+use mainstay_engine::{Namespace, PointCollection, StoredCollection, Surveyed, Unidentified, Until};
 use mainstay_model::progress::Work;
 use mainstay_model::{
     Assumption, Error, ErrorKind, LogPosition, OpTime, Result, ResultExt, SetId, StoreKind, canonical,
@@ -18,7 +18,7 @@ use super::apply::MomentReport;
 use super::point::PointContext;
 use super::wanted::read_metadata;
 use crate::contents::{CollectionRecord, DocumentSetContents};
-use crate::placement::{LogSpan, SHADOW_PREFIX};
+use crate::placement::{self, LogSpan, SHADOW_PREFIX, work_of};
 
 /// How many slices are read ahead.
 const SLICE_COUNT_AHEAD: usize = 2;
@@ -77,7 +77,8 @@ impl Log {
             piece.check_whole()?;
             context.observer.phase("survey the log");
             context.observer.expect(piece.stored_work());
-            let mut survey = context.replay.survey(stored.clone(), piece.span.until)?;
+            let mut survey =
+                context.replay.survey(stored.clone(), piece.span.until, Unidentified::Refused)?;
             let mut work = Work::default();
             let mut entries = piece.read(context.repository, piece.span.after);
             while let Some((slice, stored)) = entries.try_next().await? {
@@ -192,7 +193,7 @@ impl Piece {
     }
 
     /// The entries of each slice that holds something after `after`, in order, with its stored size.
-    pub(super) fn read<'a>(
+    fn read<'a>(
         &'a self,
         repository: &'a Repository,
         after: LogPosition,
@@ -205,15 +206,33 @@ impl Piece {
     }
 }
 
+/// A log to be replayed from where it is stored.
+pub(super) struct StoredLog<'a> {
+    pub(super) log: &'a Log,
+    pub(super) repository: &'a Repository,
+}
+
+impl placement::Log for StoredLog<'_> {
+    fn until(&self) -> Until {
+        self.log.piece.span.until
+    }
+
+    fn beginning(&self) -> OpTime {
+        self.log.piece.span.after.optime()
+    }
+
+    fn work(&self) -> Work {
+        self.log.work
+    }
+
+    fn read(&self, after: OpTime) -> BoxStream<'_, Result<Bytes>> {
+        self.log.piece.read(self.repository, after.into()).map_ok(|(entries, _)| entries).boxed()
+    }
+}
+
 /// Whether a restore was loading it.
 pub(super) fn is_shadow(name: &Namespace) -> bool {
     name.collection.starts_with(SHADOW_PREFIX)
-}
-
-/// Entries and bytes of a slice.
-pub(super) fn work_of(entries: &[u8]) -> Work {
-    let whole = document_frames(entries).filter(std::result::Result::is_ok);
-    Work { items: whole.count() as u64, bytes: entries.len() as u64 }
 }
 
 /// The set's collections as a survey needs them.

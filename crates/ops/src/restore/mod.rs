@@ -18,7 +18,6 @@ mod content;
 mod log;
 mod plan;
 mod point;
-mod replay;
 mod wanted;
 
 pub use abandon::{AbandonReport, abandon, plan_abandon};

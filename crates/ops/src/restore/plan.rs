@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mainstay_engine::{AccountStore, ChangeCounts, DocumentSource, Namespace};
-use mainstay_model::{Assumption, Clock, Count, Error, ErrorKind, Plan, PlanStep, Result, ResultExt, Target};
+use mainstay_engine::{AccountStore, DocumentSource, Namespace};
+use mainstay_model::{Assumption, Clock, Error, ErrorKind, Plan, PlanStep, Result, ResultExt, Target};
 use mainstay_repository::Set;
 
 use super::accounts;
@@ -11,7 +11,7 @@ use super::point::Point;
 use super::wanted::Wanted;
 use crate::Selection;
 use crate::contents::DocumentSetContents;
-use crate::placement::{Candidate, LogSpan, Mode, Origin, SHADOW_PREFIX, Wish, amount, decide};
+use crate::placement::{Candidate, LogSpan, Mode, Origin, SHADOW_PREFIX, Wish, amount, changed, decide};
 
 /// What is restored.
 pub enum Basis {
@@ -285,7 +285,7 @@ pub(super) fn manifest_assumption(set: &Set) -> Assumption {
 fn content(wanted: &Wanted<'_>) -> String {
     let stored = amount(Some(wanted.digest()));
     let Some(log) = &wanted.log else { return stored };
-    let changes = changes(&log.counts);
+    let changes = changed(&log.counts);
     match wanted.origin {
         Some(origin) if origin.namespace != wanted.namespace => {
             format!("{stored}, named {} in the set, then {changes}", origin.namespace)
@@ -293,14 +293,4 @@ fn content(wanted: &Wanted<'_>) -> String {
         Some(_) => format!("{stored}, then {changes}"),
         None => format!("created after the set, {changes}"),
     }
-}
-
-fn changes(counts: &ChangeCounts) -> String {
-    let named = [(counts.inserts, "inserts"), (counts.updates, "updates"), (counts.deletes, "deletes")];
-    let told: Vec<String> = named
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, name)| format!("{} {name}", Count(count)))
-        .collect();
-    if told.is_empty() { "no changes".to_owned() } else { told.join(", ") }
 }

@@ -6,9 +6,12 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use mainstay_engine::{AccountKind, Namespace};
 use mainstay_guard::{BackupEvidence, Guard, Outcome};
-use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Plan, Result, ResultExt, StoreKind};
+use mainstay_model::{
+    ByteSize, Count, Error, ErrorKind, ExitStatus, OpTime, Plan, Result, ResultExt, StoreKind,
+};
 use mainstay_ops::load::{
-    self, Dump, DumpInput, LoadContext, LoadMode, LoadReport, LoadRequest, OplogChoice, PipeUse,
+    self, Dump, DumpInput, LoadContext, LoadMode, LoadReport, LoadRequest, Opening, OplogChoice, OplogReport,
+    PipeUse,
 };
 use mainstay_ops::{restore, verify};
 use mainstay_repository::Repository;
@@ -47,9 +50,12 @@ pub(crate) struct LoadArgs {
     /// Merge users and roles too: those of the same name become what the dump says, nobody is removed
     #[arg(long)]
     users_and_roles: bool,
-    /// Do the writes of the dump's oplog again
+    /// Insist on an oplog in the dump; one that is there is replayed anyway, so that the dump comes as the moment it leads to
     #[arg(long, conflicts_with = "without_oplog")]
     oplog_replay: bool,
+    /// Replay only what the oplog holds before this position
+    #[arg(long, value_name = "SECONDS[:INCREMENT]", conflicts_with = "without_oplog")]
+    oplog_limit: Option<OpTime>,
     /// Pass over the dump's oplog: collections come as the dump met them, each at its own moment
     #[arg(long)]
     without_oplog: bool,
@@ -92,7 +98,14 @@ pub(crate) async fn run(args: LoadArgs, session: &Session) -> Result<ExitStatus>
     let target = session.target(documents.probe.as_ref()).await?;
     let progress = session.printer.progress();
     let pipe_use = if args.dry_run { PipeUse::Judge } else { PipeUse::Load };
-    let dump = Dump::open(input, pipe_use, progress.as_ref(), &session.cancel).await?;
+    let opening = Opening {
+        pipe_use,
+        oplog: request.oplog,
+        replay: documents.replay.as_ref(),
+        observer: progress.as_ref(),
+        cancel: &session.cancel,
+    };
+    let dump = Dump::open(input, &opening).await?;
     let (source, accounts) = (documents.source.as_ref(), documents.accounts.as_ref());
     let clock = session.clock.as_ref();
     let plan = load::plan(&dump, source, accounts, target, &request, clock, progress.as_ref()).await?;
@@ -127,9 +140,10 @@ fn request(args: &LoadArgs) -> Result<LoadRequest> {
         load_count_max: args.parallel.into(),
         accept_differences: args.accept_differences,
         accounts: args.users_and_roles,
-        oplog: match (args.oplog_replay, args.without_oplog) {
-            (true, _) => OplogChoice::Replay,
-            (_, true) => OplogChoice::PassOver,
+        oplog: match (args.oplog_limit, args.oplog_replay, args.without_oplog) {
+            (Some(before), ..) => OplogChoice::Replay { before: Some(before) },
+            (None, true, _) => OplogChoice::Replay { before: None },
+            (None, _, true) => OplogChoice::PassOver,
             _ => OplogChoice::Unsaid,
         },
     })
@@ -141,9 +155,17 @@ fn request(args: &LoadArgs) -> Result<LoadRequest> {
 /// The operation's.
 pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Session) -> Result<ExitStatus> {
     let began = Instant::now();
-    let path = load::dump_of(plan)?;
+    let (path, oplog) = load::dump_of(plan)?;
+    let documents = session.documents(plan.target.store).await?;
     let progress = session.printer.progress();
-    let dump = Dump::open(DumpInput::Path(path), PipeUse::Load, progress.as_ref(), &session.cancel).await?;
+    let opening = Opening {
+        pipe_use: PipeUse::Load,
+        oplog,
+        replay: documents.replay.as_ref(),
+        observer: progress.as_ref(),
+        cancel: &session.cancel,
+    };
+    let dump = Dump::open(DumpInput::Path(path), &opening).await?;
     drop(progress);
     carry_out(dump, plan, approve, began, session).await
 }
@@ -173,6 +195,7 @@ async fn carry_out(
     let context = LoadContext {
         source: documents.source.as_ref(),
         sink: documents.sink.as_ref(),
+        replay: documents.replay.as_ref(),
         accounts: documents.accounts.as_ref(),
         repository: repository.as_ref(),
         clock: session.clock.clone(),
@@ -239,6 +262,7 @@ fn facts(report: &LoadReport) -> Value {
         "users": report.accounts.as_ref().map(|merge| merge.count(AccountKind::User)),
         "roles": report.accounts.as_ref().map(|merge| merge.count(AccountKind::Role)),
         "accounts": report.accounts.as_ref().map(accounts_json),
+        "oplog": report.oplog,
     })
 }
 
@@ -265,6 +289,13 @@ impl Report for Loaded {
         });
         let seconds = self.elapsed.as_secs_f64();
         let rate = ByteSize((bytes as f64 / seconds.max(0.001)) as u64);
+        if let Some(OplogReport { reached: Some(reached), entries, .. }) = &self.report.oplog {
+            text.push_str(&format!(
+                "replayed {} entries of the oplog: the dump is as of {reached} ({})\n",
+                Count(*entries),
+                reached.timestamp()
+            ));
+        }
         if let Some(merge) = &self.report.accounts {
             text.push_str(&accounts_text(merge));
         }

@@ -53,7 +53,7 @@ fn bytes(entries: &[Document]) -> Vec<u8> {
 fn survey(set: &[StoredCollection], entries: &[Document]) -> Result<Surveyed> {
     let numbered: Vec<_> =
         (1..).zip(entries).map(|(increment, fields)| entry(increment, fields.clone())).collect();
-    let mut survey = MongoSurvey::begin(set, Until::Through(at(1_000)))?;
+    let mut survey = MongoSurvey::begin(set, Until::Through(at(1_000)), Unidentified::FirstOfName)?;
     survey.add(&bytes(&numbered))?;
     Box::new(survey).end()
 }
@@ -200,7 +200,7 @@ fn the_end_is_where_it_was_asked_for() {
         (Until::Before(at(2)), 0, Some(at(1)), Some(at(2))),
         (Until::Through(at(9)), 2, Some(at(3)), None),
     ] {
-        let mut survey = MongoSurvey::begin(&[], until).unwrap();
+        let mut survey = MongoSurvey::begin(&[], until, Unidentified::Refused).unwrap();
         survey.add(&bytes(&entries)).unwrap();
         let surveyed = Box::new(survey).end().unwrap();
         assert_eq!(inserts(&surveyed), [("a".to_owned(), count)]);
@@ -237,4 +237,48 @@ fn no_flipped_bit_and_no_cut_panics() {
             exercise(&damaged);
         }
     }
+}
+
+/// A time series as mongodump describes it: without UUID.
+fn series() -> StoredCollection {
+    StoredCollection {
+        namespace: Namespace::new("shop", "t"),
+        kind: CollectionKind::TimeSeries,
+        identity: None,
+        metadata: r#"{"options":{"timeseries":{"timeField":"at"}},"indexes":[],"type":"timeseries"}"#
+            .to_owned(),
+        holds_through: at(0),
+    }
+}
+
+#[test]
+fn what_has_no_uuid_is_what_the_log_first_calls_by_its_name() {
+    let bucket = |number: u8, id: i32| doc! { "op": "i", "ns": "shop.system.buckets.t", "ui": uuid(number), "o": { "_id": id } };
+    let drop = |number: u8| doc! { "op": "c", "ns": "shop.$cmd", "ui": uuid(number), "o": { "drop": "system.buckets.t" } };
+    let make = |number: u8| doc! { "op": "c", "ns": "shop.$cmd", "ui": uuid(number), "o": { "create": "system.buckets.t", "timeseries": { "timeField": "at" } } };
+    let view = doc! { "op": "i", "ns": "shop.system.views", "ui": uuid(4), "o": { "_id": "shop.t", "viewOn": "system.buckets.t", "pipeline": [] } };
+    let in_transaction = in_session(1, 0, applied(&[bucket(7, 1)], doc! {}));
+    for (entries, identity, origin, inserted) in [
+        (vec![bucket(7, 1), bucket(7, 2)], 7, true, 2),
+        (vec![in_transaction], 7, true, 1),
+        (vec![drop(7), make(8), view.clone(), bucket(8, 1)], 8, false, 1),
+        // Made while it was dumped: what the dump holds of it is its own.
+        (vec![make(8), view, bucket(8, 1)], 8, true, 1),
+    ] {
+        let surveyed = survey(&[series()], &entries).unwrap();
+        let [found] = surveyed.collections.as_slice() else { panic!("{surveyed:?}") };
+        assert_eq!(found.identity, Some(CollectionIdentity(format!("{identity:02x}").repeat(16))));
+        assert_eq!((found.origin.is_some(), found.changes.inserts), (origin, inserted), "{entries:?}");
+        assert_eq!(surveyed.foreign, []);
+    }
+    let untouched = survey(&[series()], &[insert(1, 1)]).unwrap();
+    assert_eq!(untouched.collections.len(), 1);
+    assert_eq!(untouched.foreign, [Namespace::new("shop", "a")]);
+    assert_eq!(survey(&[series()], &[drop(7)]).unwrap().collections, []);
+    let taken = survey(&[stored("a", 7, 0), series()], &[bucket(7, 1)]).unwrap_err();
+    assert_eq!(taken.kind(), ErrorKind::Corrupt);
+    let twice = survey(&[stored("a", 7, 0), stored("b", 7, 0)], &[]).unwrap_err();
+    assert_eq!(twice.kind(), ErrorKind::Corrupt);
+    let refused = MongoSurvey::begin(&[series()], Until::Through(at(9)), Unidentified::Refused);
+    assert_eq!(refused.err().map(|error| error.kind()), Some(ErrorKind::Unsupported));
 }
