@@ -23,6 +23,7 @@ use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{Error, ErrorKind, Result, ResultExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use self::form::{Archive, Directory, Form};
 use crate::Selection;
@@ -259,11 +260,41 @@ enum Scanned {
 }
 
 /// A range to scan.
-struct RangeJob<'a> {
+struct RangeJob {
     collection: usize,
-    info: &'a CollectionInfo,
+    info: Arc<CollectionInfo>,
     prepared: Arc<PreparedScan>,
     range: ScanRange,
+}
+
+/// A collection, as far as it has been written.
+struct Progressing {
+    dumped: Dumped,
+    ranges_left: usize,
+}
+
+/// What there is to scan: the collections with nothing written yet, and their ranges, in the order of the collections.
+fn queue(collections: &[CollectionInfo], Prepared(prepared): Prepared) -> (Vec<Progressing>, Vec<RangeJob>) {
+    let mut jobs = Vec::new();
+    let mut progress = Vec::with_capacity(collections.len());
+    for (collection, (info, (prepared, consistency))) in collections.iter().zip(prepared).enumerate() {
+        let before = jobs.len();
+        if let Some(prepared) = prepared {
+            let info = Arc::new(info.clone());
+            jobs.extend(prepared.ranges.iter().map(|range| RangeJob {
+                collection,
+                info: Arc::clone(&info),
+                prepared: Arc::clone(&prepared),
+                range: range.clone(),
+            }));
+        }
+        let (namespace, kind) = (info.namespace.clone(), info.kind);
+        progress.push(Progressing {
+            dumped: Dumped { namespace, kind, consistency, work: Work::default() },
+            ranges_left: jobs.len() - before,
+        });
+    }
+    (progress, jobs)
 }
 
 impl Dump<'_> {
@@ -272,76 +303,70 @@ impl Dump<'_> {
     async fn collections(
         &self,
         collections: &[CollectionInfo],
-        Prepared(prepared): Prepared,
+        prepared: Prepared,
         form: &mut Form,
     ) -> Result<Vec<Dumped>> {
-        let mut dumped = Vec::with_capacity(collections.len());
-        let mut ranges_left = Vec::with_capacity(collections.len());
-        let mut jobs = Vec::new();
-        for (collection, (info, (prepared, consistency))) in collections.iter().zip(prepared).enumerate() {
-            let before = jobs.len();
-            if let Some(prepared) = &prepared {
-                let job = |range: &ScanRange| RangeJob {
-                    collection,
-                    info,
-                    prepared: Arc::clone(prepared),
-                    range: range.clone(),
-                };
-                jobs.extend(prepared.ranges.iter().map(job));
-            }
-            ranges_left.push(jobs.len() - before);
-            dumped.push(Dumped {
-                namespace: info.namespace.clone(),
-                kind: info.kind,
-                consistency,
-                work: Work::default(),
-            });
-            if jobs.len() == before {
-                form.close(self.first + collection).await?;
-            }
+        let (mut progress, jobs) = queue(collections, prepared);
+        let empty = { progress.iter().enumerate() }.filter(|(_, collection)| collection.ranges_left == 0);
+        for (collection, _) in empty {
+            form.close(self.first + collection).await?;
         }
-        let (hand_over, mut scanned) = mpsc::channel(1);
-        let scan = async move {
-            let hand_over = &hand_over;
-            stream::iter(jobs)
-                .map(|job| async move {
-                    let scanned = self.range(&job, hand_over).await;
-                    scanned.with_context(|| format!("dump {}", job.info.namespace))
-                })
-                .buffer_unordered(self.scan_count_max)
-                .try_collect::<()>()
-                .await
+        let (hand_over, scanned) = mpsc::channel(1);
+        // The first failure ends both, so that no scan waits for a writer that has gone.
+        futures::try_join!(self.write(scanned, &mut progress, form), self.scan(jobs, hand_over))?;
+        Ok(progress.into_iter().map(|collection| collection.dumped).collect())
+    }
+
+    /// Scans the ranges, each in a task of its own so that the cores share the work.
+    async fn scan(&self, jobs: Vec<RangeJob>, hand_over: mpsc::Sender<Scanned>) -> Result<()> {
+        let begin = |job: RangeJob| {
+            let scanning = range(Arc::clone(&self.snapshot), job, hand_over.clone());
+            let scanning = AbortOnDropHandle::new(tokio::spawn(scanning));
+            async move {
+                let early =
+                    |source| Error::new(ErrorKind::Internal, "a scan ended early").with_source(source);
+                scanning.await.map_err(early)?
+            }
         };
-        let write = async {
-            while let Some(scanned) = scanned.recv().await {
-                match scanned {
-                    Scanned::Documents(collection, batch) => {
-                        let work = Work { items: batch.documents, bytes: batch.bytes.len() as u64 };
-                        dumped[collection].work = dumped[collection].work.saturating_add(work);
-                        form.documents(self.first + collection, batch).await?;
-                        self.context.observer.advance(work);
-                    }
-                    Scanned::RangeEnd(collection) => {
-                        ranges_left[collection] -= 1;
-                        if ranges_left[collection] == 0 {
-                            form.close(self.first + collection).await?;
-                        }
+        stream::iter(jobs).map(begin).buffer_unordered(self.scan_count_max).try_collect::<()>().await
+    }
+
+    async fn write(
+        &self,
+        mut scanned: mpsc::Receiver<Scanned>,
+        progress: &mut [Progressing],
+        form: &mut Form,
+    ) -> Result<()> {
+        while let Some(scanned) = scanned.recv().await {
+            match scanned {
+                Scanned::Documents(collection, batch) => {
+                    let work = Work { items: batch.documents, bytes: batch.bytes.len() as u64 };
+                    let dumped = &mut progress[collection].dumped;
+                    dumped.work = dumped.work.saturating_add(work);
+                    form.documents(self.first + collection, batch).await?;
+                    self.context.observer.advance(work);
+                }
+                Scanned::RangeEnd(collection) => {
+                    progress[collection].ranges_left -= 1;
+                    if progress[collection].ranges_left == 0 {
+                        form.close(self.first + collection).await?;
                     }
                 }
             }
-            Ok::<_, Error>(())
-        };
-        // The first failure ends both, so that no scan waits for a writer that has gone.
-        futures::try_join!(write, scan)?;
-        Ok(dumped)
+        }
+        Ok(())
     }
+}
 
-    async fn range(&self, job: &RangeJob<'_>, hand_over: &mpsc::Sender<Scanned>) -> Result<()> {
-        let gone = || Error::new(ErrorKind::Internal, "nobody takes the documents any more");
-        let mut documents = self.snapshot.scan(job.info, &job.prepared, &job.range).await?;
+async fn range(snapshot: Arc<dyn Snapshot>, job: RangeJob, hand_over: mpsc::Sender<Scanned>) -> Result<()> {
+    let gone = || Error::new(ErrorKind::Internal, "nobody takes the documents any more");
+    let scanning = async {
+        let mut documents = snapshot.scan(&job.info, &job.prepared, &job.range).await?;
         while let Some(batch) = documents.next().await? {
             hand_over.send(Scanned::Documents(job.collection, batch)).await.map_err(|_| gone())?;
         }
         hand_over.send(Scanned::RangeEnd(job.collection)).await.map_err(|_| gone())
-    }
+    };
+    let scanned: Result<()> = scanning.await;
+    scanned.with_context(|| format!("dump {}", job.info.namespace))
 }

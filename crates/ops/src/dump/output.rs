@@ -13,6 +13,9 @@ use mainstay_model::{Error, ErrorKind, Result};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
 
+/// What a pipe may hold: the most that Linux grants to everybody.
+const PIPE_BYTES: usize = 1024 * 1024;
+
 /// Something to write.
 enum Piece {
     Plain(Bytes),
@@ -46,6 +49,8 @@ struct Members {
 impl Output {
     /// Begins to write into `file`, as gzip when a level is given.
     pub(crate) fn begin(file: File, gzip: Option<u8>) -> Self {
+        // A pipe of the usual 64 KiB would wake writer and reader for each piece of it. What is no pipe refuses.
+        let _ = rustix::pipe::fcntl_setpipe_size(&file, PIPE_BYTES);
         let core_count = std::thread::available_parallelism().map_or(1, usize::from);
         let (pieces, waiting) = mpsc::channel(core_count);
         let writing = spawn_blocking(move || write_pieces(file, waiting));

@@ -65,7 +65,8 @@ pub async fn plan(
         }
     };
     if merge.is_some() && dump.oplog.judged().is_some() {
-        observer.notice("users and roles come as the dump met them: what the oplog does to them is not replayed");
+        observer
+            .notice("users and roles come as the dump met them: what the oplog does to them is not replayed");
     }
     let origin = match (&dump.input, dump.stamp) {
         (Input::Archive(path) | Input::Folder(path), Some(stamp)) => {

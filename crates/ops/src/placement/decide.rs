@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_engine::{
     AccountMerge, ChangeCounts, CollectionInfo, CollectionKind, DocumentDigest, DocumentSource, Namespace,
-    UNIDENTIFIED,
-    metadata_differences,
+    UNIDENTIFIED, metadata_differences,
 };
 use mainstay_guard::operation;
 use mainstay_model::{
