@@ -1,5 +1,6 @@
 //! `restore plan|apply|abandon|list`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -139,6 +140,19 @@ pub(crate) async fn run(command: RestoreCommand, session: &Session) -> Result<Ex
     }
 }
 
+/// The renames by what they rename.
+fn each_once(renames: &[(String, String)]) -> Result<BTreeMap<String, String>> {
+    let mut each = BTreeMap::new();
+    for (from, to) in renames {
+        if each.insert(from.clone(), to.clone()).is_some_and(|other| other != *to) {
+            return Err(Error::new(ErrorKind::Usage, format!("`{from}` is renamed to two names"))
+                .with_state("nothing was changed")
+                .with_hint(format!("give `--rename {from}=…` once")));
+        }
+    }
+    Ok(each)
+}
+
 async fn plan_restore(args: PlanArgs, session: &Session) -> Result<ExitStatus> {
     let repository = session.repository().await?;
     let documents = session.documents(StoreKind::Mongo).await?;
@@ -148,7 +162,7 @@ async fn plan_restore(args: PlanArgs, session: &Session) -> Result<ExitStatus> {
         selection: Selection { databases: args.database.clone(), collections: args.collection.clone() },
         renames: match &args.into {
             Some(into) => Renames::Into(into.clone()),
-            None => Renames::Each(args.rename.iter().cloned().collect()),
+            None => Renames::Each(each_once(&args.rename)?),
         },
         mode: match (args.drop, args.merge) {
             (true, _) => RestoreMode::Drop,

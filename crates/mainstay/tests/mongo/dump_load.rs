@@ -410,6 +410,25 @@ async fn what_is_no_dump_is_told() {
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.contains("write it to a file first"), "{text}");
     }
+    let levels = |name: &str| project.path("folder/shop").join(format!("levels.{name}"));
+    fs::create_dir_all(project.path("folder/shop")).unwrap();
+    fs::write(levels("metadata.json"), r#"{"indexes":[]}"#).unwrap();
+    project.run(&["mongo", "load", "folder"]).expect(4).says("no file of documents");
+    fs::write(levels("bson"), "").unwrap();
+    for (metadata, fault) in [
+        (r#"{"indexes":5}"#, "indexes"),
+        (r#"{"indexes":[{"name":"a_1"}]}"#, "indexes"),
+        (r#"{"options":"x","indexes":[]}"#, "options"),
+    ] {
+        fs::write(levels("metadata.json"), metadata).unwrap();
+        project.run(&["mongo", "load", "folder"]).expect(4).says(fault).says("nothing was changed");
+    }
+    fs::write(levels("metadata.json"), "").unwrap();
+    project.run(&["mongo", "load", "folder", "--dry-run"]).expect(0).says("has no metadata");
+    let pipe = project.path("folder/shop/pipe.bson");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    project.run(&["mongo", "load", "folder"]).expect(2).says("neither a file nor a folder");
+    project.run(&["mongo", "load", "folder/shop/pipe.bson"]).expect(2).says("mongo load -");
     project.run(&["mongo", "dump"]).expect(2);
     project.run(&["mongo", "dump", "--output", "a", "--directory", "b"]).expect(2);
     project.run(&["mongo", "dump", "--output", "a", "--gzip", "--gzip-level", "13"]).expect(2);

@@ -1,7 +1,7 @@
 //! A dump in a folder: one folder for each database, one file of documents and one of metadata for each collection.
 //!
-//! Files may be compressed or not, each for itself; the first bytes tell. There is no checksum in this form: what can be judged is the framing
-//! of documents, gzip's own checksums, and that metadata can be read.
+//! Files may be compressed or not, each for itself; the first bytes tell. There is no checksum in this form: what can be judged is that every
+//! collection has its documents, their framing, gzip's own checksums, and that metadata can be read.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -39,7 +39,7 @@ pub(super) fn look_through(root: &Path, observer: &dyn Observer) -> Result<Folde
     for (name, path) in listed(root)? {
         if path.is_dir() {
             let files = Files::of(&path, observer)?;
-            folder.entries.extend(files.entries(&name)?);
+            folder.entries.extend(files.entries(&name, observer)?);
         } else if name.strip_suffix(".gz").unwrap_or(&name) == layout::PRELUDE {
             folder.server_version = server_version(&text_of(&path)?);
         } else if name == layout::OPLOG {
@@ -65,7 +65,16 @@ fn listed(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
         let name = entry.file_name().into_string().map_err(|name| {
             Error::new(ErrorKind::Corrupt, format!("the name of {} is not UTF-8", name.display()))
         })?;
-        found.push((name, entry.path()));
+        let (path, kind) = (entry.path(), std::fs::metadata(entry.path()).map_err(refuse)?.file_type());
+        if !kind.is_file() && !kind.is_dir() {
+            // Opening a pipe would wait for whoever writes into it.
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("{} is neither a file nor a folder", path.display()),
+            )
+            .with_hint("take it out of the folder"));
+        }
+        found.push((name, path));
     }
     found.sort();
     Ok(found)
@@ -104,7 +113,7 @@ impl Files {
         Ok(files)
     }
 
-    fn entries(mut self, database: &str) -> Result<Vec<(Entry, Option<PathBuf>)>> {
+    fn entries(mut self, database: &str, observer: &dyn Observer) -> Result<Vec<(Entry, Option<PathBuf>)>> {
         let mut entries = Vec::new();
         for (stem, path) in &self.metadata {
             let reading = || format!("read {}", path.display());
@@ -124,6 +133,16 @@ impl Files {
                 }
                 EntryKind::Collection => self.documents.remove(stem),
             };
+            if documents.is_none() && kind != EntryKind::View {
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    format!("{} has no file of documents beside it", path.display()),
+                )
+                .with_hint("take another copy of the dump: an empty collection has an empty file"));
+            }
+            if entry.metadata.trim().is_empty() {
+                tell_bare(observer, path);
+            }
             entries.push((entry, documents));
         }
         for (stem, path) in self.documents {
@@ -141,10 +160,20 @@ impl Files {
                     format!("{} holds a time series whose metadata file is missing", path.display()),
                 ));
             }
+            if entry.role() == Role::Ordinary {
+                tell_bare(observer, &path);
+            }
             entries.push((entry, Some(path)));
         }
         Ok(entries)
     }
+}
+
+fn tell_bare(observer: &dyn Observer, path: &Path) {
+    observer.notice(&format!(
+        "warning: {} has no metadata: its collection comes without options and indexes",
+        path.display()
+    ));
 }
 
 /// The collection of a file. A long name is told by the metadata alone, and its stem proves it.

@@ -284,6 +284,14 @@ pub(super) fn open_file(path: &Path) -> Result<(Reading, u64)> {
         }
         _ => chunks::failed(&error).context(format!("open {}", path.display())),
     };
+    // A pipe gives its bytes once; opening it would wait for whoever writes.
+    if !std::fs::metadata(path).map_err(refuse)?.is_file() {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!("{} is neither a file nor a folder", path.display()),
+        )
+        .with_hint("give what comes through a pipe to the standard input: `mainstay mongo load -`"));
+    }
     let file = File::open(path).map_err(refuse)?;
     let bytes = file.metadata().map_err(refuse)?.len();
     Ok((Reading::begin(file), bytes))
@@ -320,10 +328,22 @@ pub(super) fn metadata_fault(metadata: &str) -> Option<String> {
     if metadata.trim().is_empty() {
         return None;
     }
-    match serde_json::from_str::<serde_json::Value>(metadata) {
-        Ok(serde_json::Value::Object(_)) => None,
-        Ok(_) => Some("it is no JSON object".to_owned()),
-        Err(error) => Some(format!("it is not JSON: {error}")),
+    let metadata = match serde_json::from_str::<serde_json::Value>(metadata) {
+        Ok(serde_json::Value::Object(metadata)) => metadata,
+        Ok(_) => return Some("it is no JSON object".to_owned()),
+        Err(error) => return Some(format!("it is not JSON: {error}")),
+    };
+    let is_index = |index: &serde_json::Value| {
+        index.get("name").is_some_and(serde_json::Value::is_string)
+            && index.get("key").is_some_and(serde_json::Value::is_object)
+    };
+    let indexes = metadata.get("indexes").filter(|indexes| !indexes.is_null());
+    if metadata.get("options").is_some_and(|options| !options.is_object() && !options.is_null()) {
+        return Some("its options are no document".to_owned());
+    }
+    match indexes.map(|indexes| indexes.as_array().is_some_and(|all| all.iter().all(is_index))) {
+        Some(false) => Some("its indexes are no list of definitions with a name and a key".to_owned()),
+        _ => None,
     }
 }
 
