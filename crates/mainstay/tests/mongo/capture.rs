@@ -296,6 +296,8 @@ async fn the_moment_before_an_accident_is_found_and_damage_is_told() {
     std::fs::write(folder.join("chain.json"), "{}").unwrap();
     let listed = project.run(&["backup", "list"]).expect(4).says("is DAMAGED");
     assert!(listed.stdout.contains(&id), "{listed}");
+    let searched = project.run(&["backup", "log"]).expect(4).says("is DAMAGED").says("is not known");
+    assert!(searched.stdout.contains(&id), "{searched}");
     project.run(&["capture", "mongo", "--once"]).expect(0);
     let verified = project.run(&["backup", "verify", "--log", "--json"]).expect(4).json();
     let logs = verified["log"].as_array().unwrap();
