@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use mainstay_engine::{ChangeReplay, Namespace, PointCollection, Surveyed, Until};
 use mainstay_model::progress::Observer;
 use mainstay_model::{
-    Assumption, ByteSize, ChainId, Count, Error, ErrorKind, OpTime, PlanStep, Result, ResultExt, StoreKind,
+    Assumption, ByteSize, ChainId, Count, Error, ErrorKind, OpTime, PlanStep, Result, StoreKind,
 };
 use mainstay_repository::{Repository, Run, Set};
 
