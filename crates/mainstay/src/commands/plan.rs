@@ -114,6 +114,23 @@ pub(crate) fn write(plan: &Plan, file: &Path) -> Result<()> {
     })
 }
 
+/// The guard's refusal for want of somebody to ask, with the way that commands have that take no hash: the plan that they make the next time
+/// is another one, so that consent beforehand needs a plan that is kept.
+pub(crate) fn by_plan_file(refusal: Error) -> Error {
+    by_plan_file_with("--output plan.json", refusal)
+}
+
+/// The same for a command that keeps its plan with other `options`.
+pub(crate) fn by_plan_file_with(options: &str, refusal: Error) -> Error {
+    let asks_for_hash = refusal.hint().is_some_and(|hint| hint.contains("--approve"));
+    if refusal.kind() != ErrorKind::Refused || !asks_for_hash {
+        return refusal;
+    }
+    refusal.with_hint(format!(
+        "add `{options}`, review the plan, then run `mainstay apply plan.json --approve HASH`"
+    ))
+}
+
 impl Report for PlanReport {
     fn json(&self) -> Map<String, Value> {
         Map::from_iter([

@@ -7,7 +7,7 @@ use mainstay_ops::recoverable::{DamagedChain, Recoverable, ServerLog};
 use mainstay_ops::search::{self, Destruction, SearchReport, SearchRequest};
 use serde_json::{Map, Value, json};
 
-use super::moment::MomentArg;
+use crate::commands::moment::MomentArg;
 use crate::printer::shown::{ago, duration, moment};
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;

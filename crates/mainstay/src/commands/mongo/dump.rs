@@ -12,12 +12,12 @@ use mainstay_archive::gzip;
 use mainstay_engine::{CollectionKind, Consistency, Namespace};
 use mainstay_model::progress::Work;
 use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Result, StoreKind};
-use mainstay_ops::Selection;
 use mainstay_ops::backup::SnapshotChoice;
 use mainstay_ops::dump::{self, DumpContext, DumpReport, DumpRequest, DumpTarget};
 use serde_json::{Map, Value, json};
 
-use crate::commands::backup::{ConsistencyArgument, moment_of, parse_namespace};
+use crate::commands::backup::create::ConsistencyArgument;
+use crate::commands::backup::{moment_of, parse_namespace};
 use crate::printer::{Cell, Look, Report, Table};
 use crate::wiring::Session;
 
@@ -100,7 +100,7 @@ pub(crate) async fn run(args: DumpArgs, session: &Session) -> Result<ExitStatus>
 async fn dump_into(args: &DumpArgs, session: &Session, target: DumpTarget) -> Result<DumpReport> {
     let documents = session.documents(StoreKind::Mongo).await?;
     let request = DumpRequest {
-        selection: selection(args, session),
+        selection: session.selection(&args.db, &args.collection, args.all_databases),
         snapshot: SnapshotChoice::from(args.consistency).into(),
         scan_count_max: args.parallel.into(),
         accounts: args.users_and_roles,
@@ -114,15 +114,6 @@ async fn dump_into(args: &DumpArgs, session: &Session, target: DumpTarget) -> Re
         cancel: &session.cancel,
     };
     dump::dump(&context, &request, target).await
-}
-
-/// What was named; without a name the configured database, or everything.
-fn selection(args: &DumpArgs, session: &Session) -> Selection {
-    let mut databases = args.db.clone();
-    if databases.is_empty() && args.collection.is_empty() && !args.all_databases {
-        databases.extend(session.configured_database());
-    }
-    Selection { databases, collections: args.collection.clone() }
 }
 
 impl Place {
