@@ -9,7 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::SignedDuration;
 use mainstay_engine::{
-    AccountStore, ChangeReplay, ChangeSource, DocumentSink, DocumentSource, Inspection, Probe, StoreFacts,
+    AccountStore, ChangeReplay, ChangeSource, DocumentSink, DocumentSource, Inspection, Namespace, Probe,
+    StoreFacts,
 };
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
@@ -18,6 +19,7 @@ use mainstay_model::{
     Clock, Error, ErrorKind, Finding, Result, ResultExt, Secret, StoreKind, SystemClock, Target, redact_url,
 };
 use mainstay_mongo::{MongoConfig, MongoServer};
+use mainstay_ops::Selection;
 use mainstay_postgres::{PostgresConfig, PostgresProbe, TlsOptions};
 use mainstay_redis::{RedisConfig, RedisProbe};
 use mainstay_repository::{Compression, Repository, RepositoryOptions};
@@ -245,6 +247,15 @@ impl Session {
         self.configuration.mongo.as_ref()?.database.clone()
     }
 
+    /// What was named; without a name the configured database, or everything when none is configured or `all` was asked for.
+    pub(crate) fn selection(&self, databases: &[String], collections: &[Namespace], all: bool) -> Selection {
+        let mut databases = databases.to_vec();
+        if databases.is_empty() && collections.is_empty() && !all {
+            databases.extend(self.configured_database());
+        }
+        Selection { databases, collections: collections.to_vec() }
+    }
+
     /// How long a lease outlives a process that no longer renews it.
     pub(crate) fn lease_ttl(&self) -> SignedDuration {
         self.configuration.lease_ttl
@@ -275,6 +286,18 @@ impl Session {
         let store = self.open_store(settings, &location)?;
         let repository = Repository::open(store, self.clock.clone(), repository_options(settings)).await?;
         Ok(repository.with_lease_ttl(self.lease_ttl()))
+    }
+
+    /// The repository; `None` when there is none yet at its place, which is no trouble for who only looks.
+    ///
+    /// # Errors
+    /// As [`Session::repository`], but for `NotFound`.
+    pub(crate) async fn existing_repository(&self) -> Result<Option<Repository>> {
+        match self.repository().await {
+            Ok(repository) => Ok(Some(repository)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The repository, made when there is none.

@@ -162,7 +162,8 @@ fn a_marker_is_planned_approved_written_recorded_and_found_again() {
     // Unmarked counts as production, so nothing is written without consent.
     let refused = place.run(&["environment", "mark"]);
     assert_eq!(refused.status, 7, "{}", refused.both());
-    assert!(refused.stderr.contains("--approve"), "{}", refused.stderr);
+    let way = "--store mongo --output plan.json`, review the plan, then run `mainstay apply plan.json --approve HASH`";
+    assert!(refused.stderr.contains(way), "{}", refused.stderr);
 
     for store in ["mongo", "redis"] {
         let output = format!("{store}.json");

@@ -119,7 +119,11 @@ pub async fn plan(
     clock: &dyn Clock,
 ) -> Result<Plan> {
     let step = |Judged { leftover, fate, .. }: &Judged| PlanStep {
-        name: format!("remove {}", leftover.subject()),
+        name: match fate {
+            Fate::Removed => format!("remove {}", leftover.subject()),
+            Fate::InUse => format!("leave in use: {}", leftover.subject()),
+            Fate::Resumable => format!("keep resumable: {}", leftover.subject()),
+        },
         mark: if *fate == Fate::Removed { '-' } else { ' ' },
         summary: format!("{} objects, {}", leftover.objects, ByteSize(leftover.bytes)),
     };

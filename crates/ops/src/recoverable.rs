@@ -127,6 +127,29 @@ fn base_of(contents: &DocumentSetContents) -> Option<OpTime> {
     Some(contents.collections.iter().filter_map(|it| it.holds_through).fold(settled, OpTime::min))
 }
 
+/// The sets of documents that a log could go on from, oldest first. Damaged ones are left out: those whose manifest is, and those that a
+/// verification found to be.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn sets_to_continue(
+    repository: &Repository,
+) -> Result<Vec<(Set, DocumentSetContents, SetMoment)>> {
+    let mut found = Vec::new();
+    for entry in repository.sets(Some(StoreKind::Mongo)).await.context("list backup sets")? {
+        let Ok(set) = entry.into_set() else { continue };
+        let Ok(contents) = set.contents::<DocumentSetContents>() else { continue };
+        let Some(moment) = SetMoment::of(set.id(), &contents) else { continue };
+        let record = repository.last_verification(set.kind(), set.id()).await?;
+        let is_damaged =
+            record.is_some_and(|record| !record.is_sound() && record.manifest == set.manifest_blake3());
+        if !is_damaged {
+            found.push((set, contents, moment));
+        }
+    }
+    Ok(found)
+}
+
 /// What can be restored, server by server. Damaged sets do not count (`backup verify` tells them), nor do damaged chains, which are listed.
 ///
 /// # Errors
@@ -148,12 +171,8 @@ pub async fn recoverable(repository: &Repository) -> Result<Recoverable> {
         return Ok(Recoverable { servers: Vec::new(), damaged });
     }
     let mut sets: BTreeMap<String, Vec<SetMoment>> = BTreeMap::new();
-    for entry in repository.sets(Some(StoreKind::Mongo)).await? {
-        let Ok(set) = entry.into_set() else { continue };
-        let Ok(contents) = set.contents::<DocumentSetContents>() else { continue };
-        if let Some(moment) = SetMoment::of(set.id(), &contents) {
-            sets.entry(contents.server.fingerprint).or_default().push(moment);
-        }
+    for (_, contents, moment) in sets_to_continue(repository).await? {
+        sets.entry(contents.server.fingerprint).or_default().push(moment);
     }
     let server_log = |(server, chains): (String, Vec<Chain>)| {
         let own = sets.get(&server).map_or(&[][..], Vec::as_slice);

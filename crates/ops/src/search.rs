@@ -1,11 +1,16 @@
 //! Searching the stored change log for what destroyed data: the moment before it is the one to restore.
+//!
+//! What cannot be searched is told: chains of which nobody knows whose log they are, and slices that are missing. That nothing was found in the
+//! rest says nothing about them.
 
 use std::collections::BTreeMap;
 
 use mainstay_engine::{ChangeLens, SightKind};
 use mainstay_model::{ChainId, LogPosition, OpTime, Result, ResultExt, StoreKind};
-use mainstay_repository::{ChainEntry, Repository};
+use mainstay_repository::{ChainEntry, Repository, Run};
 use serde::Serialize;
+
+use crate::recoverable::DamagedChain;
 
 /// How many findings are told; a mass deletion makes one per second and collection.
 pub const SIGHTS_MAX: usize = 10_000;
@@ -42,6 +47,17 @@ pub struct Destruction {
     pub chain: ChainId,
 }
 
+/// Slices that are missing inside a chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MissingLog {
+    /// The chain.
+    pub chain: ChainId,
+    /// Everything after this position is missing,
+    pub after: OpTime,
+    /// up to and including this one.
+    pub through: OpTime,
+}
+
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct SearchReport {
@@ -51,6 +67,17 @@ pub struct SearchReport {
     pub more: bool,
     /// Slices read.
     pub slices: u64,
+    /// Chains that were not searched, because nobody can tell whose log they are.
+    pub damaged: Vec<DamagedChain>,
+    /// Parts of the span that were not searched, because their slices are not there.
+    pub missing: Vec<MissingLog>,
+}
+
+impl SearchReport {
+    /// Whether the whole span was searched, as far as it was ever captured.
+    pub fn is_whole(&self) -> bool {
+        self.damaged.is_empty() && self.missing.is_empty()
+    }
 }
 
 /// Searches the chains of MongoDB's log. Memory is bounded by one slice and what is found.
@@ -65,9 +92,27 @@ pub async fn search(
     let since = request.since.map_or(LogPosition(0), LogPosition::from);
     let until = request.until.map_or(LogPosition(u64::MAX), LogPosition::from);
     let mut report = SearchReport::default();
-    for chain in repository.chains(StoreKind::Mongo).await?.into_iter().filter_map(ChainEntry::whole) {
+    let mut chains = Vec::new();
+    for entry in repository.chains(StoreKind::Mongo).await? {
+        match entry {
+            ChainEntry::Whole(chain) => chains.push(chain),
+            ChainEntry::Damaged { id, slices, error, .. } => {
+                report.damaged.push(DamagedChain { chain: id, slices, damaged: error.to_string() });
+            }
+        }
+    }
+    let after = LogPosition(since.0.saturating_sub(1));
+    for chain in &chains {
+        let missing = holes(&chain.runs(), after, until).into_iter();
+        report.missing.extend(missing.map(|hole| MissingLog {
+            chain: chain.id().clone(),
+            after: hole.after.optime(),
+            through: hole.through.optime(),
+        }));
+    }
+    for chain in chains {
         let mut gathered = Gathered::default();
-        for slice in chain.slices_between(LogPosition(since.0.saturating_sub(1)), until) {
+        for slice in chain.slices_between(after, until) {
             let plain = repository.read_slice(&chain, slice).await.context("search the log")?;
             report.slices += 1;
             lens.look(&plain, &mut |sight| {
@@ -88,17 +133,24 @@ pub async fn search(
                 }
             })
             .with_context(|| format!("search {}", slice.name()))?;
-            if report.found.len() + gathered.found.len() >= SIGHTS_MAX {
+            if report.found.len() + gathered.found.len() > SIGHTS_MAX {
                 report.more = true;
                 break;
             }
         }
         report.found.append(&mut gathered.found);
         if report.more {
+            report.found.truncate(SIGHTS_MAX);
             break;
         }
     }
     Ok(report)
+}
+
+/// What is missing between `runs`, the continuous parts of one chain, as far as it concerns what lies after `after` up to `until`.
+fn holes(runs: &[Run], after: LogPosition, until: LogPosition) -> Vec<Run> {
+    let between = runs.windows(2).map(|pair| Run { after: pair[0].through, through: pair[1].after });
+    between.filter(|hole| hole.after < until && after < hole.through).collect()
 }
 
 impl SearchRequest {
@@ -141,6 +193,19 @@ impl Gathered {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn holes_count_where_the_search_goes() {
+        let run = |after, through| Run { after: LogPosition(after), through: LogPosition(through) };
+        let runs = [run(10, 20), run(30, 40), run(50, 60)];
+        let found = |after, until| holes(&runs, LogPosition(after), LogPosition(until));
+        assert_eq!(found(0, 99), [run(20, 30), run(40, 50)]);
+        assert_eq!(found(30, 40), []);
+        assert_eq!(found(25, 26), [run(20, 30)]);
+        assert_eq!(found(0, 21), [run(20, 30)]);
+        assert_eq!(found(0, 20), []);
+        assert_eq!(holes(&runs[..1], LogPosition(0), LogPosition(99)), []);
+    }
 
     #[test]
     fn a_namespace_means_its_collections_and_what_happened_to_its_database() {

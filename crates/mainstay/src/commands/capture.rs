@@ -13,6 +13,7 @@ use mainstay_ops::capture::{
 };
 use serde_json::{Map, Value, json};
 
+use super::close;
 use crate::printer::shown::{duration, moment};
 use crate::printer::{Look, Printer, Report, Tone};
 use crate::wiring::Session;
@@ -99,9 +100,7 @@ async fn mongo(args: &CaptureArgs, session: &Session) -> Result<ExitStatus> {
         },
         Err(error) => Outcome::of_error(error),
     };
-    let closed = guard.close(permit, outcome).await.context("record the outcome in the audit log");
-    let report = captured?;
-    closed?;
+    let report = close(&guard, permit, captured, outcome).await?;
     Ok(session.printer.report(&Captured(report)))
 }
 

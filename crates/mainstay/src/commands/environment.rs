@@ -17,7 +17,8 @@ use mainstay_ops::status::{self, StoreStatus};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::plan::{self, PlanReport};
+use super::close;
+use super::plan::{self, PlanReport, by_plan_file_with};
 use crate::printer::consent::TerminalConsent;
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
@@ -72,9 +73,6 @@ pub(crate) struct MarkArgs {
     /// Write the plan to this file instead of carrying it out; needs --store
     #[arg(long, value_name = "FILE", requires = "store")]
     output: Option<PathBuf>,
-    /// Approve the plan with this hash beforehand
-    #[arg(long, value_name = "HASH")]
-    approve: Option<String>,
 }
 
 impl EnvironmentCommand {
@@ -216,10 +214,12 @@ async fn mark(args: MarkArgs, session: &Session) -> Result<ExitStatus> {
     }
     let repository = session.repository_or_create().await.context("open the audit log")?;
     let guard = session.guard(&repository);
-    let consent = session.consent(args.approve.as_deref())?;
+    let consent = session.consent(None)?;
     let mut marked = Vec::new();
     for (probe, plan) in probes.iter().zip(&plans) {
-        marked.push(apply_mark(probe.as_ref(), plan, &guard, &consent, session).await?);
+        let options = format!("--store {} --output plan.json", probe.kind());
+        let made = apply_mark(probe.as_ref(), plan, &guard, &consent, session).await;
+        marked.push(made.map_err(|refusal| by_plan_file_with(&options, refusal))?);
     }
     Ok(session.printer.report(&Marked(marked)))
 }
@@ -362,8 +362,7 @@ async fn apply_mark(
         },
         Err(error) => Outcome::of_error(error),
     };
-    guard.close(permit, outcome).await.context("record the outcome")?;
-    written.map(|()| (probe.kind(), marker))
+    close(guard, permit, written, outcome).await.map(|()| (probe.kind(), marker))
 }
 
 struct Marked(Vec<(StoreKind, Marker)>);

@@ -1,4 +1,4 @@
-//! The commands, one file each: what was asked for, in; a report, out.
+//! The commands, one file each, or one folder: what was asked for, in; a report, out.
 //!
 //! A command gets its stores from the [`Session`], calls one operation and hands the printer a report. What takes more thought than that
 //! belongs into `mainstay-ops`.
@@ -12,7 +12,6 @@ pub(crate) mod config;
 pub(crate) mod doctor;
 pub(crate) mod environment;
 pub(crate) mod findings;
-pub(crate) mod log;
 pub(crate) mod man;
 pub(crate) mod moment;
 pub(crate) mod mongo;
@@ -20,7 +19,8 @@ pub(crate) mod plan;
 pub(crate) mod restore;
 pub(crate) mod status;
 
-use mainstay_model::{ExitStatus, Result};
+use mainstay_guard::{Guard, Outcome, Permit};
+use mainstay_model::{ExitStatus, Result, ResultExt};
 
 use crate::args::Command;
 use crate::config::Outside;
@@ -73,4 +73,16 @@ pub(crate) async fn run(command: Command, session: &Session) -> Result<ExitStatu
         Command::Config(command) => config::run(command, session),
         Command::Plan(_) | Command::Completions(_) | Command::Man(_) => Ok(ExitStatus::Ok),
     }
+}
+
+/// Records how an operation that was permitted ended, and gives back what it did. What was done weighs more than a record that failed: its
+/// error comes first.
+///
+/// # Errors
+/// The operation's; that of the audit log when only the record failed.
+pub(crate) async fn close<T>(guard: &Guard, permit: Permit, done: Result<T>, outcome: Outcome) -> Result<T> {
+    let closed = guard.close(permit, outcome).await.context("record the outcome in the audit log");
+    let done = done?;
+    closed?;
+    Ok(done)
 }

@@ -9,7 +9,7 @@ use mainstay_model::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::printer::shown::moment;
+use crate::printer::shown::{moment, plain};
 use crate::printer::{Cell, Look, Report, Table, Tone};
 
 /// The longest plan file that is read.
@@ -114,6 +114,23 @@ pub(crate) fn write(plan: &Plan, file: &Path) -> Result<()> {
     })
 }
 
+/// The guard's refusal for want of somebody to ask, with the way that commands have that take no hash: the plan that they make the next time
+/// is another one, so that consent beforehand needs a plan that is kept.
+pub(crate) fn by_plan_file(refusal: Error) -> Error {
+    by_plan_file_with("--output plan.json", refusal)
+}
+
+/// The same for a command that keeps its plan with other `options`.
+pub(crate) fn by_plan_file_with(options: &str, refusal: Error) -> Error {
+    let asks_for_hash = refusal.hint().is_some_and(|hint| hint.contains("--approve"));
+    if refusal.kind() != ErrorKind::Refused || !asks_for_hash {
+        return refusal;
+    }
+    refusal.with_hint(format!(
+        "add `{options}`, review the plan, then run `mainstay apply plan.json --approve HASH`"
+    ))
+}
+
 impl Report for PlanReport {
     fn json(&self) -> Map<String, Value> {
         Map::from_iter([
@@ -127,7 +144,9 @@ impl Report for PlanReport {
     fn text(&self, look: &Look) -> String {
         let plan = &self.plan;
         let target = &plan.target;
-        let mut text = format!("{}\n", look.paint(Tone::Strong, &format!("plan {}", plan.operation)));
+        // A plan file is somebody's text until it is approved.
+        let own = |text: &str| plain(text, usize::MAX);
+        let mut text = format!("{}\n", look.paint(Tone::Strong, &own(&format!("plan {}", plan.operation))));
         let expiry = if self.now < plan.expires_at { "expires" } else { "EXPIRED" };
         let lines = [
             ("hash", self.hash.to_string()),
@@ -144,12 +163,13 @@ impl Report for PlanReport {
             (expiry, moment(plan.expires_at)),
         ];
         for (name, value) in lines {
-            text.push_str(&format!("  {name:8} {value}\n"));
+            text.push_str(&format!("  {name:8} {}\n", own(&value)));
         }
         text.push_str(&steps_text(&plan.steps, look));
         if look.verbose {
             for assumption in &plan.assumptions {
-                text.push_str(&format!("  assumes  {} is {}\n", assumption.name, assumption.value));
+                let assumed = format!("{} is {}", assumption.name, assumption.value);
+                text.push_str(&format!("  assumes  {}\n", own(&assumed)));
             }
         }
         text.push_str(&format!(
@@ -158,7 +178,7 @@ impl Report for PlanReport {
             ByteSize(plan.blast_radius.bytes)
         ));
         if let Some(file) = &self.file {
-            let file = file.display();
+            let file = own(&file.display().to_string());
             text.push_str(&format!(
                 "next: mainstay apply {file}, or without a terminal: mainstay apply {file} --approve {}\n",
                 self.hash
@@ -247,6 +267,23 @@ next: mainstay apply p.json, or without a terminal: mainstay apply p.json --appr
         );
         assert_eq!(report.text(&Look::default()), expected);
         assert!(PlanReport { now: plan.expires_at, ..report }.text(&Look::default()).contains("EXPIRED"));
+    }
+
+    #[test]
+    fn a_plan_cannot_rewrite_what_is_shown_of_it() {
+        let mut plan = sample();
+        plan.operation = "restore\u{1b}[1A".to_owned();
+        plan.target.environment = "shop\ndev\r".to_owned();
+        plan.steps[0].name = "\u{1b}[2K\rload nothing".to_owned();
+        plan.steps[0].mark = '\r';
+        plan.assumptions[0].value = "\u{202e}present".to_owned();
+        let report = PlanReport::new(plan.clone(), Some("p\u{1b}c.json".into()), plan.created_at).unwrap();
+        let shown = report.text(&Look { color: false, verbose: true });
+        assert!(shown.contains("\u{fffd}[2K\u{fffd}load nothing  replaces 5\n"), "{shown:?}");
+        let usual = PlanReport::new(sample(), Some("p.json".into()), plan.created_at).unwrap();
+        assert_eq!(shown.lines().count(), usual.text(&Look { color: false, verbose: true }).lines().count());
+        let acts = |one: char| one != '\n' && (one.is_control() || one == '\u{202e}');
+        assert!(!shown.contains(acts), "{shown:?}");
     }
 
     #[test]

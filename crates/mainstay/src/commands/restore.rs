@@ -8,9 +8,7 @@ use clap::{Args, Subcommand};
 use mainstay_engine::{AccountKind, AccountMerge, AccountName, Namespace};
 use mainstay_guard::{Guard, Outcome, Permit};
 use mainstay_model::progress::{Observer, Silent};
-use mainstay_model::{
-    ByteSize, Count, Error, ErrorKind, ExitStatus, Plan, Result, ResultExt, RunId, StoreKind, Target,
-};
+use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Plan, Result, RunId, StoreKind, Target};
 use mainstay_ops::restore::{
     self, AbandonReport, Basis, ItemReport, Listing, MomentReport, PointContext, Renames, RestoreContext,
     RestoreMode, RestoreReport, RestoreRequest, UnfinishedRun, Way,
@@ -20,8 +18,9 @@ use mainstay_repository::Repository;
 use serde_json::{Map, Value, json};
 
 use super::backup::{SetChoice, choose, parse_namespace};
+use super::close;
 use super::moment::MomentArg;
-use super::plan::{self, PlanReport};
+use super::plan::{self, PlanReport, by_plan_file};
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::{Documents, Session};
 
@@ -280,13 +279,8 @@ impl Work {
         }
     }
 
-    /// Records the outcome. What was done weighs more than a record that failed: its error comes first.
     async fn close<T>(self, done: Result<T>, outcome: Outcome) -> Result<T> {
-        let closed =
-            self.guard.close(self.permit, outcome).await.context("record the outcome in the audit log");
-        let done = done?;
-        closed?;
-        Ok(done)
+        close(&self.guard, self.permit, done, outcome).await
     }
 }
 
@@ -508,7 +502,7 @@ async fn plan_abandon(args: AbandonArgs, session: &Session) -> Result<ExitStatus
     if args.dry_run || args.output.is_some() {
         return Ok(session.printer.report(&PlanReport::new(plan, args.output, session.clock.now())?));
     }
-    abandon_plan(&plan, None, session).await
+    abandon_plan(&plan, None, session).await.map_err(by_plan_file)
 }
 
 /// Carries out a stored plan to give up a restore.
@@ -566,10 +560,9 @@ fn state_of(run: &UnfinishedRun) -> String {
 }
 
 async fn list(session: &Session) -> Result<ExitStatus> {
-    let listing = match session.repository().await {
-        Ok(repository) => restore::unfinished_runs(&repository).await?,
-        Err(error) if error.kind() == ErrorKind::NotFound => Listing::default(),
-        Err(error) => return Err(error),
+    let listing = match session.existing_repository().await? {
+        Some(repository) => restore::unfinished_runs(&repository).await?,
+        None => Listing::default(),
     };
     Ok(session.printer.report(&Unfinished(listing)))
 }

@@ -58,11 +58,31 @@ pub(crate) async fn repository(session: &Session) -> Option<Result<RepositorySta
     }))
 }
 
-/// The change logs; `None` when there is no repository to read, or it takes too long to list them.
-async fn logs(session: &Session) -> Option<Vec<LogStatus>> {
+/// The change logs; `None` when no repository is configured.
+async fn logs(session: &Session) -> Option<Logs> {
     session.repository_location()?;
     let read = async { status::logs(&session.repository().await?).await };
-    tokio::time::timeout(ANSWER_TIME_MAX, read).await.ok()?.ok()
+    Some(match tokio::time::timeout(ANSWER_TIME_MAX, read).await {
+        Ok(listed) => Logs::Listed(listed),
+        Err(_) => Logs::TooMany,
+    })
+}
+
+/// What is known of the change logs.
+enum Logs {
+    /// They were listed, or could not be.
+    Listed(Result<Vec<LogStatus>>),
+    /// To list them takes longer than a glance: that is no trouble.
+    TooMany,
+}
+
+impl Logs {
+    fn known(&self) -> Option<&[LogStatus]> {
+        match self {
+            Self::Listed(Ok(logs)) => Some(logs),
+            Self::Listed(Err(_)) | Self::TooMany => None,
+        }
+    }
 }
 
 struct Glance {
@@ -70,14 +90,23 @@ struct Glance {
     stores: Vec<StoreStatus>,
     location: Option<String>,
     repository: Option<Result<RepositoryStatus>>,
-    /// `None` when they are not known.
-    logs: Option<Vec<LogStatus>>,
+    logs: Option<Logs>,
     now: Timestamp,
 }
 
 impl Glance {
     fn backups(&self, store: &StoreStatus) -> Option<&StoreBackups> {
         self.repository.as_ref()?.as_ref().ok()?.of(store.kind)
+    }
+
+    /// Why the change logs of a repository that can be read are not known: an error, or that it took too long.
+    fn logs_trouble(&self) -> Option<Option<&Error>> {
+        self.repository.as_ref()?.as_ref().ok()?;
+        match self.logs.as_ref()? {
+            Logs::Listed(Ok(_)) => None,
+            Logs::Listed(Err(error)) => Some(Some(error)),
+            Logs::TooMany => Some(None),
+        }
     }
 }
 
@@ -90,7 +119,7 @@ impl Report for Glance {
                 "state": "readable",
                 "error": null,
                 "backups": status.backups.iter().map(backups_json).collect::<Vec<_>>(),
-                "logs": self.logs.as_ref().map(|logs| {
+                "logs": self.logs.as_ref().and_then(Logs::known).map(|logs| {
                     logs.iter().map(|log| log_json(log, self.now)).collect::<Vec<_>>()
                 }),
             }),
@@ -152,7 +181,7 @@ impl Report for Glance {
             }
             _ => text.push_str("repository none is configured\n"),
         }
-        for log in self.logs.iter().flatten() {
+        for log in self.logs.iter().filter_map(Logs::known).flatten() {
             text.push_str(&format!(
                 "change log of {} in {}: recovery point {} ({})\n",
                 log.kind,
@@ -160,6 +189,14 @@ impl Report for Glance {
                 ago(log.recovery_point.timestamp(), self.now),
                 log.recovery_point
             ));
+        }
+        match self.logs_trouble() {
+            Some(Some(error)) => text.push_str(&format!("change log: not known: {error}\n")),
+            Some(None) => text.push_str(&format!(
+                "change log: not known: it was not listed within {} s\n",
+                ANSWER_TIME_MAX.as_secs()
+            )),
+            None => {}
         }
         let troubles = self.stores.iter().filter_map(|store| store.facts.as_ref().err());
         for error in troubles.chain(self.repository.iter().filter_map(|repository| repository.as_ref().err()))
@@ -175,7 +212,9 @@ impl Report for Glance {
         let repository = self.repository.as_ref().filter(|repository| {
             !repository.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound)
         });
-        status::exit_status(&self.stores, repository)
+        let of_logs = self.logs_trouble().flatten().map(|error| error.kind().exit_status());
+        let others = status::exit_status(&self.stores, repository);
+        of_logs.into_iter().chain([others]).max_by_key(|status| *status as u8).unwrap_or(others)
     }
 }
 
@@ -317,12 +356,12 @@ mod tests {
             stores,
             location: Some("file:./backups".to_owned()),
             repository: Some(Ok(RepositoryStatus { backups })),
-            logs: Some(vec![LogStatus {
+            logs: Some(Logs::Listed(Ok(vec![LogStatus {
                 kind: StoreKind::Mongo,
                 server: "replica-set-65a1".to_owned(),
                 environment: "shop".to_owned(),
                 recovery_point: OpTime { seconds: 1_799_999_997, increment: 2 },
-            }]),
+            }]))),
             now,
         }
     }
@@ -342,6 +381,26 @@ trouble: 127.0.0.1:6379 refused the connection
         let shown = glance().text(&Look::default());
         assert_eq!(shown, expected, "\n{shown}");
         assert_eq!(glance().exit_status(), ExitStatus::Unreachable);
+    }
+
+    #[test]
+    fn change_logs_that_are_not_known_are_no_silence() {
+        let mut glance = glance();
+        glance.stores.pop();
+        glance.logs = Some(Logs::Listed(Err(Error::new(ErrorKind::Auth, "the bucket refused the key"))));
+        let shown = glance.text(&Look::default());
+        assert!(shown.contains("change log: not known: the bucket refused the key\n"), "{shown}");
+        assert_eq!(glance.exit_status(), ExitStatus::Auth);
+        assert_eq!(glance.json()["repository"]["logs"], Value::Null);
+        glance.logs = Some(Logs::TooMany);
+        assert!(glance.text(&Look::default()).contains("not listed within 5 s"));
+        assert_eq!(glance.exit_status(), ExitStatus::Ok);
+        // A repository that cannot be read says so itself, once.
+        let missing = || Error::new(ErrorKind::NotFound, "there is no repository at ./backups");
+        glance.repository = Some(Err(missing()));
+        glance.logs = Some(Logs::Listed(Err(missing())));
+        assert!(!glance.text(&Look::default()).contains("change log"));
+        assert_eq!(glance.exit_status(), ExitStatus::Ok);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use mainstay_guard::{ApprovedHash, Consent};
 use mainstay_model::{Error, ErrorKind, Result};
 
 use super::Printer;
+use super::shown::plain;
 
 /// Asks on standard error, reads standard input.
 pub(crate) struct TerminalConsent {
@@ -48,6 +49,6 @@ impl Consent for TerminalConsent {
     }
 
     fn type_phrase(&self, question: &str, phrase: &str) -> Result<String> {
-        self.ask(&format!("{question}\n\n    {phrase}\n\n> "))
+        self.ask(&format!("{question}\n\n    {}\n\n> ", plain(phrase, usize::MAX)))
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! A command hands over a [`Report`]: one value that can say itself as text and as JSON. Under `--json` there is exactly one object on
 //! standard output, also when the command fails; a command that streams prints one object a line, the last of which is its result. Whatever is printed passes a filter that hides every secret the configuration knows: the
-//! second line of defence behind [`mainstay_model::Secret`], for texts that came from servers and drivers. A closed pipe ends the output
-//! quietly and changes nothing else.
+//! second line of defence behind [`mainstay_model::Secret`], for texts that came from servers and drivers. What a terminal would act upon is
+//! taken out of everything that is said in text ([`shown`]): what a person agrees to is what was decided. A closed pipe ends the output quietly
+//! and changes nothing else.
 
 pub(crate) mod consent;
 mod hide;
@@ -28,6 +29,7 @@ pub(crate) use table::{Cell, Table};
 use hide::Hider;
 pub(crate) use problem::{details as problem_details, json as problem_json};
 use progress::Progress;
+use shown::plain_lines;
 
 /// Version of the JSON objects' form; it grows when a field changes its meaning or goes away.
 const JSON_VERSION: u32 = 1;
@@ -108,7 +110,7 @@ impl Printer {
         if self.options.json {
             self.write_json(report.json());
         } else {
-            self.write_out(&report.text(&self.out));
+            self.write_out(&self.out.sift(&report.text(&self.out)));
         }
         report.exit_status()
     }
@@ -170,14 +172,14 @@ impl Printer {
     /// Tells something on standard error, unless silence was asked for.
     pub(crate) fn notice(&self, text: &str) {
         if !self.options.quiet {
-            self.write_err(&format!("{text}\n"));
+            self.write_err(&plain_lines(&format!("{text}\n")));
         }
     }
 
     /// As [`Printer::notice`], for the progress itself, which must not step aside for its own line.
     fn notice_beside_nothing(&self, text: &str) {
-        let text =
-            self.hider.lock().expect("no holder of this lock can panic").hide_text(&format!("{text}\n"));
+        let text = plain_lines(&format!("{text}\n"));
+        let text = self.hider.lock().expect("no holder of this lock can panic").hide_text(&text);
         self.write(&mut std::io::stderr().lock(), &text);
     }
 
@@ -230,7 +232,7 @@ impl Printer {
     fn ask(&self, question: &str) -> Option<String> {
         self.end_progress();
         self.prompting.store(true, Ordering::Relaxed);
-        self.write_err(question);
+        self.write_err(&plain_lines(question));
         let mut answer = String::new();
         let read = std::io::stdin().read_line(&mut answer);
         self.prompting.store(false, Ordering::Relaxed);

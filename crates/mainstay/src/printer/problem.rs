@@ -3,11 +3,13 @@
 use mainstay_model::Error;
 use serde_json::{Value, json};
 
+use super::shown::plain_lines;
 use super::{Look, Tone};
 
 /// The error as lines.
 pub(super) fn text(error: &Error, look: &Look) -> String {
-    let mut text = format!("{} {error}\n", look.paint(Tone::Bad, "error:"));
+    let said = plain_lines(&error.to_string());
+    let mut text = format!("{} {said}\n", look.paint(Tone::Bad, "error:"));
     text.push_str(&details(error));
     text
 }
@@ -29,7 +31,7 @@ pub(crate) fn details(error: &Error) -> String {
     if let Some(hint) = error.hint() {
         text.push_str(&format!("  hint: {hint}\n"));
     }
-    text
+    plain_lines(&text)
 }
 
 /// The error as a value.
@@ -65,5 +67,8 @@ mod tests {
         assert_eq!(value["kind"], "unreachable");
         assert_eq!(value["contexts"], json!(["read status"]));
         assert_eq!(value["exit_status"], 6);
+        let hostile = Error::new(ErrorKind::NotFound, "no shop.\u{1b}[2K").with_hint("\rname\nanother");
+        let expected = "error: no shop.\u{fffd}[2K\n  hint: \u{fffd}name\nanother\n";
+        assert_eq!(text(&hostile, &Look::default()), expected);
     }
 }

@@ -1,4 +1,7 @@
-//! Times and lengths of time, as people read them.
+//! Times and lengths of time, as people read them; foreign text, as a terminal may have it.
+//!
+//! Names of collections, messages of servers and the steps of a plan file are foreign: they may hold what moves the cursor, erases a line or
+//! turns the direction of text, and so make a screen say something else than was sent.
 
 use mainstay_model::Timestamp;
 
@@ -25,11 +28,21 @@ pub(crate) fn millis(millis: u64) -> String {
     }
 }
 
-/// Foreign text without what a terminal would act upon, at most `chars_max` characters of it.
+/// Foreign text without what a terminal would act upon, at most `chars_max` characters of it. One line.
 pub(crate) fn plain(text: &str, chars_max: usize) -> String {
-    let shown: String =
-        text.chars().take(chars_max).map(|one| if one.is_control() { '\u{fffd}' } else { one }).collect();
+    let shown: String = text.chars().take(chars_max).map(shown).collect();
     if text.chars().nth(chars_max).is_some() { format!("{shown}…") } else { shown }
+}
+
+/// The same of text that may have several lines: they stay.
+pub(crate) fn plain_lines(text: &str) -> String {
+    text.chars().map(|one| if one == '\n' { one } else { shown(one) }).collect()
+}
+
+/// A character, or what stands for one that a terminal would act upon: controls, and marks that turn the direction of text.
+pub(super) fn shown(one: char) -> char {
+    let turns = matches!(one, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if one.is_control() || turns { '\u{fffd}' } else { one }
 }
 
 /// `3 h 20 min ago`; a time in the future is `now`, for clocks differ.
@@ -68,6 +81,8 @@ mod tests {
         }
         assert_eq!(plain("a\u{1b}[31mb", 10), "a\u{fffd}[31mb");
         assert_eq!(plain("abcdef", 3), "abc…");
+        assert_eq!(plain("a\nb\u{202e}c\u{9b}2K", usize::MAX), "a\u{fffd}b\u{fffd}c\u{fffd}2K");
+        assert_eq!(plain_lines("a\nb\rc"), "a\nb\u{fffd}c");
         let at = Timestamp::from_second(1_800_000_000).unwrap();
         assert_eq!(ago(at, at), "now");
         assert_eq!(ago(at, Timestamp::from_second(1_800_000_300).unwrap()), "5 min ago");

@@ -2,6 +2,7 @@
 
 use unicode_width::UnicodeWidthStr;
 
+use super::shown::plain;
 use super::{Look, Tone};
 
 /// One cell.
@@ -13,9 +14,9 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    /// Text on the left side.
+    /// Text on the left side, without what a terminal would act upon: a cell is where foreign text is shown.
     pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), tone: Tone::Plain, right: false }
+        Self { text: plain(&text.into(), usize::MAX), tone: Tone::Plain, right: false }
     }
 
     /// Text on the right side, for numbers.
@@ -117,5 +118,14 @@ mod tests {
         let expected = "STORE    SIZE  ROLE\nmongo   48 MB  primary\n日本           x\nredis  1.2 MB\n";
         assert_eq!(table.render(&Look::default()), expected);
         assert_eq!(Table::new(&["A"]).render(&Look::default()), "");
+    }
+
+    #[test]
+    fn a_cell_cannot_rewrite_its_table() {
+        let mut table = Table::new(&["NAME", "SIZE"]);
+        table.row(vec!["shop.\u{1b}[2K\rusers\n".into(), Cell::right("1")]);
+        let colored = Look { color: true, verbose: false };
+        let shown = table.render(&colored);
+        assert!(shown.ends_with("\nshop.\u{fffd}[2K\u{fffd}users\u{fffd}     1\n"), "{shown:?}");
     }
 }

@@ -278,8 +278,23 @@ async fn the_moment_before_an_accident_is_found_and_damage_is_told() {
     project.run(&["backup", "log", "--namespace", "nothing.here"]).expect(0).says("nothing was destroyed");
     project.run(&["backup", "verify"]).expect(0).says("change log in chain");
 
-    // A flipped byte, then a missing slice.
     let repository = repository(&project).await;
+    // A set that is known to be damaged leads to no moment, neither in the list nor in a plan.
+    let set = project.json(&["backup", "list"])["sets"][0]["id"].as_str().unwrap().to_owned();
+    let object = std::fs::read_dir(project.path("repository/mongo/sets").join(set).join(&project.database));
+    let object = object.unwrap().map(|entry| entry.unwrap().path()).min().unwrap();
+    let whole = std::fs::read(&object).unwrap();
+    std::fs::write(&object, &whole[1..]).unwrap();
+    project.run(&["backup", "verify"]).expect(4);
+    let ranges =
+        |status| project.run(&["backup", "list", "--json"]).expect(status).json()["log"][0]["ranges"].clone();
+    assert_eq!(ranges(4), serde_json::json!([]));
+    project.run(&["restore", "plan", "--to", "latest"]).expect(8).says("no moment can be restored");
+    std::fs::write(&object, &whole).unwrap();
+    project.run(&["backup", "verify"]).expect(0);
+    assert_eq!(ranges(0).as_array().unwrap().len(), 1);
+
+    // A flipped byte, then a missing slice.
     let chain = chains(&repository).await.remove(0);
     let path = project.path("repository").join(chain.key(&chain.slices()[0]).unwrap().as_str());
     let mut bytes = std::fs::read(&path).unwrap();
@@ -296,6 +311,8 @@ async fn the_moment_before_an_accident_is_found_and_damage_is_told() {
     std::fs::write(folder.join("chain.json"), "{}").unwrap();
     let listed = project.run(&["backup", "list"]).expect(4).says("is DAMAGED");
     assert!(listed.stdout.contains(&id), "{listed}");
+    let searched = project.run(&["backup", "log"]).expect(4).says("is DAMAGED").says("is not known");
+    assert!(searched.stdout.contains(&id), "{searched}");
     project.run(&["capture", "mongo", "--once"]).expect(0);
     let verified = project.run(&["backup", "verify", "--log", "--json"]).expect(4).json();
     let logs = verified["log"].as_array().unwrap();

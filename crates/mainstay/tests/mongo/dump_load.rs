@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -295,6 +296,8 @@ async fn replacing_and_merging_need_a_plan_that_is_approved() {
     let project = Project::filled(mongod, 400).await;
     let before = hashes(mongod, &project.database).await;
     project.run(&["mongo", "dump", "--output", "d"]).expect(0);
+    let mode = fs::metadata(project.path("d")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "others may read it: {mode:o}");
     project.run(&["mongo", "dump", "--output", "d"]).expect(8).says("--overwrite");
     project.run(&["mongo", "dump", "--output", "d", "--overwrite"]).expect(0);
     let users = mongod.oracle().await.database(&project.database).collection::<Document>("users");

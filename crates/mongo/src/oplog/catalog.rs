@@ -27,7 +27,7 @@ use crate::catalog::{is_user_collection, is_user_database};
 use crate::metadata::{Metadata, without};
 use crate::raw::{self, DocumentWriter, Element, kind};
 
-const BUCKETS: &str = "system.buckets.";
+pub(super) const BUCKETS: &str = "system.buckets.";
 
 /// `collMod` of a time series by granularity: the longest span of a bucket (MongoDB manual, "timeseries.granularity").
 const GRANULARITIES: [(&str, i32); 3] = [("seconds", 3_600), ("minutes", 86_400), ("hours", 2_592_000)];

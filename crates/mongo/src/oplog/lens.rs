@@ -1,12 +1,18 @@
 //! What oplog entries destroyed, for whoever looks for the moment before an accident.
 //!
 //! Looks at a few fields of each entry and decodes nothing else. Relies on the entry forms of MongoDB 4.2 to 8.0: commands are `op: "c"` with
-//! the command as first field of `o`; transactions are `applyOps` with entries inside.
+//! the command as first field of `o`; transactions are `applyOps` with entries inside; a view is a document of `system.views`, and a time series
+//! such a view and a collection `system.buckets.<name>`, which is dropped first. Collections are told by the names that people know, and
+//! databases that the server keeps for itself are passed over.
+
+use std::collections::BTreeSet;
 
 use mainstay_engine::{ChangeLens, ChangeSight, SightKind, document_frames};
 use mainstay_model::{Error, ErrorKind, OpTime, Result};
 
+use super::catalog::{BUCKETS, place_of};
 use super::tail::position_of;
+use crate::catalog::is_user_database;
 use crate::raw::{self, Element, Malformed, kind};
 
 /// How deep entries may lie in entries: transactions hold operations, and nothing deeper.
@@ -19,68 +25,129 @@ pub struct OplogLens;
 impl ChangeLens for OplogLens {
     fn look(&self, entries: &[u8], found: &mut dyn FnMut(ChangeSight)) -> Result<()> {
         let corrupt = |what: String| Error::new(ErrorKind::Corrupt, format!("the log is no oplog: {what}"));
+        let mut looker = Looker { found, series: BTreeSet::new() };
         for frame in document_frames(entries) {
             let entry = frame.map_err(|error| corrupt(error.to_string()))?;
             let at = position_of(entry).map_err(|error| corrupt(error.to_string()))?;
-            see(entry, at, DEPTH_MAX, found)
+            looker
+                .see(entry, at, DEPTH_MAX)
                 .map_err(|error| corrupt(format!("{error} in the entry at {at}")))?;
         }
         Ok(())
     }
 }
 
-fn see(entry: &[u8], at: OpTime, depth: usize, found: &mut dyn FnMut(ChangeSight)) -> Result<(), Malformed> {
-    let (mut op, mut namespace, mut object) = (None, None, None);
-    for element in raw::elements(entry) {
-        let element = element?;
-        match element.key {
-            b"op" => op = Some(element),
-            b"ns" => namespace = Some(element),
-            b"o" if element.kind == kind::DOCUMENT => object = Some(element.value),
-            _ => {}
-        }
-    }
-    let op = op.as_ref().and_then(Element::text).unwrap_or_default();
-    let namespace = namespace.as_ref().and_then(Element::text).unwrap_or_default();
-    let mut tell =
-        |kind, namespace: String, detail: String| found(ChangeSight { at, kind, namespace, detail });
-    match (op, object) {
-        ("d", _) => tell(SightKind::Delete, namespace.to_owned(), String::new()),
-        ("c", Some(object)) => {
-            let Some(command) = raw::elements(object).next().transpose()? else { return Ok(()) };
-            let database = namespace.strip_suffix(".$cmd").unwrap_or(namespace);
-            let text = command.text().unwrap_or_default();
-            let collection = format!("{database}.{text}");
-            match command.key {
-                b"drop" => tell(SightKind::Drop, collection, String::new()),
-                b"dropDatabase" => tell(SightKind::DropDatabase, database.to_owned(), String::new()),
-                b"collMod" => tell(SightKind::CollMod, collection, String::new()),
-                b"dropIndexes" | b"deleteIndexes" | b"dropIndex" | b"deleteIndex" => {
-                    let index = raw::find(object, "index")?.and_then(|index| index.text().map(str::to_owned));
-                    tell(SightKind::DropIndexes, collection, index.unwrap_or_default());
-                }
-                b"renameCollection" => {
-                    let replaces = raw::find(object, "dropTarget")?
-                        .is_some_and(|target| target.kind == kind::BINARY || target.number() == Some(1));
-                    let to = raw::find(object, "to")?.and_then(|to| to.text().map(str::to_owned));
-                    if let (true, Some(to)) = (replaces, to) {
-                        tell(SightKind::RenameOver, to, format!("by {text}"));
-                    }
-                }
-                b"applyOps" if command.kind == kind::ARRAY && depth > 0 => {
-                    for inner in raw::elements(command.value) {
-                        let inner = inner?;
-                        if inner.kind == kind::DOCUMENT {
-                            see(inner.value, at, depth - 1, found)?;
-                        }
-                    }
-                }
+/// Looks at one entry after the other.
+struct Looker<'a> {
+    found: &'a mut dyn FnMut(ChangeSight),
+    /// Time series whose buckets were dropped, and whose view is about to be: one drop, not two. Where the log was cut between, it is told
+    /// twice.
+    series: BTreeSet<String>,
+}
+
+impl Looker<'_> {
+    fn see(&mut self, entry: &[u8], at: OpTime, depth: usize) -> Result<(), Malformed> {
+        let (mut op, mut namespace, mut object) = (None, None, None);
+        for element in raw::elements(entry) {
+            let element = element?;
+            match element.key {
+                b"op" => op = Some(element),
+                b"ns" => namespace = Some(element),
+                b"o" if element.kind == kind::DOCUMENT => object = Some(element.value),
                 _ => {}
             }
         }
-        _ => {}
+        let op = op.as_ref().and_then(Element::text).unwrap_or_default();
+        let namespace = namespace.as_ref().and_then(Element::text).unwrap_or_default();
+        let (database, collection) = namespace.split_once('.').unwrap_or((namespace, ""));
+        match (op, object) {
+            ("d", object) if is_user_database(database) => {
+                self.see_delete(database, collection, object, at)?;
+            }
+            ("c", Some(object)) => {
+                let Some(command) = raw::elements(object).next().transpose()? else { return Ok(()) };
+                if command.key == b"applyOps" && command.kind == kind::ARRAY && depth > 0 {
+                    for inner in raw::elements(command.value) {
+                        let inner = inner?;
+                        if inner.kind == kind::DOCUMENT {
+                            self.see(inner.value, at, depth - 1)?;
+                        }
+                    }
+                } else if is_user_database(database) {
+                    self.see_command(database, &command, object, at)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn see_delete(
+        &mut self,
+        database: &str,
+        collection: &str,
+        object: Option<&[u8]>,
+        at: OpTime,
+    ) -> Result<(), Malformed> {
+        if collection != "system.views" {
+            if let Some(place) = place_of(database, collection) {
+                self.tell(at, SightKind::Delete, place.to_string(), String::new());
+            }
+            return Ok(());
+        }
+        let view = object.map(raw::id_of).transpose()?.flatten();
+        if let Some(view) = view.as_ref().and_then(Element::text)
+            && !self.series.remove(view)
+        {
+            self.tell(at, SightKind::Drop, view.to_owned(), "view".to_owned());
+        }
+        Ok(())
+    }
+
+    fn see_command(
+        &mut self,
+        database: &str,
+        command: &Element<'_>,
+        object: &[u8],
+        at: OpTime,
+    ) -> Result<(), Malformed> {
+        let text = command.text().unwrap_or_default();
+        let collection = place_of(database, text).map(|place| place.to_string());
+        match (command.key, collection) {
+            (b"dropDatabase", _) => {
+                self.tell(at, SightKind::DropDatabase, database.to_owned(), String::new());
+            }
+            (b"drop", Some(collection)) => {
+                if text.starts_with(BUCKETS) {
+                    self.series.insert(collection.clone());
+                }
+                self.tell(at, SightKind::Drop, collection, String::new());
+            }
+            // The names of the views are not told.
+            (b"drop", None) if text == "system.views" => {
+                self.tell(at, SightKind::Drop, database.to_owned(), "every view".to_owned());
+            }
+            (b"collMod", Some(collection)) => self.tell(at, SightKind::CollMod, collection, String::new()),
+            (b"dropIndexes" | b"deleteIndexes" | b"dropIndex" | b"deleteIndex", Some(collection)) => {
+                let index = raw::find(object, "index")?.and_then(|index| index.text().map(str::to_owned));
+                self.tell(at, SightKind::DropIndexes, collection, index.unwrap_or_default());
+            }
+            (b"renameCollection", _) => {
+                let replaces = raw::find(object, "dropTarget")?
+                    .is_some_and(|target| target.kind == kind::BINARY || target.number() == Some(1));
+                let to = raw::find(object, "to")?.and_then(|to| to.text().map(str::to_owned));
+                if let (true, Some(to)) = (replaces, to) {
+                    self.tell(at, SightKind::RenameOver, to, format!("by {text}"));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, at: OpTime, kind: SightKind, namespace: String, detail: String) {
+        (self.found)(ChangeSight { at, kind, namespace, detail });
+    }
 }
 
 #[cfg(test)]
@@ -125,6 +192,15 @@ mod tests {
                 "admin.$cmd",
                 doc! { "applyOps": [inner, { "op": "i", "ns": "shop.users", "o": {} }] },
             ),
+            entry("c", "shop.$cmd", doc! { "drop": "system.buckets.metrics" }),
+            entry("d", "shop.system.views", doc! { "_id": "shop.metrics" }),
+            entry("d", "shop.system.views", doc! { "_id": "shop.active" }),
+            entry("d", "shop.system.buckets.prices", doc! { "_id": 1 }),
+            entry("c", "shop.$cmd", doc! { "collMod": "system.buckets.prices" }),
+            entry("c", "shop.$cmd", doc! { "drop": "system.views" }),
+            entry("d", "config.transactions", doc! { "_id": 1 }),
+            entry("d", "local.oplog.rs", doc! { "_id": 1 }),
+            entry("c", "config.$cmd", doc! { "drop": "cache.chunks.shop.users" }),
             entry("n", "", doc! { "msg": "periodic noop" }),
         ]
         .concat();
@@ -135,6 +211,11 @@ mod tests {
             ("rename over", "shop.b", "by shop.a"),
             ("drop indexes", "shop.users", "number_1"),
             ("delete", "shop.users", ""),
+            ("drop", "shop.metrics", ""),
+            ("drop", "shop.active", "view"),
+            ("delete", "shop.prices", ""),
+            ("collMod", "shop.prices", ""),
+            ("drop", "shop", "every view"),
         ];
         let found = sights(&log).unwrap();
         let found: Vec<_> =

@@ -10,14 +10,14 @@ use std::collections::BTreeSet;
 use mainstay_engine::{ChangeReplay, Namespace, PointCollection, Surveyed, Until};
 use mainstay_model::progress::Observer;
 use mainstay_model::{
-    Assumption, ByteSize, ChainId, Count, Error, ErrorKind, OpTime, PlanStep, Result, ResultExt, StoreKind,
+    Assumption, ByteSize, ChainId, Count, Error, ErrorKind, OpTime, PlanStep, Result, StoreKind,
 };
 use mainstay_repository::{Repository, Run, Set};
 
 use super::log::{Log, Piece, is_shadow};
 use crate::contents::DocumentSetContents;
 use crate::placement::{LogSpan, Told};
-use crate::recoverable::{ChainFacts, RecoverableRange, SetMoment, judge};
+use crate::recoverable::{ChainFacts, RecoverableRange, SetMoment, judge, sets_to_continue};
 
 /// How many recoverable ranges an error names.
 const RANGE_COUNT_SHOWN: usize = 5;
@@ -189,21 +189,15 @@ impl Candidate {
     }
 }
 
-/// The sets that a log could go on from, oldest first. Damaged ones are left out: those whose manifest is, and those that a verification
-/// found to be.
+/// The sets that a log could go on from, oldest first.
 async fn candidates(repository: &Repository) -> Result<Vec<Candidate>> {
-    let entries = repository.sets(Some(StoreKind::Mongo)).await.context("list backup sets")?;
-    let mut found = Vec::new();
-    for candidate in entries.into_iter().filter_map(|entry| Candidate::of(entry.into_set().ok()?)) {
-        let set = &candidate.set;
-        let record = repository.last_verification(set.kind(), set.id()).await?;
-        let is_damaged =
-            record.is_some_and(|record| !record.is_sound() && record.manifest == set.manifest_blake3());
-        if !is_damaged {
-            found.push(candidate);
-        }
-    }
-    Ok(found)
+    let sets = sets_to_continue(repository).await?.into_iter();
+    let candidate = |(set, contents, moment): (Set, DocumentSetContents, SetMoment)| Candidate {
+        set,
+        server: contents.server.fingerprint,
+        moment,
+    };
+    Ok(sets.map(candidate).collect())
 }
 
 /// The sets of the server with this `fingerprint`, or those of the one server that there are sets of.

@@ -5,7 +5,6 @@ use std::time::Duration;
 use clap::Args;
 use jiff::SignedDuration;
 use mainstay_engine::Namespace;
-use mainstay_model::{Error, ErrorKind};
 use mainstay_ops::Selection;
 use mainstay_ops::shape::Literals;
 
@@ -41,23 +40,14 @@ pub(crate) struct LiteralArgs {
 impl CollectionArgs {
     /// What is meant.
     pub(crate) fn selection(&self, session: &Session) -> Selection {
-        match self.namespaces.is_empty() {
-            true => self.databases.selection(session),
-            false => {
-                Selection { databases: self.databases.database.clone(), collections: self.namespaces.clone() }
-            }
-        }
+        session.selection(&self.databases.database, &self.namespaces, false)
     }
 }
 
 impl DatabaseArgs {
     /// What is meant: the configured database when none is given, every one when none is configured.
     pub(crate) fn selection(&self, session: &Session) -> Selection {
-        let databases = match self.database.is_empty() {
-            true => session.configured_database().into_iter().collect(),
-            false => self.database.clone(),
-        };
-        Selection { databases, collections: Vec::new() }
+        session.selection(&self.database, &[], false)
     }
 }
 
@@ -72,18 +62,6 @@ impl LiteralArgs {
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let parsed = text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
     parsed.ok_or_else(|| "expected a length of time, such as 30s, 5m or 2h".to_owned())
-}
-
-/// The guard's refusal for want of somebody to ask, with the way that these commands have: they take no hash, for the plan made the next
-/// time is another one.
-pub(crate) fn by_plan_file(refusal: Error) -> Error {
-    let asks_for_hash = refusal.hint().is_some_and(|hint| hint.contains("--approve"));
-    if refusal.kind() != ErrorKind::Refused || !asks_for_hash {
-        return refusal;
-    }
-    refusal.with_hint(
-        "add `--output plan.json`, review the plan, then run `mainstay apply plan.json --approve HASH`",
-    )
 }
 
 #[cfg(test)]

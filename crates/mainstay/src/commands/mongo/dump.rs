@@ -3,7 +3,8 @@
 //! A file or folder gets its name when it is whole: until then it lies beside it under a name that says so, and a dump that fails takes it
 //! away again. On standard output there is the dump and nothing else.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,12 +13,12 @@ use mainstay_archive::gzip;
 use mainstay_engine::{CollectionKind, Consistency, Namespace};
 use mainstay_model::progress::Work;
 use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Result, StoreKind};
-use mainstay_ops::Selection;
 use mainstay_ops::backup::SnapshotChoice;
 use mainstay_ops::dump::{self, DumpContext, DumpReport, DumpRequest, DumpTarget};
 use serde_json::{Map, Value, json};
 
-use crate::commands::backup::{ConsistencyArgument, moment_of, parse_namespace};
+use crate::commands::backup::create::ConsistencyArgument;
+use crate::commands::backup::{moment_of, parse_namespace};
 use crate::printer::{Cell, Look, Report, Table};
 use crate::wiring::Session;
 
@@ -100,7 +101,7 @@ pub(crate) async fn run(args: DumpArgs, session: &Session) -> Result<ExitStatus>
 async fn dump_into(args: &DumpArgs, session: &Session, target: DumpTarget) -> Result<DumpReport> {
     let documents = session.documents(StoreKind::Mongo).await?;
     let request = DumpRequest {
-        selection: selection(args, session),
+        selection: session.selection(&args.db, &args.collection, args.all_databases),
         snapshot: SnapshotChoice::from(args.consistency).into(),
         scan_count_max: args.parallel.into(),
         accounts: args.users_and_roles,
@@ -116,22 +117,13 @@ async fn dump_into(args: &DumpArgs, session: &Session, target: DumpTarget) -> Re
     dump::dump(&context, &request, target).await
 }
 
-/// What was named; without a name the configured database, or everything.
-fn selection(args: &DumpArgs, session: &Session) -> Selection {
-    let mut databases = args.db.clone();
-    if databases.is_empty() && args.collection.is_empty() && !args.all_databases {
-        databases.extend(session.configured_database());
-    }
-    Selection { databases, collections: args.collection.clone() }
-}
-
 impl Place {
     fn open(args: &DumpArgs, session: &Session) -> Result<(Self, DumpTarget)> {
         if let Some(folder) = &args.directory {
             let path = session.path(folder);
             check_free_folder(&path)?;
             let partial = partial_of(&path)?;
-            fs::create_dir_all(&partial).map_err(|error| cannot("make", &partial, error))?;
+            make_folder(&partial).map_err(|error| cannot("make", &partial, error))?;
             return Ok((Self::Folder { partial: partial.clone(), path }, DumpTarget::Directory(partial)));
         }
         let file = args.output.as_deref().unwrap_or(Path::new("-"));
@@ -141,7 +133,7 @@ impl Place {
         let path = session.path(file);
         check_free_file(&path, args.overwrite)?;
         let partial = partial_of(&path)?;
-        let open = File::create_new(&partial).map_err(|error| cannot("make", &partial, error))?;
+        let open = make_file(&partial).map_err(|error| cannot("make", &partial, error))?;
         Ok((Self::File { partial, path, overwrite: args.overwrite }, DumpTarget::Archive(open)))
     }
 
@@ -152,11 +144,11 @@ impl Place {
             Self::File { partial, path, overwrite } => {
                 file.map_or(Ok(()), File::sync_all).map_err(|error| cannot("write", partial, error))?;
                 check_free_file(path, *overwrite)?;
-                fs::rename(partial, path).map_err(|error| cannot("name", path, error))
+                name(partial, path).map_err(|error| cannot("name", path, error))
             }
             Self::Folder { partial, path } => {
                 check_free_folder(path)?;
-                fs::rename(partial, path).map_err(|error| cannot("name", path, error))
+                name(partial, path).map_err(|error| cannot("name", path, error))
             }
         }
     }
@@ -170,10 +162,18 @@ impl Place {
         };
         match removed {
             Ok(()) => error.with_state("no dump was made"),
+            Err(gone) if gone.kind() == std::io::ErrorKind::NotFound && self.is_named() => {
+                error.with_state("the dump has its name, which a loss of power could take away again")
+            }
             Err(_) => {
                 error.with_state(format!("no dump was made; {} is left and can be removed", what.display()))
             }
         }
+    }
+
+    /// Whether something bears the name that the dump gets.
+    fn is_named(&self) -> bool {
+        self.shown().is_some_and(|path| path.exists())
     }
 
     fn shown(&self) -> Option<PathBuf> {
@@ -181,6 +181,28 @@ impl Place {
             Self::Standard => None,
             Self::File { path, .. } | Self::Folder { path, .. } => Some(path.clone()),
         }
+    }
+}
+
+/// A file that nobody else may read: a dump is data, and may hold what passwords are checked with.
+fn make_file(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// A folder that nobody else may look into.
+fn make_folder(path: &Path) -> std::io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    DirBuilder::new().mode(0o700).create(path)
+}
+
+/// Gives `partial` its name, for good: the folder that holds the name is written out.
+fn name(partial: &Path, path: &Path) -> std::io::Result<()> {
+    fs::rename(partial, path)?;
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
     }
 }
 
@@ -313,5 +335,19 @@ mod tests {
         assert!(check_free_folder(folder.path()).is_err());
         assert!(check_free_folder(&folder.path().join("b")).is_ok());
         assert!(partial_of(Path::new("/")).is_err());
+    }
+
+    #[test]
+    fn a_dump_is_for_nobody_else() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let (file, files) = (folder.path().join("a"), folder.path().join("new/b"));
+        make_file(&file).unwrap();
+        make_folder(&files).unwrap();
+        assert_eq!((mode(&file), mode(&files)), (0o600, 0o700));
+        assert!(make_file(&file).is_err() && make_folder(&files).is_err());
+        name(&files, &folder.path().join("c")).unwrap();
+        assert_eq!(mode(&folder.path().join("c")), 0o700);
     }
 }

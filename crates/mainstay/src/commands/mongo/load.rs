@@ -5,10 +5,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use mainstay_engine::{AccountKind, Namespace};
-use mainstay_guard::{BackupEvidence, Guard, Outcome};
-use mainstay_model::{
-    ByteSize, Count, Error, ErrorKind, ExitStatus, OpTime, Plan, Result, ResultExt, StoreKind,
-};
+use mainstay_guard::{BackupEvidence, Outcome};
+use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, OpTime, Plan, Result, StoreKind};
 use mainstay_ops::load::{
     self, Dump, DumpInput, LoadContext, LoadMode, LoadReport, LoadRequest, Opening, OplogChoice, OplogReport,
     PipeUse,
@@ -17,7 +15,8 @@ use mainstay_ops::{restore, verify};
 use mainstay_repository::Repository;
 use serde_json::{Map, Value, json};
 
-use crate::commands::plan::{self, PlanReport};
+use crate::commands::close;
+use crate::commands::plan::{self, PlanReport, by_plan_file};
 use crate::commands::restore::{
     accounts_json, accounts_text, item_json, items_table, other_target, troubles,
 };
@@ -116,7 +115,7 @@ pub(crate) async fn run(args: LoadArgs, session: &Session) -> Result<ExitStatus>
     if args.dry_run || args.output.is_some() {
         return Ok(session.printer.report(&PlanReport::new(plan, args.output, session.clock.now())?));
     }
-    carry_out(dump, &plan, None, began, session).await
+    carry_out(dump, &plan, None, began, session).await.map_err(by_plan_file)
 }
 
 fn request(args: &LoadArgs) -> Result<LoadRequest> {
@@ -189,7 +188,7 @@ async fn carry_out(
     }
     let evidence =
         evidence(repository.as_ref(), &target.fingerprint, &restore::replaced_namespaces(plan)?).await?;
-    let permit = guard.permit(plan, &evidence, &session.consent(approve)?).await.map_err(plan_first)?;
+    let permit = guard.permit(plan, &evidence, &session.consent(approve)?).await?;
     let progress = session.printer.progress();
     let holder = session.holder();
     let context = LoadContext {
@@ -220,19 +219,6 @@ async fn carry_out(
     Ok(session.printer.report(&Loaded { report, elapsed: began.elapsed() }))
 }
 
-/// Records the outcome. What was done weighs more than a record that failed: its error comes first.
-async fn close<T>(
-    guard: &Guard,
-    permit: mainstay_guard::Permit,
-    done: Result<T>,
-    outcome: Outcome,
-) -> Result<T> {
-    let closed = guard.close(permit, outcome).await.context("record the outcome in the audit log");
-    let done = done?;
-    closed?;
-    Ok(done)
-}
-
 async fn evidence(
     repository: Option<&Repository>,
     fingerprint: &str,
@@ -241,16 +227,6 @@ async fn evidence(
     match repository {
         Some(repository) => verify::evidence(repository, fingerprint, needed).await,
         None => Ok(BackupEvidence::default()),
-    }
-}
-
-/// A plan that is made anew for each command has another hash each time: consent beforehand needs one that is kept.
-fn plan_first(error: Error) -> Error {
-    match error.hint() {
-        Some(hint) if hint.contains("--approve") => error.with_hint(
-            "keep the plan with `--output FILE`, review it, and carry it out with `mainstay apply FILE --approve HASH`",
-        ),
-        _ => error,
     }
 }
 

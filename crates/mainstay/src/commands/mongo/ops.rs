@@ -9,8 +9,9 @@ use mainstay_model::{ExitStatus, Plan, Result, ResultExt, StoreKind};
 use mainstay_ops::activity::{self, Activity, ActivityKind, ActivityQuery, KillReport};
 use serde_json::{Map, Value, json};
 
-use super::choice::{LiteralArgs, by_plan_file, parse_duration};
-use crate::commands::plan::{self, PlanReport};
+use super::choice::{LiteralArgs, parse_duration};
+use crate::commands::close;
+use crate::commands::plan::{self, PlanReport, by_plan_file};
 use crate::commands::restore::other_target;
 use crate::printer::shown::{millis, plain};
 use crate::printer::{Cell, Look, Report, Table, Tone};
@@ -102,9 +103,7 @@ pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Ses
         }
         Err(error) => Outcome::of_error(error),
     };
-    let closed = guard.close(permit, outcome).await.context("record the outcome in the audit log");
-    let report = killed?;
-    closed?;
+    let report = close(&guard, permit, killed, outcome).await?;
     Ok(session.printer.report(&Killed(report)))
 }
 

@@ -14,8 +14,9 @@ use mainstay_ops::{Selection, profiler::Change};
 use mainstay_repository::Repository;
 use serde_json::{Map, Value, json};
 
-use super::choice::{DatabaseArgs, LiteralArgs, by_plan_file, parse_duration};
-use crate::commands::plan::{self, PlanReport};
+use super::choice::{DatabaseArgs, LiteralArgs, parse_duration};
+use crate::commands::close;
+use crate::commands::plan::{self, PlanReport, by_plan_file};
 use crate::commands::restore::other_target;
 use crate::printer::shown::{ago, duration, moment};
 use crate::printer::{Cell, Look, Report, Table, Tone};
@@ -118,26 +119,25 @@ pub(crate) async fn run(command: ProfileCommand, session: &Session) -> Result<Ex
 async fn show(args: ShowArgs, session: &Session) -> Result<ExitStatus> {
     let documents = session.documents(StoreKind::Mongo).await?;
     let databases = args.databases.selection(session).database_names(documents.source.as_ref()).await?;
-    let repository = existing_repository(session).await?;
+    let repository = memory(session).await?;
     let shown = profiler::show(documents.inspection.as_ref(), repository.as_ref(), &databases).await?;
     let show_filter = args.literals.literals() == mainstay_ops::shape::Literals::Shown;
     Ok(session.printer.report(&Profilers { shown, show_filter, now: session.clock.now() }))
 }
 
-/// The repository, where there is one.
-async fn existing_repository(session: &Session) -> Result<Option<Repository>> {
-    match session.repository().await {
-        Ok(repository) => Ok(Some(repository)),
-        Err(error) if matches!(error.kind(), ErrorKind::Precondition | ErrorKind::NotFound) => Ok(None),
-        Err(error) => Err(error.context("open the repository, which remembers what profilers were")),
+/// The repository, where one is configured and there is one.
+async fn memory(session: &Session) -> Result<Option<Repository>> {
+    if session.configuration.repository.is_none() {
+        return Ok(None);
     }
+    session.existing_repository().await.context("open the repository, which remembers what profilers were")
 }
 
 async fn set(args: SetArgs, session: &Session) -> Result<ExitStatus> {
     let documents = session.documents(StoreKind::Mongo).await?;
     let database = database(args.database.as_deref(), &documents, session).await?;
     let target = session.target(documents.probe.as_ref()).await?;
-    let repository = existing_repository(session).await?;
+    let repository = memory(session).await?;
     let holder = session.holder();
     let context = context(&documents, repository.as_ref(), session, &holder);
     let request = SetRequest {
@@ -154,7 +154,7 @@ async fn reset(args: ResetArgs, session: &Session) -> Result<ExitStatus> {
     let documents = session.documents(StoreKind::Mongo).await?;
     let database = database(args.database.as_deref(), &documents, session).await?;
     let target = session.target(documents.probe.as_ref()).await?;
-    let repository = existing_repository(session).await?;
+    let repository = memory(session).await?;
     let holder = session.holder();
     let context = context(&documents, repository.as_ref(), session, &holder);
     let plan = profiler::plan_reset(&context, &database, target).await?;
@@ -217,9 +217,7 @@ pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Ses
         Ok(done) => Outcome::Done { summary: done.summary(), facts: done.facts() },
         Err(error) => Outcome::of_error(error),
     };
-    let closed = guard.close(permit, outcome).await.context("record the outcome in the audit log");
-    let done = done?;
-    closed?;
+    let done = close(&guard, permit, done, outcome).await?;
     Ok(session.printer.report(&done))
 }
 

@@ -1,13 +1,13 @@
 //! What the captured change log allows: the ranges that `backup list` shows, and `backup log`, which finds what destroyed data.
 
 use clap::Args;
-use mainstay_model::{Count, ExitStatus, OpTime, Result, Timestamp};
+use mainstay_model::{Count, ExitStatus, OpTime, Result, Severity, Timestamp};
 use mainstay_mongo::OplogLens;
-use mainstay_ops::recoverable::{Recoverable, ServerLog};
+use mainstay_ops::recoverable::{DamagedChain, Recoverable, ServerLog};
 use mainstay_ops::search::{self, Destruction, SearchReport, SearchRequest};
 use serde_json::{Map, Value, json};
 
-use super::moment::MomentArg;
+use crate::commands::moment::MomentArg;
 use crate::printer::shown::{ago, duration, moment};
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
@@ -50,13 +50,16 @@ impl Report for Searched {
             ("found".to_owned(), json!(self.0.found)),
             ("more".to_owned(), json!(self.0.more)),
             ("slices".to_owned(), json!(self.0.slices)),
+            ("damaged_chains".to_owned(), json!(self.0.damaged)),
+            ("missing".to_owned(), json!(self.0.missing)),
         ])
     }
 
     fn text(&self, look: &Look) -> String {
         let found = &self.0.found;
         let Some(last) = found.last() else {
-            return format!("nothing was destroyed in the {} slices searched\n", self.0.slices);
+            let searched = format!("nothing was destroyed in the {} slices searched\n", self.0.slices);
+            return searched + &self.unsearched(look);
         };
         let mut table = Table::new(&["TIME", "OPTIME", "WHAT", "NAMESPACE", "COUNT", ""]);
         for destruction in found {
@@ -71,6 +74,31 @@ impl Report for Searched {
             "to bring back the moment just before one of them: mainstay restore plan --before {}\n",
             last.at
         ));
+        text + &self.unsearched(look)
+    }
+
+    fn exit_status(&self) -> ExitStatus {
+        if self.0.is_whole() { ExitStatus::Ok } else { Severity::Critical.exit_status() }
+    }
+}
+
+impl Searched {
+    /// What the search says nothing about, a line each.
+    fn unsearched(&self, look: &Look) -> String {
+        let mut text = damaged_text(&self.0.damaged, look);
+        for hole in &self.0.missing {
+            text.push_str(&format!(
+                "{} {}: slices are {} between {} and {}\n",
+                look.paint(Tone::Strong, "change log in chain"),
+                hole.chain,
+                look.paint(Tone::Bad, "MISSING"),
+                hole.after,
+                hole.through
+            ));
+        }
+        if !text.is_empty() {
+            text.push_str("what was destroyed there is not known\n");
+        }
         text
     }
 }
@@ -137,17 +165,26 @@ pub(crate) fn ranges_text(logs: &Recoverable, now: Timestamp, look: &Look) -> St
         }
         text.push_str(&table.render(look));
     }
-    for chain in &logs.damaged {
-        text.push_str(&format!(
-            "\n{} {} with {} slices is {}: {}\n",
+    if !logs.damaged.is_empty() {
+        text.push('\n');
+        text.push_str(&damaged_text(&logs.damaged, look));
+    }
+    text
+}
+
+/// Chains that nobody can read, a line each.
+fn damaged_text(damaged: &[DamagedChain], look: &Look) -> String {
+    let line = |chain: &DamagedChain| {
+        format!(
+            "{} {} with {} slices is {}: {}\n",
             look.paint(Tone::Strong, "change log in chain"),
             chain.chain,
             chain.slices,
             look.paint(Tone::Bad, "DAMAGED"),
             chain.damaged
-        ));
-    }
-    text
+        )
+    };
+    damaged.iter().map(line).collect()
 }
 
 fn row(what: &'static str, from: OpTime, to: OpTime, tone: Tone, why: &str) -> Vec<Cell> {

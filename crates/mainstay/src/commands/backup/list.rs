@@ -1,0 +1,144 @@
+//! `backup list`: the sets, and which moments can be restored.
+
+use clap::Args;
+use mainstay_engine::Consistency;
+use mainstay_model::{ByteSize, Count, ExitStatus, Result, SetId, Severity, StoreKind, Timestamp};
+use mainstay_ops::contents::DocumentSetContents;
+use mainstay_ops::recoverable::{self, Recoverable};
+use mainstay_repository::{Repository, Set, SetEntry};
+use serde_json::{Map, Value, json};
+
+use super::{log, set_json};
+use crate::printer::shown::ago;
+use crate::printer::{Cell, Look, Report, Table, Tone};
+use crate::wiring::Session;
+
+/// Arguments of `backup list`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Sets of this store only
+    #[arg(long)]
+    store: Option<StoreKind>,
+}
+
+/// Lists.
+///
+/// # Errors
+/// The repository's. What is damaged is part of the report.
+pub(super) async fn run(args: &ListArgs, session: &Session) -> Result<ExitStatus> {
+    let Some(repository) = session.existing_repository().await? else {
+        return Ok(session.printer.report(&Listed {
+            rows: Vec::new(),
+            logs: Recoverable::default(),
+            now: session.clock.now(),
+        }));
+    };
+    let mut rows = Vec::new();
+    for entry in repository.sets(args.store).await? {
+        rows.push(row(&repository, entry).await?);
+    }
+    let wants_log = args.store.is_none_or(|store| store == StoreKind::Mongo);
+    let logs = if wants_log { recoverable::recoverable(&repository).await? } else { Recoverable::default() };
+    Ok(session.printer.report(&Listed { rows, logs, now: session.clock.now() }))
+}
+
+async fn row(repository: &Repository, entry: SetEntry) -> Result<Row> {
+    let (id, kind) = (entry.id().clone(), entry.kind());
+    let read = entry.into_set().and_then(|set| set.contents().map(|contents| (set, contents)));
+    let last = repository.last_verification(kind, &id).await?;
+    let verified = last.map(|record| (record.at, record.is_sound()));
+    Ok(Row { id, kind, read, verified })
+}
+
+struct Row {
+    id: SetId,
+    kind: StoreKind,
+    read: Result<(Set, DocumentSetContents)>,
+    /// When it was last read back, and whether it was sound.
+    verified: Option<(Timestamp, bool)>,
+}
+
+struct Listed {
+    rows: Vec<Row>,
+    logs: Recoverable,
+    now: Timestamp,
+}
+
+impl Report for Listed {
+    fn json(&self) -> Map<String, Value> {
+        let sets = self.rows.iter().map(|row| {
+            let mut value = match &row.read {
+                Ok((set, contents)) => set_json(set, contents),
+                Err(error) => json!({"id": row.id, "store": row.kind, "damaged": error.to_string()}),
+            };
+            value["verified_at"] = json!(row.verified.map(|(at, _)| at));
+            value["sound"] = json!(row.verified.map(|(_, sound)| sound));
+            value
+        });
+        Map::from_iter([
+            ("sets".to_owned(), sets.collect()),
+            ("log".to_owned(), log::ranges_json(&self.logs.servers, self.now)),
+            ("damaged_chains".to_owned(), json!(self.logs.damaged)),
+        ])
+    }
+
+    fn text(&self, look: &Look) -> String {
+        if self.rows.is_empty() {
+            return "the repository holds no backup sets; `mainstay backup create` makes one\n".to_owned()
+                + &log::ranges_text(&self.logs, self.now, look);
+        }
+        let mut table = Table::new(&[
+            "SET",
+            "STORE",
+            "TAKEN",
+            "COLLECTIONS",
+            "DOCUMENTS",
+            "SIZE",
+            "STORED",
+            "MOMENT",
+            "VERIFIED",
+        ]);
+        for row in &self.rows {
+            table.row(row.cells(self.now));
+        }
+        table.render(look) + &log::ranges_text(&self.logs, self.now, look)
+    }
+
+    fn exit_status(&self) -> ExitStatus {
+        let damaged = |row: &Row| row.read.is_err() || row.verified.is_some_and(|(_, sound)| !sound);
+        if self.rows.iter().any(damaged) || !self.logs.damaged.is_empty() {
+            Severity::Critical.exit_status()
+        } else {
+            ExitStatus::Ok
+        }
+    }
+}
+
+impl Row {
+    fn cells(&self, now: Timestamp) -> Vec<Cell> {
+        let mut cells = vec![self.id.as_str().into(), self.kind.name().into()];
+        match &self.read {
+            Err(error) => cells.push(Cell::new(format!("DAMAGED: {error}")).tone(Tone::Bad)),
+            Ok((set, contents)) => {
+                let digest = contents.digest();
+                cells.extend([
+                    Cell::new(ago(set.manifest().completed_at, now)),
+                    Cell::right(contents.collections.len().to_string()),
+                    Cell::right(Count(digest.documents).to_string()),
+                    Cell::right(ByteSize(digest.bytes).to_string()),
+                    Cell::right(ByteSize(set.manifest().stored_bytes()).to_string()),
+                    Cell::new(match contents.consistency {
+                        Consistency::ClusterTime { .. } => "one",
+                        Consistency::DuringScan { .. } => "per scan",
+                    }),
+                    match self.verified {
+                        None => Cell::new("never").tone(Tone::Warn),
+                        Some((at, true)) => Cell::new(ago(at, now)).tone(Tone::Good),
+                        Some((at, false)) => Cell::new(format!("DAMAGED, {}", ago(at, now))).tone(Tone::Bad),
+                    },
+                ]);
+            }
+        }
+        cells
+    }
+}

@@ -1,0 +1,155 @@
+//! `backup create|list|log|show|verify|prune`, one file each; what they share is here.
+
+pub(crate) mod create;
+mod list;
+mod log;
+mod prune;
+mod show;
+mod verify;
+
+use std::str::FromStr;
+
+use clap::{Args, Subcommand};
+use mainstay_engine::{Consistency, Namespace};
+use mainstay_model::{Error, ErrorKind, ExitStatus, IdError, Result, SetId, StoreKind};
+use mainstay_ops::contents::DocumentSetContents;
+use mainstay_repository::{Repository, Set};
+use serde_json::{Value, json};
+
+use crate::printer::shown::moment;
+use crate::printer::{Look, Tone};
+use crate::wiring::Session;
+
+/// The commands below `backup`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackupCommand {
+    /// Take a backup of a store into the repository
+    Create(create::CreateArgs),
+    /// List the backup sets of the repository, and which moments can be restored
+    List(list::ListArgs),
+    /// Find in the captured change log what destroyed data
+    Log(log::LogArgs),
+    /// Show what a backup set holds
+    Show(SetArgs),
+    /// Read every byte of a backup set, and of the change log after it, back and record the result
+    Verify(verify::VerifyArgs),
+    /// Remove what interrupted backups left behind
+    Prune(prune::PruneArgs),
+}
+
+/// Which set is meant.
+#[derive(Debug, Clone)]
+pub(crate) enum SetChoice {
+    /// The newest.
+    Latest,
+    /// This one.
+    Id(SetId),
+}
+
+impl FromStr for SetChoice {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        if text == "latest" { Ok(Self::Latest) } else { text.parse().map(Self::Id) }
+    }
+}
+
+/// Arguments of `backup show` and `backup verify`.
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    /// The set: its identifier, or `latest`
+    #[arg(default_value = "latest")]
+    pub(crate) set: SetChoice,
+    /// The store whose latest set is meant
+    #[arg(long, default_value = "mongo")]
+    pub(crate) store: StoreKind,
+}
+
+impl BackupCommand {
+    /// The operation's name.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Create(_) => mainstay_ops::backup::OPERATION,
+            Self::List(_) => "backup.list",
+            Self::Log(_) => "backup.log",
+            Self::Show(_) => "backup.show",
+            Self::Verify(_) => "backup.verify",
+            Self::Prune(_) => mainstay_ops::prune::OPERATION,
+        }
+    }
+}
+
+/// Runs a command below `backup`.
+///
+/// # Errors
+/// The operation's.
+pub(crate) async fn run(command: BackupCommand, session: &Session) -> Result<ExitStatus> {
+    match command {
+        BackupCommand::Create(args) => create::run(args, session).await,
+        BackupCommand::List(args) => list::run(&args, session).await,
+        BackupCommand::Log(args) => log::run(args, session).await,
+        BackupCommand::Show(args) => show::run(&args, session).await,
+        BackupCommand::Verify(args) => verify::run(&args, session).await,
+        BackupCommand::Prune(args) => prune::run(&args, session).await,
+    }
+}
+
+/// `database.collection`; the collection may hold dots.
+pub(crate) fn parse_namespace(text: &str) -> Result<Namespace, String> {
+    match text.split_once('.') {
+        Some((database, collection)) if !database.is_empty() && !collection.is_empty() => {
+            Ok(Namespace::new(database, collection))
+        }
+        _ => Err("expected database.collection".to_owned()),
+    }
+}
+
+/// The set that `choice` means.
+///
+/// # Errors
+/// `NotFound` when there is none; what the repository fails with.
+pub(crate) async fn choose(repository: &Repository, choice: &SetChoice, store: StoreKind) -> Result<Set> {
+    match choice {
+        SetChoice::Id(id) => repository.set(None, id).await,
+        SetChoice::Latest => repository.latest(store).await?.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("the repository holds no backup set of {store}"))
+                .with_hint(format!("`mainstay backup create --store {store}` makes one"))
+        }),
+    }
+}
+
+/// The moment a set shows, for people.
+pub(crate) fn moment_of(consistency: &Consistency) -> String {
+    match consistency {
+        Consistency::ClusterTime { at } => format!("cluster time {at}, {}", moment(at.timestamp())),
+        Consistency::DuringScan { reason } => format!("no single moment: {reason}"),
+    }
+}
+
+/// A set as `--json` shows it.
+fn set_json(set: &Set, contents: &DocumentSetContents) -> Value {
+    let digest = contents.digest();
+    json!({
+        "id": set.id(),
+        "store": set.kind(),
+        "environment": contents.environment,
+        "server": contents.server,
+        "begun_at": set.manifest().begun_at,
+        "completed_at": set.manifest().completed_at,
+        "manifest": set.manifest_blake3(),
+        "consistency": contents.consistency,
+        "settled": contents.settled,
+        "collections": contents.collections.len(),
+        "documents": digest.documents,
+        "bytes": digest.bytes,
+        "users": contents.accounts.as_ref().map(|accounts| accounts.users.digest.documents),
+        "roles": contents.accounts.as_ref().map(|accounts| accounts.roles.digest.documents),
+        "stored_bytes": set.manifest().stored_bytes(),
+        "digest": digest,
+    })
+}
+
+/// The name of a fact, before it.
+fn label(look: &Look, word: &str) -> String {
+    look.paint(Tone::Faint, &format!("{word:8}"))
+}

@@ -1,0 +1,124 @@
+//! `backup verify`: every byte of a set, and of the log that continues it, read back.
+
+use clap::Args;
+use mainstay_model::{ByteSize, Error, ErrorKind, ExitStatus, Result, ResultExt, Severity};
+use mainstay_ops::{recoverable, verify};
+use mainstay_repository::{LogReport, VerifyReport};
+use serde_json::{Map, Value, json};
+
+use super::{SetArgs, choose};
+use crate::commands::findings;
+use crate::printer::{Look, Report, Tone};
+use crate::wiring::Session;
+
+/// Arguments of `backup verify`.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    set: SetArgs,
+    /// Read the whole change log back, not only what continues the set
+    #[arg(long)]
+    log: bool,
+}
+
+/// Verifies.
+///
+/// # Errors
+/// The operation's. Damage is a finding.
+pub(super) async fn run(args: &VerifyArgs, session: &Session) -> Result<ExitStatus> {
+    let repository = session.repository().await?;
+    let set = choose(&repository, &args.set.set, args.set.store).await?;
+    let progress = session.printer.progress();
+    let verified = async {
+        let report = verify::verify(&repository, &set, progress.as_ref()).await?;
+        let logs = match args.log {
+            true => recoverable::verify_logs(&repository, progress.as_ref()).await?,
+            false => recoverable::verify_log_after(&repository, &set, progress.as_ref())
+                .await?
+                .into_iter()
+                .collect(),
+        };
+        Ok::<_, Error>((report, logs))
+    };
+    let (report, logs) = tokio::select! {
+        verified = verified => verified?,
+        () = session.cancel.cancelled() => return Err(
+            Error::new(ErrorKind::Interrupted, "the verification was stopped on request").with_state("nothing was changed")
+        ),
+    };
+    drop(progress);
+    let facts = json!({"set": report.set_id, "manifest": report.manifest, "sound": report.is_sound(), "findings": report.findings.len()});
+    session
+        .guard(&repository)
+        .note("backup.verify", None, facts)
+        .await
+        .context("record the result in the audit log")?;
+    Ok(session.printer.report(&Verified(report, logs)))
+}
+
+/// The set's verification, and that of the change log.
+struct Verified(VerifyReport, Vec<LogReport>);
+
+impl Report for Verified {
+    fn json(&self) -> Map<String, Value> {
+        let report = &self.0;
+        Map::from_iter([
+            ("set".to_owned(), json!(report.set_id)),
+            ("manifest".to_owned(), json!(report.manifest)),
+            ("sound".to_owned(), json!(report.is_sound())),
+            ("objects".to_owned(), json!(report.objects)),
+            ("bytes".to_owned(), json!(report.bytes)),
+            ("stored_bytes".to_owned(), json!(report.stored_bytes)),
+            ("seconds".to_owned(), json!(report.seconds)),
+            ("findings".to_owned(), json!(report.findings)),
+            ("log".to_owned(), self.1.iter().map(log_json).collect()),
+        ])
+    }
+
+    fn text(&self, look: &Look) -> String {
+        let report = &self.0;
+        let verdict = match report.is_sound() {
+            true => look.paint(Tone::Good, "sound"),
+            false => look.paint(Tone::Bad, "DAMAGED"),
+        };
+        let mut text = format!(
+            "backup set {} is {verdict}: {} objects, {} stored, {} read back in {:.1} s\n",
+            report.set_id,
+            report.objects,
+            ByteSize(report.stored_bytes),
+            ByteSize(report.bytes),
+            report.seconds
+        );
+        if !report.findings.is_empty() {
+            text.push_str(&findings::text(&report.findings, look));
+        }
+        for log in &self.1 {
+            let verdict = match log.is_sound() {
+                true => look.paint(Tone::Good, "sound"),
+                false => look.paint(Tone::Bad, "DAMAGED"),
+            };
+            text.push_str(&format!(
+                "change log in chain {} is {verdict}: {} slices, {} read back\n",
+                log.chain_id,
+                log.slices,
+                ByteSize(log.bytes)
+            ));
+            if !log.findings.is_empty() {
+                text.push_str(&findings::text(&log.findings, look));
+            }
+        }
+        text
+    }
+
+    fn exit_status(&self) -> ExitStatus {
+        let logs = self.1.iter().flat_map(|log| &log.findings);
+        let all: Vec<_> = self.0.findings.iter().chain(logs).cloned().collect();
+        Severity::worst_exit_status(&all)
+    }
+}
+
+fn log_json(log: &LogReport) -> Value {
+    let mut value = json!(log);
+    value["sound"] = json!(log.is_sound());
+    value
+}
