@@ -216,13 +216,22 @@ fn partial_of(path: &Path) -> Result<PathBuf> {
     Ok(path.with_file_name(partial))
 }
 
+/// Refuses a name that is taken. Only a plain file is ever replaced: not a folder, a device, a pipe or a link.
 fn check_free_file(path: &Path, overwrite: bool) -> Result<()> {
-    if path.is_dir() || (!overwrite && path.exists()) {
-        return Err(Error::new(ErrorKind::Precondition, format!("{} exists already", path.display()))
+    let refuse = |what: &str, hint: &str| {
+        Err(Error::new(ErrorKind::Precondition, format!("{} {what}", path.display()))
             .with_state("nothing was written")
-            .with_hint("name another file, or add `--overwrite`"));
+            .with_hint(hint))
+    };
+    match fs::symlink_metadata(path) {
+        Err(_) => Ok(()),
+        Ok(there) if !there.is_file() => refuse(
+            "is there and no plain file",
+            "name another file, or write to the standard output: `--output -`",
+        ),
+        Ok(_) if overwrite => Ok(()),
+        Ok(_) => refuse("exists already", "name another file, or add `--overwrite`"),
     }
-    Ok(())
 }
 
 fn check_free_folder(path: &Path) -> Result<()> {
@@ -332,6 +341,9 @@ mod tests {
         assert_eq!(check_free_file(&file, false).unwrap_err().kind(), ErrorKind::Precondition);
         assert!(check_free_file(&file, true).is_ok());
         assert!(check_free_file(folder.path(), true).is_err());
+        assert!(check_free_file(Path::new("/dev/null"), true).is_err());
+        std::os::unix::fs::symlink(&file, folder.path().join("link")).unwrap();
+        assert!(check_free_file(&folder.path().join("link"), true).is_err());
         assert!(check_free_folder(folder.path()).is_err());
         assert!(check_free_folder(&folder.path().join("b")).is_ok());
         assert!(partial_of(Path::new("/")).is_err());
