@@ -23,7 +23,7 @@ use serde_json::{Map, Value, json};
 use super::plan::PlanReport;
 use super::{findings, log};
 use crate::printer::shown::{ago, moment};
-use crate::printer::{Cell, Look, Report, Table, Tone};
+use crate::printer::{Cell, Look, Report, Table, Tone, problem_details, problem_json};
 use crate::wiring::Session;
 
 /// The commands below `backup`.
@@ -387,13 +387,7 @@ fn set_json(set: &Set, contents: &DocumentSetContents) -> Value {
 }
 
 async fn list(args: &ListArgs, session: &Session) -> Result<ExitStatus> {
-    let Some(repository) = existing_repository(session).await? else {
-        return Ok(session.printer.report(&Listed {
-            rows: Vec::new(),
-            logs: Recoverable::default(),
-            now: session.clock.now(),
-        }));
-    };
+    let repository = session.repository().await?;
     let mut rows = Vec::new();
     for entry in repository.sets(args.store).await? {
         rows.push(row(&repository, entry).await?);
@@ -401,15 +395,6 @@ async fn list(args: &ListArgs, session: &Session) -> Result<ExitStatus> {
     let wants_log = args.store.is_none_or(|store| store == StoreKind::Mongo);
     let logs = if wants_log { recoverable::recoverable(&repository).await? } else { Recoverable::default() };
     Ok(session.printer.report(&Listed { rows, logs, now: session.clock.now() }))
-}
-
-/// The repository; `None` when there is none yet, which is no trouble for a list.
-async fn existing_repository(session: &Session) -> Result<Option<Repository>> {
-    match session.repository().await {
-        Ok(repository) => Ok(Some(repository)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 async fn row(repository: &Repository, entry: SetEntry) -> Result<Row> {
@@ -617,7 +602,7 @@ async fn verify_set(args: &VerifyArgs, session: &Session) -> Result<ExitStatus> 
     let set = choose(&repository, &args.set.set, args.set.store).await?;
     let progress = session.printer.progress();
     let verified = async {
-        let report = verify::verify(&repository, &set, progress.as_ref()).await?;
+        let (report, recorded) = verify::verify(&repository, &set, progress.as_ref()).await?;
         let logs = match args.log {
             true => recoverable::verify_logs(&repository, progress.as_ref()).await?,
             false => recoverable::verify_log_after(&repository, &set, progress.as_ref())
@@ -625,9 +610,9 @@ async fn verify_set(args: &VerifyArgs, session: &Session) -> Result<ExitStatus> 
                 .into_iter()
                 .collect(),
         };
-        Ok::<_, Error>((report, logs))
+        Ok::<_, Error>((report, recorded, logs))
     };
-    let (report, logs) = tokio::select! {
+    let (report, recorded, logs) = tokio::select! {
         verified = verified => verified?,
         () = session.cancel.cancelled() => return Err(
             Error::new(ErrorKind::Interrupted, "the verification was stopped on request").with_state("nothing was changed")
@@ -635,20 +620,22 @@ async fn verify_set(args: &VerifyArgs, session: &Session) -> Result<ExitStatus> 
     };
     drop(progress);
     let facts = json!({"set": report.set_id, "manifest": report.manifest, "sound": report.is_sound(), "findings": report.findings.len()});
-    session
-        .guard(&repository)
-        .note("backup.verify", None, facts)
-        .await
-        .context("record the result in the audit log")?;
-    Ok(session.printer.report(&Verified(report, logs)))
+    let noted = session.guard(&repository).note("backup.verify", None, facts).await;
+    let recorded = recorded.and(noted.context("record the result in the audit log"));
+    Ok(session.printer.report(&Verified { report, logs, recorded }))
 }
 
-/// The set's verification, and that of the change log.
-struct Verified(VerifyReport, Vec<LogReport>);
+struct Verified {
+    report: VerifyReport,
+    /// The verifications of the change log.
+    logs: Vec<LogReport>,
+    /// What kept the verdict from being recorded.
+    recorded: Result<()>,
+}
 
 impl Report for Verified {
     fn json(&self) -> Map<String, Value> {
-        let report = &self.0;
+        let report = &self.report;
         Map::from_iter([
             ("set".to_owned(), json!(report.set_id)),
             ("manifest".to_owned(), json!(report.manifest)),
@@ -658,12 +645,13 @@ impl Report for Verified {
             ("stored_bytes".to_owned(), json!(report.stored_bytes)),
             ("seconds".to_owned(), json!(report.seconds)),
             ("findings".to_owned(), json!(report.findings)),
-            ("log".to_owned(), self.1.iter().map(log_json).collect()),
+            ("log".to_owned(), self.logs.iter().map(log_json).collect()),
+            ("not_recorded".to_owned(), json!(self.recorded.as_ref().err().map(problem_json))),
         ])
     }
 
     fn text(&self, look: &Look) -> String {
-        let report = &self.0;
+        let report = &self.report;
         let verdict = match report.is_sound() {
             true => look.paint(Tone::Good, "sound"),
             false => look.paint(Tone::Bad, "DAMAGED"),
@@ -679,7 +667,7 @@ impl Report for Verified {
         if !report.findings.is_empty() {
             text.push_str(&findings::text(&report.findings, look));
         }
-        for log in &self.1 {
+        for log in &self.logs {
             let verdict = match log.is_sound() {
                 true => look.paint(Tone::Good, "sound"),
                 false => look.paint(Tone::Bad, "DAMAGED"),
@@ -694,13 +682,20 @@ impl Report for Verified {
                 text.push_str(&findings::text(&log.findings, look));
             }
         }
+        if let Err(error) = &self.recorded {
+            text.push_str(&format!("{} {error}\n", look.paint(Tone::Bad, "this verdict was not recorded:")));
+            text.push_str(&problem_details(error));
+        }
         text
     }
 
     fn exit_status(&self) -> ExitStatus {
-        let logs = self.1.iter().flat_map(|log| &log.findings);
-        let all: Vec<_> = self.0.findings.iter().chain(logs).cloned().collect();
-        Severity::worst_exit_status(&all)
+        let logs = self.logs.iter().flat_map(|log| &log.findings);
+        let all: Vec<_> = self.report.findings.iter().chain(logs).cloned().collect();
+        match (Severity::worst_exit_status(&all), &self.recorded) {
+            (ExitStatus::Ok, Err(error)) => error.kind().exit_status(),
+            (verdict, _) => verdict,
+        }
     }
 }
 
@@ -711,13 +706,16 @@ fn log_json(log: &LogReport) -> Value {
 }
 
 async fn prune_leftovers(args: &PruneArgs, session: &Session) -> Result<ExitStatus> {
-    let Some(repository) = existing_repository(session).await? else {
-        return Ok(session.printer.report(&Pruned { report: PruneReport::default(), dry_run: args.dry_run }));
-    };
+    let repository = session.repository().await?;
     let scope = PruneScope { resumable: args.resumable };
     if args.dry_run {
         let judged = prune::judge(&repository, scope, session.clock.as_ref()).await?;
-        return Ok(session.printer.report(&Pruned { report: PruneReport::of(judged), dry_run: true }));
+        let headless = repository.headless_sets().await?;
+        return Ok(session.printer.report(&Pruned {
+            report: PruneReport::of(judged),
+            headless,
+            dry_run: true,
+        }));
     }
     let guard = session.guard(&repository);
     let environment = session.configured_environment();
@@ -734,11 +732,15 @@ async fn prune_leftovers(args: &PruneArgs, session: &Session) -> Result<ExitStat
         Err(error) => Outcome::of_error(error),
     };
     guard.close(permit, outcome).await.context("record the outcome in the audit log")?;
-    Ok(session.printer.report(&Pruned { report: pruned?, dry_run: false }))
+    let report = pruned?;
+    let headless = repository.headless_sets().await?;
+    Ok(session.printer.report(&Pruned { report, headless, dry_run: false }))
 }
 
 struct Pruned {
     report: PruneReport,
+    /// Kept, although they look like leftovers.
+    headless: Vec<(StoreKind, SetId)>,
     dry_run: bool,
 }
 
@@ -753,6 +755,7 @@ impl Report for Pruned {
             ("removed".to_owned(), shown(&self.report.removed)),
             ("in_use".to_owned(), shown(&self.report.in_use)),
             ("resumable".to_owned(), self.report.resumable.iter().map(|(_, run)| json!(run)).collect()),
+            ("damaged".to_owned(), self.headless.iter().map(|(_, id)| json!(id)).collect()),
         ])
     }
 
@@ -786,6 +789,11 @@ impl Report for Pruned {
             text.push_str(
                 "leftovers in use belong to a backup that is running, or was killed within the last minute\n",
             );
+        }
+        for (store, id) in &self.headless {
+            text.push_str(&format!(
+                "kept {store}/sets/{id}: its manifest is missing, but it has been verified, so it was a complete backup; copy manifest.json back from an off-site copy of the repository\n"
+            ));
         }
         for (_, run) in &self.report.resumable {
             text.push_str(&format!(

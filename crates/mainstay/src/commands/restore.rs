@@ -552,12 +552,8 @@ fn state_of(run: &UnfinishedRun) -> String {
 }
 
 async fn list(session: &Session) -> Result<ExitStatus> {
-    let listing = match session.repository().await {
-        Ok(repository) => restore::unfinished_runs(&repository).await?,
-        Err(error) if error.kind() == ErrorKind::NotFound => Listing::default(),
-        Err(error) => return Err(error),
-    };
-    Ok(session.printer.report(&Unfinished(listing)))
+    let repository = session.repository().await?;
+    Ok(session.printer.report(&Unfinished(restore::unfinished_runs(&repository).await?)))
 }
 
 struct Unfinished(Listing);
