@@ -217,8 +217,14 @@ pub trait DocumentSource: Send + Sync {
     /// What the server says of itself.
     async fn server_facts(&self) -> Result<ServerFacts>;
 
-    /// The databases that hold user data, by name; the server's own (`admin`, `config`, `local`) are left out.
+    /// The databases that hold user data and that this user may see, by name; the server's own (`admin`, `config`, `local`) are left out.
     async fn databases(&self) -> Result<Vec<String>>;
+
+    /// As [`DocumentSource::databases`], but all of them: for whoever promises that nothing is missing.
+    ///
+    /// # Errors
+    /// `Auth` when the server shows this user only some of its databases.
+    async fn every_database(&self) -> Result<Vec<String>>;
 
     /// The collections of `database`, by name, with their metadata; the server's own `system.*` are left out, bucket collections too.
     /// A database that does not exist gives an empty list.

@@ -124,16 +124,26 @@ pub fn identify(
     refuse_contradiction(&answers, "class", |answer| answer.class.map(|class| class.name().to_owned()))?;
     let name = answers.iter().find_map(|answer| answer.name.clone());
     let class = answers.iter().map(|answer| answer.class.unwrap_or(EnvironmentClass::Production)).max();
-    let mut sources: Vec<_> = answers.iter().map(|answer| (answer.source.clone(), said(answer))).collect();
-    if markers.is_empty() {
-        sources.push(("markers".to_owned(), "no store was asked, counts as production".to_owned()));
-    }
+    let sources = sources(configured, markers);
     let class = if markers.is_empty() { None } else { class };
     Ok(Environment {
         name: name.unwrap_or_else(|| UNKNOWN_ENVIRONMENT.to_owned()),
         class: class.unwrap_or(EnvironmentClass::Production),
         sources,
     })
+}
+
+/// What every source says, in words, whether or not they agree: the configuration first, then the stores.
+pub fn sources(
+    configured: &ConfiguredEnvironment,
+    markers: &[(StoreKind, Option<Marker>)],
+) -> Vec<(String, String)> {
+    let answers = answers(configured, markers);
+    let mut sources: Vec<_> = answers.iter().map(|answer| (answer.source.clone(), said(answer))).collect();
+    if markers.is_empty() {
+        sources.push(("markers".to_owned(), "no store was asked, counts as production".to_owned()));
+    }
+    sources
 }
 
 fn answers(configured: &ConfiguredEnvironment, markers: &[(StoreKind, Option<Marker>)]) -> Vec<Answer> {

@@ -34,7 +34,7 @@ mod policy;
 pub use audit::{AuditEntry, AuditEvent, AuditLog, AuditOutcome, NewAuditEntry};
 pub use consent::{ApprovedHash, Consent, NoConsent, ParseApprovalError};
 pub use environment::{
-    ConfiguredEnvironment, Environment, Marker, ReadMarkerError, UNKNOWN_ENVIRONMENT, identify,
+    ConfiguredEnvironment, Environment, Marker, ReadMarkerError, UNKNOWN_ENVIRONMENT, identify, sources,
 };
 pub use guard::{Actor, Guard, Outcome};
 pub use judge::BackupEvidence;

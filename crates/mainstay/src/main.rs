@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod config;
 mod interrupt;
+mod new_file;
 mod printer;
 mod run;
 mod wiring;

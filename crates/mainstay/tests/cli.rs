@@ -178,13 +178,53 @@ fn doctor_reads_compose_files_and_its_status_is_that_of_the_worst_finding() {
 #[test]
 fn a_missing_repository_is_named_and_not_made() {
     let place = Place::new().variable("MAINSTAY_REPOSITORY_URL", "file:./backups");
-    for command in [&["audit", "list"][..], &["audit", "verify"]] {
-        let seen = place.run(command);
-        assert_eq!(seen.status, 1);
-        assert!(seen.stderr.contains("there is no repository at"), "{}", seen.stderr);
-    }
-    assert_eq!(place.run(&["status"]).status, 0);
+    let commands = [
+        &["audit", "list"][..],
+        &["audit", "verify"],
+        &["backup", "list"],
+        &["backup", "show"],
+        &["backup", "log"],
+        &["backup", "verify"],
+        &["backup", "prune"],
+        &["backup", "prune", "--dry-run"],
+        &["restore", "list"],
+    ];
+    let refused = |says: &str, status: i32| {
+        for command in commands {
+            let seen = place.run(command);
+            assert_eq!(seen.status, status, "{command:?}: {}", seen.both());
+            assert!(seen.stderr.contains(says), "{command:?}: {}", seen.stderr);
+        }
+    };
+    refused("there is no repository at", 1);
+    assert_eq!(place.run(&["status"]).status, 3);
     assert!(!place.path("backups").exists());
+    place.write("backups", "a file");
+    refused("there is no repository at", 1);
+    std::fs::remove_file(place.path("backups")).unwrap();
+    // A repository that has lost its head is none that is empty.
+    std::fs::create_dir_all(place.path("backups/mongo/sets/20260101T000000Z-000001")).unwrap();
+    place.write("backups/mongo/sets/20260101T000000Z-000001/a.zst", "");
+    refused("mainstay.json is missing from", 4);
+    assert_eq!(place.run(&["status"]).status, 4);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_leaves_nothing_in_the_way_of_the_next_try() {
+    let place = Place::new();
+    let script = format!("trap '' XFSZ; ulimit -f 0; exec '{}' config init", env!("CARGO_BIN_EXE_mainstay"));
+    let output = std::process::Command::new("/bin/sh")
+        .args(["-c", &script])
+        .current_dir(place.path("."))
+        .env_clear()
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("state: nothing was written") && stderr.contains("hint:"), "{stderr}");
+    assert_eq!(std::fs::read_dir(place.path(".")).unwrap().count(), 0);
+    assert_eq!(place.run(&["config", "init"]).status, 0);
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn row<'a>(value: &'a Value, store: &str) -> &'a Value {
 fn all_three_are_shown_at_a_glance() {
     let place = all_three();
     let seen = place.run(&["status", "--json"]);
-    assert_eq!(seen.status, 0, "{}", seen.both());
+    assert_eq!(seen.status, 3, "there is no repository yet: {}", seen.both());
     let value = json(&seen);
     for (store, version) in [("mongo", "6."), ("postgres", "18."), ("redis", "8.")] {
         let row = row(&value, store);
@@ -55,7 +55,7 @@ fn all_three_are_shown_at_a_glance() {
     assert!(!place.path("backups").exists(), "looking must not make a repository");
 
     let text = place.run(&["status"]);
-    assert_eq!(text.status, 0);
+    assert_eq!(text.status, 3);
     assert!(text.stdout.contains("STORE") && text.stdout.matches(" up ").count() == 3, "{}", text.stdout);
     assert!(!text.stdout.contains('\u{1b}'), "no colours where there is no terminal");
 }
@@ -139,7 +139,7 @@ fn the_right_password_from_a_file_opens_every_store() {
         .variable("REDIS_PASSWORD_FILE", "secret");
     place.write("secret", &format!("{CANARY}\n"));
     let seen = place.run(&["status"]);
-    assert_eq!(seen.status, 0, "{}", seen.both());
+    assert_eq!(seen.status, 3, "no repository is configured: {}", seen.both());
     assert_eq!(seen.stdout.matches(" up ").count(), 3, "{}", seen.stdout);
     assert!(!seen.both().contains("canary"));
 }
@@ -191,6 +191,10 @@ fn a_marker_is_planned_approved_written_recorded_and_found_again() {
     let contradiction = place.run(&["environment", "show"]);
     assert_eq!(contradiction.status, 7, "{}", contradiction.both());
     assert!(contradiction.stdout.contains("configuration says shop-prod"), "{}", contradiction.stdout);
+    assert!(contradiction.stdout.contains("\nerror: "), "{}", contradiction.stdout);
+    let rows: Vec<_> =
+        contradiction.stdout.lines().filter(|line| line.starts_with("configuration ")).collect();
+    assert!(matches!(rows[..], [row] if row.contains("shop-prod")), "{}", contradiction.stdout);
     let doctor = json(&place.run(&["doctor", "--json"]));
     let findings = doctor["findings"].as_array().unwrap();
     assert!(findings.iter().any(|finding| finding["id"] == "environment.contradiction"), "{findings:?}");

@@ -13,12 +13,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bson::raw::RawDocument;
-use bson::{RawDocumentBuf, rawdoc};
+use bson::{Document, RawDocumentBuf, rawdoc};
 use futures::{StreamExt as _, TryStreamExt as _};
 use mainstay_engine::{CollectionIdentity, CollectionInfo, CollectionKind, Namespace};
 use mainstay_model::progress::Work;
 use mainstay_model::{Error, ErrorKind, ErrorStatus, Result, ResultExt};
 
+use crate::error::code;
 use crate::metadata::{Metadata, array, kind_of};
 use crate::probe::number;
 use crate::raw;
@@ -33,14 +34,35 @@ const CONCURRENCY: usize = 8;
 /// How often collections are looked for under new names. Each time is over in milliseconds.
 const LISTING_COUNT_MAX: usize = 20;
 
-/// The databases that hold user data, by name.
+/// The databases that hold user data and that the user may see, by name. The server leaves the others out without a word.
 pub(crate) async fn databases(server: &MongoServer) -> Result<Vec<String>> {
-    let reply = server.ask("admin", rawdoc! { "listDatabases": 1, "nameOnly": true }).await?;
+    Ok(user_databases(&server.ask("admin", rawdoc! { "listDatabases": 1, "nameOnly": true }).await?))
+}
+
+/// All databases that hold user data, by name. Asked not to leave any out, the server refuses a user who may not see them all
+/// (MongoDB manual, listDatabases, `authorizedDatabases`).
+pub(crate) async fn every_database(server: &MongoServer) -> Result<Vec<String>> {
+    let command = rawdoc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": false };
+    match server.ask_unless(code::UNAUTHORIZED, "admin", command).await? {
+        Some(reply) => Ok(user_databases(&reply)),
+        None => Err(Error::new(
+            ErrorKind::Auth,
+            "the user may not list all databases of the server, so that some would be left out unseen",
+        )
+        .with_state("nothing was changed")
+        .with_hint(
+            "name the databases with `--database`, or grant listDatabases on the cluster, which the role backup has: \
+             db.getSiblingDB(\"admin\").grantRolesToUser(USER, [{role: \"backup\", db: \"admin\"}])",
+        )),
+    }
+}
+
+fn user_databases(reply: &Document) -> Vec<String> {
     let listed = reply.get_array("databases").map(Vec::as_slice).unwrap_or_default();
     let names = listed.iter().filter_map(|database| database.as_document()?.get_str("name").ok());
     let mut names: Vec<String> = names.filter(|name| is_user_database(name)).map(str::to_owned).collect();
     names.sort();
-    Ok(names)
+    names
 }
 
 pub(crate) fn is_user_database(name: &str) -> bool {

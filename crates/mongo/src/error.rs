@@ -76,7 +76,7 @@ fn meaning_of(code: i32) -> Meaning {
 }
 
 const HINT_CREDENTIALS: &str = "check user, password and authSource (the database the user was created in), then run `mainstay config check`";
-const HINT_PRIVILEGE: &str = "grant the user `backup` to read, `restore` and `readWriteAnyDatabase` to write: db.grantRolesToUser(USER, [{role: \"backup\", db: \"admin\"}])";
+const HINT_PRIVILEGE: &str = "grant the user `backup` to read, `restore` and `readWriteAnyDatabase` to write: db.getSiblingDB(\"admin\").grantRolesToUser(USER, [{role: \"backup\", db: \"admin\"}])";
 const HINT_PRIMARY: &str =
     "wait until the replica set has a primary (rs.status() shows it), then run the same command again";
 const HINT_MAJORITY: &str =

@@ -272,7 +272,7 @@ impl Findings {
             "not_permitted",
             Severity::Note,
             format!("{what} could not be examined: the user lacks the privilege"),
-            "grant the role clusterMonitor: db.grantRolesToUser(USER, [{role: \"clusterMonitor\", db: \"admin\"}])",
+            "grant the role clusterMonitor: db.getSiblingDB(\"admin\").grantRolesToUser(USER, [{role: \"clusterMonitor\", db: \"admin\"}])",
         );
     }
 

@@ -42,6 +42,8 @@ struct Inner {
     database: Option<String>,
     /// The replica set that the connection string names.
     replica_set: Option<String>,
+    /// Somebody is to log in with a password, and none is configured.
+    lacks_password: bool,
     retry: RetryPolicy,
     reads: ReadFrom,
     /// Which server this is, once somebody has asked.
@@ -63,6 +65,7 @@ impl MongoServer {
     pub async fn open(config: &MongoConfig) -> Result<Self> {
         let resolved = config::resolve(config).await?;
         let replica_set = resolved.driver.repl_set_name.clone();
+        let lacks_password = resolved.wire.login.as_ref().is_some_and(|login| login.lacks_password());
         let driver = mongodb::Client::with_options(resolved.driver).map_err(driver_error)?;
         Ok(Self(Arc::new(Inner {
             driver,
@@ -71,6 +74,7 @@ impl MongoServer {
             direct: resolved.direct,
             database: resolved.database,
             replica_set,
+            lacks_password,
             retry: config.retry,
             reads: resolved.reads,
             fingerprint: Mutex::default(),
@@ -172,7 +176,7 @@ impl MongoServer {
         }
         Err(failure.map_or_else(
             || Error::new(ErrorKind::Config, "the connection string names no server"),
-            Error::from,
+            |failure| self.with_password_missing(failure.into()),
         ))
     }
 
@@ -279,7 +283,7 @@ impl MongoServer {
         if error::is_unreached(&error) {
             for endpoint in &self.0.seeds {
                 match Connection::open(endpoint, &self.0.wire).await {
-                    Err(exact) => return exact.into(),
+                    Err(exact) => return self.with_password_missing(exact.into()),
                     Ok(connection) => {
                         let found = connection.greeting().replica_set.as_deref();
                         if let Some(wanted) = self.0.replica_set.as_deref().filter(|it| Some(*it) != found) {
@@ -289,7 +293,16 @@ impl MongoServer {
                 }
             }
         }
-        driver_error(error)
+        self.with_password_missing(driver_error(error))
+    }
+
+    /// A failed login for the reason that is known without asking the server.
+    fn with_password_missing(&self, error: Error) -> Error {
+        if error.kind() != ErrorKind::Auth || !self.0.lacks_password {
+            return error;
+        }
+        Error::new(ErrorKind::Auth, "a user name is configured, but no password for it")
+            .with_hint("set MAINSTAY_MONGO_PASSWORD, or `password` in [mongo] of mainstay.toml, then run `mainstay config check`")
     }
 
     /// Refuses when `permit` is not for filling this server: for a restore, or for the load of a dump.
@@ -375,6 +388,10 @@ impl DocumentSource for MongoServer {
 
     async fn databases(&self) -> Result<Vec<String>> {
         catalog::databases(self).await
+    }
+
+    async fn every_database(&self) -> Result<Vec<String>> {
+        catalog::every_database(self).await
     }
 
     async fn collections(&self, database: &str) -> Result<Vec<CollectionInfo>> {

@@ -144,7 +144,9 @@ pub fn backups(
         };
         let create = || format!("mainstay backup create --store {kind}");
         for id in &backups.damaged {
-            let message = format!("the manifest of set {id} is damaged");
+            let message = format!(
+                "set {id} is damaged: its manifest cannot be read, or its last verification found damage"
+            );
             let remedy = format!(
                 "`mainstay backup verify {id}` tells more; restore the set from an off-site copy, or take a new one: `{}`",
                 create()

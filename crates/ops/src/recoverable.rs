@@ -12,7 +12,7 @@ use mainstay_model::progress::Observer;
 use mainstay_model::{
     ChainId, Error, Finding, LogPosition, OpTime, Result, ResultExt, SetId, Severity, StoreKind,
 };
-use mainstay_repository::{Chain, ChainEntry, ChainReason, LogReport, Repository, Run, Set};
+use mainstay_repository::{Chain, ChainDamage, ChainEntry, ChainReason, LogReport, Repository, Run, Set};
 use serde::Serialize;
 
 use crate::contents::DocumentSetContents;
@@ -26,18 +26,18 @@ const SLICE_COUNT_MAX: usize = 4;
 pub struct Recoverable {
     /// Server by server.
     pub servers: Vec<ServerLog>,
-    /// Chains that lead nowhere, because nobody can tell whose log they are, oldest first.
+    /// Chains that lead nowhere, because nobody can tell whose log they are, or that have lost the contents of slices, oldest first.
     pub damaged: Vec<DamagedChain>,
 }
 
-/// A chain whose description is missing or cannot be read.
+/// A chain whose description is missing or cannot be read, or of which slices have no bytes any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DamagedChain {
     /// The chain.
     pub chain: ChainId,
     /// How many slices lie in it.
     pub slices: usize,
-    /// What is wrong with its description.
+    /// What is wrong with it.
     pub damaged: String,
 }
 
@@ -160,6 +160,7 @@ pub async fn recoverable(repository: &Repository) -> Result<Recoverable> {
     for entry in repository.chains(StoreKind::Mongo).await? {
         match entry {
             ChainEntry::Whole(chain) => {
+                damaged.extend(emptied(&chain));
                 servers.entry(chain.description().server.clone()).or_default().push(chain);
             }
             ChainEntry::Damaged { id, slices, error, .. } => {
@@ -181,6 +182,17 @@ pub async fn recoverable(repository: &Repository) -> Result<Recoverable> {
         judge(server, environment.unwrap_or_default(), own, &facts)
     };
     Ok(Recoverable { servers: servers.into_iter().map(server_log).collect(), damaged })
+}
+
+/// `chain` as a damaged one, when slices of it have no bytes.
+fn emptied(chain: &Chain) -> Option<DamagedChain> {
+    let is_empty = |damage: &&ChainDamage| matches!(damage, ChainDamage::Empty(_));
+    let count = chain.damage().iter().filter(is_empty).count();
+    (count > 0).then(|| DamagedChain {
+        chain: chain.id().clone(),
+        slices: chain.slices().len() + count,
+        damaged: format!("{count} of its slices have 0 bytes; `mainstay backup verify --log` names them"),
+    })
 }
 
 /// What of a chain matters here.

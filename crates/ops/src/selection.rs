@@ -57,14 +57,37 @@ impl Selection {
         ))
     }
 
-    /// The selected collections of `source`, by name. What an unfinished restore is loading beside others is left out.
+    /// The selected collections of `source`, by name: when everything is meant, all there are. What an unfinished restore is loading beside
+    /// others is left out.
     ///
     /// # Errors
-    /// `Precondition` when a name matches nothing; what the source fails with.
+    /// `Precondition` when a name matches nothing; `Auth` when everything is meant and the user may not see all of it; what the source
+    /// fails with.
     pub(crate) async fn resolve(&self, source: &dyn DocumentSource) -> Result<Vec<CollectionInfo>> {
+        let databases = match self.is_everything() {
+            true => source.every_database().await.context("list databases")?,
+            false => self.named_databases(),
+        };
+        self.resolve_in(databases, source).await
+    }
+
+    /// As [`Selection::resolve`]; when everything is meant, what the user may see: for a look at the server, which promises nothing.
+    ///
+    /// # Errors
+    /// As [`Selection::resolve`], but for `Auth`.
+    pub(crate) async fn resolve_visible(&self, source: &dyn DocumentSource) -> Result<Vec<CollectionInfo>> {
+        let databases = self.visible_databases(source).await?;
+        self.resolve_in(databases, source).await
+    }
+
+    async fn resolve_in(
+        &self,
+        databases: Vec<String>,
+        source: &dyn DocumentSource,
+    ) -> Result<Vec<CollectionInfo>> {
         self.check_user_databases()?;
         let mut selected = Vec::new();
-        for database in self.databases_to_list(source).await? {
+        for database in databases {
             let collections = source
                 .collections(&database)
                 .await
@@ -85,7 +108,7 @@ impl Selection {
     /// `Usage` for the server's own databases; `Precondition` when one does not exist; what the source fails with.
     pub async fn database_names(&self, source: &dyn DocumentSource) -> Result<Vec<String>> {
         self.check_user_databases()?;
-        let named = self.databases_to_list(source).await?;
+        let named = self.visible_databases(source).await?;
         let known = source.databases().await.context("list databases")?;
         let lost: Vec<&str> = named.iter().filter(|name| !known.contains(name)).map(String::as_str).collect();
         if lost.is_empty() {
@@ -107,15 +130,19 @@ impl Selection {
         named.map(String::as_str).try_for_each(check_user_database)
     }
 
-    async fn databases_to_list(&self, source: &dyn DocumentSource) -> Result<Vec<String>> {
-        if self.is_everything() {
-            return source.databases().await.context("list databases");
+    async fn visible_databases(&self, source: &dyn DocumentSource) -> Result<Vec<String>> {
+        match self.is_everything() {
+            true => source.databases().await.context("list databases"),
+            false => Ok(self.named_databases()),
         }
+    }
+
+    fn named_databases(&self) -> Vec<String> {
         let named = self.collections.iter().map(|namespace| &namespace.database);
         let mut databases: Vec<String> = self.databases.iter().chain(named).cloned().collect();
         databases.sort();
         databases.dedup();
-        Ok(databases)
+        databases
     }
 }
 

@@ -62,7 +62,7 @@ pub async fn count(
     selection: &Selection,
     options: &CountOptions,
 ) -> Result<Vec<CountRow>> {
-    let collections = selection.resolve(source).await?;
+    let collections = selection.resolve_visible(source).await?;
     let request = CountRequest { query: options.query.clone(), time_max: options.time_max };
     let row = async |info: CollectionInfo| {
         let documents = match (options.exact || options.query.is_some(), info.kind) {
@@ -150,7 +150,7 @@ pub async fn statistics(
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     };
-    let collections = selection.resolve(source).await?;
+    let collections = selection.resolve_visible(source).await?;
     let rows: Vec<Option<StatisticsRow>> =
         futures::stream::iter(collections).map(row).buffered(CONCURRENCY).try_collect().await?;
     let mut rows: Vec<StatisticsRow> = rows.into_iter().flatten().collect();

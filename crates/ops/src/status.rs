@@ -8,11 +8,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use futures::future::join_all;
 use mainstay_engine::{Probe, StoreFacts};
 use mainstay_guard::Marker;
 use mainstay_model::{Error, ErrorKind, ExitStatus, OpTime, Result, SetId, StoreKind, Timestamp};
-use mainstay_repository::{ChainEntry, Repository, SetEntry};
+use mainstay_repository::{ChainEntry, Repository, Set, SetEntry};
+
+/// How many verification records are read at the same time.
+const VERIFICATION_READS: usize = 8;
 
 /// A store as it answered.
 #[derive(Debug)]
@@ -34,7 +38,7 @@ pub struct StoreBackups {
     pub kind: StoreKind,
     /// How many sets are complete.
     pub set_count: usize,
-    /// Those whose manifest is damaged.
+    /// Those whose manifest is damaged, or that their last verification found damaged.
     pub damaged: Vec<SetId>,
     /// The newest complete set, and when it was completed.
     pub last: Option<(SetId, Timestamp)>,
@@ -96,19 +100,38 @@ pub async fn repository(repository: &Repository) -> Result<RepositoryStatus> {
     let mut backups = Vec::new();
     for kind in StoreKind::ALL {
         let mut found = StoreBackups { kind, set_count: 0, damaged: Vec::new(), last: None, verified: None };
+        let mut whole = Vec::new();
         for entry in repository.sets(Some(kind)).await? {
             match entry {
                 SetEntry::Whole(set) => {
                     found.set_count += 1;
                     found.last = Some((set.id().clone(), set.manifest().completed_at));
+                    whole.push(set);
                 }
                 SetEntry::Damaged { id, .. } => found.damaged.push(id),
             }
         }
+        found.damaged.extend(unsound(&whole).await?);
+        found.damaged.sort_unstable();
         found.verified = repository.newest_verified(kind).await?;
         backups.push(found);
     }
     Ok(RepositoryStatus { backups })
+}
+
+/// Those of `sets` that their last recorded verification found damaged.
+async fn unsound(sets: &[Set]) -> Result<Vec<SetId>> {
+    let mut records = futures::stream::iter(sets)
+        .map(async |set| set.last_verification().await.map(|last| (set, last)))
+        .buffered(VERIFICATION_READS);
+    let mut unsound = Vec::new();
+    while let Some(read) = records.next().await {
+        let (set, last) = read?;
+        if last.is_some_and(|record| !record.is_sound()) {
+            unsound.push(set.id().clone());
+        }
+    }
+    Ok(unsound)
 }
 
 /// The change log of one server in the repository.
@@ -146,9 +169,13 @@ pub async fn logs(repository: &Repository) -> Result<Vec<LogStatus>> {
 pub fn exit_status(stores: &[StoreStatus], repository: Option<&Result<RepositoryStatus>>) -> ExitStatus {
     let of_stores = stores.iter().filter_map(|store| store.facts.as_ref().err());
     let of_repository = repository.and_then(|repository| repository.as_ref().err());
+    let damaged = repository
+        .and_then(|repository| repository.as_ref().ok())
+        .is_some_and(|repository| repository.backups.iter().any(|backups| !backups.damaged.is_empty()));
     of_stores
         .chain(of_repository)
         .map(|error| error.kind().exit_status())
+        .chain(damaged.then_some(ExitStatus::Critical))
         .max_by_key(|status| *status as u8)
         .unwrap_or(ExitStatus::Ok)
 }
@@ -174,6 +201,14 @@ mod tests {
         assert_eq!(exit_status(&[], None), ExitStatus::Ok);
         assert_eq!(exit_status(std::slice::from_ref(&auth), None), ExitStatus::Auth);
         assert_eq!(exit_status(&[down, auth], None), ExitStatus::Unreachable);
+        let backups = |damaged| {
+            let kind = StoreKind::Mongo;
+            let of_mongo = StoreBackups { kind, set_count: 1, damaged, last: None, verified: None };
+            Ok(RepositoryStatus { backups: vec![of_mongo] })
+        };
+        let damaged = vec![SetId::new(Timestamp::UNIX_EPOCH, 1)];
+        assert_eq!(exit_status(&[], Some(&backups(vec![]))), ExitStatus::Ok);
+        assert_eq!(exit_status(&[], Some(&backups(damaged))), ExitStatus::Critical);
         let storage = Err(Error::new(ErrorKind::Storage, "x"));
         assert_eq!(exit_status(&[], Some(&storage)), ExitStatus::Failed);
     }

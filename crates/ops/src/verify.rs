@@ -9,15 +9,20 @@ use mainstay_repository::{Repository, Set, VerifyReport};
 use crate::contents::DocumentSetContents;
 use crate::inspect::inspect;
 
-/// Reads every object of `set` back, judges it, and records the outcome in the repository.
+/// Reads every object of `set` back, judges it, and records the outcome in the repository. Whether that could be recorded is told beside the
+/// verdict, which is worth as much without a record.
 ///
 /// # Errors
 /// `Corrupt` when the manifest itself is not readable; `Storage` or `Unreachable` when the store fails. Damage to objects is not an error
 /// but a critical finding in the report.
-pub async fn verify(repository: &Repository, set: &Set, observer: &dyn Observer) -> Result<VerifyReport> {
+pub async fn verify(
+    repository: &Repository,
+    set: &Set,
+    observer: &dyn Observer,
+) -> Result<(VerifyReport, Result<()>)> {
     let report = inspect(repository, set, observer).await?;
-    repository.record_verification(&report).await.context("record the verification")?;
-    Ok(report)
+    let recorded = repository.record_verification(&report).await.context("record the verification");
+    Ok((report, recorded.map(drop)))
 }
 
 /// The newest sound backup of the server with this `fingerprint` that holds every one of `needed`, as evidence for the guard. Damaged sets,

@@ -4,6 +4,8 @@
 //! writer may still need is removed: a set folder belongs to whoever holds the set's lease, and a partial file elsewhere counts as in
 //! use until it has been quiet for a day. The order of removal and why it is safe beside a writer that stood still is told in
 //! [`SetWriter`](crate::SetWriter)'s module: removal record first, objects next, removal record last.
+//!
+//! A set folder whose manifest is missing although the set was verified once is no leftover: it was a backup, and it may be one again.
 
 use jiff::SignedDuration;
 use mainstay_journal::Lease;
@@ -12,7 +14,7 @@ use mainstay_store::{Key, Store};
 
 use crate::layout;
 use crate::manifest::{REMOVAL_KIND, Removal};
-use crate::repository::{Place, Repository, kinds};
+use crate::repository::{Place, Repository, kinds, missing_manifest};
 
 /// How long a partial file outside of set folders must have been quiet: what is put there is small and written in one go.
 const PARTIAL_QUIET: SignedDuration = SignedDuration::from_hours(24);
@@ -100,7 +102,9 @@ impl Repository {
     ) -> Result<Vec<Leftover>> {
         let in_use = self.set_in_use(&id).await?;
         let exists = match self.place(store, &id).await {
-            Ok(place) => matches!(place, Place::Manifest(..)),
+            Ok(Place::Manifest(..)) => true,
+            Ok(Place::Empty) => self.is_headless(store, &id).await?,
+            Ok(Place::Removal) => false,
             // A damaged manifest is a damaged set, and nobody's leftover.
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => true,
             Err(error) => return Err(error),
@@ -157,7 +161,28 @@ impl Repository {
         removed.and(released)
     }
 
+    /// The sets that are kept although their manifest is missing, because they were complete once.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn headless_sets(&self) -> Result<Vec<(StoreKind, SetId)>> {
+        let mut headless = Vec::new();
+        for store in kinds(None) {
+            for id in self.set_ids(store).await? {
+                // What is damaged otherwise has something in the manifest's place.
+                let is_empty = matches!(self.place(store, &id).await, Ok(Place::Empty));
+                if is_empty && self.is_headless(store, &id).await? {
+                    headless.push((store, id));
+                }
+            }
+        }
+        Ok(headless)
+    }
+
     async fn remove_leased(&self, store: StoreKind, id: &SetId) -> Result<()> {
+        if matches!(self.place(store, id).await, Ok(Place::Empty)) && self.is_headless(store, id).await? {
+            return Err(missing_manifest(store, id).with_state("nothing was removed"));
+        }
         self.bar_manifest(store, id).await?;
         delete_objects(self.store(), store, id).await?;
         self.store().delete(&layout::manifest(store, id)).await

@@ -123,7 +123,7 @@ impl Repository {
     /// Opens the repository in `store`.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] when there is none; [`ErrorKind::Corrupt`] when its description is damaged; [`ErrorKind::Unsupported`]
+    /// [`ErrorKind::NotFound`] when there is none; [`ErrorKind::Corrupt`] when its description is damaged or gone; [`ErrorKind::Unsupported`]
     /// when a newer version made it; [`ErrorKind::Config`] for wrong keys, or recipients other than its own; the store's errors.
     pub async fn open(store: Store, clock: Arc<dyn Clock>, options: RepositoryOptions) -> Result<Self> {
         let mut settings = Settings::check(&options)?;
@@ -321,8 +321,8 @@ impl Repository {
     /// read; the store's.
     pub async fn set(&self, kind: Option<StoreKind>, id: &SetId) -> Result<Set> {
         for kind in kinds(kind) {
-            if let Place::Manifest(manifest, blake3) = self.place(kind, id).await? {
-                return Ok(Set::new(self.clone(), *manifest, blake3));
+            if let Some(entry) = self.clone().entry(kind, id.clone()).await? {
+                return entry.into_set();
             }
         }
         let of = kind.map_or_else(String::new, |kind| format!(" of {kind}"));
@@ -365,12 +365,27 @@ impl Repository {
             Ok(Place::Manifest(manifest, blake3)) => {
                 Ok(Some(SetEntry::Whole(Set::new(self, *manifest, blake3))))
             }
+            Ok(Place::Empty) if self.is_headless(kind, &id).await? => {
+                let error = missing_manifest(kind, &id);
+                Ok(Some(SetEntry::Damaged { kind, id, error }))
+            }
             Ok(Place::Empty | Place::Removal) => Ok(None),
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
                 Ok(Some(SetEntry::Damaged { kind, id, error }))
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether set `id`, in whose manifest's place nothing lies, was complete once: only a set that exists is ever verified. What is left
+    /// of it is damaged, and nobody's leftover.
+    pub(crate) async fn is_headless(&self, kind: StoreKind, id: &SetId) -> Result<bool> {
+        Ok(self.was_verified(kind, id).await? && self.is_occupied(kind, id).await?)
+    }
+
+    async fn is_occupied(&self, kind: StoreKind, id: &SetId) -> Result<bool> {
+        let objects = self.0.store.list(&layout::set(kind, id)).await;
+        Ok(!objects.with_context(|| format!("list objects of set {id}"))?.is_empty())
     }
 
     /// What lies where the manifest of set `id` belongs.
@@ -421,6 +436,15 @@ impl Repository {
     }
 }
 
+/// What is wrong with a set that is [headless](Repository::is_headless).
+pub(crate) fn missing_manifest(kind: StoreKind, id: &SetId) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        format!("{} is missing, but the set was complete: it has been verified", layout::manifest(kind, id)),
+    )
+    .with_hint("copy manifest.json back from an off-site copy of the repository; `mainstay backup prune` leaves the set alone")
+}
+
 /// The one kind asked for, or all.
 pub(crate) fn kinds(kind: Option<StoreKind>) -> Vec<StoreKind> {
     kind.map_or_else(|| StoreKind::ALL.to_vec(), |kind| vec![kind])
@@ -430,6 +454,7 @@ async fn read_description(store: &Store) -> Result<Description> {
     let key = layout::description();
     let bytes = match store.get(&key, DESCRIPTION_BYTES_MAX).await {
         Err(error) if error.kind() == ErrorKind::NotFound => {
+            refuse_headless(store).await?;
             return Err(Error::new(ErrorKind::NotFound, format!("there is no repository in {}", store.describe()))
                 .with_hint("check `repository.url`, or run `mainstay backup create`, which begins a new repository there"));
         }
@@ -466,16 +491,8 @@ pub(crate) fn open_versioned<T: DeserializeOwned>(
 /// What belongs to somebody else is left alone, too.
 async fn refuse_occupied(store: &Store) -> Result<()> {
     let present = store.get(&layout::description(), DESCRIPTION_BYTES_MAX).await.is_ok();
-    for kind in StoreKind::ALL {
-        let (sets, log) = (layout::sets(kind), layout::log(kind));
-        if !present && (!store.folders(&sets).await?.is_empty() || !store.folders(&log).await?.is_empty()) {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("mainstay.json is missing from {}, but there are backups of {kind}", store.describe()),
-            )
-            .with_state("nothing was changed")
-            .with_hint("copy mainstay.json back from an off-site copy, or set `repository.url` to another place for a new one"));
-        }
+    if !present {
+        refuse_headless(store).await?;
     }
     match store.folders(&Key::root()).await?.into_iter().find(|name| !OWN_FOLDERS.contains(&name.as_str())) {
         Some(foreign) if !present => Err(Error::new(
@@ -486,6 +503,22 @@ async fn refuse_occupied(store: &Store) -> Result<()> {
         .with_hint("set `repository.url` to a folder or prefix that is empty or not there yet")),
         _ => Ok(()),
     }
+}
+
+/// Refuses a place without a description that holds backups.
+async fn refuse_headless(store: &Store) -> Result<()> {
+    for kind in StoreKind::ALL {
+        let (sets, log) = (layout::sets(kind), layout::log(kind));
+        if !store.folders(&sets).await?.is_empty() || !store.folders(&log).await?.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("mainstay.json is missing from {}, but there are backups of {kind}", store.describe()),
+            )
+            .with_state("nothing was changed")
+            .with_hint("copy mainstay.json back from an off-site copy, or set `repository.url` to another place for a new one"));
+        }
+    }
+    Ok(())
 }
 
 /// The folders of a repository.

@@ -11,6 +11,7 @@ use crate::layout;
 use crate::manifest::{Encryption, Manifest, ObjectEntry};
 use crate::repository::Repository;
 use crate::source::ObjectSource;
+use crate::verify::VerificationRecord;
 
 /// A committed set. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -83,6 +84,14 @@ impl Set {
     /// Its manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// As [`Repository::last_verification`], of this set.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn last_verification(&self) -> Result<Option<VerificationRecord>> {
+        self.repository.last_verification(self.kind(), self.id()).await
     }
 
     /// The hash that seals its manifest, and with it every object.

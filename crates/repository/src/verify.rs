@@ -274,6 +274,12 @@ impl Repository {
         Ok(entries.into_iter().map(|entry| entry.body).collect())
     }
 
+    /// Whether any verification of a set is recorded, be its record readable or not.
+    pub(crate) async fn was_verified(&self, kind: StoreKind, id: &SetId) -> Result<bool> {
+        let numbers = self.verification_sequence(kind, id).numbers().await;
+        Ok(!numbers.with_context(|| format!("list verifications of set {id}"))?.is_empty())
+    }
+
     /// The last recorded verification of a set; `None` when there is none, and also when its record is damaged or of a newer version, or
     /// belongs to another set: then the set does not count as verified, and nothing else is held up by it.
     ///

@@ -145,6 +145,12 @@ fn text_of(event: &CaptureEvent) -> String {
             });
             format!("warning: {message}; trying again in {:?}{age}", Duration::from_millis(*pause_ms))
         }
+        CaptureEvent::ServerBack { away_ms, .. } => {
+            format!(
+                "the server answers again after {}; the log goes on without a gap",
+                duration(away_ms / 1000)
+            )
+        }
         CaptureEvent::OverrunRisk(risk) => format!(
             "warning: capture is {} behind and the server keeps {}: it may overwrite what is not stored yet; \
              make the oplog larger with db.adminCommand({{replSetResizeOplog: 1, size: MEGABYTES}})",

@@ -1,10 +1,9 @@
 //! `config show|check|init`: what holds and why, what contradicts, and a file to begin with. Connects nowhere.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use mainstay_model::{Error, ErrorKind, ExitStatus, Finding, Result, Severity};
+use mainstay_model::{ExitStatus, Finding, Result, Severity};
 use serde_json::{Map, Value, json};
 
 use super::findings;
@@ -13,6 +12,7 @@ use crate::config::key::{KEYS, markdown_table};
 use crate::config::resolved::{Setting, Value as ConfigValue};
 use crate::config::template::TEMPLATE;
 use crate::config::{Configuration, Outside, check::check};
+use crate::new_file;
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
 
@@ -220,18 +220,6 @@ impl Report for Written {
 pub(crate) fn init(outside: &Outside) -> Result<Written> {
     let name = outside.config_flag.clone().unwrap_or_else(|| PathBuf::from(PROJECT_FILE));
     let path = outside.working_dir.join(name);
-    write_new(&path, TEMPLATE)?;
+    new_file::write(&path, TEMPLATE, "edit it, or move it away first")?;
     Ok(Written(path))
-}
-
-fn write_new(path: &Path, text: &str) -> Result<()> {
-    let written = std::fs::File::create_new(path).and_then(|mut file| file.write_all(text.as_bytes()));
-    written.map_err(|source| match source.kind() {
-        std::io::ErrorKind::AlreadyExists => {
-            Error::new(ErrorKind::Precondition, format!("{} exists already", path.display()))
-                .with_state("nothing was changed")
-                .with_hint("edit it, or move it away first")
-        }
-        _ => Error::new(ErrorKind::Storage, format!("cannot write {}", path.display())).with_source(source),
-    })
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use mainstay_engine::Probe;
-use mainstay_guard::{BackupEvidence, Environment, Guard, Marker, Outcome, UNKNOWN_ENVIRONMENT, identify};
+use mainstay_guard::{
+    BackupEvidence, Environment, Guard, Marker, Outcome, UNKNOWN_ENVIRONMENT, identify, sources,
+};
 use mainstay_model::{
     Assumption, BlastRadius, Effect, EnvironmentClass, Error, ErrorKind, ExitStatus, PLAN_FORMAT, Plan,
     PlanStep, Result, ResultExt, StoreKind, Target,
@@ -20,7 +22,7 @@ use serde_json::{Map, Value, json};
 use super::close;
 use super::plan::{self, PlanReport, by_plan_file_with};
 use crate::printer::consent::TerminalConsent;
-use crate::printer::{Cell, Look, Report, Table, Tone};
+use crate::printer::{Cell, Look, Report, Table, Tone, problem_details};
 use crate::wiring::Session;
 
 /// The operation's registered name.
@@ -99,9 +101,10 @@ pub(crate) async fn run(command: EnvironmentCommand, session: &Session) -> Resul
 /// Shows what each source says. A contradiction is shown and then refused.
 async fn show(session: &Session) -> Result<ExitStatus> {
     let stores = status::stores(&session.probes().await?, ANSWER_TIME_MAX).await;
-    let shown =
-        Shown { environment: identify(&session.configured_environment(), &known_markers(&stores)), stores };
-    Ok(session.printer.report(&shown))
+    let (configured, markers) = (session.configured_environment(), known_markers(&stores));
+    let environment = identify(&configured, &markers);
+    let sources = sources(&configured, &markers);
+    Ok(session.printer.report(&Shown { environment, sources, stores }))
 }
 
 /// The markers of the stores that could be asked.
@@ -111,6 +114,8 @@ pub(crate) fn known_markers(stores: &[StoreStatus]) -> Vec<(StoreKind, Option<Ma
 
 struct Shown {
     environment: Result<Environment>,
+    /// Every source and what it says.
+    sources: Vec<(String, String)>,
     stores: Vec<StoreStatus>,
 }
 
@@ -128,8 +133,11 @@ impl Report for Shown {
                 })
             })
             .collect();
+        let sources: Vec<Value> =
+            self.sources.iter().map(|(source, said)| json!({"source": source, "says": said})).collect();
         Map::from_iter([
             ("environment".to_owned(), json!(self.environment.as_ref().ok())),
+            ("sources".to_owned(), json!(sources)),
             ("contradiction".to_owned(), json!(self.environment.as_ref().err().map(ToString::to_string))),
             ("markers".to_owned(), json!(markers)),
         ])
@@ -138,17 +146,8 @@ impl Report for Shown {
     fn text(&self, look: &Look) -> String {
         let mut text = line(&self.environment, look);
         let mut table = Table::new(&["SOURCE", "SAYS"]);
-        if let Ok(environment) = &self.environment {
-            for (source, said) in &environment.sources {
-                table.row(vec![source.as_str().into(), said.as_str().into()]);
-            }
-        } else {
-            for store in &self.stores {
-                if let Ok(Some(marker)) = &store.marker {
-                    let said = format!("{}, {}", marker.environment, marker.class);
-                    table.row(vec![format!("marker in {}", store.kind).into(), said.into()]);
-                }
-            }
+        for (source, said) in &self.sources {
+            table.row(vec![source.as_str().into(), said.as_str().into()]);
         }
         for store in &self.stores {
             if let Err(error) = &store.marker {
@@ -157,6 +156,10 @@ impl Report for Shown {
             }
         }
         text.push_str(&table.render(look));
+        if let Err(error) = &self.environment {
+            text.push_str(&format!("{} {error}\n", look.paint(Tone::Bad, "error:")));
+            text.push_str(&problem_details(error));
+        }
         text
     }
 

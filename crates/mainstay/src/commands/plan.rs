@@ -9,6 +9,7 @@ use mainstay_model::{
 };
 use serde_json::{Map, Value, json};
 
+use crate::new_file;
 use crate::printer::shown::{moment, plain};
 use crate::printer::{Cell, Look, Report, Table, Tone};
 
@@ -100,18 +101,10 @@ pub(crate) fn read(file: &Path) -> Result<Plan> {
 /// # Errors
 /// `Precondition` when the file exists; `Storage` when it cannot be written.
 pub(crate) fn write(plan: &Plan, file: &Path) -> Result<()> {
-    use std::io::Write;
-    let text = serde_json::to_string_pretty(plan)
+    let mut text = serde_json::to_string_pretty(plan)
         .map_err(|source| Error::new(ErrorKind::Internal, "the plan has no JSON form").with_source(source))?;
-    let written = std::fs::File::create_new(file).and_then(|mut open| writeln!(open, "{text}"));
-    written.map_err(|source| match source.kind() {
-        std::io::ErrorKind::AlreadyExists => {
-            Error::new(ErrorKind::Precondition, format!("{} exists already", file.display()))
-                .with_state("nothing was changed")
-                .with_hint("name another file with `--output`")
-        }
-        _ => Error::new(ErrorKind::Storage, format!("cannot write {}", file.display())).with_source(source),
-    })
+    text.push('\n');
+    new_file::write(file, &text, "name another file with `--output`")
 }
 
 /// The guard's refusal for want of somebody to ask, with the way that commands have that take no hash: the plan that they make the next time

@@ -560,11 +560,8 @@ fn state_of(run: &UnfinishedRun) -> String {
 }
 
 async fn list(session: &Session) -> Result<ExitStatus> {
-    let listing = match session.existing_repository().await? {
-        Some(repository) => restore::unfinished_runs(&repository).await?,
-        None => Listing::default(),
-    };
-    Ok(session.printer.report(&Unfinished(listing)))
+    let repository = session.repository().await?;
+    Ok(session.printer.report(&Unfinished(restore::unfinished_runs(&repository).await?)))
 }
 
 struct Unfinished(Listing);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use mainstay_engine::StoreFacts;
 use mainstay_guard::{Environment, identify};
-use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Result, SetId, Timestamp};
+use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Result, SetId, Severity, Timestamp};
 use mainstay_ops::status::{self, LogStatus, RepositoryStatus, StoreBackups, StoreStatus};
 use serde_json::{Map, Value, json};
 
@@ -198,6 +198,14 @@ impl Report for Glance {
             )),
             None => {}
         }
+        for id in
+            self.repository.iter().flatten().flat_map(|status| &status.backups).flat_map(|of| &of.damaged)
+        {
+            text.push_str(&format!(
+                "{} backup set {id} is damaged; `mainstay backup verify {id}` tells more\n",
+                look.paint(Tone::Bad, "trouble:")
+            ));
+        }
         let troubles = self.stores.iter().filter_map(|store| store.facts.as_ref().err());
         for error in troubles.chain(self.repository.iter().filter_map(|repository| repository.as_ref().err()))
         {
@@ -208,12 +216,18 @@ impl Report for Glance {
     }
 
     fn exit_status(&self) -> ExitStatus {
-        // A repository that does not exist yet is nothing to wake anybody for; `doctor` says that there is no backup.
-        let repository = self.repository.as_ref().filter(|repository| {
+        // Without a repository nothing is damaged, but nothing is safe either.
+        let is_there = |repository: &&Result<RepositoryStatus>| {
             !repository.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound)
-        });
+        };
         let of_logs = self.logs_trouble().flatten().map(|error| error.kind().exit_status());
-        let others = status::exit_status(&self.stores, repository);
+        let others = match self.repository.as_ref().filter(is_there) {
+            Some(repository) => status::exit_status(&self.stores, Some(repository)),
+            None => match status::exit_status(&self.stores, None) {
+                ExitStatus::Ok => Severity::Warning.exit_status(),
+                trouble => trouble,
+            },
+        };
         of_logs.into_iter().chain([others]).max_by_key(|status| *status as u8).unwrap_or(others)
     }
 }

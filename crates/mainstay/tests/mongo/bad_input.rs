@@ -38,7 +38,8 @@ async fn a_wrong_password_is_an_auth_error_and_is_never_shown() {
     for secret in [CANARY, "canary-s3cret", "s3cret%2Fpw"] {
         assert!(!text.contains(secret), "{text}");
     }
-    project.run(&["backup", "create", "--store", "mongo"]).expect(5);
+    let without = project.run(&["backup", "create", "--store", "mongo"]).expect(5);
+    without.says("no password for it").says("MAINSTAY_MONGO_PASSWORD");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use mainstay_model::{LogPosition, OpTime, StoreKind, SystemClock, Timestamp};
 use mainstay_repository::{Chain, Repository, RepositoryOptions};
 use mainstay_store::{Location, Store, StoreOptions};
 use mainstay_testkit::s3::S3Fault;
-use mainstay_testkit::{Mongod, S3Server};
+use mainstay_testkit::{FaultProxy, Mongod, S3Server};
 use mongodb::bson::{Document, RawDocumentBuf, Timestamp as BsonTimestamp, doc};
 use serde_json::Value;
 
@@ -252,6 +252,28 @@ async fn a_store_that_fails_for_a_while_is_waited_for() {
     let listed = command(&["backup", "list", "--json"]).output().unwrap();
     let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
     assert_eq!(listed["log"][0]["gaps"].as_array().unwrap().len(), 0, "{listed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_away_is_told_and_so_is_its_return() {
+    let mongod = Mongod::start().unwrap();
+    let proxy = FaultProxy::start(mongod.address());
+    let project = Project::new(&format!("mongodb://{}/?directConnection=true", proxy.address()));
+    let (stop, writing) = writer(&mongod, &project.database);
+    let mut capture = Capture::of(&project, "200ms");
+    capture.until("slice_stored");
+    proxy.cut();
+    let waiting = capture.until("waiting");
+    assert!(waiting["message"].as_str().unwrap().contains("does not answer"), "{waiting}");
+    assert!(waiting["recovery_point_age_seconds"].is_number(), "{waiting}");
+    proxy.heal();
+    let back = capture.until("server_back");
+    assert!(back["away_ms"].as_u64().unwrap() >= 3_000, "{back}");
+    capture.until("slice_stored");
+    stop.store(true, Ordering::Relaxed);
+    writing.await.unwrap();
+    assert_eq!(capture.stop().1, 0);
+    assert_eq!(chains(&repository(&project).await).await.len(), 1, "one chain, without a gap");
 }
 
 #[tokio::test(flavor = "multi_thread")]

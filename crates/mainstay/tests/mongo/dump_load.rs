@@ -194,6 +194,32 @@ async fn an_interrupted_dump_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_dump_left_is_removed_by_the_next() {
+    let mongod = shared_mongod();
+    let project = Project::filled(mongod, 50).await;
+    // A process that has ended, and was waited for, has a number that nobody has.
+    let mut gone = project.spawn(&["--version"]);
+    gone.wait().unwrap();
+    let remains = format!("a.{}.partial", gone.id());
+    let of_the_living = format!("a.{}.partial", std::process::id());
+    let of_another = format!("b.{}.partial", gone.id());
+    fs::create_dir(project.path(&remains)).unwrap();
+    fs::write(project.path(&remains).join("x.bson"), "").unwrap();
+    fs::write(project.path(&of_the_living), "").unwrap();
+    fs::write(project.path(&of_another), "").unwrap();
+    project.run(&["mongo", "dump", "--output", "a"]).expect(0).says(&format!("removed {remains}"));
+    assert!(!project.path(&remains).exists() && project.path("a").exists());
+    assert!(project.path(&of_the_living).exists() && project.path(&of_another).exists());
+
+    // One that somebody has locked is written, wherever that somebody runs.
+    fs::write(project.path(&of_another), "").unwrap();
+    let locked = File::open(project.path(&of_another)).unwrap();
+    locked.lock().unwrap();
+    project.run(&["mongo", "dump", "--output", "b"]).expect(0);
+    assert!(project.path(&of_another).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_of_the_stock_tool_load_with_what_they_hold() {
     let mongod = shared_mongod();
     let project = Project::new(&mongod.uri());

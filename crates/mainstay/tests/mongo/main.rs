@@ -4,6 +4,7 @@
 mod backup_restore;
 mod bad_input;
 mod capture;
+mod damage;
 mod dump_load;
 mod dump_oplog;
 mod point_in_time;

@@ -58,6 +58,13 @@ pub(crate) struct Login {
     pub(crate) mechanism: Option<Mechanism>,
 }
 
+impl Login {
+    /// Whether it cannot work, whatever the server says: only a certificate proves a user without a password.
+    pub(crate) fn lacks_password(&self) -> bool {
+        self.password.is_none() && self.mechanism != Some(Mechanism::X509)
+    }
+}
+
 /// The mechanisms spoken on our own connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mechanism {

@@ -158,6 +158,31 @@ async fn the_least_privileges_suffice() {
 }
 
 #[tokio::test]
+async fn who_may_see_some_databases_is_not_given_them_for_all() {
+    let mongod = Mongod::options().auth("root", "pw").start().unwrap();
+    let client = mongod.oracle().await;
+    for name in ["shop", "hidden"] {
+        insert(&client, name, "a", [doc! { "_id": 1 }]).await;
+    }
+    for (user, role, on) in [("reader", "read", "shop"), ("backup", "backup", "admin")] {
+        let create = doc! { "createUser": user, "pwd": "pw", "roles": [{ "role": role, "db": on }] };
+        client.database("admin").run_command(create).await.unwrap();
+    }
+    let reader = MongoServer::open(&login(&mongod, "reader", "pw")).await.unwrap();
+    assert_eq!(reader.databases().await.unwrap(), ["shop"]);
+    let error = reader.every_database().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Auth, "{error:?}");
+    assert!(error.message().contains("may not list all databases"), "{error:?}");
+    for said in ["listDatabases", "backup", "grantRolesToUser", "--database"] {
+        assert!(error.hint().unwrap().contains(said), "{said}: {error:?}");
+    }
+    for user in ["backup", "root"] {
+        let server = MongoServer::open(&login(&mongod, user, "pw")).await.unwrap();
+        assert_eq!(server.every_database().await.unwrap(), ["hidden", "shop"], "{user}");
+    }
+}
+
+#[tokio::test]
 async fn each_layer_says_that_it_failed() {
     let mongod = Mongod::options().tls().start().unwrap();
     let certificates = mongod.certificates().unwrap().clone();

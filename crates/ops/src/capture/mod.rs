@@ -126,6 +126,13 @@ pub enum CaptureEvent {
         /// Until the next try, in milliseconds.
         pause_ms: u64,
     },
+    /// A server that did not answer does so again, and its log goes on where it was left.
+    ServerBack {
+        /// Up to where the log is stored.
+        recovery_point: OpTime,
+        /// How long it was away, in milliseconds.
+        away_ms: u64,
+    },
     /// The server may overwrite its log before it is stored.
     OverrunRisk(OverrunRisk),
 }

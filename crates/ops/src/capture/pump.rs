@@ -29,6 +29,9 @@ const SLICE_BYTES: usize = 8 * 1024 * 1024;
 /// How long the server may wait for the next entry before it answers with none.
 const READ_WAIT: Duration = Duration::from_secs(1);
 
+/// How long a server may be silent before it counts as away. One that has nothing new says so within [`READ_WAIT`].
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+
 /// How long a store that fails may keep a capture from ending that was asked to stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -84,7 +87,7 @@ pub(super) async fn pump(
     let (hand_on, batches) = mpsc::channel(1);
     let (cuts, to_write) = mpsc::channel(1);
     let (tell, stored) = mpsc::channel(4);
-    tasks.spawn(read(stream, hand_on));
+    tasks.spawn(read(Listening { context: context.clone(), end: Arc::clone(&end), stream }, hand_on));
     tasks.spawn(risk::watch(context.clone(), Arc::clone(&end)));
     let writing = Writing { context: context.clone(), writer, once: options.once, tell };
     let written = AbortOnDropHandle::new(tokio::spawn(writing.run(to_write)));
@@ -100,9 +103,9 @@ pub(super) async fn pump(
 }
 
 /// Takes batches from the server until nobody wants them or it fails.
-async fn read(mut stream: Box<dyn ChangeStream>, hand_on: mpsc::Sender<Result<ChangeBatch>>) {
+async fn read(mut listening: Listening, hand_on: mpsc::Sender<Result<ChangeBatch>>) {
     loop {
-        let message = match stream.next(READ_WAIT).await {
+        let message = match listening.next().await {
             Ok(None) if hand_on.is_closed() => return,
             Ok(None) => continue,
             Ok(Some(batch)) => Ok(batch),
@@ -112,6 +115,35 @@ async fn read(mut stream: Box<dyn ChangeStream>, hand_on: mpsc::Sender<Result<Ch
         if hand_on.send(message).await.is_err() || failed {
             return;
         }
+    }
+}
+
+/// The server's log, and whom to tell when the server is away: the stream itself goes on trying for a while before it fails.
+struct Listening {
+    context: CaptureContext,
+    /// Up to where the log is stored.
+    end: Arc<AtomicU64>,
+    stream: Box<dyn ChangeStream>,
+}
+
+impl Listening {
+    async fn next(&mut self) -> Result<Option<ChangeBatch>> {
+        let asked = Instant::now();
+        let mut next = self.stream.next(READ_WAIT);
+        if let Ok(answer) = tokio::time::timeout(SILENCE_MAX, &mut next).await {
+            return answer;
+        }
+        let recovery_point = || LogPosition(self.end.load(Ordering::Relaxed)).optime();
+        let silent = Error::new(ErrorKind::Unreachable, "the server does not answer");
+        tell_waiting(&self.context, &silent, Some(recovery_point()), READ_WAIT);
+        let answer = next.await;
+        if answer.is_ok() {
+            self.context.observer.event(&CaptureEvent::ServerBack {
+                recovery_point: recovery_point(),
+                away_ms: u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX),
+            });
+        }
+        answer
     }
 }
 

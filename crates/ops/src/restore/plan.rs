@@ -90,11 +90,27 @@ pub async fn plan(
     };
     let mut plan = decide(source, target, &candidates, wish, clock).await?;
     plan.steps.splice(0..0, basis.steps());
+    plan.steps.splice(0..0, damage_known(set).await?);
     if let Basis::Point(_) = basis {
         let left = bystanders(source, &chosen, &request.selection).await?;
         plan.steps.extend(left.iter().map(left_alone));
     }
     Ok(plan)
+}
+
+/// A warning when the last verification of `set` found it damaged. It is none of the restore's reasons to stop: what is restored is read
+/// and proven before anything is put in place.
+async fn damage_known(set: &Set) -> Result<Option<PlanStep>> {
+    let last = set.last_verification().await?;
+    Ok(last.filter(|record| !record.is_sound()).map(|record| PlanStep {
+        name: format!("WARNING: set {} is damaged", set.id()),
+        mark: '-',
+        summary: format!(
+            "so its last verification found at {}; `mainstay backup verify {}` tells what",
+            record.at,
+            set.id()
+        ),
+    }))
 }
 
 fn candidate(wanted: &Wanted<'_>, target: &Namespace) -> Candidate {

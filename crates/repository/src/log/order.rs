@@ -31,6 +31,8 @@ pub enum ChainDamage {
     /// A slice covers what others of the same writer cover, or begins where none ends: it was put there by somebody else, or what it
     /// continues was removed.
     Misplaced(Slice),
+    /// A slice of no bytes, which no writer makes: its contents were lost. It is not read, so that a hole is where it was.
+    Empty(Slice),
 }
 
 /// What the slices of a chain amount to.
@@ -44,7 +46,8 @@ pub(super) struct Ordered {
 }
 
 /// Orders the slices `found` of a chain that begins after `beginning`. Depends on nothing but the names.
-pub(super) fn order(beginning: LogPosition, mut found: Vec<Slice>) -> Ordered {
+pub(super) fn order(beginning: LogPosition, found: Vec<Slice>) -> Ordered {
+    let (empty, mut found): (Vec<Slice>, Vec<Slice>) = found.into_iter().partition(|slice| slice.bytes == 0);
     found.sort_unstable_by(|one, other| {
         (one.after, one.through, one.token, one.blake3.to_string()).cmp(&(
             other.after,
@@ -72,7 +75,27 @@ pub(super) fn order(beginning: LogPosition, mut found: Vec<Slice>) -> Ordered {
     }
     let aside = found.into_iter().zip(left).filter_map(|(slice, left)| left.then_some(slice));
     set_aside(beginning, aside, &mut ordered);
+    // What an empty slice held may have been captured once more.
+    for slice in empty {
+        if is_held(&ordered.slices, &slice) {
+            ordered.superseded.push(slice);
+        } else {
+            ordered.damage.push(ChainDamage::Empty(slice));
+        }
+    }
     ordered
+}
+
+/// Whether `slices`, in order, hold without a hole what `lost` was to hold.
+fn is_held(slices: &[Slice], lost: &Slice) -> bool {
+    let mut at = lost.after;
+    for slice in slices.iter().filter(|slice| slice.through > lost.after) {
+        if at >= lost.through || slice.after > at {
+            break;
+        }
+        at = slice.through;
+    }
+    at >= lost.through
 }
 
 /// How far one gets from each slice.
@@ -157,12 +180,28 @@ mod tests {
         let damage = ordered.damage.iter().map(|damage| match damage {
             ChainDamage::Missing(run) => format!("missing {}-{}", run.after.0, run.through.0),
             ChainDamage::Misplaced(slice) => format!("misplaced {:?}", span(slice)),
+            ChainDamage::Empty(slice) => format!("empty {:?}", span(slice)),
         });
         (
             ordered.slices.iter().map(span).collect(),
             ordered.superseded.iter().map(span).collect(),
             damage.collect(),
         )
+    }
+
+    #[test]
+    fn a_slice_of_no_bytes_is_a_hole_unless_others_hold_the_same() {
+        let lost = |after, through, token| Slice { bytes: 0, ..slice(after, through, token) };
+        let at_the_end = order(LogPosition(10), vec![slice(10, 20, 1), lost(20, 30, 1)]);
+        assert_eq!(at_the_end.slices, [slice(10, 20, 1)]);
+        assert_eq!(at_the_end.damage, [ChainDamage::Empty(lost(20, 30, 1))]);
+
+        let inside = order(LogPosition(10), vec![slice(10, 20, 1), lost(20, 30, 1), slice(30, 40, 1)]);
+        let hole = Run { after: LogPosition(20), through: LogPosition(30) };
+        assert_eq!(inside.damage, [ChainDamage::Missing(hole), ChainDamage::Empty(lost(20, 30, 1))]);
+
+        let again = order(LogPosition(10), vec![slice(10, 20, 1), lost(20, 30, 1), slice(20, 35, 2)]);
+        assert_eq!((again.damage, again.superseded), (vec![], vec![lost(20, 30, 1)]));
     }
 
     #[test]

@@ -99,6 +99,10 @@ fn damage_findings(chain: &Chain, after: LogPosition) -> Vec<Finding> {
             let subject = format!("{folder}/{}", slice.name());
             Some(finding(chain, "log.slice_misplaced", &subject, "does not continue the slice before it"))
         }
+        ChainDamage::Empty(slice) if slice.through > after => {
+            let subject = format!("{folder}/{}", slice.name());
+            Some(finding(chain, "log.slice_empty", &subject, "has no bytes: what it held is lost"))
+        }
         _ => None,
     });
     let superseded = chain.superseded().iter().filter(|slice| slice.through > after).map(|slice| Finding {
@@ -108,7 +112,7 @@ fn damage_findings(chain: &Chain, after: LogPosition) -> Vec<Finding> {
             chain,
             "log.slice_superseded",
             &format!("{folder}/{}", slice.name()),
-            "was put by a capture that had lost its lease; what it holds is in other slices, too",
+            "is not read: what it was to hold is in other slices, too",
         )
     });
     damage.chain(superseded).collect()

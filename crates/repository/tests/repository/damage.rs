@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use mainstay_model::{Blake3, ErrorKind, ExitStatus, ObjectName, Severity, StoreKind, sealed};
-use mainstay_repository::{Manifest, Repository, Set, SetEntry};
+use mainstay_repository::{Leftover, LeftoverKind, Manifest, Repository, Set, SetEntry};
 use mainstay_store::{Key, Store};
 
 use crate::support::{Numbers, clock, name, options, repository, small_set, verify};
@@ -92,6 +92,42 @@ async fn every_flipped_byte_of_the_manifest_is_found_and_named() {
             "cut at {length}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_verified_set_without_its_manifest_is_damaged_and_kept() {
+    let (store, clock) = (Store::memory(), clock());
+    let repository = repository(&store, &clock).await;
+    let unverified = small_set(&repository).await;
+    let set = small_set(&repository).await;
+    let report = verify(&repository, &set).await;
+    repository.record_verification(&report).await.unwrap();
+    let manifest = |set: &Set| Key::new(format!("mongo/sets/{}/manifest.json", set.id())).unwrap();
+    let whole = store.get(&manifest(&set), 1 << 20).await.unwrap();
+    for set in [&unverified, &set] {
+        store.delete(&manifest(set)).await.unwrap();
+    }
+    let entries = repository.sets(None).await.unwrap();
+    assert!(matches!(&entries[..], [SetEntry::Damaged { id, .. }] if id == set.id()), "{entries:?}");
+    for error in [
+        repository.set(None, set.id()).await.unwrap_err(),
+        repository.latest(StoreKind::Mongo).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+        assert!(error.to_string().contains("manifest.json is missing"), "{error}");
+    }
+    assert_eq!(repository.headless_sets().await.unwrap(), [(StoreKind::Mongo, set.id().clone())]);
+    let leftovers = repository.leftovers().await.unwrap();
+    let [leftover] = &leftovers[..] else { panic!("{leftovers:?}") };
+    assert_eq!(leftover.subject(), format!("mongo/sets/{}", unverified.id()));
+    repository.remove_leftover(leftover).await.unwrap();
+
+    // Not even somebody who saw it before it was verified removes it.
+    let kind = LeftoverKind::Set { store: StoreKind::Mongo, id: set.id().clone() };
+    let error = repository.remove_leftover(&Leftover { kind, ..leftover.clone() }).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+    store.put_new(&manifest(&set), whole).await.unwrap();
+    assert!(verify(&repository, &set).await.is_sound());
 }
 
 #[tokio::test]

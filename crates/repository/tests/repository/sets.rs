@@ -42,9 +42,13 @@ async fn sets_whose_repository_is_gone_are_not_adopted() {
     let (store, clock) = (Store::memory(), clock());
     small_set(&repository(&store, &clock).await).await;
     store.delete(&Key::new("mainstay.json").unwrap()).await.unwrap();
-    let error = Repository::open_or_create(store, clock, options()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
-    assert!(error.to_string().contains("mainstay.json"), "{error}");
+    for error in [
+        Repository::open(store.clone(), clock.clone(), options()).await.unwrap_err(),
+        Repository::open_or_create(store, clock, options()).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("mainstay.json is missing"), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -26,13 +26,7 @@ pub(crate) struct ListArgs {
 /// # Errors
 /// The repository's. What is damaged is part of the report.
 pub(super) async fn run(args: &ListArgs, session: &Session) -> Result<ExitStatus> {
-    let Some(repository) = session.existing_repository().await? else {
-        return Ok(session.printer.report(&Listed {
-            rows: Vec::new(),
-            logs: Recoverable::default(),
-            now: session.clock.now(),
-        }));
-    };
+    let repository = session.repository().await?;
     let mut rows = Vec::new();
     for entry in repository.sets(args.store).await? {
         rows.push(row(&repository, entry).await?);

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use mainstay_guard::{BackupEvidence, Outcome, UNKNOWN_ENVIRONMENT};
-use mainstay_model::{ByteSize, EnvironmentClass, ExitStatus, Result};
+use mainstay_model::{ByteSize, EnvironmentClass, ExitStatus, Result, SetId, StoreKind};
 use mainstay_ops::prune::{self, PruneReport, PruneScope};
 use mainstay_repository::Leftover;
 use serde_json::{Map, Value, json};
@@ -27,13 +27,12 @@ pub(crate) struct PruneArgs {
 /// # Errors
 /// The operation's.
 pub(super) async fn run(args: &PruneArgs, session: &Session) -> Result<ExitStatus> {
-    let Some(repository) = session.existing_repository().await? else {
-        return Ok(session.printer.report(&Pruned { report: PruneReport::default(), dry_run: args.dry_run }));
-    };
+    let repository = session.repository().await?;
     let scope = PruneScope { resumable: args.resumable };
     if args.dry_run {
         let judged = prune::judge(&repository, scope, session.clock.as_ref()).await?;
-        return Ok(session.printer.report(&Pruned { report: PruneReport::of(judged), dry_run: true }));
+        let (report, headless) = (PruneReport::of(judged), repository.headless_sets().await?);
+        return Ok(session.printer.report(&Pruned { report, headless, dry_run: true }));
     }
     let guard = session.guard(&repository);
     let environment = session.configured_environment();
@@ -50,11 +49,14 @@ pub(super) async fn run(args: &PruneArgs, session: &Session) -> Result<ExitStatu
         Err(error) => Outcome::of_error(error),
     };
     let report = close(&guard, permit, pruned, outcome).await?;
-    Ok(session.printer.report(&Pruned { report, dry_run: false }))
+    let headless = repository.headless_sets().await?;
+    Ok(session.printer.report(&Pruned { report, headless, dry_run: false }))
 }
 
 struct Pruned {
     report: PruneReport,
+    /// Kept, although they look like leftovers.
+    headless: Vec<(StoreKind, SetId)>,
     dry_run: bool,
 }
 
@@ -69,6 +71,7 @@ impl Report for Pruned {
             ("removed".to_owned(), shown(&self.report.removed)),
             ("in_use".to_owned(), shown(&self.report.in_use)),
             ("resumable".to_owned(), self.report.resumable.iter().map(|(_, run)| json!(run)).collect()),
+            ("damaged".to_owned(), self.headless.iter().map(|(_, id)| json!(id)).collect()),
         ])
     }
 
@@ -102,6 +105,12 @@ impl Report for Pruned {
             text.push_str(
                 "leftovers in use belong to a backup that is running, or was killed within the last minute\n",
             );
+        }
+        for (store, id) in &self.headless {
+            text.push_str(&format!(
+                "kept {store}/sets/{id}: its manifest is missing, but it has been verified, so it was a complete backup; copy manifest.json \
+                 back from an off-site copy of the repository\n"
+            ));
         }
         for (_, run) in &self.report.resumable {
             text.push_str(&format!(

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{SetArgs, choose};
 use crate::commands::findings;
-use crate::printer::{Look, Report, Tone};
+use crate::printer::{Look, Report, Tone, problem_details, problem_json};
 use crate::wiring::Session;
 
 /// Arguments of `backup verify`.
@@ -30,7 +30,7 @@ pub(super) async fn run(args: &VerifyArgs, session: &Session) -> Result<ExitStat
     let set = choose(&repository, &args.set.set, args.set.store).await?;
     let progress = session.printer.progress();
     let verified = async {
-        let report = verify::verify(&repository, &set, progress.as_ref()).await?;
+        let (report, recorded) = verify::verify(&repository, &set, progress.as_ref()).await?;
         let logs = match args.log {
             true => recoverable::verify_logs(&repository, progress.as_ref()).await?,
             false => recoverable::verify_log_after(&repository, &set, progress.as_ref())
@@ -38,9 +38,9 @@ pub(super) async fn run(args: &VerifyArgs, session: &Session) -> Result<ExitStat
                 .into_iter()
                 .collect(),
         };
-        Ok::<_, Error>((report, logs))
+        Ok::<_, Error>((report, recorded, logs))
     };
-    let (report, logs) = tokio::select! {
+    let (report, recorded, logs) = tokio::select! {
         verified = verified => verified?,
         () = session.cancel.cancelled() => return Err(
             Error::new(ErrorKind::Interrupted, "the verification was stopped on request").with_state("nothing was changed")
@@ -48,20 +48,22 @@ pub(super) async fn run(args: &VerifyArgs, session: &Session) -> Result<ExitStat
     };
     drop(progress);
     let facts = json!({"set": report.set_id, "manifest": report.manifest, "sound": report.is_sound(), "findings": report.findings.len()});
-    session
-        .guard(&repository)
-        .note("backup.verify", None, facts)
-        .await
-        .context("record the result in the audit log")?;
-    Ok(session.printer.report(&Verified(report, logs)))
+    let noted = session.guard(&repository).note("backup.verify", None, facts).await;
+    let recorded = recorded.and(noted.context("record the result in the audit log"));
+    Ok(session.printer.report(&Verified { report, logs, recorded }))
 }
 
-/// The set's verification, and that of the change log.
-struct Verified(VerifyReport, Vec<LogReport>);
+struct Verified {
+    report: VerifyReport,
+    /// The verifications of the change log.
+    logs: Vec<LogReport>,
+    /// What kept the verdict from being recorded.
+    recorded: Result<()>,
+}
 
 impl Report for Verified {
     fn json(&self) -> Map<String, Value> {
-        let report = &self.0;
+        let report = &self.report;
         Map::from_iter([
             ("set".to_owned(), json!(report.set_id)),
             ("manifest".to_owned(), json!(report.manifest)),
@@ -71,12 +73,13 @@ impl Report for Verified {
             ("stored_bytes".to_owned(), json!(report.stored_bytes)),
             ("seconds".to_owned(), json!(report.seconds)),
             ("findings".to_owned(), json!(report.findings)),
-            ("log".to_owned(), self.1.iter().map(log_json).collect()),
+            ("log".to_owned(), self.logs.iter().map(log_json).collect()),
+            ("not_recorded".to_owned(), json!(self.recorded.as_ref().err().map(problem_json))),
         ])
     }
 
     fn text(&self, look: &Look) -> String {
-        let report = &self.0;
+        let report = &self.report;
         let verdict = match report.is_sound() {
             true => look.paint(Tone::Good, "sound"),
             false => look.paint(Tone::Bad, "DAMAGED"),
@@ -92,7 +95,7 @@ impl Report for Verified {
         if !report.findings.is_empty() {
             text.push_str(&findings::text(&report.findings, look));
         }
-        for log in &self.1 {
+        for log in &self.logs {
             let verdict = match log.is_sound() {
                 true => look.paint(Tone::Good, "sound"),
                 false => look.paint(Tone::Bad, "DAMAGED"),
@@ -107,13 +110,20 @@ impl Report for Verified {
                 text.push_str(&findings::text(&log.findings, look));
             }
         }
+        if let Err(error) = &self.recorded {
+            text.push_str(&format!("{} {error}\n", look.paint(Tone::Bad, "this verdict was not recorded:")));
+            text.push_str(&problem_details(error));
+        }
         text
     }
 
     fn exit_status(&self) -> ExitStatus {
-        let logs = self.1.iter().flat_map(|log| &log.findings);
-        let all: Vec<_> = self.0.findings.iter().chain(logs).cloned().collect();
-        Severity::worst_exit_status(&all)
+        let logs = self.logs.iter().flat_map(|log| &log.findings);
+        let all: Vec<_> = self.report.findings.iter().chain(logs).cloned().collect();
+        match (Severity::worst_exit_status(&all), &self.recorded) {
+            (ExitStatus::Ok, Err(error)) => error.kind().exit_status(),
+            (verdict, _) => verdict,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `mongo dump`: an archive to a file or standard output, or a folder of files.
 //!
 //! A file or folder gets its name when it is whole: until then it lies beside it under a name that says so, and a dump that fails takes it
-//! away again. On standard output there is the dump and nothing else.
+//! away again. One that was killed could not: the next dump to that name does, when no process writes it any more. On standard output there is the dump and nothing else.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -74,6 +74,8 @@ enum Place {
     Folder {
         partial: PathBuf,
         path: PathBuf,
+        /// Open, and locked, as long as it is written.
+        _lock: File,
     },
 }
 
@@ -123,8 +125,12 @@ impl Place {
             let path = session.path(folder);
             check_free_folder(&path)?;
             let partial = partial_of(&path)?;
+            remove_remains(&path, session);
             make_folder(&partial).map_err(|error| cannot("make", &partial, error))?;
-            return Ok((Self::Folder { partial: partial.clone(), path }, DumpTarget::Directory(partial)));
+            let lock = File::open(&partial).map_err(|error| cannot("open", &partial, error))?;
+            mark_living(&lock);
+            let place = Self::Folder { partial: partial.clone(), path, _lock: lock };
+            return Ok((place, DumpTarget::Directory(partial)));
         }
         let file = args.output.as_deref().unwrap_or(Path::new("-"));
         if file == Path::new("-") {
@@ -133,7 +139,9 @@ impl Place {
         let path = session.path(file);
         check_free_file(&path, args.overwrite)?;
         let partial = partial_of(&path)?;
+        remove_remains(&path, session);
         let open = make_file(&partial).map_err(|error| cannot("make", &partial, error))?;
+        mark_living(&open);
         Ok((Self::File { partial, path, overwrite: args.overwrite }, DumpTarget::Archive(open)))
     }
 
@@ -146,7 +154,7 @@ impl Place {
                 check_free_file(path, *overwrite)?;
                 name(partial, path).map_err(|error| cannot("name", path, error))
             }
-            Self::Folder { partial, path } => {
+            Self::Folder { partial, path, .. } => {
                 check_free_folder(path)?;
                 name(partial, path).map_err(|error| cannot("name", path, error))
             }
@@ -204,6 +212,44 @@ fn name(partial: &Path, path: &Path) -> std::io::Result<()> {
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),
     }
+}
+
+/// Locks what a dump writes, for as long as it is open: whoever finds it knows that somebody lives. Where there are no locks, nobody can
+/// take one either, and what is found stays.
+fn mark_living(partial: &File) {
+    let _ = partial.try_lock();
+}
+
+/// Removes what dumps to `path` left that were killed, and says so. What cannot be removed is none of this dump's business.
+fn remove_remains(path: &Path, session: &Session) {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return };
+    let prefix = format!("{}.", name.to_string_lossy());
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let found = entry.file_name().to_string_lossy().into_owned();
+        let process = found.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".partial"));
+        let Some(process) = process.and_then(|process| process.parse().ok()) else { continue };
+        let remains = entry.path();
+        if lives(process) || File::open(&remains).is_ok_and(|open| open.try_lock().is_err()) {
+            continue;
+        }
+        let removed = if remains.is_dir() { fs::remove_dir_all(&remains) } else { fs::remove_file(&remains) };
+        if removed.is_ok() {
+            session.printer.notice(&format!("removed {found}, which a dump that was killed had left"));
+        }
+    }
+}
+
+/// Whether a process of this number lives here. In another container or on another host it may live all the same: that its file is not
+/// locked must be seen, too.
+#[cfg(unix)]
+fn lives(process: i32) -> bool {
+    let Some(pid) = rustix::process::Pid::from_raw(process) else { return false };
+    !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+}
+
+#[cfg(not(unix))]
+fn lives(_process: i32) -> bool {
+    true
 }
 
 /// A name beside `path` that says that the dump is not whole.
