@@ -61,7 +61,7 @@ impl PostgresOptions {
         self
     }
 
-    /// Keeps data and log in this folder, which stays when the server ends; found data is used again.
+    /// Keeps data and log in this folder, which stays when the server ends; found data is used again, whoever put it there.
     pub fn in_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.folder = Some(folder.into());
         self
@@ -91,6 +91,9 @@ impl PostgresOptions {
         let fresh = !data.join("PG_VERSION").exists();
         if fresh {
             create_cluster(&engine, &data, user)?;
+        } else if let Some(User { uid, gid }) = user {
+            let mut give = Command::new("chown");
+            run_as(None, give.args(["--recursive", &format!("{uid}:{gid}")]).arg(&data))?;
         }
         write_access(&data, self.password.is_some(), user).map_err(io_error)?;
         let certificates =
@@ -209,6 +212,19 @@ impl Postgres {
     /// The folder that holds `data/` and the log.
     pub fn dir(&self) -> &Path {
         self.process.dir()
+    }
+
+    /// Makes a folder below [`Postgres::dir`] that the server's user owns: a place for a tablespace, or for the data of another server.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn make_folder(&self, name: &str) -> PathBuf {
+        let folder = self.dir().join(name);
+        fs::create_dir(&folder).expect("a new folder");
+        if let Some(user) = User::unprivileged() {
+            chown(&folder, Some(user.uid), Some(user.gid)).expect("a folder of the server's user");
+        }
+        folder
     }
 
     /// The log file.
