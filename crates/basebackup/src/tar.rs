@@ -205,7 +205,9 @@ impl TarReader {
         let name = self.text(&header[..100])?;
         let prefix = self.text(&header[345..500])?;
         let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
-        let path = path.strip_suffix('/').unwrap_or(&path).to_owned();
+        // The folder of WAL's state has a name of its own kind: `./pg_wal/archive_status`.
+        let path = path.strip_prefix("./").unwrap_or(&path);
+        let path = path.strip_suffix('/').unwrap_or(path).to_owned();
         let refused = |what| TarError::Entry { path: path.chars().take(200).collect(), what };
         if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
             return Err(refused("which is no path below it"));
@@ -351,7 +353,10 @@ pub(crate) mod tests {
         let bad = [
             (None, entry("/etc/passwd", b'0', b"", "")),
             (None, entry("a/../../b", b'0', b"", "")),
-            (None, entry("./a", b'0', b"", "")),
+            (None, entry("././a", b'0', b"", "")),
+            (None, entry("./../a", b'0', b"", "")),
+            (None, entry(".//etc/a", b'0', b"", "")),
+            (None, entry("./", b'5', b"", "")),
             (None, entry("..", b'5', b"", "")),
             (None, entry("", b'0', b"", "")),
             (None, entry("base", b'2', b"", "/etc")),

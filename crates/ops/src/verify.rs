@@ -6,6 +6,7 @@ use mainstay_model::progress::Observer;
 use mainstay_model::{Result, ResultExt, StoreKind};
 use mainstay_repository::{Repository, Set, VerifyReport};
 
+use crate::cluster;
 use crate::contents::DocumentSetContents;
 use crate::inspect::inspect;
 
@@ -15,7 +16,10 @@ use crate::inspect::inspect;
 /// `Corrupt` when the manifest itself is not readable; `Storage` or `Unreachable` when the store fails. Damage to objects is not an error
 /// but a critical finding in the report.
 pub async fn verify(repository: &Repository, set: &Set, observer: &dyn Observer) -> Result<VerifyReport> {
-    let report = inspect(repository, set, observer).await?;
+    let report = match set.kind() {
+        StoreKind::Postgres => cluster::inspect(repository, set, observer).await?,
+        StoreKind::Mongo | StoreKind::Redis => inspect(repository, set, observer).await?,
+    };
     repository.record_verification(&report).await.context("record the verification")?;
     Ok(report)
 }

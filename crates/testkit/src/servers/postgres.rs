@@ -194,6 +194,24 @@ impl Postgres {
         execute(&self.uri_of(database), statements)
     }
 
+    /// The first column of a query's rows, as text, asked as the superuser; blocks, also inside a runtime.
+    ///
+    /// # Panics
+    /// When the server refuses, or a value is NULL.
+    pub fn texts(&self, database: &str, query: &str) -> Vec<String> {
+        let work = async {
+            let (client, connection) =
+                tokio_postgres::connect(&self.uri_of(database), tokio_postgres::NoTls).await?;
+            tokio::spawn(connection);
+            client.simple_query(query).await
+        };
+        let text = |message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => Some(row.get(0).expect("a value").to_owned()),
+            _ => None,
+        };
+        on_a_runtime(work).expect("an answer").into_iter().filter_map(text).collect()
+    }
+
     /// Creates an empty database with a name of its own and returns the name.
     ///
     /// # Panics
@@ -380,7 +398,11 @@ fn execute(uri: &str, statements: &str) -> Result<(), tokio_postgres::Error> {
         let _ = connection.await;
         outcome
     };
-    // A thread of its own, since a runtime may not be entered from within another.
+    on_a_runtime(work)
+}
+
+/// Does `work` on a thread of its own, since a runtime may not be entered from within another.
+fn on_a_runtime<T: Send>(work: impl Future<Output = T> + Send) -> T {
     thread::scope(|scope| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         scope.spawn(move || runtime.block_on(work)).join().expect("the connection's thread")
