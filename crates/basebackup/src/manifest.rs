@@ -310,7 +310,7 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
         let digit = |byte: u8| char::from(byte).to_digit(16);
         u8::try_from(digit(pair[0])? << 4 | digit(pair[1])?).ok()
     };
-    (digits.len() % 2 == 0).then(|| digits.chunks_exact(2).map(pair).collect())?
+    digits.len().is_multiple_of(2).then(|| digits.chunks_exact(2).map(pair).collect())?
 }
 
 /// A position as the server writes it.

@@ -28,7 +28,7 @@ use crate::wiring::{Documents, Session};
 #[derive(Debug, Subcommand)]
 pub(crate) enum RestoreCommand {
     /// Decide a restore, show it, and write it to a file
-    Plan(PlanArgs),
+    Plan(Box<PlanArgs>),
     /// Carry out a restore plan; the same plan continues after an interruption
     Apply(ApplyArgs),
     /// Give up a restore that was interrupted, and remove what it was loading
@@ -135,7 +135,7 @@ fn parse_rename(text: &str) -> Result<(String, String), String> {
 /// The operation's.
 pub(crate) async fn run(command: RestoreCommand, session: &Session) -> Result<ExitStatus> {
     match command {
-        RestoreCommand::Plan(args) => plan_restore(args, session).await,
+        RestoreCommand::Plan(args) => plan_restore(*args, session).await,
         RestoreCommand::Apply(args) => {
             let plan = plan::read(&session.path(&args.file))?;
             apply_plan(&plan, args.approve.as_deref(), session).await

@@ -99,7 +99,7 @@ async fn scram(
 pub(crate) fn check_iterations(first: &[u8]) -> Result<(), WireError> {
     let text = std::str::from_utf8(first)
         .map_err(|_| WireError::Protocol("a SCRAM message that is not text".to_owned()))?;
-    let count = text.split(',').filter_map(|part| part.strip_prefix("i=")).last();
+    let count = text.split(',').filter_map(|part| part.strip_prefix("i=")).next_back();
     match count.and_then(|count| count.parse::<u64>().ok()) {
         Some(1..=ITERATION_COUNT_MAX) => Ok(()),
         _ => Err(WireError::Login("the server asks for an iteration count that is not sane".to_owned())),
