@@ -5,6 +5,7 @@
 
 mod accounts;
 mod changes;
+mod cluster;
 mod digest;
 mod documents;
 mod inspection;
@@ -12,12 +13,17 @@ mod lens;
 mod literal;
 mod metadata;
 mod probe;
+mod wal;
 
 pub use accounts::{AccountKind, AccountMerge, AccountName, AccountStore, Accounts};
 pub use changes::{
     ChangeAnchor, ChangeBatch, ChangeCounts, ChangeLogFacts, ChangeReplay, ChangeSource, ChangeStream,
     ChangeSurvey, CollectionIdentity, ContinuityBreak, Followed, PointCollection, ReplayTarget, Replayed,
     Replayer, StoredCollection, Surveyed, Unidentified, Until,
+};
+pub use cluster::{
+    BackupBeginning, BackupEnding, BackupEvent, BaseBackup, BaseBackupRequest, BaseBackupSource,
+    CheckpointPace, FileChecksum, Tablespace,
 };
 pub use digest::{DocumentDigest, ParseDigestError};
 pub use documents::{
@@ -36,3 +42,4 @@ pub use lens::{ChangeLens, ChangeSight, SightKind};
 pub use literal::{CommandValue, Literal};
 pub use metadata::metadata_differences;
 pub use probe::{Probe, StoreFacts};
+pub use wal::{FollowWal, TimelineHistory, WalEvent, WalPosition, WalSlot, WalSource, WalStream};

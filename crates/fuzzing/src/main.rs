@@ -16,7 +16,9 @@ use std::{fs, io};
 
 use clap::Parser;
 use mainstay_archive::fuzzing as archive;
+use mainstay_basebackup::fuzzing as basebackup;
 use mainstay_mongo::fuzzing as mongo;
+use mainstay_postgres::fuzzing as postgres;
 use mainstay_repository::fuzzing as repository;
 
 /// What a program ends with.
@@ -41,6 +43,10 @@ const TARGETS: &[Target] = &[
     Target { name: "mongo_diff", exercise: mongo::diff },
     Target { name: "mongo_challenge", exercise: mongo::challenge },
     Target { name: "mongo_operations", exercise: mongo::operations },
+    Target { name: "postgres_messages", exercise: postgres::messages },
+    Target { name: "postgres_copy", exercise: postgres::copy },
+    Target { name: "basebackup_archive", exercise: basebackup::archive },
+    Target { name: "basebackup_manifest", exercise: basebackup::manifest },
 ];
 
 /// An identity that opens the corpus' encrypted objects and nothing else.

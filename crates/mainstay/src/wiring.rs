@@ -9,8 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::SignedDuration;
 use mainstay_engine::{
-    AccountStore, ChangeReplay, ChangeSource, DocumentSink, DocumentSource, Inspection, Namespace, Probe,
-    StoreFacts,
+    AccountStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentSink, DocumentSource, Inspection,
+    Namespace, Probe, StoreFacts,
 };
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
@@ -20,7 +20,7 @@ use mainstay_model::{
 };
 use mainstay_mongo::{MongoConfig, MongoServer};
 use mainstay_ops::Selection;
-use mainstay_postgres::{PostgresConfig, PostgresProbe, TlsOptions};
+use mainstay_postgres::{PostgresCluster, PostgresConfig, PostgresProbe, TlsOptions};
 use mainstay_redis::{RedisConfig, RedisProbe};
 use mainstay_repository::{Compression, Repository, RepositoryOptions};
 use mainstay_store::{Location, S3Options, Store, StoreOptions};
@@ -191,7 +191,10 @@ impl Session {
                 })?)
             }
             StoreKind::Postgres => {
-                Arc::new(postgres(configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?)?)
+                let mut config =
+                    postgres(configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?)?;
+                config.connect_timeout = PROBE_CONNECT_TIME_MAX;
+                Arc::new(PostgresProbe::new(&config)?)
             }
             StoreKind::Redis => {
                 Arc::new(redis(configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?)?)
@@ -207,10 +210,10 @@ impl Session {
         if kind != StoreKind::Mongo {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                format!("this version backs up mongo only, not {kind}"),
+                format!("this version backs up mongo and postgres, not {kind}"),
             )
             .with_state("nothing was changed")
-            .with_hint("use `--store mongo`"));
+            .with_hint("use `--store mongo` or `--store postgres`"));
         }
         let settings = self.configuration.mongo.as_ref().ok_or_else(|| not_configured(kind))?;
         let server = Arc::new(MongoServer::open(&mongo(settings)).await?);
@@ -223,6 +226,16 @@ impl Session {
             inspection: server.clone(),
             accounts: server,
         })
+    }
+
+    /// The PostgreSQL whose files are copied as a whole.
+    ///
+    /// # Errors
+    /// `Precondition` when it has no url; `Config` when its connection cannot be described.
+    pub(crate) fn cluster(&self) -> Result<Arc<dyn BaseBackupSource>> {
+        let kind = StoreKind::Postgres;
+        let settings = self.configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(PostgresCluster::new(&postgres(settings)?)?))
     }
 
     /// What an operation on `probe`'s store acts upon: the environment by configuration and marker, and which server it is.
@@ -447,7 +460,7 @@ fn mongo(settings: &MongoSettings) -> MongoConfig {
     config
 }
 
-fn postgres(settings: &PostgresSettings) -> Result<PostgresProbe> {
+fn postgres(settings: &PostgresSettings) -> Result<PostgresConfig> {
     let mut config = PostgresConfig::new(Secret::new(settings.connection.without_credentials()));
     config.user = settings.credentials.username.as_ref().map(|(name, _)| name.clone());
     config.password = settings.credentials.password.as_ref().map(|(password, _)| password.clone());
@@ -455,8 +468,7 @@ fn postgres(settings: &PostgresSettings) -> Result<PostgresProbe> {
         mode: settings.sslmode.as_deref().map(str::parse).transpose()?,
         ca_file: settings.ca_file.clone(),
     };
-    config.connect_timeout = PROBE_CONNECT_TIME_MAX;
-    PostgresProbe::new(&config)
+    Ok(config)
 }
 
 fn redis(settings: &RedisSettings) -> Result<RedisProbe> {

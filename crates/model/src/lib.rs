@@ -23,6 +23,6 @@ pub use error::{BoxedSource, Error, ErrorKind, ErrorStatus, ExitStatus, Result, 
 pub use finding::{Finding, Severity};
 pub use id::{Blake3, ChainId, IdError, ObjectName, RunId, SetId, StoreKind};
 pub use plan::{Assumption, BlastRadius, PLAN_FORMAT, Plan, PlanStep, Target};
-pub use position::{LogPosition, OpTime, ParsePositionError};
+pub use position::{LogPosition, Lsn, OpTime, ParsePositionError};
 pub use secret::{Secret, redact_url};
 pub use size::{ByteSize, Count, ParseSizeError};

@@ -75,6 +75,52 @@ impl From<OpTime> for String {
     }
 }
 
+/// A position in PostgreSQL's write-ahead log. Written as the server does, `0/1A2B3C4`: the halves of 64 bits in hexadecimal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Lsn(pub u64);
+
+impl fmt::Display for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & u64::from(u32::MAX))
+    }
+}
+
+impl FromStr for Lsn {
+    type Err = ParsePositionError;
+
+    fn from_str(text: &str) -> Result<Self, ParsePositionError> {
+        let half = |digits: &str| match digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            true => u32::from_str_radix(digits, 16).ok().map(u64::from),
+            false => None,
+        };
+        let halves = text.split_once('/').and_then(|(high, low)| half(high).zip(half(low)));
+        let (high, low) = halves
+            .ok_or_else(|| ParsePositionError::new(text, "an LSN: expected `high/low` in hexadecimal"))?;
+        Ok(Self(high << 32 | low))
+    }
+}
+
+impl TryFrom<String> for Lsn {
+    type Error = ParsePositionError;
+
+    fn try_from(text: String) -> Result<Self, ParsePositionError> {
+        text.parse()
+    }
+}
+
+impl From<Lsn> for String {
+    fn from(position: Lsn) -> Self {
+        position.to_string()
+    }
+}
+
+impl From<Lsn> for LogPosition {
+    fn from(position: Lsn) -> Self {
+        Self(position.0)
+    }
+}
+
 /// A position in the change log of any store: a number that only grows, written as 16 hexadecimal digits, so that the order of the texts is
 /// the order of the positions. The [`OpTime`] of MongoDB (seconds, then increment), the LSN of PostgreSQL, the replication offset of Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -136,6 +182,22 @@ impl From<LogPosition> for String {
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lsns_are_written_as_the_server_does() {
+        for (text, number) in [
+            ("0/0", 0),
+            ("0/1A2B3C4", 0x1A2_B3C4),
+            ("16/B374D848", 0x16_B374_D848),
+            ("FFFFFFFF/FFFFFFFF", u64::MAX),
+        ] {
+            assert_eq!(text.parse::<Lsn>().unwrap(), Lsn(number));
+            assert_eq!(Lsn(number).to_string(), text);
+        }
+        for bad in ["", "0", "/", "0/", "/0", "100000000/0", "0/-1", "0/+1", "0/1/2"] {
+            assert!(bad.parse::<Lsn>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn log_positions_sort_as_text_and_have_one_spelling() {

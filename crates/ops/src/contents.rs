@@ -1,14 +1,16 @@
-//! What the manifest of a document store's backup set says of its contents.
+//! What the manifest of a backup set says of its contents: of a document store's here, of a cluster's in [`crate::cluster`].
 
 use std::collections::BTreeMap;
 
 use mainstay_engine::{
     CollectionIdentity, CollectionKind, Consistency, DocumentDigest, Namespace, ServerFacts,
 };
-use mainstay_model::{Error, ErrorKind, ObjectName, OpTime, Result};
+use mainstay_model::{Error, ErrorKind, ObjectName, OpTime, Result, StoreKind};
+use mainstay_repository::Set;
 use serde::{Deserialize, Serialize};
 
 use crate::Selection;
+use crate::cluster::ClusterSetContents;
 
 /// The role of objects that hold options and indexes.
 pub(crate) const ROLE_METADATA: &str = "metadata";
@@ -20,6 +22,28 @@ pub(crate) const ROLE_ACCOUNTS: &str = "accounts";
 pub(crate) const ACCOUNTS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The most bytes of a metadata object.
 pub(crate) const METADATA_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The contents of a set of any store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SetContents {
+    /// Documents.
+    Documents(Box<DocumentSetContents>),
+    /// The files of a server.
+    Cluster(Box<ClusterSetContents>),
+}
+
+impl SetContents {
+    /// Those of `set`.
+    ///
+    /// # Errors
+    /// `Unsupported` when another version wrote them.
+    pub fn of(set: &Set) -> Result<Self> {
+        match set.kind() {
+            StoreKind::Postgres => set.contents().map(Self::Cluster),
+            StoreKind::Mongo | StoreKind::Redis => set.contents().map(Self::Documents),
+        }
+    }
+}
 
 /// The contents of a set taken from a document store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@
 pub mod activity;
 pub mod backup;
 pub mod capture;
+pub mod cluster;
 pub mod contention;
 pub mod contents;
 pub mod doctor;

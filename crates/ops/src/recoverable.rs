@@ -269,6 +269,9 @@ pub async fn verify_log_after(
     set: &Set,
     observer: &dyn Observer,
 ) -> Result<Option<LogReport>> {
+    if set.kind() != StoreKind::Mongo {
+        return Ok(None);
+    }
     let contents: DocumentSetContents = set.contents()?;
     let Some(moment) = SetMoment::of(set.id(), &contents) else { return Ok(None) };
     let chains = repository.chains_of(set.kind(), &contents.server.fingerprint).await?;

@@ -6,6 +6,7 @@ use mainstay_model::progress::Observer;
 use mainstay_model::{Result, ResultExt, StoreKind};
 use mainstay_repository::{Repository, Set, VerifyReport};
 
+use crate::cluster;
 use crate::contents::DocumentSetContents;
 use crate::inspect::inspect;
 
@@ -20,7 +21,10 @@ pub async fn verify(
     set: &Set,
     observer: &dyn Observer,
 ) -> Result<(VerifyReport, Result<()>)> {
-    let report = inspect(repository, set, observer).await?;
+    let report = match set.kind() {
+        StoreKind::Postgres => cluster::inspect(repository, set, observer).await?,
+        StoreKind::Mongo | StoreKind::Redis => inspect(repository, set, observer).await?,
+    };
     let recorded = repository.record_verification(&report).await.context("record the verification");
     Ok((report, recorded.map(drop)))
 }

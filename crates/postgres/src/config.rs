@@ -81,7 +81,7 @@ impl FromStr for TlsMode {
 }
 
 /// The configuration resolved: what the driver is given, and what may be said of it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) driver: tokio_postgres::Config,
     pub(crate) tls_mode: TlsMode,

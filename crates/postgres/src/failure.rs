@@ -57,7 +57,7 @@ fn io_error(error: &tokio_postgres::Error) -> Option<&io::Error> {
     std::error::Error::source(error).and_then(|source| source.downcast_ref())
 }
 
-fn connection_failure(address: &str, source: &io::Error) -> Error {
+pub(crate) fn connection_failure(address: &str, source: &io::Error) -> Error {
     match source.kind() {
         io::ErrorKind::ConnectionRefused => {
             Error::new(ErrorKind::Unreachable, format!("{address} refused the connection"))
@@ -71,7 +71,7 @@ fn connection_failure(address: &str, source: &io::Error) -> Error {
     }
 }
 
-fn server_failure(settings: &Settings, code: &str, text: &str) -> Error {
+pub(crate) fn server_failure(settings: &Settings, code: &str, text: &str) -> Error {
     let (user, database, address) = (settings.user(), settings.database(), &settings.address);
     match code {
         "28P01" => Error::new(ErrorKind::Auth, format!("{address} refused the password of user {user}"))
@@ -101,6 +101,34 @@ fn server_failure(settings: &Settings, code: &str, text: &str) -> Error {
         }
         code => Error::new(ErrorKind::Server, format!("{address} answered {code}: {}", text)),
     }
+}
+
+/// What a server's answer means on a replication connection, where it means something else than on another.
+pub(crate) fn refused_replication(settings: &Settings, code: &str, text: &str) -> Option<Error> {
+    let (user, address) = (settings.user(), &settings.address);
+    let quoted = format!("\"{}\"", user.replace('"', "\"\""));
+    Some(match code {
+        "42501" => {
+            Error::new(ErrorKind::Auth, format!("user {user} may not replicate from {address}: {text}"))
+                .with_hint(format!("as a superuser: `ALTER ROLE {quoted} REPLICATION`"))
+        }
+        "28000" if text.contains("pg_hba.conf") => {
+            Error::new(ErrorKind::Auth, format!("{address} lets user {user} in for no replication: {text}"))
+                .with_hint(format!(
+                    "add `host replication {user} <address of this machine> scram-sha-256` to pg_hba.conf, then `SELECT pg_reload_conf()`"
+                ))
+        }
+        "53300" => Error::new(ErrorKind::Unreachable, format!("{address} has no WAL sender left: {text}"))
+            .with_hint("end one (`pg_stat_replication` lists them), or raise max_wal_senders"),
+        "55000" => Error::new(ErrorKind::Precondition, format!("{address} cannot do that as it is set up: {text}"))
+            .with_state("nothing was changed")
+            .with_hint("set wal_level to replica or higher and restart the server"),
+        "XX001" => Error::new(ErrorKind::Corrupt, format!("{address} found damaged pages in its own files: {text}"))
+            .with_hint(
+                "find out what is damaged with pg_amcheck, and restore it from an older backup; `--allow-damaged-pages` takes a backup nevertheless",
+            ),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

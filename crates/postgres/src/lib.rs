@@ -1,15 +1,42 @@
-//! The PostgreSQL adapter: the one user of `tokio-postgres` in the house.
+//! The PostgreSQL adapter: the one user of `tokio-postgres`, and of the replication protocol, in the house.
 //!
-//! For now it looks: what the server is, which environment it says it belongs to, and what is misconfigured ([`PostgresProbe`]). It relies on
-//! the server's own views (PostgreSQL 14 to 18) and on simple queries, so that it works through connection poolers. It refuses to write
-//! anything but the environment marker, and it never puts a password into an error: what the operator gave is named by address alone.
+//! [`PostgresProbe`] looks: what the server is, which environment it says it belongs to, what is misconfigured. It relies on the server's own
+//! views (PostgreSQL 14 to 18) and on simple queries, so that it works through connection poolers, and writes nothing but the environment
+//! marker. [`PostgresCluster`] copies: base backups and WAL over connections of its own (PostgreSQL 15 or newer; no pooler passes the
+//! replication protocol on). Neither puts a password into an error: what the operator gave is named by address alone.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | `config` | URL and overrides, resolved for driver and replication alike |
+//! | `session`, `probe`, `examine` | simple queries through the driver: facts, marker, findings |
+//! | `replication` | the replication protocol: login, messages, commands, base backups, WAL |
+//! | `tls`, `failure` | how much is asked of the server's certificate; what went wrong, by layer |
+//!
+//! # Privileges
+//!
+//! The least a role needs. Where a right is missing the error says which. No superuser is needed for anything here.
+//!
+//! | operation | rights |
+//! |---|---|
+//! | facts | `CONNECT` on the configured database (the size is left out without it) |
+//! | examine | `pg_read_all_settings`, `pg_read_all_stats` (both are in `pg_monitor`); a note names what could not be seen |
+//! | read the environment marker | none beyond `CONNECT`; everybody may read it |
+//! | write the environment marker | `CREATE` on the configured database |
+//! | base backup | `REPLICATION`, and a line for `replication` in `pg_hba.conf`; one of `max_wal_senders` |
+//! | follow WAL; create, read and drop a slot | the same; one of `max_replication_slots` |
+//!
+//! `CREATE ROLE mainstay LOGIN REPLICATION PASSWORD '…' IN ROLE pg_monitor` makes a role for all of it but the marker.
 
 mod config;
 mod examine;
 mod failure;
+#[doc(hidden)]
+pub mod fuzzing;
 mod probe;
+mod replication;
 mod session;
 mod tls;
 
 pub use config::{PostgresConfig, TlsMode, TlsOptions};
 pub use probe::PostgresProbe;
+pub use replication::base_backup::PostgresCluster;

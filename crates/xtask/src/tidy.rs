@@ -20,6 +20,7 @@ use crate::Outcome;
 const ARROWS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("archive", &[]),
+    ("basebackup", &[]),
     ("store", &["model"]),
     ("journal", &["model", "store"]),
     ("guard", &["journal", "model", "store"]),
@@ -29,11 +30,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("mongo", &["engine", "guard", "model", "tls"]),
     ("postgres", &["engine", "guard", "model", "tls"]),
     ("redis", &["engine", "guard", "model"]),
-    ("ops", &["archive", "engine", "guard", "journal", "model", "repository"]),
+    ("ops", &["archive", "basebackup", "engine", "guard", "journal", "model", "repository"]),
     ("mainstay", &["*"]),
     ("marketplace", &[]),
     ("testkit", &[]),
-    ("fuzzing", &["archive", "mongo", "repository"]),
+    ("fuzzing", &["archive", "basebackup", "mongo", "postgres", "repository"]),
     ("xtask", &["*", "testkit"]),
 ];
 

@@ -14,13 +14,13 @@ use mainstay_ops::restore::{
     RestoreMode, RestoreReport, RestoreRequest, UnfinishedRun, Way,
 };
 use mainstay_ops::{Selection, verify};
-use mainstay_repository::Repository;
+use mainstay_repository::{Repository, Set};
 use serde_json::{Map, Value, json};
 
 use super::backup::{SetChoice, choose, parse_namespace};
-use super::close;
 use super::moment::MomentArg;
 use super::plan::{self, PlanReport, by_plan_file};
+use super::{close, cluster};
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::{Documents, Session};
 
@@ -28,7 +28,7 @@ use crate::wiring::{Documents, Session};
 #[derive(Debug, Subcommand)]
 pub(crate) enum RestoreCommand {
     /// Decide a restore, show it, and write it to a file
-    Plan(PlanArgs),
+    Plan(Box<PlanArgs>),
     /// Carry out a restore plan; the same plan continues after an interruption
     Apply(ApplyArgs),
     /// Give up a restore that was interrupted, and remove what it was loading
@@ -55,9 +55,15 @@ pub(crate) struct PlanArgs {
     /// Restore this collection only, as database.collection; may be repeated
     #[arg(long, value_name = "NAME", value_parser = parse_namespace)]
     collection: Vec<Namespace>,
-    /// Restore into a database of this name; for a set or selection of one database
+    /// The store whose latest set is meant: mongo, postgres
+    #[arg(long, default_value = "mongo")]
+    store: StoreKind,
+    /// Restore into a database of this name; for a set or selection of one database. For a set of postgres: into this folder, which is empty or not there
     #[arg(long, value_name = "NAME", conflicts_with = "rename")]
     into: Option<String>,
+    /// Put a tablespace of PostgreSQL into another folder, as OLD=NEW; may be repeated
+    #[arg(long, value_name = "OLD=NEW", value_parser = parse_rename)]
+    tablespace: Vec<(String, String)>,
     /// Bring a database back under another name, as from=to; may be repeated
     #[arg(long, value_name = "FROM=TO", value_parser = parse_rename)]
     rename: Vec<(String, String)>,
@@ -129,7 +135,7 @@ fn parse_rename(text: &str) -> Result<(String, String), String> {
 /// The operation's.
 pub(crate) async fn run(command: RestoreCommand, session: &Session) -> Result<ExitStatus> {
     match command {
-        RestoreCommand::Plan(args) => plan_restore(args, session).await,
+        RestoreCommand::Plan(args) => plan_restore(*args, session).await,
         RestoreCommand::Apply(args) => {
             let plan = plan::read(&session.path(&args.file))?;
             apply_plan(&plan, args.approve.as_deref(), session).await
@@ -154,6 +160,12 @@ fn each_once(renames: &[(String, String)]) -> Result<BTreeMap<String, String>> {
 
 async fn plan_restore(args: PlanArgs, session: &Session) -> Result<ExitStatus> {
     let repository = session.repository().await?;
+    if let Some(set) = cluster_set(&args, &repository).await? {
+        args.refuse_documents(set.kind())?;
+        let plan = cluster::plan_restore(&set, args.into.as_deref(), &args.tablespace, session)?;
+        return report_plan(plan, args.output, session);
+    }
+    cluster::refuse(&[("tablespace", !args.tablespace.is_empty())], StoreKind::Mongo)?;
     let documents = session.documents(StoreKind::Mongo).await?;
     let target = session.target(documents.probe.as_ref()).await?;
     let basis = basis(&args, &repository, &documents, &target, session).await?;
@@ -174,10 +186,44 @@ async fn plan_restore(args: PlanArgs, session: &Session) -> Result<ExitStatus> {
     };
     let (source, accounts) = (documents.source.as_ref(), documents.accounts.as_ref());
     let plan = restore::plan(&basis, source, accounts, target, &request, session.clock.as_ref()).await?;
-    if let Some(file) = &args.output {
+    report_plan(plan, args.output, session)
+}
+
+/// Shows a plan, and writes it when a file is named.
+fn report_plan(plan: Plan, output: Option<PathBuf>, session: &Session) -> Result<ExitStatus> {
+    if let Some(file) = &output {
         plan::write(&plan, &session.path(file))?;
     }
-    Ok(session.printer.report(&PlanReport::new(plan, args.output, session.clock.now())?))
+    Ok(session.printer.report(&PlanReport::new(plan, output, session.clock.now())?))
+}
+
+/// The set that is meant, when it holds the files of a server.
+async fn cluster_set(args: &PlanArgs, repository: &Repository) -> Result<Option<Set>> {
+    match (&args.set, args.store) {
+        (SetChoice::Latest, StoreKind::Mongo | StoreKind::Redis) => Ok(None),
+        (choice, store) => {
+            let set = choose(repository, choice, store).await?;
+            Ok((set.kind() == StoreKind::Postgres).then_some(set))
+        }
+    }
+}
+
+impl PlanArgs {
+    /// Refuses what means something for documents alone.
+    fn refuse_documents(&self, store: StoreKind) -> Result<()> {
+        let given = [
+            ("to", self.to.is_some()),
+            ("before", self.before.is_some()),
+            ("database", !self.database.is_empty()),
+            ("collection", !self.collection.is_empty()),
+            ("rename", !self.rename.is_empty()),
+            ("drop", self.drop),
+            ("merge", self.merge),
+            ("users-and-roles", self.users_and_roles),
+            ("accept-differences", self.accept_differences),
+        ];
+        cluster::refuse(&given, store)
+    }
 }
 
 /// The set that was named, or the set and the log that lead to the moment that was named.
@@ -213,6 +259,9 @@ async fn basis(
 /// # Errors
 /// The operation's.
 pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Session) -> Result<ExitStatus> {
+    if plan.target.store == StoreKind::Postgres {
+        return cluster::apply_restore(plan, approve, session).await;
+    }
     let began = Instant::now();
     let needed = restore::replaced_namespaces(plan)?;
     let work = Work::begin(plan, &needed, approve, session).await?;

@@ -61,7 +61,7 @@ impl PostgresOptions {
         self
     }
 
-    /// Keeps data and log in this folder, which stays when the server ends; found data is used again.
+    /// Keeps data and log in this folder, which stays when the server ends; found data is used again, whoever put it there.
     pub fn in_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.folder = Some(folder.into());
         self
@@ -91,6 +91,9 @@ impl PostgresOptions {
         let fresh = !data.join("PG_VERSION").exists();
         if fresh {
             create_cluster(&engine, &data, user)?;
+        } else if let Some(User { uid, gid }) = user {
+            let mut give = Command::new("chown");
+            run_as(None, give.args(["--recursive", &format!("{uid}:{gid}")]).arg(&data))?;
         }
         write_access(&data, self.password.is_some(), user).map_err(io_error)?;
         let certificates =
@@ -191,6 +194,24 @@ impl Postgres {
         execute(&self.uri_of(database), statements)
     }
 
+    /// The first column of a query's rows, as text, asked as the superuser; blocks, also inside a runtime.
+    ///
+    /// # Panics
+    /// When the server refuses, or a value is NULL.
+    pub fn texts(&self, database: &str, query: &str) -> Vec<String> {
+        let work = async {
+            let (client, connection) =
+                tokio_postgres::connect(&self.uri_of(database), tokio_postgres::NoTls).await?;
+            tokio::spawn(connection);
+            client.simple_query(query).await
+        };
+        let text = |message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => Some(row.get(0).expect("a value").to_owned()),
+            _ => None,
+        };
+        on_a_runtime(work).expect("an answer").into_iter().filter_map(text).collect()
+    }
+
     /// Creates an empty database with a name of its own and returns the name.
     ///
     /// # Panics
@@ -209,6 +230,19 @@ impl Postgres {
     /// The folder that holds `data/` and the log.
     pub fn dir(&self) -> &Path {
         self.process.dir()
+    }
+
+    /// Makes a folder below [`Postgres::dir`] that the server's user owns: a place for a tablespace, or for the data of another server.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn make_folder(&self, name: &str) -> PathBuf {
+        let folder = self.dir().join(name);
+        fs::create_dir(&folder).expect("a new folder");
+        if let Some(user) = User::unprivileged() {
+            chown(&folder, Some(user.uid), Some(user.gid)).expect("a folder of the server's user");
+        }
+        folder
     }
 
     /// The log file.
@@ -364,7 +398,11 @@ fn execute(uri: &str, statements: &str) -> Result<(), tokio_postgres::Error> {
         let _ = connection.await;
         outcome
     };
-    // A thread of its own, since a runtime may not be entered from within another.
+    on_a_runtime(work)
+}
+
+/// Does `work` on a thread of its own, since a runtime may not be entered from within another.
+fn on_a_runtime<T: Send>(work: impl Future<Output = T> + Send) -> T {
     thread::scope(|scope| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         scope.spawn(move || runtime.block_on(work)).join().expect("the connection's thread")

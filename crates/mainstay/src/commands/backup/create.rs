@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::{label, moment_of, parse_namespace, set_json};
 use crate::commands::close;
+use crate::commands::cluster::{self, ClusterArgs};
 use crate::commands::plan::PlanReport;
 use crate::printer::{Look, Report, Tone};
 use crate::wiring::Session;
@@ -44,7 +45,7 @@ impl From<ConsistencyArgument> for SnapshotChoice {
 /// Arguments of `backup create`.
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
-    /// The store: mongo
+    /// The store: mongo, postgres
     #[arg(long, default_value = "mongo")]
     store: StoreKind,
     /// Back up this database; may be repeated [default: the configured one, or all]
@@ -80,6 +81,24 @@ pub(crate) struct CreateArgs {
     /// Show what would be read, and do nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+impl CreateArgs {
+    /// Refuses what means something for documents alone.
+    fn refuse_documents(&self) -> Result<()> {
+        let given = [
+            ("database", !self.database.is_empty()),
+            ("collection", !self.collection.is_empty()),
+            ("all-databases", self.all_databases),
+            ("consistency", !matches!(self.consistency, ConsistencyArgument::Best)),
+            ("users-and-roles", self.users_and_roles),
+            ("max-impact", self.max_impact.is_some()),
+            ("resume", self.resume.is_some()),
+        ];
+        cluster::refuse(&given, self.store)
+    }
 }
 
 /// Which interrupted run is meant.
@@ -111,6 +130,11 @@ fn parse_latency(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// The operation's.
 pub(super) async fn run(args: CreateArgs, session: &Session) -> Result<ExitStatus> {
+    if args.store == StoreKind::Postgres {
+        args.refuse_documents()?;
+        return cluster::create(&args.cluster, args.dry_run, session).await;
+    }
+    args.cluster.refuse(args.store)?;
     let documents = session.documents(args.store).await?;
     let target = session.target(documents.probe.as_ref()).await?;
     let plan = match &args.resume {

@@ -3,12 +3,13 @@
 use clap::Args;
 use mainstay_engine::Consistency;
 use mainstay_model::{ByteSize, Count, ExitStatus, Result, SetId, Severity, StoreKind, Timestamp};
-use mainstay_ops::contents::DocumentSetContents;
+use mainstay_ops::contents::SetContents;
 use mainstay_ops::recoverable::{self, Recoverable};
 use mainstay_repository::{Repository, Set, SetEntry};
 use serde_json::{Map, Value, json};
 
 use super::{log, set_json};
+use crate::commands::cluster;
 use crate::printer::shown::ago;
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
@@ -38,7 +39,7 @@ pub(super) async fn run(args: &ListArgs, session: &Session) -> Result<ExitStatus
 
 async fn row(repository: &Repository, entry: SetEntry) -> Result<Row> {
     let (id, kind) = (entry.id().clone(), entry.kind());
-    let read = entry.into_set().and_then(|set| set.contents().map(|contents| (set, contents)));
+    let read = entry.into_set().and_then(|set| SetContents::of(&set).map(|contents| (set, contents)));
     let last = repository.last_verification(kind, &id).await?;
     let verified = last.map(|record| (record.at, record.is_sound()));
     Ok(Row { id, kind, read, verified })
@@ -47,7 +48,7 @@ async fn row(repository: &Repository, entry: SetEntry) -> Result<Row> {
 struct Row {
     id: SetId,
     kind: StoreKind,
-    read: Result<(Set, DocumentSetContents)>,
+    read: Result<(Set, SetContents)>,
     /// When it was last read back, and whether it was sound.
     verified: Option<(Timestamp, bool)>,
 }
@@ -62,7 +63,8 @@ impl Report for Listed {
     fn json(&self) -> Map<String, Value> {
         let sets = self.rows.iter().map(|row| {
             let mut value = match &row.read {
-                Ok((set, contents)) => set_json(set, contents),
+                Ok((set, SetContents::Documents(contents))) => set_json(set, contents),
+                Ok((set, SetContents::Cluster(contents))) => cluster::set_json(set, contents),
                 Err(error) => json!({"id": row.id, "store": row.kind, "damaged": error.to_string()}),
             };
             value["verified_at"] = json!(row.verified.map(|(at, _)| at));
@@ -114,17 +116,28 @@ impl Row {
         match &self.read {
             Err(error) => cells.push(Cell::new(format!("DAMAGED: {error}")).tone(Tone::Bad)),
             Ok((set, contents)) => {
-                let digest = contents.digest();
+                let (collections, items, bytes, moment) = match contents {
+                    SetContents::Documents(contents) => {
+                        let digest = contents.digest();
+                        let moment = match contents.consistency {
+                            Consistency::ClusterTime { .. } => "one".to_owned(),
+                            Consistency::DuringScan { .. } => "per scan".to_owned(),
+                        };
+                        let documents = Count(digest.documents).to_string();
+                        (contents.collections.len().to_string(), documents, digest.bytes, moment)
+                    }
+                    SetContents::Cluster(contents) => {
+                        let files = format!("{} files", Count(contents.files()));
+                        ("-".to_owned(), files, contents.bytes(), format!("LSN {}", contents.end))
+                    }
+                };
                 cells.extend([
                     Cell::new(ago(set.manifest().completed_at, now)),
-                    Cell::right(contents.collections.len().to_string()),
-                    Cell::right(Count(digest.documents).to_string()),
-                    Cell::right(ByteSize(digest.bytes).to_string()),
+                    Cell::right(collections),
+                    Cell::right(items),
+                    Cell::right(ByteSize(bytes).to_string()),
                     Cell::right(ByteSize(set.manifest().stored_bytes()).to_string()),
-                    Cell::new(match contents.consistency {
-                        Consistency::ClusterTime { .. } => "one",
-                        Consistency::DuringScan { .. } => "per scan",
-                    }),
+                    Cell::new(moment),
                     match self.verified {
                         None => Cell::new("never").tone(Tone::Warn),
                         Some((at, true)) => Cell::new(ago(at, now)).tone(Tone::Good),

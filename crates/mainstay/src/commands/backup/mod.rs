@@ -24,7 +24,7 @@ use crate::wiring::Session;
 #[derive(Debug, Subcommand)]
 pub(crate) enum BackupCommand {
     /// Take a backup of a store into the repository
-    Create(create::CreateArgs),
+    Create(Box<create::CreateArgs>),
     /// List the backup sets of the repository, and which moments can be restored
     List(list::ListArgs),
     /// Find in the captured change log what destroyed data
@@ -85,7 +85,7 @@ impl BackupCommand {
 /// The operation's.
 pub(crate) async fn run(command: BackupCommand, session: &Session) -> Result<ExitStatus> {
     match command {
-        BackupCommand::Create(args) => create::run(args, session).await,
+        BackupCommand::Create(args) => create::run(*args, session).await,
         BackupCommand::List(args) => list::run(&args, session).await,
         BackupCommand::Log(args) => log::run(args, session).await,
         BackupCommand::Show(args) => show::run(&args, session).await,

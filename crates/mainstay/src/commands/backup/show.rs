@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use mainstay_engine::CollectionKind;
 use mainstay_model::{ByteSize, Count, ExitStatus, Result};
-use mainstay_ops::contents::DocumentSetContents;
+use mainstay_ops::contents::{DocumentSetContents, SetContents};
 use mainstay_repository::Set;
 use serde_json::{Map, Value, json};
 
 use super::{SetArgs, choose, label, moment_of, set_json};
+use crate::commands::cluster;
 use crate::printer::shown::moment;
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
@@ -20,8 +21,12 @@ use crate::wiring::Session;
 pub(super) async fn run(args: &SetArgs, session: &Session) -> Result<ExitStatus> {
     let repository = session.repository().await?;
     let set = choose(&repository, &args.set, args.store).await?;
-    let contents = set.contents()?;
-    Ok(session.printer.report(&Shown { set, contents }))
+    match SetContents::of(&set)? {
+        SetContents::Documents(contents) => Ok(session.printer.report(&Shown { set, contents: *contents })),
+        SetContents::Cluster(contents) => {
+            Ok(session.printer.report(&cluster::Shown { set, contents: *contents }))
+        }
+    }
 }
 
 struct Shown {

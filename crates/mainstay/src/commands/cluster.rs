@@ -1,0 +1,434 @@
+//! What `backup` and `restore` do for a store whose files are copied as a whole: PostgreSQL.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use mainstay_engine::{BaseBackupRequest, CheckpointPace, FileChecksum};
+use mainstay_guard::{BackupEvidence, Outcome, UNKNOWN_ENVIRONMENT};
+use mainstay_model::{
+    ByteSize, Count, EnvironmentClass, Error, ErrorKind, ExitStatus, Plan, Result, StoreKind, Target,
+};
+use mainstay_ops::cluster::{
+    self, ClusterBackupContext, ClusterBackupReport, ClusterRestoreContext, ClusterRestoreReport,
+    ClusterRestoreRequest, ClusterSetContents,
+};
+use mainstay_repository::Set;
+use serde_json::{Map, Value, json};
+
+use super::close;
+use super::plan::PlanReport;
+use crate::printer::shown::moment;
+use crate::printer::{Cell, Look, Report, Table, Tone};
+use crate::wiring::Session;
+
+/// Where the official container image from version 18 on keeps its data, with the version for `{}`.
+const CONTAINER_FOLDER: &str = "/var/lib/postgresql/{}/docker";
+
+/// How a server begins a base backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CheckpointArgument {
+    /// At once
+    Fast,
+    /// Spread over some minutes, so that others hardly notice
+    Spread,
+}
+
+/// How a server sums up its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ChecksumArgument {
+    /// CRC-32C: finds accidents
+    Crc32c,
+    /// SHA-256: finds forgeries too, for a core of the server
+    Sha256,
+}
+
+/// Arguments of `backup create` that mean something for PostgreSQL alone.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "PostgreSQL")]
+pub(crate) struct ClusterArgs {
+    /// Most bytes per second that the server sends, such as 50MB
+    #[arg(long, value_name = "SIZE")]
+    max_rate: Option<ByteSize>,
+    /// What the server calls the backup in its log and in backup_label [default: mainstay]
+    #[arg(long, value_name = "TEXT")]
+    label: Option<String>,
+    /// How the server begins [default: fast]
+    #[arg(long, value_enum)]
+    checkpoint: Option<CheckpointArgument>,
+    /// How the server sums up each file [default: crc32c]
+    #[arg(long, value_enum)]
+    file_checksum: Option<ChecksumArgument>,
+    /// Take the backup although pages of the server are damaged
+    #[arg(long)]
+    allow_damaged_pages: bool,
+}
+
+impl ClusterArgs {
+    /// Refuses them for another store.
+    ///
+    /// # Errors
+    /// `Usage`, naming the first.
+    pub(crate) fn refuse(&self, store: StoreKind) -> Result<()> {
+        let given = [
+            ("max-rate", self.max_rate.is_some()),
+            ("label", self.label.is_some()),
+            ("checkpoint", self.checkpoint.is_some()),
+            ("file-checksum", self.file_checksum.is_some()),
+            ("allow-damaged-pages", self.allow_damaged_pages),
+        ];
+        refuse(&given, store)
+    }
+
+    fn request(&self) -> BaseBackupRequest {
+        BaseBackupRequest {
+            label: self.label.clone().unwrap_or_else(|| "mainstay".to_owned()),
+            checkpoint: match self.checkpoint {
+                None | Some(CheckpointArgument::Fast) => CheckpointPace::Fast,
+                Some(CheckpointArgument::Spread) => CheckpointPace::Spread,
+            },
+            rate_max: self.max_rate.map(ByteSize::bytes),
+            checksum: match self.file_checksum {
+                None | Some(ChecksumArgument::Crc32c) => FileChecksum::Crc32c,
+                Some(ChecksumArgument::Sha256) => FileChecksum::Sha256,
+            },
+            check_pages: !self.allow_damaged_pages,
+        }
+    }
+}
+
+/// Refuses the first of these flags that is given: it means nothing for `store`.
+///
+/// # Errors
+/// `Usage`.
+pub(crate) fn refuse(flags: &[(&str, bool)], store: StoreKind) -> Result<()> {
+    match flags.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((flag, _)) => Err(Error::new(ErrorKind::Usage, format!("--{flag} means nothing for {store}"))
+            .with_state("nothing was changed")
+            .with_hint(format!("leave --{flag} out"))),
+    }
+}
+
+/// Takes a base backup.
+///
+/// # Errors
+/// The operation's.
+pub(crate) async fn create(args: &ClusterArgs, dry_run: bool, session: &Session) -> Result<ExitStatus> {
+    let source = session.cluster()?;
+    let probe = session.probe(StoreKind::Postgres).await?;
+    let target = session.target(probe.as_ref()).await?;
+    let plan = cluster::plan_backup(target, &args.request(), session.clock.as_ref());
+    if dry_run {
+        return Ok(session.printer.report(&PlanReport::new(plan, None, session.clock.now())?));
+    }
+    let repository = session.repository_or_create().await?;
+    let guard = session.guard(&repository);
+    let permit = guard.permit(&plan, &BackupEvidence::default(), &session.consent(None)?).await?;
+    let began = Instant::now();
+    let progress = session.printer.progress();
+    let context = ClusterBackupContext {
+        source: source.as_ref(),
+        repository: &repository,
+        holder: &session.holder(),
+        observer: progress.as_ref(),
+        cancel: &session.cancel,
+    };
+    let made = cluster::create(&context, &plan, &permit).await;
+    drop(progress);
+    let outcome = match &made {
+        Ok(report) => Outcome::Done {
+            summary: format!("made backup set {}", report.set.id()),
+            facts: json!({"set": report.set.id(), "manifest": report.set.manifest_blake3(), "end": report.contents.end}),
+        },
+        Err(error) => Outcome::of_error(error),
+    };
+    let report = close(&guard, permit, made, outcome).await?;
+    Ok(session.printer.report(&Created { report, elapsed: began.elapsed() }))
+}
+
+struct Created {
+    report: ClusterBackupReport,
+    elapsed: Duration,
+}
+
+impl Report for Created {
+    fn json(&self) -> Map<String, Value> {
+        let contents = &self.report.contents;
+        Map::from_iter([
+            ("set".to_owned(), set_json(&self.report.set, contents)),
+            ("files".to_owned(), json!(contents.files())),
+            ("bytes".to_owned(), json!(contents.bytes())),
+            ("stored_bytes".to_owned(), json!(self.report.stored_bytes)),
+            ("pages_checked".to_owned(), json!(self.report.pages_checked)),
+            ("seconds".to_owned(), json!(self.elapsed.as_secs_f64())),
+        ])
+    }
+
+    fn text(&self, look: &Look) -> String {
+        let contents = &self.report.contents;
+        let seconds = self.elapsed.as_secs_f64();
+        let rate = ByteSize((contents.bytes() as f64 / seconds.max(0.001)) as u64);
+        let id = self.report.set.id();
+        let label = |word: &str| look.paint(Tone::Faint, &format!("{word:8}"));
+        format!(
+            "{} {id}\n  {} {} files, {} in {} archives\n  {} {}\n  {} {}\n  {} {}\n  {} {seconds:.1} s, {rate}/s\nnext: mainstay backup verify {id}\n",
+            look.paint(Tone::Strong, "backup set"),
+            label("read"),
+            Count(contents.files()),
+            ByteSize(contents.bytes()),
+            contents.archives.len(),
+            label("checked"),
+            checked(contents, self.report.pages_checked),
+            label("stored"),
+            self.report.stored_bytes,
+            label("moment"),
+            moment_of(contents),
+            label("took"),
+        )
+    }
+}
+
+fn checked(contents: &ClusterSetContents, pages: u64) -> String {
+    let pages = match (contents.page_checksums, contents.damaged_pages) {
+        (false, _) => "pages have no checksums on this server".to_owned(),
+        (true, 0) => format!("{} pages sound", Count(pages)),
+        (true, damaged) => format!("{} of {} pages DAMAGED on the server", Count(damaged), Count(pages)),
+    };
+    format!("every file against the server's list; {pages}")
+}
+
+/// The moment a set shows, for people.
+pub(crate) fn moment_of(contents: &ClusterSetContents) -> String {
+    format!("LSN {} on timeline {}", contents.end, contents.timeline)
+}
+
+/// A set as `--json` shows it.
+pub(crate) fn set_json(set: &Set, contents: &ClusterSetContents) -> Value {
+    json!({
+        "id": set.id(),
+        "store": set.kind(),
+        "environment": contents.environment,
+        "server": contents.server,
+        "begun_at": set.manifest().begun_at,
+        "completed_at": set.manifest().completed_at,
+        "manifest": set.manifest_blake3(),
+        "label": contents.label,
+        "begin": contents.begin,
+        "end": contents.end,
+        "timeline": contents.timeline,
+        "page_checksums": contents.page_checksums,
+        "damaged_pages": contents.damaged_pages,
+        "tablespaces": contents.tablespaces().collect::<Vec<_>>(),
+        "files": contents.files(),
+        "bytes": contents.bytes(),
+        "stored_bytes": set.manifest().stored_bytes(),
+    })
+}
+
+/// A set as `backup show` tells it.
+pub(crate) struct Shown {
+    pub(crate) set: Set,
+    pub(crate) contents: ClusterSetContents,
+}
+
+impl Report for Shown {
+    fn json(&self) -> Map<String, Value> {
+        let mut set = set_json(&self.set, &self.contents);
+        set["contents"] = json!(self.contents.archives);
+        set["objects"] = json!(self.set.manifest().objects);
+        Map::from_iter([("set".to_owned(), set)])
+    }
+
+    fn text(&self, look: &Look) -> String {
+        let (manifest, contents) = (self.set.manifest(), &self.contents);
+        let server = &contents.server;
+        let mut text = format!("{} {}\n", look.paint(Tone::Strong, "backup set"), self.set.id());
+        let pages = match (contents.page_checksums, contents.damaged_pages) {
+            (false, _) => "without checksums".to_owned(),
+            (true, 0) => "with checksums, all sound".to_owned(),
+            (true, damaged) => format!("{} were DAMAGED on the server", Count(damaged)),
+        };
+        let facts = [
+            (
+                "of",
+                format!(
+                    "{} {} ({}) at {} in {}",
+                    self.set.kind(),
+                    server.version,
+                    server.topology,
+                    server.address,
+                    contents.environment
+                ),
+            ),
+            ("taken", format!("{} to {}", moment(manifest.begun_at), moment(manifest.completed_at))),
+            ("label", contents.label.clone()),
+            ("moment", moment_of(contents)),
+            ("recovery", format!("from {} to {}", contents.begin, contents.end)),
+            ("pages", pages),
+            ("manifest", self.set.manifest_blake3().to_string()),
+        ];
+        for (name, value) in facts {
+            text.push_str(&format!("  {} {value}\n", look.paint(Tone::Faint, &format!("{name:8}"))));
+        }
+        let stored: BTreeMap<_, _> =
+            manifest.objects.iter().map(|object| (&object.name, object.stored_bytes)).collect();
+        let mut table = Table::new(&["ARCHIVE", "FILES", "SIZE", "STORED", "LAY AT"]);
+        for archive in &contents.archives {
+            let bytes = stored.get(&archive.object).copied().unwrap_or_default();
+            table.row(vec![
+                archive.object.to_string().into(),
+                Cell::right(Count(archive.files).to_string()),
+                Cell::right(ByteSize(archive.bytes).to_string()),
+                Cell::right(ByteSize(bytes).to_string()),
+                archive
+                    .tablespace
+                    .as_ref()
+                    .map_or("the data directory", |place| place.location.as_str())
+                    .into(),
+            ]);
+        }
+        text + &table.render(look)
+    }
+}
+
+/// Decides a restore of `set` into a folder.
+///
+/// # Errors
+/// The operation's; `Usage` without a folder.
+pub(crate) fn plan_restore(
+    set: &Set,
+    into: Option<&str>,
+    tablespaces: &[(String, String)],
+    session: &Session,
+) -> Result<Plan> {
+    let into = into.ok_or_else(|| {
+        Error::new(ErrorKind::Usage, "a set of postgres is restored into a folder, and none is named")
+            .with_state("nothing was changed")
+            .with_hint("name an empty folder, or one that does not exist: `--into DIR`")
+    })?;
+    let into = whole_path(&session.path(Path::new(into)))?;
+    let contents: ClusterSetContents = set.contents()?;
+    let configured = session.configured_environment();
+    let mut mapped = BTreeMap::new();
+    for (from, to) in tablespaces {
+        mapped.insert(from.clone(), whole_path(&session.path(Path::new(to)))?);
+    }
+    let request = ClusterRestoreRequest {
+        environment: Target {
+            environment: configured.name.unwrap_or_else(|| UNKNOWN_ENVIRONMENT.to_owned()),
+            class: configured.class.unwrap_or(EnvironmentClass::Production),
+            store: StoreKind::Postgres,
+            fingerprint: contents.server.fingerprint.clone(),
+            address: into.display().to_string(),
+        },
+        into,
+        tablespaces: mapped,
+    };
+    cluster::plan_restore(set, &request, session.clock.as_ref())
+}
+
+/// The path without `.` and `..`, which would make two names of one folder.
+fn whole_path(path: &Path) -> Result<PathBuf> {
+    if path.components().any(|part| matches!(part, std::path::Component::ParentDir)) {
+        return Err(Error::new(ErrorKind::Usage, format!("{} holds `..`", path.display()))
+            .with_state("nothing was changed")
+            .with_hint("name the folder without it"));
+    }
+    Ok(path.components().collect())
+}
+
+/// Carries out a stored plan.
+///
+/// # Errors
+/// The operation's.
+pub(crate) async fn apply_restore(
+    plan: &Plan,
+    approve: Option<&str>,
+    session: &Session,
+) -> Result<ExitStatus> {
+    let began = Instant::now();
+    let repository = session.repository().await?;
+    let guard = session.guard(&repository);
+    let permit = guard.permit(plan, &BackupEvidence::default(), &session.consent(approve)?).await?;
+    let progress = session.printer.progress();
+    let context = ClusterRestoreContext {
+        repository: &repository,
+        observer: progress.as_ref(),
+        cancel: &session.cancel,
+    };
+    let restored = cluster::restore(&context, plan, &permit).await;
+    drop(progress);
+    let outcome = match &restored {
+        Ok(report) => Outcome::Done {
+            summary: format!("restored {} into {}", report.set, report.into.display()),
+            facts: json!({"set": report.set, "into": report.into, "tablespaces": report.tablespaces}),
+        },
+        Err(error) => Outcome::of_error(error),
+    };
+    let report = close(&guard, permit, restored, outcome).await?;
+    Ok(session.printer.report(&Restored { report, elapsed: began.elapsed() }))
+}
+
+struct Restored {
+    report: ClusterRestoreReport,
+    elapsed: Duration,
+}
+
+impl Restored {
+    /// The first number of the server's version.
+    fn major(&self) -> &str {
+        self.report.contents.server.version.split('.').next().unwrap_or_default()
+    }
+
+    fn start(&self) -> String {
+        format!("pg_ctl --pgdata={} start", self.report.into.display())
+    }
+}
+
+impl Report for Restored {
+    fn json(&self) -> Map<String, Value> {
+        let contents = &self.report.contents;
+        Map::from_iter([
+            ("set".to_owned(), json!(self.report.set)),
+            ("into".to_owned(), json!(self.report.into)),
+            ("tablespaces".to_owned(), json!(self.report.tablespaces)),
+            ("files".to_owned(), json!(contents.files())),
+            ("bytes".to_owned(), json!(contents.bytes())),
+            ("end".to_owned(), json!(contents.end)),
+            ("server_version".to_owned(), json!(contents.server.version)),
+            ("start".to_owned(), json!(self.start())),
+            ("seconds".to_owned(), json!(self.elapsed.as_secs_f64())),
+        ])
+    }
+
+    fn text(&self, look: &Look) -> String {
+        let (contents, into) = (&self.report.contents, self.report.into.display());
+        let seconds = self.elapsed.as_secs_f64();
+        let rate = ByteSize((contents.bytes() as f64 / seconds.max(0.001)) as u64);
+        let mut folders = vec![into.to_string()];
+        folders.extend(self.report.tablespaces.iter().map(|place| place.folder.display().to_string()));
+        let mut text = format!(
+            "{} {} files, {} into {into} in {seconds:.1} s ({rate}/s, verification included)\n",
+            look.paint(Tone::Good, "restored"),
+            Count(contents.files()),
+            ByteSize(contents.bytes()),
+        );
+        text.push_str(&format!(
+            "start it with PostgreSQL {}, as the user that owns the files; it recovers to {} by itself:\n  {}\n",
+            self.major(),
+            contents.end,
+            self.start()
+        ));
+        text.push_str(&format!("  (another owner: chown -R postgres: {})\n", folders.join(" ")));
+        if self.major().parse::<u32>().is_ok_and(|major| major >= 18) {
+            let folder = CONTAINER_FOLDER.replace("{}", self.major());
+            text.push_str(&format!(
+                "  (container image postgres:{}: the files belong into {folder} of its volume)\n",
+                self.major()
+            ));
+        }
+        text
+    }
+}

@@ -1,0 +1,30 @@
+//! What a fuzzer calls: the parsers of this crate on any bytes. A broken promise panics; what a parser answers is of no interest.
+//!
+//! Foreign is whatever a server sends: its messages, and what flows inside a copy.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::replication::{self, Incoming, MESSAGE_BYTES_MAX};
+
+/// A stream of messages of a server.
+///
+/// # Panics
+/// When a message is longer than any may be, or more comes out than went in.
+pub fn messages(bytes: &[u8]) {
+    let mut buffer = BytesMut::from(bytes);
+    let mut taken = 0;
+    while let Ok(Some(message)) = Incoming::take(&mut buffer) {
+        taken += 5;
+        if let Incoming::Copy(piece) = &message {
+            taken += piece.len();
+            assert!(piece.len() < MESSAGE_BYTES_MAX, "a piece of {} bytes", piece.len());
+        }
+        assert!(taken <= bytes.len(), "more came out than went in");
+        replication::exercise(message);
+    }
+}
+
+/// A piece of a copy, of a base backup or of WAL, and the first message of a login with SCRAM.
+pub fn copy(bytes: &[u8]) {
+    replication::exercise_copy(&Bytes::copy_from_slice(bytes));
+}

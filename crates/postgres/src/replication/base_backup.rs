@@ -1,0 +1,398 @@
+//! A base backup over the replication protocol.
+//!
+//! `BASE_BACKUP` answers with where it begins, with the tablespaces, with one copy that holds every archive and the manifest, and with where
+//! it ends. Source: manual (18), "Streaming Replication Protocol". WAL that the files need to be consistent comes at the end of the archive of
+//! the data directory; the server waits for no archiver, as nobody needs to find it there.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mainstay_engine::{
+    BackupBeginning, BackupEnding, BackupEvent, BaseBackup, BaseBackupRequest, BaseBackupSource,
+    CheckpointPace, FileChecksum, ServerFacts, Tablespace,
+};
+use mainstay_model::{ByteSize, Error, ErrorKind, Lsn, Result, ResultExt};
+use tokio::time::timeout;
+
+use super::command::{Row, literal};
+use super::copy::BackupPiece;
+use super::{Connection, WireError};
+use crate::config::{PostgresConfig, Settings};
+
+/// The oldest server that streams archives inside one copy.
+const VERSION_MIN: u32 = 15;
+/// The limits that a server sets to `MAX_RATE`, in kilobytes per second.
+const RATE_KB: std::ops::RangeInclusive<u64> = 32..=1_048_576;
+/// How long a checkpoint may take.
+const CHECKPOINT_TIME_MAX: Duration = Duration::from_secs(2 * 60 * 60);
+/// How long a server may send nothing: it may sync, or wait for WAL.
+const SILENCE_MAX: Duration = Duration::from_secs(10 * 60);
+/// The archive of the data directory.
+const BASE_ARCHIVE: &str = "base.tar";
+
+/// A PostgreSQL whose files can be copied. Each call opens a connection of its own and ends it.
+#[derive(Debug)]
+pub struct PostgresCluster {
+    settings: Settings,
+}
+
+impl PostgresCluster {
+    /// The cluster behind the server that `config` describes. Does not connect.
+    ///
+    /// # Errors
+    /// `Config` when the URL cannot be used; no part of it that may be secret is shown.
+    pub fn new(config: &PostgresConfig) -> Result<Self> {
+        Ok(Self { settings: Settings::resolve(config)? })
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(super) async fn open(&self) -> Result<Connection> {
+        Connection::open(&self.settings).await.context("open a replication connection to PostgreSQL")
+    }
+
+    pub(super) fn explain(&self, error: WireError) -> Error {
+        error.into_error(&self.settings)
+    }
+}
+
+#[async_trait]
+impl BaseBackupSource for PostgresCluster {
+    async fn server_facts(&self) -> Result<ServerFacts> {
+        let mut connection = self.open().await?;
+        let facts = facts(&mut connection, &self.settings).await.map_err(|error| self.explain(error))?;
+        connection.end().await;
+        Ok(facts)
+    }
+
+    async fn begin(&self, request: &BaseBackupRequest) -> Result<Box<dyn BaseBackup>> {
+        let command = command(request)?;
+        let mut connection = self.open().await?;
+        let server = facts(&mut connection, &self.settings).await.map_err(|error| self.explain(error))?;
+        check_version(&server)?;
+        let setup = Setup::read(&mut connection).await.map_err(|error| self.explain(error))?;
+        let begun = timeout(CHECKPOINT_TIME_MAX, begin(&mut connection, &command));
+        let (at, timeline, places) = begun
+            .await
+            .unwrap_or(Err(WireError::Timeout))
+            .map_err(|error| self.explain(error))
+            .context("begin a base backup")?;
+        let (tablespaces, estimated_bytes) = places_of(&places).map_err(|error| self.explain(error))?;
+        check_places(&tablespaces)?;
+        Ok(Box::new(Streaming {
+            settings: self.settings.clone(),
+            connection,
+            seen: BTreeSet::new(),
+            stage: Stage::Begun,
+            beginning: BackupBeginning {
+                server,
+                at,
+                timeline,
+                page_checksums: setup.page_checksums,
+                wal_segment_bytes: setup.wal_segment_bytes,
+                tablespaces,
+                estimated_bytes,
+            },
+        }))
+    }
+}
+
+/// Settings of a server that say how its files are to be read.
+struct Setup {
+    page_checksums: bool,
+    wal_segment_bytes: u64,
+}
+
+impl Setup {
+    async fn read(connection: &mut Connection) -> Result<Self, WireError> {
+        let block = connection.show("block_size").await?;
+        if block != "8192" {
+            return Err(WireError::Setup(format!(
+                "the server was built with blocks of {block} bytes, not of 8192"
+            )));
+        }
+        let segment = connection.show("wal_segment_size").await?;
+        let wal_segment_bytes = segment_bytes(&segment)
+            .ok_or_else(|| WireError::Protocol(format!("wal_segment_size is `{segment}`")))?;
+        Ok(Self { page_checksums: connection.show("data_checksums").await? == "on", wal_segment_bytes })
+    }
+}
+
+/// The bytes of a size as `SHOW` writes it: `16MB`, in powers of 1024.
+pub(super) fn segment_bytes(shown: &str) -> Option<u64> {
+    let digits = shown.find(|c: char| !c.is_ascii_digit())?;
+    let number: u64 = shown[..digits].parse().ok()?;
+    let unit: u64 = match &shown[digits..] {
+        "kB" => 1 << 10,
+        "MB" => 1 << 20,
+        "GB" => 1 << 30,
+        _ => return None,
+    };
+    number.checked_mul(unit)
+}
+
+async fn facts(connection: &mut Connection, settings: &Settings) -> Result<ServerFacts, WireError> {
+    let system = connection.identify_system().await?;
+    let version = connection.parameter("server_version").unwrap_or_default();
+    let standby = connection.parameter("in_hot_standby") == Some("on");
+    Ok(ServerFacts {
+        // Packagers append their own words: `18.4 (Debian 18.4-1)`.
+        version: version.split_whitespace().next().unwrap_or_default().to_owned(),
+        topology: if standby { "standby" } else { "primary" }.to_owned(),
+        fingerprint: system.identifier,
+        address: settings.address.clone(),
+    })
+}
+
+fn check_version(server: &ServerFacts) -> Result<()> {
+    let digits = server.version.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+    match digits.parse::<u32>() {
+        Ok(major) if major >= VERSION_MIN => Ok(()),
+        _ => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "{} is PostgreSQL {}; base backups need {VERSION_MIN} or newer",
+                server.address, server.version
+            ),
+        )
+        .with_state("nothing was changed")),
+    }
+}
+
+/// The command for `request`.
+///
+/// # Errors
+/// `Usage` when no server takes such a rate or label.
+fn command(request: &BaseBackupRequest) -> Result<String> {
+    if request.label.len() > 1_000 || request.label.chars().any(char::is_control) {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "the label is longer than 1000 bytes, or has control characters",
+        ));
+    }
+    let mut options = vec![
+        format!("LABEL {}", literal(&request.label)),
+        "PROGRESS true".to_owned(),
+        format!(
+            "CHECKPOINT '{}'",
+            match request.checkpoint {
+                CheckpointPace::Fast => "fast",
+                CheckpointPace::Spread => "spread",
+            }
+        ),
+        "WAL true".to_owned(),
+        "WAIT false".to_owned(),
+        "MANIFEST 'yes'".to_owned(),
+        format!(
+            "MANIFEST_CHECKSUMS '{}'",
+            match request.checksum {
+                FileChecksum::Crc32c => "CRC32C",
+                FileChecksum::Sha256 => "SHA256",
+            }
+        ),
+        format!("VERIFY_CHECKSUMS {}", request.check_pages),
+    ];
+    if let Some(rate) = request.rate_max {
+        let kilobytes = rate / 1024;
+        if !RATE_KB.contains(&kilobytes) {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("a server cannot be held to {} per second", ByteSize(rate)),
+            )
+            .with_state("nothing was changed")
+            .with_hint("give a rate from 32KiB to 1GiB"));
+        }
+        options.push(format!("MAX_RATE {kilobytes}"));
+    }
+    Ok(format!("BASE_BACKUP ({})", options.join(", ")))
+}
+
+/// Sends the command and reads what comes before the copy: position, timeline, places.
+async fn begin(connection: &mut Connection, command: &str) -> Result<(Lsn, u32, Vec<Row>), WireError> {
+    connection.send_command(command).await?;
+    let (at, timeline) = position(&connection.result().await?)?;
+    let places = connection.result().await?;
+    connection.copy_out().await?;
+    Ok((at, timeline, places))
+}
+
+fn position(rows: &[Row]) -> Result<(Lsn, u32), WireError> {
+    let row = rows.first().ok_or_else(|| WireError::Protocol("no position of a base backup".to_owned()))?;
+    Ok((row.parsed("recptr")?, row.parsed("tli")?))
+}
+
+/// The places other than the data directory, and the sum of all estimates, which come in kilobytes.
+fn places_of(rows: &[Row]) -> Result<(Vec<Tablespace>, u64), WireError> {
+    let (mut tablespaces, mut total) = (Vec::new(), 0_u64);
+    for row in rows {
+        total = total.saturating_add(row.parsed::<u64>("size")?.saturating_mul(1024));
+        if row.text("spcoid").is_some() {
+            tablespaces.push(Tablespace { oid: row.parsed("spcoid")?, location: row.parsed("spclocation")? });
+        }
+    }
+    tablespaces.sort();
+    Ok((tablespaces, total))
+}
+
+fn check_places(tablespaces: &[Tablespace]) -> Result<()> {
+    match tablespaces.iter().find(|tablespace| !tablespace.location.starts_with('/')) {
+        None => Ok(()),
+        Some(inside) => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("tablespace {} lies inside the data directory (allow_in_place_tablespaces)", inside.oid),
+        )
+        .with_state("no backup was made")
+        .with_hint("such tablespaces are made for tests of the server; move what is in it and drop it")),
+    }
+}
+
+/// What is expected next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The first archive.
+    Begun,
+    /// Bytes, another archive or the manifest.
+    Archive,
+    /// Bytes of the manifest.
+    Manifest,
+    /// Nothing but the ending.
+    Copied,
+}
+
+struct Streaming {
+    settings: Settings,
+    connection: Connection,
+    beginning: BackupBeginning,
+    /// Names of the archives that have begun.
+    seen: BTreeSet<String>,
+    stage: Stage,
+}
+
+impl Streaming {
+    /// The event of a piece, if it is one.
+    fn event(&mut self, piece: BackupPiece) -> Result<Option<BackupEvent>, WireError> {
+        let out_of_order = |what: &str| Err(WireError::Protocol(format!("{what} came out of its order")));
+        match (piece, self.stage) {
+            (BackupPiece::Progress(_), _) => Ok(None),
+            (BackupPiece::Archive { name, location }, Stage::Begun | Stage::Archive) => {
+                let place = self.place(&name, &location)?;
+                if !self.seen.insert(name.clone()) {
+                    return Err(WireError::Protocol(format!("archive {name} came twice")));
+                }
+                self.stage = Stage::Archive;
+                Ok(Some(BackupEvent::Archive(place)))
+            }
+            (BackupPiece::Archive { .. }, _) => out_of_order("an archive"),
+            (BackupPiece::Manifest, Stage::Archive)
+                if self.seen.len() == self.beginning.tablespaces.len() + 1 =>
+            {
+                self.stage = Stage::Manifest;
+                Ok(Some(BackupEvent::Manifest))
+            }
+            (BackupPiece::Manifest, _) => out_of_order("the manifest"),
+            (BackupPiece::Data(bytes), Stage::Archive | Stage::Manifest) => {
+                Ok(Some(BackupEvent::Bytes(bytes)))
+            }
+            (BackupPiece::Data(_), _) => out_of_order("a piece of an archive"),
+        }
+    }
+
+    /// Which place the archive called `name` is of. Servers name them; a name that was not announced is refused.
+    fn place(&self, name: &str, location: &str) -> Result<Option<Tablespace>, WireError> {
+        if name == BASE_ARCHIVE && location.is_empty() {
+            return Ok(None);
+        }
+        let announced = self
+            .beginning
+            .tablespaces
+            .iter()
+            .find(|place| name == format!("{}.tar", place.oid) && location == place.location);
+        match announced {
+            Some(place) => Ok(Some(place.clone())),
+            None => Err(WireError::Protocol(format!("archive {name:?} was not announced"))),
+        }
+    }
+}
+
+#[async_trait]
+impl BaseBackup for Streaming {
+    fn beginning(&self) -> &BackupBeginning {
+        &self.beginning
+    }
+
+    async fn next(&mut self) -> Result<Option<BackupEvent>> {
+        while self.stage != Stage::Copied {
+            let piece = self.connection.copied(SILENCE_MAX).await.and_then(|piece| match piece {
+                Some(piece) => BackupPiece::read(piece).map(Some),
+                None => Ok(None),
+            });
+            let event = piece.and_then(|piece| match (piece, self.stage) {
+                (Some(piece), _) => self.event(piece),
+                (None, Stage::Manifest) => {
+                    self.stage = Stage::Copied;
+                    Ok(None)
+                }
+                (None, _) => Err(WireError::Protocol("the copy ended before its manifest".to_owned())),
+            });
+            if let Some(event) = event.map_err(|error| error.into_error(&self.settings))? {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn end(&mut self) -> Result<BackupEnding> {
+        let ending = async {
+            if self.stage != Stage::Copied {
+                return Err(WireError::Protocol("a base backup was ended before its end".to_owned()));
+            }
+            let (at, timeline) = position(&self.connection.result().await?)?;
+            self.connection.ready().await?;
+            Ok(BackupEnding { at, timeline, notices: self.connection.take_notices() })
+        };
+        let ended = timeout(SILENCE_MAX, ending).await.unwrap_or(Err(WireError::Timeout));
+        ended.map_err(|error| error.into_error(&self.settings)).context("end the base backup")
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn request() -> BaseBackupRequest {
+        BaseBackupRequest {
+            label: "it's".to_owned(),
+            checkpoint: CheckpointPace::Spread,
+            rate_max: Some(1 << 20),
+            checksum: FileChecksum::Sha256,
+            check_pages: false,
+        }
+    }
+
+    #[test]
+    fn commands_say_what_was_asked_for() {
+        assert_eq!(
+            command(&request()).unwrap(),
+            "BASE_BACKUP (LABEL 'it''s', PROGRESS true, CHECKPOINT 'spread', WAL true, WAIT false, MANIFEST 'yes', \
+             MANIFEST_CHECKSUMS 'SHA256', VERIFY_CHECKSUMS false, MAX_RATE 1024)"
+        );
+        for rate in [0, 32 * 1024 - 1, u64::MAX] {
+            let error = command(&BaseBackupRequest { rate_max: Some(rate), ..request() }).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage, "{rate}");
+        }
+        assert!(command(&BaseBackupRequest { label: "a\nb".to_owned(), ..request() }).is_err());
+    }
+
+    #[test]
+    fn sizes_of_segments_are_read() {
+        assert_eq!(segment_bytes("16MB"), Some(16 << 20));
+        assert_eq!(segment_bytes("1GB"), Some(1 << 30));
+        for bad in ["", "16", "MB", "16 MB", "99999999999999999999MB", "18446744073709551615GB"] {
+            assert_eq!(segment_bytes(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Messages of a PostgreSQL server, on any bytes.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| mainstay_postgres::fuzzing::messages(bytes));
