@@ -116,7 +116,7 @@ pub(crate) struct Placement<'a> {
 }
 
 /// A collection whose turn has come: its position in the plan's list, and where its documents come from.
-pub(crate) type Work<'a> = (usize, Box<dyn Content + 'a>);
+pub(crate) type Turn<'a> = (usize, Box<dyn Content + 'a>);
 
 impl<'a> Placement<'a> {
     /// Re-checks what the plan took for granted; `seen` is what is known of the origin now. Gives whether an earlier try has begun.
@@ -240,13 +240,13 @@ impl<'a> Placement<'a> {
     /// its content, so that nobody waits to feed it.
     pub(crate) async fn bring<'w>(
         self,
-        works: impl Stream<Item = Work<'w>>,
+        turns: impl Stream<Item = Turn<'w>>,
         at_once: usize,
     ) -> Result<Vec<(usize, ItemReport)>>
     where
         'a: 'w,
     {
-        works
+        turns
             .map(|(index, content)| async move {
                 let work = self.work(index, content);
                 let report = work.bring().await;
@@ -260,13 +260,13 @@ impl<'a> Placement<'a> {
     /// Loads each collection whose turn comes, at most `at_once` of them at the same time.
     pub(super) async fn load<'w>(
         self,
-        works: impl Stream<Item = Work<'w>>,
+        turns: impl Stream<Item = Turn<'w>>,
         at_once: usize,
     ) -> Result<Works<'w, Step>>
     where
         'a: 'w,
     {
-        works
+        turns
             .map(|(index, content)| async move {
                 let work = self.work(index, content);
                 let step = work.load().await.with_context(|| work.doing())?;
