@@ -426,14 +426,41 @@ async fn an_interrupted_restore_can_be_given_up() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|name| name.as_str().unwrap())
+        .map(|name| name["collection"].as_str().unwrap())
         .collect();
     let now = mongod.db_hash(&project.database).await.unwrap();
-    for (name, hash) in
-        old.iter().filter(|(name, _)| !placed.contains(&format!("{}.{name}", project.database).as_str()))
-    {
+    for (name, hash) in old.iter().filter(|(name, _)| !placed.contains(&name.as_str())) {
         assert_eq!(now.get(name), Some(hash), "{name}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn giving_up_names_what_stands_though_nobody_recorded_it() {
+    let mongod = shared_mongod();
+    let project = Project::filled(mongod, 50).await;
+    project.back_up();
+    let orders = format!("{}.orders", project.database);
+    let hash = project.plan_restore(&["latest", "--drop", "--collection", &orders]);
+    project.apply_restore(&hash).expect(0);
+    // The journal of a run that was killed right after the server had renamed.
+    let mut removed = 0;
+    for (path, bytes) in project.repository_files() {
+        let text = String::from_utf8_lossy(&bytes);
+        let is_last = ["placed", "completed"].iter().any(|it| text.contains(&format!("\"event\":\"{it}\"")));
+        if path.to_string_lossy().contains("/journals/") && is_last {
+            std::fs::remove_file(path).unwrap();
+            removed += 1;
+        }
+    }
+    assert_eq!(removed, 2);
+    let run = project.json(&["restore", "list"])["unfinished"][0]["run"].as_str().unwrap().to_owned();
+    let abandoned = &project.json(&["restore", "abandon", &run])["abandoned"];
+    assert_eq!(
+        abandoned["placed"],
+        serde_json::json!([{ "database": &project.database, "collection": "orders" }]),
+        "{abandoned}"
+    );
+    assert_eq!(abandoned["removed"], serde_json::json!([]), "{abandoned}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

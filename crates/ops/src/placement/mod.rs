@@ -28,7 +28,7 @@ pub use decide::{Mode, Way, replaced_namespaces};
 pub use item::ItemReport;
 pub(crate) use origin::{LogSpan, Origin, UntilWords};
 pub(crate) use together::{Log, Moment, work_of};
-pub(crate) use work::{FinishSlots, Placement, PlacementContext, Turn, leased, stoppable};
+pub(crate) use work::{FinishSlots, Placement, PlacementContext, Turn, is_own, leased, stoppable};
 
 /// Collections that are loaded before they get their names begin with this.
 pub(crate) const SHADOW_PREFIX: &str = "mainstay.restore.";

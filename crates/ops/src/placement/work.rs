@@ -305,7 +305,7 @@ impl<'a> Placement<'a> {
 pub(super) type Works<'a, T> = Vec<(ItemWork<'a>, T)>;
 
 /// Whether `standing` is the collection that this run created.
-pub(super) fn is_own(uuid: Option<&CollectionIdentity>, standing: Option<&CollectionInfo>) -> bool {
+pub(crate) fn is_own(uuid: Option<&CollectionIdentity>, standing: Option<&CollectionInfo>) -> bool {
     uuid.is_some() && standing.and_then(|standing| standing.identity.as_ref()) == uuid
 }
 
