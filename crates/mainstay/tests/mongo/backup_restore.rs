@@ -210,7 +210,8 @@ async fn users_and_roles_come_back_when_asked_and_nobody_else_is_touched() {
     for told in ["add user", "replace user", "replace role"] {
         assert!(plan.stdout.contains(&name(told)), "{told}: {plan}");
     }
-    let plan = plan.says("keep user admin.root");
+    let plan =
+        plan.says("keep user admin.root").says("admin.tempusers and admin.temproles are made and dropped");
     assert!(!plan.stdout.contains("newcomer") && !plan.stdout.contains("SCRAM"), "{plan}");
     run(doc! { "updateUser": "bert", "pwd": "canary-two", "roles": ["reader"] }).await;
     run(doc! { "createUser": "anna", "pwd": "another", "roles": [] }).await;
@@ -247,6 +248,40 @@ async fn users_and_roles_come_back_when_asked_and_nobody_else_is_touched() {
     std::fs::write(path, damaged).unwrap();
     project.run(&["backup", "verify", "latest"]).expect(4).says("system.users");
     project.run(&["restore", "plan", "latest", "--drop", "--users-and-roles"]).expect(4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_continued_merge_touches_nobody_whom_the_plan_does_not_name() {
+    let mongod = Mongod::start().unwrap();
+    let project = Project::filled(&mongod, 40).await;
+    let client = mongod.oracle().await;
+    let database = client.database(&project.database);
+    let run = async |command: Document| drop(database.run_command(command).await.unwrap());
+    let credentials = async |name: &str| {
+        let users = client.database("admin").collection::<Document>("system.users");
+        let user = users.find_one(doc! { "user": name }).await.unwrap().unwrap();
+        user.get_document("credentials").unwrap().clone()
+    };
+    for name in ["anna", "bert"] {
+        run(doc! { "createUser": name, "pwd": "canary-one", "roles": [] }).await;
+    }
+    let annas = credentials("anna").await;
+    project.run(&["backup", "create", "--users-and-roles"]).expect(0);
+    run(doc! { "updateUser": "anna", "pwd": "canary-two" }).await;
+    let users = database.collection::<Document>("users");
+    // A document that is another keeps the run from ending.
+    users.update_one(doc! { "number": 3 }, doc! { "$set": { "name": "changed since" } }).await.unwrap();
+    let hash = project.plan_restore(&["latest", "--merge", "--users-and-roles"]);
+    project.apply_restore(&hash).expect(1).says("1 document");
+    assert_eq!(credentials("anna").await, annas);
+    // What was merged is as planned.
+    project.apply_restore(&hash).expect(1);
+
+    run(doc! { "updateUser": "bert", "pwd": "canary-three" }).await;
+    let theirs = credentials("bert").await;
+    let stale = project.apply_restore(&hash).expect(9).says(&format!("user {}.bert", project.database));
+    stale.says("the collections stand").says("changed no user");
+    assert_eq!(credentials("bert").await, theirs);
 }
 
 /// Kills backups at growing delays until one ends by itself.

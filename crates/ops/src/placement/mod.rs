@@ -24,7 +24,7 @@ pub(crate) use content::{Content, Filling, Loaded, Logged};
 pub(crate) use decide::{
     Candidate, Item, Parameters, Wish, amount, changed, decide, existing_collections, server_assumption,
 };
-pub use decide::{Mode, Way, replaced_namespaces};
+pub use decide::{Mode, Way, needed_backup};
 pub use item::ItemReport;
 pub(crate) use origin::{LogSpan, Origin, UntilWords};
 pub(crate) use together::{Log, Moment, work_of};

@@ -16,9 +16,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::content::Content;
-use super::decide::{
-    Item, Parameters, Way, existing_collections, server_assumption, stake, target_assumption,
-};
+use super::decide::{Item, Parameters, Way, existing_collections, server_assumption, target_assumption};
 use super::item::{ItemReport, ItemWork, Step};
 use super::run::{Ending, Run, Stage};
 
@@ -194,14 +192,14 @@ impl<'a> Placement<'a> {
 
     /// Refuses when much more is at stake now than the plan that was approved says.
     fn check_stake(self, existing: &std::collections::BTreeMap<Namespace, CollectionInfo>) -> Result<()> {
-        let (documents, _) = stake(&self.parameters.items, existing);
+        let (touched, _) = self.parameters.stake(existing);
         let planned = self.plan.blast_radius.items;
-        if documents <= planned + planned / 2 + 1_000 {
+        if touched <= planned.saturating_add(planned / 2).saturating_add(1_000) {
             return Ok(());
         }
         Err(Error::new(
             ErrorKind::StalePlan,
-            format!("{} documents are at stake, the plan says {}", Count(documents), Count(planned)),
+            format!("{} items are at stake, the plan says {}", Count(touched), Count(planned)),
         )
         .with_state("nothing was changed")
         .with_hint("make the plan again and review it"))
@@ -309,14 +307,33 @@ pub(crate) fn is_own(uuid: Option<&CollectionIdentity>, standing: Option<&Collec
     uuid.is_some() && standing.and_then(|standing| standing.identity.as_ref()) == uuid
 }
 
-/// A refusal in the middle of a run must not say that nothing was changed.
+/// A refusal in the middle of a run must not say that nothing was changed. Only when the world has moved is there nothing to continue.
 fn after_begin(error: Error) -> Error {
-    error
-        .with_state(STOPPED)
-        .with_hint("`mainstay restore list` shows the run; give it up with `mainstay restore abandon RUN`, then plan again")
+    let error = error.with_state(STOPPED);
+    if error.kind() != ErrorKind::StalePlan {
+        return error;
+    }
+    error.with_hint("`mainstay restore list` shows the run; give it up with `mainstay restore abandon RUN`, then plan again")
 }
 
 /// What stands under `name` at the target.
 pub(crate) async fn find(source: &dyn DocumentSource, name: &Namespace) -> Result<Option<CollectionInfo>> {
     Ok(existing_collections(source, std::iter::once(name)).await?.remove(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_run_that_cannot_be_continued_is_to_be_given_up() {
+        let stale = after_begin(Error::new(ErrorKind::StalePlan, "moved").with_hint("make a new plan"));
+        assert!(stale.hint().is_some_and(|hint| hint.contains("restore abandon")), "{stale:?}");
+        let refused = after_begin(Error::new(ErrorKind::Auth, "not allowed").with_hint("grant a role"));
+        assert_eq!(refused.hint(), Some("grant a role"));
+        assert_eq!(after_begin(Error::new(ErrorKind::Unreachable, "gone")).hint(), None);
+        for error in [stale, refused] {
+            assert_eq!(error.state(), Some(STOPPED));
+        }
+    }
 }
