@@ -6,6 +6,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use mainstay_guard::Permit;
 use mainstay_model::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::Namespace;
 
 /// Users and roles as documents, credentials included. Nobody prints them.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -25,7 +28,8 @@ impl fmt::Debug for Accounts {
 }
 
 /// A user or a role, by name: `user shop.anna`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AccountName {
     /// Which of the two.
     pub kind: AccountKind,
@@ -36,7 +40,8 @@ pub struct AccountName {
 }
 
 /// What has a name among accounts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AccountKind {
     /// Somebody who logs in.
     User,
@@ -55,7 +60,8 @@ impl fmt::Display for AccountName {
 }
 
 /// What a merge does to each user and role that it brings, or has done; each list by kind, then name. Others it does not touch.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AccountMerge {
     /// Those that are not there.
     pub added: Vec<AccountName>,
@@ -65,6 +71,8 @@ pub struct AccountMerge {
     pub kept: Vec<AccountName>,
     /// How many are there and equal.
     pub unchanged: usize,
+    /// Collections that the store needs on the way: they are made and dropped again, whoever made what stands there.
+    pub scratch: Vec<Namespace>,
 }
 
 impl AccountMerge {

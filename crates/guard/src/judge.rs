@@ -16,6 +16,8 @@ pub struct BackupEvidence {
     pub newest_verified: Option<(SetId, Timestamp)>,
     /// Which server that set was taken of, from its manifest: comparable with [`Target::fingerprint`](mainstay_model::Target).
     pub fingerprint: Option<String>,
+    /// Whether only sets with users and roles were looked at, because the plan touches these.
+    pub with_accounts: bool,
 }
 
 /// The circumstances of a decision.
@@ -116,14 +118,18 @@ fn check_backup(case: &Case<'_>, age_max: SignedDuration) -> Result<()> {
         "{} in {} environment {} needs a verified backup of the same server younger than {age_max:#}",
         case.plan.effect, target.class, target.environment
     );
+    let (what, option) = match case.evidence.with_accounts {
+        true => (" with users and roles", " --users-and-roles"),
+        false => ("", ""),
+    };
     let lacking = |why: String| {
         refused(format!("{} is refused: {needed}; {why}", case.plan.operation)).with_hint(format!(
-            "type `mainstay backup create --store {0}` and `mainstay backup verify --store {0}`",
+            "type `mainstay backup create --store {0}{option}` and `mainstay backup verify --store {0}`",
             target.store
         ))
     };
     let Some((set, verified_at)) = &case.evidence.newest_verified else {
-        return Err(lacking("there is none".to_owned()));
+        return Err(lacking(format!("there is none{what}")));
     };
     if case.evidence.fingerprint.as_deref() != Some(target.fingerprint.as_str()) {
         let of = case.evidence.fingerprint.as_deref().unwrap_or("a server it does not name");
@@ -184,9 +190,13 @@ fn question(plan: &Plan) -> String {
         EnvironmentClass::Production => "PRODUCTION",
         other => other.name(),
     };
-    let stake = match plan.blast_radius.items {
-        0 => "nothing that exists now is lost".to_owned(),
-        items => format!(
+    let stake = match (plan.blast_radius.items, plan.effect) {
+        (0, effect) if effect < Effect::Destructive => "nothing that exists now is lost".to_owned(),
+        // A view, an empty collection and somebody's rights are no items that could be counted.
+        (0, _) => {
+            "definitions, users or roles that exist now may be replaced; the plan names them".to_owned()
+        }
+        (items, _) => format!(
             "{} items ({}) that exist now will be gone or replaced",
             Count(items),
             ByteSize(plan.blast_radius.bytes)
@@ -243,7 +253,11 @@ pub(crate) mod tests {
 
     fn backup(age: SignedDuration, fingerprint: &str) -> BackupEvidence {
         let set = SetId::new(now() - age, 7);
-        BackupEvidence { newest_verified: Some((set, now())), fingerprint: Some(fingerprint.to_owned()) }
+        BackupEvidence {
+            newest_verified: Some((set, now())),
+            fingerprint: Some(fingerprint.to_owned()),
+            with_accounts: false,
+        }
     }
 
     struct Setting {
@@ -339,6 +353,21 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_question_never_belittles_what_may_be_lost() {
+        for (name, effect, items, said) in [
+            ("restore.apply.new", Effect::Additive, 0, "nothing that exists now is lost"),
+            ("restore.abandon", Effect::Disruptive, 0, "nothing that exists now is lost"),
+            ("restore.apply.merge", Effect::Destructive, 0, "users or roles that exist now may be replaced"),
+            ("restore.apply.drop", Effect::Destructive, 0, "definitions, users or roles"),
+            ("restore.apply.drop", Effect::Destructive, 7, "7 items (9 B) that exist now will be gone"),
+        ] {
+            let mut plan = plan(name, effect, Production);
+            plan.blast_radius.items = items;
+            assert!(question(&plan).contains(said), "{name}: {}", question(&plan));
+        }
+    }
+
+    #[test]
     fn an_approval_of_another_plan_is_refused_showing_both() {
         let approved = "0123456789abcdef".to_owned();
         for class in [Development, Staging, Production] {
@@ -355,6 +384,7 @@ pub(crate) mod tests {
         let nameless = BackupEvidence { fingerprint: None, ..fresh_backup() };
         let cases = [
             (BackupEvidence::default(), Some("there is none")),
+            (BackupEvidence { with_accounts: true, ..BackupEvidence::default() }, Some("none with users")),
             (backup(hours(24), "rs0/65"), Some("was begun 24h ago")),
             (backup(hours(1), "rs1/70"), Some("is of rs1/70, the plan's server is rs0/65")),
             (nameless, Some("a server it does not name")),

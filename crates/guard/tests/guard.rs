@@ -152,8 +152,11 @@ async fn an_approved_hash_is_consent_but_no_backup() {
     assert!(error.to_string().contains("needs a verified backup"), "{error}");
 
     let set = SetId::new(now() - jiff::SignedDuration::from_hours(3), 1);
-    let evidence =
-        BackupEvidence { newest_verified: Some((set, now())), fingerprint: Some("rs0/65".to_owned()) };
+    let evidence = BackupEvidence {
+        newest_verified: Some((set, now())),
+        fingerprint: Some("rs0/65".to_owned()),
+        with_accounts: false,
+    };
     let permit = guard.permit(&plan, &evidence, &person).await.unwrap();
     assert!(person.asked.lock().unwrap().is_empty());
     guard.close(permit, Outcome::of_error(&Error::new(ErrorKind::Server, "it broke"))).await.unwrap();

@@ -57,7 +57,7 @@ pub struct PlanStep {
 pub struct BlastRadius {
     /// The phrase a person must type where policy asks for it: `restore shop@marketplace-dev 48,211 documents`.
     pub phrase: String,
-    /// Documents, rows or keys that exist now and will be gone or replaced.
+    /// Documents, rows, keys, users or roles that exist now and will be gone or replaced.
     pub items: u64,
     /// Their bytes.
     pub bytes: u64,

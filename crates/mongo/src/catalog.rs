@@ -21,8 +21,8 @@ use mainstay_model::{Error, ErrorKind, ErrorStatus, Result, ResultExt};
 
 use crate::error::code;
 use crate::metadata::{Metadata, array, kind_of};
-use crate::probe::number;
 use crate::raw;
+use crate::reply::{hex, number};
 use crate::server::MongoServer;
 
 /// Mainstay's own database.
@@ -196,8 +196,7 @@ fn bucket_identities(specs: &[RawDocumentBuf]) -> BTreeMap<String, String> {
 }
 
 fn uuid_of(spec: &RawDocument) -> Option<String> {
-    let uuid = spec.get_document("info").ok()?.get_binary("uuid").ok()?;
-    Some(uuid.bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    spec.get_document("info").ok()?.get_binary("uuid").ok().map(|uuid| hex(uuid.bytes))
 }
 
 /// Documents and bytes as the storage engine counts them; over all shards on a mongos.

@@ -18,7 +18,8 @@
 //! | `inspect` | counts, sizes, the profiler, slow and current operations, locks |
 //! | `probe`, `topology` | facts, the environment marker, findings |
 //! | `error` | the one table of server error codes |
-//! | `raw` | BSON as bytes |
+//! | `raw`, `replacement` | BSON as bytes |
+//! | `reply` | numbers and UUIDs in replies |
 //!
 //! # Privileges
 //!
@@ -40,7 +41,7 @@
 //! | drop (under a permit for this server's fingerprint, told with the facts' rights) | `dropCollection` | `readWrite` on the database, `restore` |
 //! | rename, replace | `renameCollectionSameDB` | `readWrite` on the database |
 //! | read users and roles | `find` on `admin.system.users`, `system.roles`, `system.version` | `backup` |
-//! | merge users and roles (under a permit) | `_mergeAuthzCollections`, and to fill `admin.tempusers` and `admin.temproles` | `restore` |
+//! | merge users and roles (under a permit) | `_mergeAuthzCollections`; `update` on `admin.system.users`; `updateRole`, `rolesInfo`; create, insert and drop of `admin.tempusers`, `admin.temproles`; what reads users | `restore` |
 //! | facts | `serverStatus`, `dbStats`, `replSetGetConfig` (left out when missing) | `clusterMonitor` and `read` on the database |
 //! | examine | `getCmdLineOpts`, `getParameter`, `enableProfiler`, `find` on `local.oplog.rs` (notes when missing) | `clusterMonitor`, and `dbAdmin` on the database |
 //! | count | `find` | `read` on the database |
@@ -69,6 +70,8 @@ mod page;
 mod pressure;
 mod probe;
 mod raw;
+mod replacement;
+mod reply;
 mod scan;
 mod server;
 mod topology;

@@ -8,11 +8,12 @@
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bson::{Bson, Document, RawDocumentBuf, rawdoc};
+use bson::{Document, RawDocumentBuf, rawdoc};
 use mainstay_engine::{Namespace, Pressure, PressureGauge};
 use mainstay_model::Result;
 
 use crate::error::{WireError, code};
+use crate::reply::number_at;
 use crate::server::MongoServer;
 use crate::wire::Connection;
 
@@ -113,21 +114,6 @@ fn read_status(status: &Document, pressure: &mut Pressure) {
     pressure.history =
         number(&["wiredTiger", "snapshot-window-settings", "minimum target snapshot window size in seconds"])
             .map(Duration::from_secs);
-}
-
-/// The number at the end of a path of documents; servers say numbers in several types.
-fn number_at(document: &Document, path: &[&str]) -> Option<u64> {
-    let (last, folders) = path.split_last()?;
-    let mut inner = document;
-    for folder in folders {
-        inner = inner.get_document(folder).ok()?;
-    }
-    match inner.get(*last)? {
-        Bson::Int32(number) => u64::try_from(*number).ok(),
-        Bson::Int64(number) => u64::try_from(*number).ok(),
-        Bson::Double(number) if *number >= 0.0 => Some(*number as u64),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

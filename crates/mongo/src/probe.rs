@@ -9,7 +9,7 @@
 //! Refuses to write anything but the marker. What a user may not ask is left out of the facts and becomes a note in an examination.
 
 use async_trait::async_trait;
-use bson::{Bson, Document, rawdoc};
+use bson::{Document, rawdoc};
 use mainstay_engine::{Namespace, Probe, ServerFacts, StoreFacts, UNIDENTIFIED};
 use mainstay_guard::{Marker, Permit};
 use mainstay_model::{ByteSize, Error, ErrorKind, Finding, Result, ResultExt, Severity, StoreKind};
@@ -17,6 +17,7 @@ use mainstay_model::{ByteSize, Error, ErrorKind, Finding, Result, ResultExt, Sev
 use crate::catalog::{self, OWN_DATABASE};
 use crate::create::majority;
 use crate::metadata::array;
+use crate::reply::{hex, number};
 use crate::server::MongoServer;
 use crate::topology::Topology;
 
@@ -157,10 +158,7 @@ pub(crate) async fn fingerprint(server: &MongoServer, hello: &Document) -> Resul
     let spec = permitted(catalog::find(server, &system).await)?.flatten();
     let uuid = spec.as_ref().and_then(|spec| spec.get_document("info").ok()?.get_binary("uuid").ok());
     if let Some(uuid) = uuid {
-        return Ok(format!(
-            "server-{}",
-            uuid.bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-        ));
+        return Ok(format!("server-{}", hex(uuid.bytes)));
     }
     Ok(match permitted(read_marker(server).await)?.flatten() {
         Some(marker) => format!("marker-{}", marker.id),
@@ -236,16 +234,6 @@ fn permitted<T>(answer: Result<T>) -> Result<Option<T>> {
         Ok(answer) => Ok(Some(answer)),
         Err(error) if error.kind() == ErrorKind::Auth => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-/// A count in a server's reply, of whatever numeric type it is.
-pub(crate) fn number(document: &Document, key: &str) -> Option<u64> {
-    match document.get(key)? {
-        Bson::Int32(number) => u64::try_from(*number).ok(),
-        Bson::Int64(number) => u64::try_from(*number).ok(),
-        Bson::Double(number) if *number >= 0.0 => Some(*number as u64),
-        _ => None,
     }
 }
 

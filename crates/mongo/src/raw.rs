@@ -5,6 +5,7 @@
 //! give [`Malformed`] and never a panic. It refuses to interpret values: text may be any bytes, and depth is not followed.
 
 use bson::RawDocument;
+use mainstay_model::OpTime;
 
 /// Element types that are looked for by number. The list of all is in the BSON specification, version 1.1.
 pub(crate) mod kind {
@@ -67,6 +68,13 @@ impl<'a> Element<'a> {
         let mut document = DocumentWriter::new();
         document.element(self.kind, key, self.value);
         document.finish()
+    }
+
+    /// The position in a timestamp, if it is one.
+    pub(crate) fn optime(&self) -> Option<OpTime> {
+        let bytes: [u8; 8] = (self.kind == kind::TIMESTAMP).then(|| self.value.try_into().ok())??;
+        let number = u64::from_le_bytes(bytes);
+        Some(OpTime { seconds: (number >> 32) as u32, increment: number as u32 })
     }
 }
 

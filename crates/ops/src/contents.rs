@@ -134,7 +134,22 @@ impl CollectionRecord {
     }
 }
 
+/// What a backup must hold for something to be replaced.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needed {
+    /// The collections that are replaced or loaded into.
+    pub namespaces: Vec<Namespace>,
+    /// Whether users and roles are.
+    pub accounts: bool,
+}
+
 impl DocumentSetContents {
+    /// Whether everything that is `needed` could be brought back from it.
+    pub(crate) fn holds(&self, needed: &Needed) -> bool {
+        needed.namespaces.iter().all(|namespace| self.collection(namespace).is_ok())
+            && (!needed.accounts || self.accounts.is_some())
+    }
+
     /// Whether a collection called `namespace` would have been backed up, had it existed. Of sets that do not say what they were asked for,
     /// the databases they hold something of are believed to be whole.
     pub(crate) fn is_about(&self, namespace: &Namespace) -> bool {

@@ -1,13 +1,12 @@
 //! Verification of a backup set: every stored byte is read back and judged, and the outcome is recorded.
 
-use mainstay_engine::Namespace;
 use mainstay_guard::BackupEvidence;
 use mainstay_model::progress::Observer;
 use mainstay_model::{Result, ResultExt, StoreKind};
 use mainstay_repository::{Repository, Set, VerifyReport};
 
 use crate::cluster;
-use crate::contents::DocumentSetContents;
+use crate::contents::{DocumentSetContents, Needed};
 use crate::inspect::inspect;
 
 /// Reads every object of `set` back, judges it, and records the outcome in the repository. Whether that could be recorded is told beside the
@@ -29,16 +28,12 @@ pub async fn verify(
     Ok((report, recorded.map(drop)))
 }
 
-/// The newest sound backup of the server with this `fingerprint` that holds every one of `needed`, as evidence for the guard. Damaged sets,
+/// The newest sound backup of the server with this `fingerprint` that holds everything `needed`, as evidence for the guard. Damaged sets,
 /// sets of other servers and sets that hold less do not count.
 ///
 /// # Errors
 /// What the store fails with.
-pub async fn evidence(
-    repository: &Repository,
-    fingerprint: &str,
-    needed: &[Namespace],
-) -> Result<BackupEvidence> {
+pub async fn evidence(repository: &Repository, fingerprint: &str, needed: &Needed) -> Result<BackupEvidence> {
     let sets = repository.sets(Some(StoreKind::Mongo)).await.context("look for verified backups")?;
     for entry in sets.into_iter().rev() {
         let Ok(set) = entry.into_set() else { continue };
@@ -50,15 +45,14 @@ pub async fn evidence(
             last.filter(|record| record.is_sound() && record.manifest == set.manifest_blake3())
         {
             let newest_verified = Some((set.id().clone(), record.at));
-            return Ok(BackupEvidence { newest_verified, fingerprint: Some(fingerprint.to_owned()) });
+            let fingerprint = Some(fingerprint.to_owned());
+            return Ok(BackupEvidence { newest_verified, fingerprint, with_accounts: needed.accounts });
         }
     }
-    Ok(BackupEvidence::default())
+    Ok(BackupEvidence { with_accounts: needed.accounts, ..BackupEvidence::default() })
 }
 
-fn covers(set: &Set, fingerprint: &str, needed: &[Namespace]) -> bool {
-    set.contents::<DocumentSetContents>().is_ok_and(|contents| {
-        contents.server.fingerprint == fingerprint
-            && needed.iter().all(|namespace| contents.collection(namespace).is_ok())
-    })
+fn covers(set: &Set, fingerprint: &str, needed: &Needed) -> bool {
+    set.contents::<DocumentSetContents>()
+        .is_ok_and(|contents| contents.server.fingerprint == fingerprint && contents.holds(needed))
 }

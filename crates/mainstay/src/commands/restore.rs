@@ -9,6 +9,7 @@ use mainstay_engine::{AccountKind, AccountMerge, AccountName, Namespace};
 use mainstay_guard::{Guard, Outcome, Permit};
 use mainstay_model::progress::{Observer, Silent};
 use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Plan, Result, RunId, StoreKind, Target};
+use mainstay_ops::contents::Needed;
 use mainstay_ops::restore::{
     self, AbandonReport, Basis, ItemReport, Listing, MomentReport, PointContext, Renames, RestoreContext,
     RestoreMode, RestoreReport, RestoreRequest, UnfinishedRun, Way,
@@ -263,7 +264,7 @@ pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Ses
         return cluster::apply_restore(plan, approve, session).await;
     }
     let began = Instant::now();
-    let needed = restore::replaced_namespaces(plan)?;
+    let needed = restore::needed_backup(plan)?;
     let work = Work::begin(plan, &needed, approve, session).await?;
     let progress = session.printer.progress();
     let applied = {
@@ -295,12 +296,7 @@ struct Work {
 
 impl Work {
     /// Opens everything, makes sure that the plan is for this environment and this server, and obtains the permit.
-    async fn begin(
-        plan: &Plan,
-        needed: &[Namespace],
-        approve: Option<&str>,
-        session: &Session,
-    ) -> Result<Self> {
+    async fn begin(plan: &Plan, needed: &Needed, approve: Option<&str>, session: &Session) -> Result<Self> {
         let documents = session.documents(plan.target.store).await?;
         let repository = session.repository().await?;
         let guard = session.guard(&repository);
@@ -563,7 +559,7 @@ pub(crate) async fn abandon_plan(
     approve: Option<&str>,
     session: &Session,
 ) -> Result<ExitStatus> {
-    let work = Work::begin(plan, &[], approve, session).await?;
+    let work = Work::begin(plan, &Needed::default(), approve, session).await?;
     let abandoned = restore::abandon(&work.context(session, &Silent), plan, &work.permit).await;
     let outcome = match &abandoned {
         Ok(report) => {

@@ -210,7 +210,8 @@ async fn users_and_roles_come_back_when_asked_and_nobody_else_is_touched() {
     for told in ["add user", "replace user", "replace role"] {
         assert!(plan.stdout.contains(&name(told)), "{told}: {plan}");
     }
-    let plan = plan.says("keep user admin.root");
+    let plan =
+        plan.says("keep user admin.root").says("admin.tempusers and admin.temproles are made and dropped");
     assert!(!plan.stdout.contains("newcomer") && !plan.stdout.contains("SCRAM"), "{plan}");
     run(doc! { "updateUser": "bert", "pwd": "canary-two", "roles": ["reader"] }).await;
     run(doc! { "createUser": "anna", "pwd": "another", "roles": [] }).await;
@@ -247,6 +248,40 @@ async fn users_and_roles_come_back_when_asked_and_nobody_else_is_touched() {
     std::fs::write(path, damaged).unwrap();
     project.run(&["backup", "verify", "latest"]).expect(4).says("system.users");
     project.run(&["restore", "plan", "latest", "--drop", "--users-and-roles"]).expect(4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_continued_merge_touches_nobody_whom_the_plan_does_not_name() {
+    let mongod = Mongod::start().unwrap();
+    let project = Project::filled(&mongod, 40).await;
+    let client = mongod.oracle().await;
+    let database = client.database(&project.database);
+    let run = async |command: Document| drop(database.run_command(command).await.unwrap());
+    let credentials = async |name: &str| {
+        let users = client.database("admin").collection::<Document>("system.users");
+        let user = users.find_one(doc! { "user": name }).await.unwrap().unwrap();
+        user.get_document("credentials").unwrap().clone()
+    };
+    for name in ["anna", "bert"] {
+        run(doc! { "createUser": name, "pwd": "canary-one", "roles": [] }).await;
+    }
+    let annas = credentials("anna").await;
+    project.run(&["backup", "create", "--users-and-roles"]).expect(0);
+    run(doc! { "updateUser": "anna", "pwd": "canary-two" }).await;
+    let users = database.collection::<Document>("users");
+    // A document that is another keeps the run from ending.
+    users.update_one(doc! { "number": 3 }, doc! { "$set": { "name": "changed since" } }).await.unwrap();
+    let hash = project.plan_restore(&["latest", "--merge", "--users-and-roles"]);
+    project.apply_restore(&hash).expect(1).says("1 document");
+    assert_eq!(credentials("anna").await, annas);
+    // What was merged is as planned.
+    project.apply_restore(&hash).expect(1);
+
+    run(doc! { "updateUser": "bert", "pwd": "canary-three" }).await;
+    let theirs = credentials("bert").await;
+    let stale = project.apply_restore(&hash).expect(9).says(&format!("user {}.bert", project.database));
+    stale.says("the collections stand").says("changed no user");
+    assert_eq!(credentials("bert").await, theirs);
 }
 
 /// Kills backups at growing delays until one ends by itself.
@@ -426,14 +461,41 @@ async fn an_interrupted_restore_can_be_given_up() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|name| name.as_str().unwrap())
+        .map(|name| name["collection"].as_str().unwrap())
         .collect();
     let now = mongod.db_hash(&project.database).await.unwrap();
-    for (name, hash) in
-        old.iter().filter(|(name, _)| !placed.contains(&format!("{}.{name}", project.database).as_str()))
-    {
+    for (name, hash) in old.iter().filter(|(name, _)| !placed.contains(&name.as_str())) {
         assert_eq!(now.get(name), Some(hash), "{name}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn giving_up_names_what_stands_though_nobody_recorded_it() {
+    let mongod = shared_mongod();
+    let project = Project::filled(mongod, 50).await;
+    project.back_up();
+    let orders = format!("{}.orders", project.database);
+    let hash = project.plan_restore(&["latest", "--drop", "--collection", &orders]);
+    project.apply_restore(&hash).expect(0);
+    // The journal of a run that was killed right after the server had renamed.
+    let mut removed = 0;
+    for (path, bytes) in project.repository_files() {
+        let text = String::from_utf8_lossy(&bytes);
+        let is_last = ["placed", "completed"].iter().any(|it| text.contains(&format!("\"event\":\"{it}\"")));
+        if path.to_string_lossy().contains("/journals/") && is_last {
+            std::fs::remove_file(path).unwrap();
+            removed += 1;
+        }
+    }
+    assert_eq!(removed, 2);
+    let run = project.json(&["restore", "list"])["unfinished"][0]["run"].as_str().unwrap().to_owned();
+    let abandoned = &project.json(&["restore", "abandon", &run])["abandoned"];
+    assert_eq!(
+        abandoned["placed"],
+        serde_json::json!([{ "database": &project.database, "collection": "orders" }]),
+        "{abandoned}"
+    );
+    assert_eq!(abandoned["removed"], serde_json::json!([]), "{abandoned}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -131,6 +131,26 @@ async fn a_backup_of_something_else_does_not_count_in_production() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn users_are_replaced_in_production_only_when_a_backup_holds_them() {
+    let mongod = Mongod::start().unwrap();
+    let project = Project::new(&mongod.uri());
+    fill(&mongod, &project.database, 50).await;
+    let database = mongod.oracle().await.database(&project.database);
+    database.run_command(doc! { "createUser": "anna", "pwd": "canary-one", "roles": [] }).await.unwrap();
+    let made = project.json(&["backup", "create", "--users-and-roles"]);
+    let with_users = made["set"]["id"].as_str().unwrap();
+    database.run_command(doc! { "updateUser": "anna", "pwd": "canary-two" }).await.unwrap();
+    project.back_up();
+    project.run(&["backup", "verify", "latest"]).expect(0);
+    let copy = format!("{}_copy", project.database);
+    let hash = project.plan_restore(&[with_users, "--into", &copy, "--users-and-roles"]);
+    let refused = project.apply_restore(&hash).expect(7).says("there is none with users and roles");
+    refused.says("mainstay backup create --store mongo --users-and-roles");
+    project.run(&["backup", "verify", with_users]).expect(0);
+    project.apply_restore(&hash).expect(0).says("merged 1 users");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn odd_names_come_back() {
     let mongod = shared_mongod();
     let project = Project::new(&mongod.uri());

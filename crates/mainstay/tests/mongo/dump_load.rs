@@ -432,9 +432,17 @@ async fn what_is_no_dump_is_told() {
         .run(&["mongo", "load", &fixture("dir_full/shop").display().to_string()])
         .expect(2)
         .says("folder above");
-    for more in ["--drop", "--merge", "--users-and-roles"] {
+    for more in [
+        &["--drop"][..],
+        &["--merge"],
+        &["--users-and-roles"],
+        &["--drop", "--dry-run"],
+        &["--merge", "--dry-run"],
+        &["--users-and-roles", "--dry-run"],
+    ] {
         let file = File::open(fixture("db_shop.archive")).unwrap();
-        let output = project.command(&["mongo", "load", "-", more]).stdin(file).output().unwrap();
+        let arguments = [&["mongo", "load", "-"], more].concat();
+        let output = project.command(&arguments).stdin(file).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.contains("write it to a file first"), "{text}");

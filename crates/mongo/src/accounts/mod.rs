@@ -155,6 +155,7 @@ impl<'a> Decided<'a> {
             names
         };
         AccountMerge {
+            scratch: if self.added.is_empty() { Vec::new() } else { scratch().into() },
             added: names(self.added),
             replaced: names(self.replaced),
             kept: names(self.kept),
@@ -276,9 +277,15 @@ async fn add(server: &MongoServer, absent: &[&Brought]) -> Result<()> {
     added.and(cleared)
 }
 
+/// The collections that additions are handed over in.
+fn scratch() -> [Namespace; 2] {
+    [USERS, ROLES].map(|name| Namespace::new("admin", name))
+}
+
+/// Removes them, whoever made them: what a merge that was cut off has left, be it ours or a stock tool's, would be merged, too.
 async fn clear(server: &MongoServer) -> Result<()> {
-    for name in [USERS, ROLES] {
-        create::drop_collection(server, &Namespace::new("admin", name)).await?;
+    for name in scratch() {
+        create::drop_collection(server, &name).await?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use mainstay_engine::{
 use mainstay_model::{ErrorKind, Result};
 
 use super::{Right, ask, running, section, single_server, text};
-use crate::probe::number;
+use crate::reply::number;
 use crate::server::MongoServer;
 
 const STATUS: Right = Right { action: "serverStatus", role: "clusterMonitor", on: "\"admin\"" };

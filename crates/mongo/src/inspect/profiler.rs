@@ -9,7 +9,7 @@ use mainstay_model::{Error, ErrorKind, Result};
 use super::{Right, ask, list, section, single_server};
 use crate::extjson::{self, Json};
 use crate::metadata::array;
-use crate::probe::number;
+use crate::reply::number;
 use crate::server::MongoServer;
 
 const PROFILER: Right = Right { action: "enableProfiler", role: "dbAdmin", on: "DATABASE" };

@@ -6,7 +6,7 @@ use mainstay_model::Result;
 
 use super::{Right, ask, command, list, section, some_text, text};
 use crate::metadata::array;
-use crate::probe::number;
+use crate::reply::{hex, number};
 use crate::server::MongoServer;
 
 const OPERATIONS: Right = Right { action: "inprog", role: "clusterMonitor", on: "\"admin\"" };
@@ -107,11 +107,10 @@ fn progress(entry: &Document) -> Option<OperationProgress> {
 
 fn session(entry: &Document) -> Option<String> {
     let session = section(entry, "lsid");
-    let bytes = &session.get("id").and_then(|id| match id {
-        Bson::Binary(binary) => Some(binary.bytes.clone()),
+    match session.get("id")? {
+        Bson::Binary(binary) => Some(hex(&binary.bytes)),
         _ => None,
-    })?;
-    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
 }
 
 pub(super) async fn kill(server: &MongoServer, operation: &str) -> Result<()> {

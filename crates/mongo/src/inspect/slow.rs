@@ -11,7 +11,7 @@ use mainstay_model::{Result, Timestamp};
 use super::profiler::COLLECTION;
 use super::{Right, ask, command, list, single_server};
 use crate::extjson::Json;
-use crate::probe::number;
+use crate::reply::number;
 use crate::server::MongoServer;
 
 const RECORDED: Right = Right { action: "find on system.profile", role: "clusterMonitor", on: "\"admin\"" };

@@ -12,7 +12,7 @@ use super::{Right, ask, lacking, list, section};
 use crate::error::{code, driver_code};
 use crate::extjson::Json;
 use crate::metadata::array;
-use crate::probe::number;
+use crate::reply::{self, number};
 use crate::server::MongoServer;
 
 const READ: Right = Right { action: "find", role: "read", on: "DATABASE" };
@@ -108,7 +108,7 @@ pub(super) fn add(sum: &mut CollectionStatistics, stats: &Document) {
             |part: &str, key: &str| detail.and_then(|detail| number(detail.get_document(part).ok()?, key));
         let index = IndexStatistics {
             name: name.clone(),
-            bytes: whole(bytes),
+            bytes: reply::count(bytes).unwrap_or(0),
             reusable_bytes: told("block-manager", "file bytes available for reuse"),
             cache_bytes: told("cache", "bytes currently in the cache"),
         };
@@ -125,15 +125,6 @@ pub(super) fn add(sum: &mut CollectionStatistics, stats: &Document) {
 
 fn both(one: Option<u64>, other: Option<u64>) -> Option<u64> {
     one.zip(other).map(|(one, other)| one + other)
-}
-
-fn whole(value: &Bson) -> u64 {
-    match value {
-        Bson::Int32(number) => u64::try_from(*number).unwrap_or(0),
-        Bson::Int64(number) => u64::try_from(*number).unwrap_or(0),
-        Bson::Double(number) if *number >= 0.0 => *number as u64,
-        _ => 0,
-    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use super::{MongoLoader, Part};
 use crate::error::{ServerError, WireError};
 use crate::page::Page;
 use crate::raw::{self, DocumentWriter, kind};
+use crate::replacement::{Form, replacement};
 use crate::wire::Sequence;
 
 /// The most bytes and documents in one lookup or correction.
@@ -132,7 +133,7 @@ impl MongoLoader {
             let end = begin + chunk_length(&documents[begin..]);
             let mut updates = Vec::new();
             for document in &documents[begin..end] {
-                updates.extend(replacement(document)?);
+                updates.extend(replacement(document, Form::Literal)?);
             }
             let mut command = rawdoc! {
                 "update": self.target.collection.as_str(), "ordered": false, "writeConcern": { "w": 1, "j": false },
@@ -220,21 +221,6 @@ fn comparison(ours: &[u8], stored: &[u8]) -> Result<Stored, WireError> {
         }
     }
     Ok(if masked == ours { Stored::Replaced } else { Stored::Different })
-}
-
-/// The update `{q: {_id}, u: [{$replaceWith: {$literal: document}}]}`; `None` without an `_id`.
-fn replacement(document: &[u8]) -> Result<Option<Vec<u8>>, WireError> {
-    let Some(id) = raw::id_of(document)? else { return Ok(None) };
-    let wrap = |kind, key: &str, value: &[u8]| {
-        let mut writer = DocumentWriter::new();
-        writer.element(kind, key, value);
-        writer.finish()
-    };
-    let stage = wrap(kind::DOCUMENT, "$replaceWith", &wrap(kind::DOCUMENT, "$literal", document));
-    let mut update = DocumentWriter::new();
-    update.element(kind::DOCUMENT, "q", &id.alone("_id"));
-    update.element(kind::ARRAY, "u", &wrap(kind::DOCUMENT, "0", &stage));
-    Ok(Some(update.finish()))
 }
 
 /// How many of `documents` go into one lookup or correction: at least one.

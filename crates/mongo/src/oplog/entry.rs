@@ -134,8 +134,7 @@ const NO_DOCUMENT: &[u8] = &[5, 0, 0, 0, 0];
 impl<'a> Entry<'a> {
     /// The position of an entry and nothing else.
     pub(super) fn position(bytes: &[u8]) -> Result<OpTime, Fault> {
-        let position = raw::find(bytes, "ts")?.as_ref().and_then(position_of);
-        position.ok_or_else(|| Fault::Corrupt("an entry without position".to_owned()))
+        Ok(position_of(bytes)?)
     }
 
     /// Reads an entry of the log.
@@ -195,7 +194,7 @@ impl<'a> Entry<'a> {
         for field in raw::elements(bytes) {
             let field = field?;
             match field.key {
-                b"ts" => position = position_of(&field),
+                b"ts" => position = field.optime(),
                 b"op" => action = Some(action_of(&field)?),
                 b"ns" => {
                     let text = field.text();
@@ -319,13 +318,12 @@ fn action_of(field: &Element<'_>) -> Result<Action, Fault> {
 }
 
 fn previous_of(document: &[u8]) -> Result<Option<OpTime>, Fault> {
-    let position = raw::find(document, "ts")?.as_ref().and_then(position_of);
+    let position = raw::find(document, "ts")?.and_then(|ts| ts.optime());
     Ok(position.filter(|position| position.seconds != 0))
 }
 
-/// The position in a timestamp.
-fn position_of(field: &Element<'_>) -> Option<OpTime> {
-    let bytes: [u8; 8] = (field.kind == kind::TIMESTAMP).then(|| field.value.try_into().ok())??;
-    let number = u64::from_le_bytes(bytes);
-    Some(OpTime { seconds: (number >> 32) as u32, increment: number as u32 })
+/// The `ts` of an entry.
+pub(super) fn position_of(entry: &[u8]) -> Result<OpTime, Malformed> {
+    let position = raw::find(entry, "ts")?.and_then(|ts| ts.optime());
+    position.ok_or(Malformed { offset: 0, what: "an entry without position" })
 }

@@ -11,7 +11,7 @@ use mainstay_engine::{ChangeLens, ChangeSight, SightKind, document_frames};
 use mainstay_model::{Error, ErrorKind, OpTime, Result};
 
 use super::catalog::{BUCKETS, place_of};
-use super::tail::position_of;
+use super::entry::position_of;
 use crate::catalog::is_user_database;
 use crate::raw::{self, Element, Malformed, kind};
 

@@ -34,7 +34,7 @@ use self::window::{Change, Effect, Fate, Need, Window};
 use self::writer::{Difference, Lanes, Order};
 use super::entry::{Action, Entry, Fault, Update, Uuid, with_id};
 use super::survey::{after, count, out_of_order};
-use super::transaction::{Committed, Role, Transactions, role};
+use super::transaction::{Committed, Role, Transactions, Weight, role};
 use crate::server::MongoServer;
 
 /// A window is closed when it keeps this many bytes of changes, or touches this many documents.
@@ -49,7 +49,7 @@ const TASK_BYTES: usize = 4 * 1024 * 1024;
 const LANES: usize = 4;
 
 /// The most bytes of changes of open transactions.
-const TRANSACTION_BYTES_MAX: usize = 1024 * 1024 * 1024;
+pub(super) const TRANSACTION_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
 /// See [`Replayer`].
 pub(crate) struct MongoReplayer {
@@ -63,6 +63,21 @@ pub(crate) struct MongoReplayer {
     /// The last entry taken.
     last: Option<OpTime>,
     past_end: Option<OpTime>,
+}
+
+/// How many bytes a replay keeps, at most, of an operation on documents that waits for its commit.
+pub(super) fn weight(operation: &Entry<'_>) -> Result<usize, Fault> {
+    let id = operation.id_element()?.len();
+    let effect = match operation.action {
+        Action::Delete => 0,
+        Action::Update => match operation.update()? {
+            Update::Diff(diff) => diff.len(),
+            // It gets the `_id` that it may lack.
+            Update::Replacement(document) => document.len() + id,
+        },
+        Action::Insert | Action::Command | Action::Nothing => operation.object.len(),
+    };
+    Ok(window::weight(id, effect))
 }
 
 /// A collection being replayed into.
@@ -123,7 +138,7 @@ impl MongoReplayer {
             until,
             targets: targets.collect(),
             by_uuid,
-            transactions: Transactions::new(TRANSACTION_BYTES_MAX),
+            transactions: Transactions::new(Weight { changes: TRANSACTION_BYTES_MAX, ..Weight::default() }),
             kept_bytes: 0,
             last: None,
             past_end: None,
@@ -201,10 +216,10 @@ impl MongoReplayer {
 
     fn put_aside(&mut self, entry: &Entry<'_>) -> Result<(), Fault> {
         let taken = self.operations(entry)?;
-        let kept = taken.iter().map(|taken| taken.step.weight()).sum();
+        let changes = taken.iter().map(|taken| taken.step.weight()).sum();
         self.transactions.put_aside(entry, self.last, |content| {
             content.extend(taken);
-            Ok(kept)
+            Ok(Weight { changes, ..Weight::default() })
         })
     }
 

@@ -1,7 +1,8 @@
 //! A first reading of a stored log: which collections exist at its end, and what it will do to each.
 //!
 //! Every entry within the range is looked at, that of databases which are never backed up included, so that a log with something unknown in
-//! it is refused before anything is written. Entries of a transaction count at the position of its commit.
+//! it is refused before anything is written: so is one whose open transactions are more than a replay keeps. Entries of a transaction count at
+//! the position of its commit.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -15,7 +16,8 @@ use mainstay_model::{Error, ErrorKind, OpTime, Result};
 use super::catalog::{Catalog, identity, place_of, resharding};
 use super::diff;
 use super::entry::{Action, Entry, Fault, Update, Uuid};
-use super::transaction::{Committed, Role, Transactions, role};
+use super::replay::{self, TRANSACTION_BYTES_MAX};
+use super::transaction::{Committed, Role, Transactions, Weight, role};
 use super::unnamed::Unnamed;
 use crate::catalog::is_user_database;
 
@@ -76,7 +78,10 @@ impl MongoSurvey {
             unnamed,
             catalog: Catalog::of(&collections)?,
             counts: HashMap::new(),
-            transactions: Transactions::new(COMMAND_BYTES_MAX),
+            transactions: Transactions::new(Weight {
+                definitions: COMMAND_BYTES_MAX,
+                changes: TRANSACTION_BYTES_MAX,
+            }),
             entries: 0,
             first: None,
             last: None,
@@ -134,7 +139,7 @@ impl MongoSurvey {
             entry.operations().try_for_each(|operation| self.identify(&operation?))?;
         }
         self.transactions.put_aside(entry, self.last, |pending| {
-            let mut kept = 0;
+            let mut weight = Weight::default();
             for operation in entry.raw_operations() {
                 let bytes = operation?;
                 let operation = Entry::inside(bytes, entry)?;
@@ -145,15 +150,16 @@ impl MongoSurvey {
                             .entry(uuid)
                             .or_insert_with(|| (ChangeCounts::default(), namespace));
                         count(counts, operation.action);
+                        weight.changes += replay::weight(&operation)?;
                     }
                     Target::Definitions => {
-                        kept += bytes.len();
+                        weight.definitions += bytes.len();
                         pending.definitions.push(bytes.to_vec());
                     }
                     Target::Nothing => {}
                 }
             }
-            Ok(kept)
+            Ok(weight)
         })
     }
 

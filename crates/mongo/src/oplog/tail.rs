@@ -21,10 +21,11 @@ use mainstay_engine::{
 use mainstay_model::{Error, ErrorKind, ErrorStatus, OpTime, Result, ResultExt};
 use tokio::time::{Instant, sleep};
 
+use super::entry::position_of;
 use crate::config::Incident;
 use crate::error::{WireError, code};
 use crate::page::Page;
-use crate::raw::{self, Malformed, kind};
+use crate::reply::number;
 use crate::server::MongoServer;
 use crate::topology::Topology;
 use crate::wire::Connection;
@@ -49,17 +50,8 @@ impl ChangeSource for MongoServer {
             .await
             .context("ask for the size of the oplog")?
             .unwrap_or_default();
-        let number = |key| {
-            let value = stats.get(key);
-            let number = value.and_then(|value| {
-                value
-                    .as_i64()
-                    .or_else(|| value.as_i32().map(i64::from))
-                    .or_else(|| value.as_f64().map(|it| it as i64))
-            });
-            number.and_then(|number| u64::try_from(number).ok()).unwrap_or(0)
-        };
-        Ok(ChangeLogFacts { oldest, newest, bytes: number("size"), bytes_max: number("maxSize") })
+        let bytes = |key| number(&stats, key).unwrap_or(0);
+        Ok(ChangeLogFacts { oldest, newest, bytes: bytes("size"), bytes_max: bytes("maxSize") })
     }
 
     async fn follow(&self, anchor: &ChangeAnchor) -> Result<Followed> {
@@ -122,18 +114,6 @@ fn empty_log() -> Error {
     Error::new(ErrorKind::Server, "the server's oplog is empty")
         .with_status(ErrorStatus::Temporary)
         .with_hint("wait until the replica set has a primary (rs.status() shows it), then run the same command again")
-}
-
-/// The `ts` of an entry.
-pub(super) fn position_of(entry: &[u8]) -> Result<OpTime, Malformed> {
-    let missing = Malformed { offset: 0, what: "oplog entry without ts" };
-    let Some(ts) = raw::find(entry, "ts")?.filter(|ts| ts.kind == kind::TIMESTAMP) else {
-        return Err(missing);
-    };
-    let (Some(increment), Some(seconds)) = (ts.value.first_chunk::<4>(), ts.value.last_chunk::<4>()) else {
-        return Err(missing);
-    };
-    Ok(OpTime { seconds: u32::from_le_bytes(*seconds), increment: u32::from_le_bytes(*increment) })
 }
 
 /// The stream.

@@ -9,6 +9,7 @@
 //! of bytes.
 
 use std::collections::HashMap;
+use std::ops::{AddAssign, SubAssign};
 
 use mainstay_model::OpTime;
 
@@ -47,8 +48,18 @@ pub(super) fn role(entry: &Entry<'_>) -> Result<Option<Role>, Fault> {
 #[derive(Debug)]
 pub(super) struct Transactions<T> {
     open: HashMap<Vec<u8>, Open<T>>,
-    bytes: usize,
-    bytes_max: usize,
+    weight: Weight,
+    weight_max: Weight,
+}
+
+/// Bytes of operations that are put aside.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Weight {
+    /// Those that change what exists, as they are kept.
+    pub(super) definitions: usize,
+    /// Those that change documents, as a replay keeps them. A survey keeps none and weighs them all the same, so that a log is refused
+    /// before anything is written, and not in the middle of its replay.
+    pub(super) changes: usize,
 }
 
 /// An open transaction.
@@ -61,7 +72,7 @@ struct Open<T> {
     last: OpTime,
     /// The position that its first entry read tells of one before.
     missing: Option<OpTime>,
-    bytes: usize,
+    weight: Weight,
     content: T,
 }
 
@@ -74,18 +85,18 @@ pub(super) struct Committed<T> {
 }
 
 impl<T: Default> Transactions<T> {
-    /// None are open; together they may put aside `bytes_max` bytes.
-    pub(super) fn new(bytes_max: usize) -> Self {
-        Self { open: HashMap::new(), bytes: 0, bytes_max }
+    /// None are open; together they may weigh `weight_max`.
+    pub(super) fn new(weight_max: Weight) -> Self {
+        Self { open: HashMap::new(), weight: Weight::default(), weight_max }
     }
 
-    /// Puts operations aside that belong to the transaction of `entry`: `put` adds them to what is there and tells how many bytes were
-    /// kept. `before` is the entry before this one.
+    /// Puts operations aside that belong to the transaction of `entry`: `put` adds them to what is there and tells what they weigh.
+    /// `before` is the entry before this one.
     pub(super) fn put_aside(
         &mut self,
         entry: &Entry<'_>,
         before: Option<OpTime>,
-        put: impl FnOnce(&mut T) -> Result<usize, Fault>,
+        put: impl FnOnce(&mut T) -> Result<Weight, Fault>,
     ) -> Result<(), Fault> {
         let session = session(entry)?;
         match self.open.get(session.id) {
@@ -99,20 +110,29 @@ impl<T: Default> Transactions<T> {
             before,
             last: entry.at,
             missing: entry.previous,
-            bytes: 0,
+            weight: Weight::default(),
             content: T::default(),
         });
-        let kept = put(&mut open.content)?;
+        let weight = put(&mut open.content)?;
         open.last = entry.at;
-        open.bytes += kept;
-        self.bytes += kept;
-        if self.bytes > self.bytes_max {
-            return Err(Fault::Unsupported(format!(
-                "open transactions of more than {} MiB together",
-                self.bytes_max >> 20
-            )));
-        }
-        Ok(())
+        open.weight += weight;
+        self.weight += weight;
+        self.check_weight()
+    }
+
+    fn check_weight(&self) -> Result<(), Fault> {
+        let (weight, max) = (self.weight, self.weight_max);
+        let (what, bytes_max) = if weight.changes > max.changes {
+            ("changes", max.changes)
+        } else if weight.definitions > max.definitions {
+            ("definitions", max.definitions)
+        } else {
+            return Ok(());
+        };
+        Err(Fault::Unsupported(format!(
+            "open transactions with more than {} MiB of {what} together",
+            bytes_max >> 20
+        )))
     }
 
     /// Ends the prepared transaction that `entry` commits.
@@ -159,8 +179,22 @@ impl<T: Default> Transactions<T> {
 
     fn forget(&mut self, session: &[u8]) -> Option<Open<T>> {
         let open = self.open.remove(session)?;
-        self.bytes -= open.bytes;
+        self.weight -= open.weight;
         Some(open)
+    }
+}
+
+impl AddAssign for Weight {
+    fn add_assign(&mut self, more: Self) {
+        self.definitions += more.definitions;
+        self.changes += more.changes;
+    }
+}
+
+impl SubAssign for Weight {
+    fn sub_assign(&mut self, less: Self) {
+        self.definitions -= less.definitions;
+        self.changes -= less.changes;
     }
 }
 

@@ -51,13 +51,13 @@ pub(super) struct Ready {
     pub(super) record: CollectionRecord,
     /// Its options and indexes in the set.
     pub(super) metadata: ObjectEntry,
-    pub(super) scan: Scanned,
+    pub(super) scan: Division,
 }
 
 /// How a collection is read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Scanned {
+pub(super) struct Division {
     /// How often it has been begun anew.
     pub(super) attempt: u32,
     pub(super) consistency: Consistency,
@@ -66,7 +66,7 @@ pub(super) struct Scanned {
     pub(super) ranges: Vec<mainstay_engine::ScanRange>,
 }
 
-impl Scanned {
+impl Division {
     /// The ranges as the snapshot takes them.
     pub(super) fn prepared(&self) -> PreparedScan {
         PreparedScan { consistency: self.consistency.clone(), ranges: self.ranges.clone() }
@@ -94,7 +94,7 @@ enum Event {
     /// These ranges are complete.
     Parts { parts: Vec<Part> },
     /// A collection is read anew: the parts of its earlier attempts count no more.
-    Again { collection: usize, scan: Scanned },
+    Again { collection: usize, scan: Division },
 }
 
 /// The most collections in one record, which is to stay far below what a record may hold.
@@ -258,7 +258,7 @@ pub(super) struct Recorder {
 enum Told {
     Part(Box<Part>),
     /// Recorded before the sender goes on.
-    Again(usize, Scanned, oneshot::Sender<()>),
+    Again(usize, Division, oneshot::Sender<()>),
 }
 
 impl Recorder {
@@ -297,7 +297,7 @@ impl Recorder {
     ///
     /// # Errors
     /// As [`Recorder::part`].
-    pub(super) async fn again(&self, collection: usize, scan: Scanned) -> Result<()> {
+    pub(super) async fn again(&self, collection: usize, scan: Division) -> Result<()> {
         let (done, recorded) = oneshot::channel();
         self.events.send(Told::Again(collection, scan, done)).await.map_err(|_| stopped())?;
         recorded.await.map_err(|_| stopped())

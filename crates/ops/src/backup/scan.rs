@@ -20,7 +20,7 @@ use mainstay_model::{Error, ErrorKind, ObjectName, OpTime, Result, ResultExt};
 use mainstay_repository::{ObjectSink, SetWriter};
 use tokio_util::sync::CancellationToken;
 
-use super::run::{Part, Ready, Recorder, Scanned, part_name};
+use super::run::{Division, Part, Ready, Recorder, part_name};
 use super::watch::Meter;
 use super::{BackupContext, SnapshotChoice};
 use crate::contents::{CollectionRecord, PartRecord, ROLE_DOCUMENTS, ROLE_METADATA};
@@ -69,7 +69,7 @@ impl Scan<'_> {
         )
         .await?;
         let prepared = prepared.unwrap_or(PreparedScan { consistency, ranges: Vec::new() });
-        let scan = scanned(0, prepared, before_listing);
+        let scan = division(0, prepared, before_listing);
         let record = CollectionRecord {
             namespace: info.namespace.clone(),
             kind: info.kind,
@@ -176,7 +176,7 @@ impl Scan<'_> {
                         again
                     }
                 })?;
-                (Arc::clone(&self.snapshot), scanned(attempt, prepared, work.ready.scan.holds_through))
+                (Arc::clone(&self.snapshot), division(attempt, prepared, work.ready.scan.holds_through))
             }
             ScanSetback::HistoryPassed => self.outside(attempt, &info).await?,
         };
@@ -189,7 +189,7 @@ impl Scan<'_> {
     }
 
     /// Makes a collection ready to be read as it is now.
-    async fn outside(&self, attempt: u32, info: &CollectionInfo) -> Result<(Arc<dyn Snapshot>, Scanned)> {
+    async fn outside(&self, attempt: u32, info: &CollectionInfo) -> Result<(Arc<dyn Snapshot>, Division)> {
         let source = self.context.source;
         let holds_through = source.position().await.context("ask the server for its position")?;
         let snapshot = source.snapshot(SnapshotRequest::DuringScan).await?;
@@ -197,7 +197,7 @@ impl Scan<'_> {
         let reason = "the server's history of the moment had passed before it was read".to_owned();
         scan::tell_outside(self.context.observer, &info.namespace, &reason);
         prepared.consistency = Consistency::DuringScan { reason };
-        Ok((snapshot, scanned(attempt, prepared, holds_through)))
+        Ok((snapshot, division(attempt, prepared, holds_through)))
     }
 
     /// Reads one range into its object.
@@ -250,8 +250,8 @@ fn object_name(info: &CollectionInfo) -> ObjectName {
 }
 
 /// What is known of a division that begins when the server stands at `position`.
-fn scanned(attempt: u32, prepared: PreparedScan, position: Option<OpTime>) -> Scanned {
-    Scanned {
+fn division(attempt: u32, prepared: PreparedScan, position: Option<OpTime>) -> Division {
+    Division {
         attempt,
         holds_through: match &prepared.consistency {
             Consistency::ClusterTime { at } => Some(*at),
@@ -334,7 +334,7 @@ impl CollectionWork {
         }
     }
 
-    fn begin(&mut self, scan: Scanned) {
+    fn begin(&mut self, scan: Division) {
         self.stop = CancellationToken::new();
         self.ready.scan = scan;
     }

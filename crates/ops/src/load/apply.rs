@@ -26,7 +26,7 @@ use super::plan::stamp_assumption;
 use crate::placement::run::{Event, Run};
 use crate::placement::{
     BroughtAccounts, FinishSlots, Item, ItemReport, Moment, Parameters, Placement, PlacementContext,
-    SHADOW_PREFIX, Way, Work, existing_collections, leased, stoppable,
+    SHADOW_PREFIX, Turn, Way, existing_collections, leased, stoppable,
 };
 
 /// How many collections of a folder are worked on at the same time.
@@ -164,11 +164,11 @@ impl Chosen {
         Amount { items: digest.documents, bytes: digest.bytes }
     }
 
-    fn without_documents<'w>(self) -> Work<'w> {
+    fn without_documents<'w>(self) -> Turn<'w> {
         (self.index, Box::new(self.draft.content(1, Source::Nothing)))
     }
 
-    fn with_file<'w>(self, connections: usize) -> Work<'w> {
+    fn with_file<'w>(self, connections: usize) -> Turn<'w> {
         let connections = self.draft.connections(connections);
         let source = self.file.map_or(Source::Nothing, Source::File);
         (self.index, Box::new(self.draft.content(connections, source)))
@@ -277,7 +277,7 @@ impl Load<'_> {
         let unheld = unheld.into_iter().map(Chosen::without_documents);
         let (announce, announced) = mpsc::channel(1);
         let announced = stream::unfold(announced, |mut announced| async move {
-            announced.recv().await.map(|work: Work<'_>| (work, announced))
+            announced.recv().await.map(|work: Turn<'_>| (work, announced))
         });
         // Whoever reads waits for room in the feeds of all open collections, so all of them must be under way at the same time.
         let at_once = open_max + FINISHING_COUNT_MAX;
@@ -292,8 +292,8 @@ impl Load<'_> {
         };
         let (feeding, feed) = Feed::new();
         let moment = self.moment(oplog, feed);
-        let works = stream::iter(unheld).chain(announced);
-        let brought = self.placement.bring_together(works, at_once, documents, moment).map_err(explained);
+        let turns = stream::iter(unheld).chain(announced);
+        let brought = self.placement.bring_together(turns, at_once, documents, moment).map_err(explained);
         let fed = oplog.entry.map(|entry| (entry, feeding));
         let (reports, ()) = futures::try_join!(brought, reading.spread(wanted, fed, open_max, announce))?;
         Ok(reports)
@@ -323,8 +323,8 @@ impl Load<'_> {
             .clone()
             .ok_or_else(|| Error::new(ErrorKind::Internal, "the oplog that was judged is in no file"))?;
         let moment = self.moment(oplog, directory::feed(file));
-        let works = stream::iter(collections.chain(views));
-        self.placement.bring_together(works, COLLECTION_COUNT_MAX, documents, moment).await.map_err(explained)
+        let turns = stream::iter(collections.chain(views));
+        self.placement.bring_together(turns, COLLECTION_COUNT_MAX, documents, moment).await.map_err(explained)
     }
 
     fn begin_phase(self, documents: Amount) {

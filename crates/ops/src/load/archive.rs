@@ -18,7 +18,7 @@ use tokio::task::spawn_blocking;
 use super::chunks::{Chunks, failed};
 use super::feed::{Draft, Fed, Feed, Source};
 use super::oplog::Judging;
-use crate::placement::Work;
+use crate::placement::Turn;
 
 /// The most collections that may be open at one time. Each holds a connection and a batch.
 pub(super) const OPEN_COUNT_MAX: usize = 64;
@@ -113,7 +113,7 @@ impl Reading {
         mut wanted: HashMap<usize, Wanted>,
         oplog: Option<(usize, mpsc::Sender<Fed>)>,
         open_max: usize,
-        announce: mpsc::Sender<Work<'w>>,
+        announce: mpsc::Sender<Turn<'w>>,
     ) -> Result<()> {
         let mut announce = Some(announce);
         let mut oplog = oplog;

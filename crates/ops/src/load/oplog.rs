@@ -27,7 +27,7 @@ use serde::Serialize;
 use super::dump::Found;
 use super::feed::Feed;
 use super::left_out_because;
-use crate::placement::{Log, Logged, Told, work_of};
+use crate::placement::{Log, Logged, UntilWords, work_of};
 
 /// What is to become of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -242,8 +242,8 @@ impl Judged {
     pub(super) fn step(&self) -> PlanStep {
         let Surveyed { entries, last, .. } = &self.surveyed;
         let end = match (self.until, last) {
-            (Until::Before(_), _) => format!("to the moment {}", Told(self.until)),
-            (Until::Through(_), Some(last)) => format!("to the moment {}", Told(Until::Through(*last))),
+            (Until::Before(_), _) => format!("to the moment {}", UntilWords(self.until)),
+            (Until::Through(_), Some(last)) => format!("to the moment {}", UntilWords(Until::Through(*last))),
             (Until::Through(_), None) => "to its end".to_owned(),
         };
         PlanStep {

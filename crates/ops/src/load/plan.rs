@@ -94,7 +94,7 @@ pub(super) fn stamp_assumption(stamp: Blake3) -> Assumption {
 }
 
 fn check_pipe(dump: &Dump, request: &LoadRequest) -> Result<()> {
-    if !matches!(dump.input, Input::Pipe(_)) {
+    if !matches!(dump.input, Input::Pipe(_) | Input::Spent) {
         return Ok(());
     }
     let refused = match (request.mode, request.accounts) {

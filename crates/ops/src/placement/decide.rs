@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::accounts;
 use super::origin::Origin;
+use crate::contents::Needed;
 use crate::selection::check_user_database;
 
 /// What may happen to collections that exist at the target.
@@ -65,6 +66,9 @@ pub(crate) struct Parameters {
     pub(crate) load_count_max: usize,
     /// Put collections in place although the server describes them otherwise than the origin.
     pub(crate) accept_differences: bool,
+    /// Whom merging users and roles touches, when the origin's are merged: nobody else may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) accounts: Option<AccountMerge>,
 }
 
 /// A collection that is to come, as far as deciding needs it.
@@ -154,6 +158,8 @@ impl Parameters {
             || !self.items.iter().all(|item| targets.insert(&item.target))
         {
             Some("it brings nothing, or one collection twice")
+        } else if self.origin.merges_accounts() != self.accounts.is_some() {
+            Some("it does not say which users and roles it touches")
         } else if self.origin.has_log() && self.items.iter().any(|item| item.way == Way::Merge) {
             Some("it would replay a log into documents of another beginning")
         } else if !(1..=LOAD_COUNT_MAX).contains(&self.load_count_max) {
@@ -166,16 +172,35 @@ impl Parameters {
             None
         }
     }
+
+    /// Documents, users and roles, and bytes of documents, that exist now and would be replaced or loaded into.
+    pub(super) fn stake(&self, existing: &BTreeMap<Namespace, CollectionInfo>) -> (u64, u64) {
+        let touched =
+            self.items.iter().filter(|item| item.touches()).filter_map(|item| existing.get(&item.target));
+        let accounts = self.accounts.as_ref().map_or(0, |merge| merge.replaced.len() as u64);
+        touched.fold((accounts, 0_u64), |(items, bytes), info| {
+            (items.saturating_add(info.estimate.items), bytes.saturating_add(info.estimate.bytes))
+        })
+    }
 }
 
-/// The collections that `plan` would replace or load into: what a backup must hold before that is allowed.
+impl Item {
+    /// Whether it replaces or loads into what exists.
+    fn touches(&self) -> bool {
+        matches!(self.way, Way::Swap | Way::DropFirst | Way::Merge)
+    }
+}
+
+/// What `plan` would replace or load into: what a backup must hold before that is allowed.
 ///
 /// # Errors
 /// As for any use of a plan: `Usage` when it is no restore or contradicts itself.
-pub fn replaced_namespaces(plan: &Plan) -> Result<Vec<Namespace>> {
-    let parameters = Parameters::of(plan)?;
-    let touched = |item: &Item| matches!(item.way, Way::Swap | Way::DropFirst | Way::Merge);
-    Ok(parameters.items.into_iter().filter(touched).map(|item| item.target).collect())
+pub fn needed_backup(plan: &Plan) -> Result<Needed> {
+    let Parameters { origin, items, .. } = Parameters::of(plan)?;
+    Ok(Needed {
+        namespaces: items.into_iter().filter(Item::touches).map(|item| item.target).collect(),
+        accounts: origin.merges_accounts(),
+    })
 }
 
 /// Decides how `candidates` come to the server behind `source`.
@@ -215,22 +240,18 @@ pub(crate) async fn decide(
     assumptions.extend(items.iter().map(|item| target_assumption(&item.target, existing.get(&item.target))));
     let operation_name = operation_of(&origin, &items);
     check_identified(&target, &origin, operation_name)?;
+    let load_count_max = load_count_max.clamp(1, LOAD_COUNT_MAX);
+    let parameters = Parameters { origin, items, load_count_max, accept_differences, accounts };
     let created_at = clock.now();
     Ok(Plan {
         format: PLAN_FORMAT,
         operation: operation_name.to_owned(),
         effect: operation(operation_name).expect("these operations are registered").effect,
         steps,
-        blast_radius: blast_radius(&origin, &items, &existing, &target),
+        blast_radius: blast_radius(&parameters, &existing, &target),
         target,
         assumptions,
-        parameters: serde_json::to_value(Parameters {
-            origin,
-            items,
-            load_count_max: load_count_max.clamp(1, LOAD_COUNT_MAX),
-            accept_differences,
-        })
-        .expect("parameters have a JSON form"),
+        parameters: serde_json::to_value(parameters).expect("parameters have a JSON form"),
         created_at,
         expires_at: created_at + Plan::LIFETIME,
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -260,19 +281,22 @@ async fn check_database_names(
         candidates.iter().map(|candidate| candidate.target.database.as_str()).collect();
     names.iter().try_for_each(|name| check_user_database(name))?;
     let existing = source.databases().await.context("list databases")?;
-    for name in names {
-        let same_but_case =
-            |other: &&String| other.as_str() != name && other.to_lowercase() == name.to_lowercase();
-        if let Some(other) = existing.iter().find(same_but_case) {
-            return Err(Error::new(
-                ErrorKind::Precondition,
-                format!("database {name} cannot be made beside {other}: their names differ only in case"),
-            )
-            .with_state("nothing was changed")
-            .with_hint(format!("choose another name with {}", origin.elsewhere())));
-        }
-    }
-    Ok(())
+    let Some((name, other)) = same_but_case(&names, &existing) else { return Ok(()) };
+    Err(Error::new(
+        ErrorKind::Precondition,
+        format!("database {name} cannot be made beside {other}: their names differ only in case"),
+    )
+    .with_state("nothing was changed")
+    .with_hint(format!("choose another name with {}", origin.elsewhere())))
+}
+
+/// One of `names` and another name, of these or of the `existing`, that differs from it only in case.
+fn same_but_case<'a>(names: &BTreeSet<&'a str>, existing: &'a [String]) -> Option<(&'a str, &'a str)> {
+    let others = || existing.iter().map(String::as_str).chain(names.iter().copied());
+    names.iter().find_map(|name| {
+        let is_twin = |other: &&str| other != name && other.to_lowercase() == name.to_lowercase();
+        others().find(is_twin).map(|other| (*name, other))
+    })
 }
 
 fn check_absent(
@@ -421,52 +445,91 @@ fn step(origin: &Origin, candidate: &Candidate, item: &Item, existing: Option<&C
     PlanStep { name: format!("{} {}", origin.verb(), item.target), mark, summary: what }
 }
 
-/// Documents and bytes that exist now and would be replaced or loaded into.
-pub(crate) fn stake(items: &[Item], existing: &BTreeMap<Namespace, CollectionInfo>) -> (u64, u64) {
-    let touched = items
-        .iter()
-        .filter(|item| matches!(item.way, Way::Swap | Way::DropFirst | Way::Merge))
-        .filter_map(|item| existing.get(&item.target));
-    touched.fold((0_u64, 0_u64), |(documents, bytes), info| {
-        (documents.saturating_add(info.estimate.items), bytes.saturating_add(info.estimate.bytes))
-    })
-}
-
 fn blast_radius(
-    origin: &Origin,
-    items: &[Item],
+    parameters: &Parameters,
     existing: &BTreeMap<Namespace, CollectionInfo>,
     target: &Target,
 ) -> BlastRadius {
-    let (documents, bytes) = stake(items, existing);
-    BlastRadius { phrase: phrase(origin, items, target, documents), items: documents, bytes }
+    let (touched, bytes) = parameters.stake(existing);
+    BlastRadius {
+        phrase: phrase(&parameters.origin, &parameters.items, target, touched),
+        items: touched,
+        bytes,
+    }
 }
 
 /// What a person types to consent.
-fn phrase(origin: &Origin, items: &[Item], target: &Target, documents: u64) -> String {
+fn phrase(origin: &Origin, items: &[Item], target: &Target, touched: u64) -> String {
     let databases: BTreeSet<&str> = items.iter().map(|item| item.target.database.as_str()).collect();
     let databases = databases.into_iter().collect::<Vec<_>>().join("+");
-    let accounts = if origin.merges_accounts() { " with users and roles" } else { "" };
+    let (accounts, things) =
+        if origin.merges_accounts() { (" with users and roles", "items") } else { ("", "documents") };
     let verb = origin.verb();
-    format!("{verb} {databases}@{}{accounts} {} documents", target.environment, Count(documents))
+    format!("{verb} {databases}@{}{accounts} {} {things}", target.environment, Count(touched))
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use mainstay_engine::{AccountKind, AccountName};
     use mainstay_model::{Blake3, EnvironmentClass, StoreKind};
 
     use super::*;
 
     #[test]
-    fn nothing_is_destroyed_on_a_server_that_could_be_another() {
-        let target = |fingerprint: &str| Target {
+    fn names_that_differ_only_in_case_are_found_wherever_they_are() {
+        for (names, existing, expected) in [
+            (vec!["shop"], vec!["admin", "shop", "Other"], None),
+            (vec!["shop"], vec!["admin", "SHOP"], Some(("shop", "SHOP"))),
+            (vec!["shop", "Shop"], vec![], Some(("Shop", "shop"))),
+            (vec!["shop", "Shop"], vec!["shop"], Some(("Shop", "shop"))),
+            (vec!["größe", "GRÖẞE"], vec![], Some(("GRÖẞE", "größe"))),
+            (vec!["a", "b"], vec![], None),
+        ] {
+            let existing: Vec<String> = existing.into_iter().map(str::to_owned).collect();
+            let found = same_but_case(&names.iter().copied().collect(), &existing);
+            assert_eq!(found, expected, "{names:?} beside {existing:?}");
+        }
+    }
+
+    /// A plan that merges accounts alone puts as many items at stake as it replaces.
+    #[test]
+    fn replaced_users_are_at_stake() {
+        let name = |name: &str| AccountName {
+            kind: AccountKind::User,
+            database: "admin".to_owned(),
+            name: name.to_owned(),
+        };
+        let merge = AccountMerge {
+            added: vec![name("anna")],
+            replaced: vec![name("bert"), name("carl")],
+            kept: vec![name("root")],
+            ..AccountMerge::default()
+        };
+        let parameters = Parameters {
+            origin: Origin::Dump { path: "d".into(), stamp: Blake3::of(b""), accounts: true, oplog: None },
+            items: Vec::new(),
+            load_count_max: 1,
+            accept_differences: false,
+            accounts: Some(merge),
+        };
+        let radius = blast_radius(&parameters, &BTreeMap::new(), &target("replica-set-65"));
+        assert_eq!((radius.items, radius.bytes), (2, 0));
+        assert_eq!(radius.phrase, "load @shop with users and roles 2 items");
+    }
+
+    fn target(fingerprint: &str) -> Target {
+        Target {
             environment: "shop".to_owned(),
             class: EnvironmentClass::Development,
             store: StoreKind::Mongo,
             fingerprint: fingerprint.to_owned(),
             address: "127.0.0.1:27017".to_owned(),
-        };
+        }
+    }
+
+    #[test]
+    fn nothing_is_destroyed_on_a_server_that_could_be_another() {
         let unknown = target("unidentified replica set rs0");
         for origin in [
             Origin::Stream,

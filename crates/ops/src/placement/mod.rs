@@ -24,11 +24,11 @@ pub(crate) use content::{Content, Filling, Loaded, Logged};
 pub(crate) use decide::{
     Candidate, Item, Parameters, Wish, amount, changed, decide, existing_collections, server_assumption,
 };
-pub use decide::{Mode, Way, replaced_namespaces};
+pub use decide::{Mode, Way, needed_backup};
 pub use item::ItemReport;
-pub(crate) use origin::{LogSpan, Origin, Told};
+pub(crate) use origin::{LogSpan, Origin, UntilWords};
 pub(crate) use together::{Log, Moment, work_of};
-pub(crate) use work::{FinishSlots, Placement, PlacementContext, Work, leased, stoppable};
+pub(crate) use work::{FinishSlots, Placement, PlacementContext, Turn, is_own, leased, stoppable};
 
 /// Collections that are loaded before they get their names begin with this.
 pub(crate) const SHADOW_PREFIX: &str = "mainstay.restore.";

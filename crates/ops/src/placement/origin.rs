@@ -122,14 +122,14 @@ impl LogSpan {
 
 impl fmt::Display for LogSpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", Told(self.until))
+        write!(f, "{}", UntilWords(self.until))
     }
 }
 
 /// An end in words.
-pub(crate) struct Told(pub(crate) Until);
+pub(crate) struct UntilWords(pub(crate) Until);
 
-impl fmt::Display for Told {
+impl fmt::Display for UntilWords {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let position = self.0.position();
         let time = position.timestamp();

@@ -17,7 +17,7 @@ use mainstay_model::{Error, ErrorKind, OpTime, Result, ResultExt, Timestamp};
 use super::content::Logged;
 use super::item::{ItemReport, ItemWork, Made, Step};
 use super::run::{Event, Held, ReplayedItem};
-use super::work::{Placement, Work, Works};
+use super::work::{Placement, Turn, Works};
 
 /// How many collections are proven, indexed or put in place at the same time.
 const COLLECTION_COUNT_MAX: usize = 3;
@@ -54,7 +54,7 @@ impl<'a> Placement<'a> {
     /// them.
     pub(crate) async fn bring_together<'w>(
         self,
-        works: impl Stream<Item = Work<'w>>,
+        turns: impl Stream<Item = Turn<'w>>,
         at_once: usize,
         documents: Amount,
         moment: Moment<'_>,
@@ -65,7 +65,7 @@ impl<'a> Placement<'a> {
         let observer = self.context.observer;
         let advance = || observer.advance(Amount { items: 1, bytes: 0 });
         self.begin_phase("load", documents);
-        let steps = self.load(works, at_once).await?;
+        let steps = self.load(turns, at_once).await?;
         let collections = Amount { items: steps.len() as u64, bytes: 0 };
         let steps = self.replay(moment, steps).await?;
         self.begin_phase("prove", documents);

@@ -16,9 +16,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::content::Content;
-use super::decide::{
-    Item, Parameters, Way, existing_collections, server_assumption, stake, target_assumption,
-};
+use super::decide::{Item, Parameters, Way, existing_collections, server_assumption, target_assumption};
 use super::item::{ItemReport, ItemWork, Step};
 use super::run::{Ending, Run, Stage};
 
@@ -116,7 +114,7 @@ pub(crate) struct Placement<'a> {
 }
 
 /// A collection whose turn has come: its position in the plan's list, and where its documents come from.
-pub(crate) type Work<'a> = (usize, Box<dyn Content + 'a>);
+pub(crate) type Turn<'a> = (usize, Box<dyn Content + 'a>);
 
 impl<'a> Placement<'a> {
     /// Re-checks what the plan took for granted; `seen` is what is known of the origin now. Gives whether an earlier try has begun.
@@ -194,14 +192,14 @@ impl<'a> Placement<'a> {
 
     /// Refuses when much more is at stake now than the plan that was approved says.
     fn check_stake(self, existing: &std::collections::BTreeMap<Namespace, CollectionInfo>) -> Result<()> {
-        let (documents, _) = stake(&self.parameters.items, existing);
+        let (touched, _) = self.parameters.stake(existing);
         let planned = self.plan.blast_radius.items;
-        if documents <= planned + planned / 2 + 1_000 {
+        if touched <= planned.saturating_add(planned / 2).saturating_add(1_000) {
             return Ok(());
         }
         Err(Error::new(
             ErrorKind::StalePlan,
-            format!("{} documents are at stake, the plan says {}", Count(documents), Count(planned)),
+            format!("{} items are at stake, the plan says {}", Count(touched), Count(planned)),
         )
         .with_state("nothing was changed")
         .with_hint("make the plan again and review it"))
@@ -240,13 +238,13 @@ impl<'a> Placement<'a> {
     /// its content, so that nobody waits to feed it.
     pub(crate) async fn bring<'w>(
         self,
-        works: impl Stream<Item = Work<'w>>,
+        turns: impl Stream<Item = Turn<'w>>,
         at_once: usize,
     ) -> Result<Vec<(usize, ItemReport)>>
     where
         'a: 'w,
     {
-        works
+        turns
             .map(|(index, content)| async move {
                 let work = self.work(index, content);
                 let report = work.bring().await;
@@ -260,13 +258,13 @@ impl<'a> Placement<'a> {
     /// Loads each collection whose turn comes, at most `at_once` of them at the same time.
     pub(super) async fn load<'w>(
         self,
-        works: impl Stream<Item = Work<'w>>,
+        turns: impl Stream<Item = Turn<'w>>,
         at_once: usize,
     ) -> Result<Works<'w, Step>>
     where
         'a: 'w,
     {
-        works
+        turns
             .map(|(index, content)| async move {
                 let work = self.work(index, content);
                 let step = work.load().await.with_context(|| work.doing())?;
@@ -305,18 +303,37 @@ impl<'a> Placement<'a> {
 pub(super) type Works<'a, T> = Vec<(ItemWork<'a>, T)>;
 
 /// Whether `standing` is the collection that this run created.
-pub(super) fn is_own(uuid: Option<&CollectionIdentity>, standing: Option<&CollectionInfo>) -> bool {
+pub(crate) fn is_own(uuid: Option<&CollectionIdentity>, standing: Option<&CollectionInfo>) -> bool {
     uuid.is_some() && standing.and_then(|standing| standing.identity.as_ref()) == uuid
 }
 
-/// A refusal in the middle of a run must not say that nothing was changed.
+/// A refusal in the middle of a run must not say that nothing was changed. Only when the world has moved is there nothing to continue.
 fn after_begin(error: Error) -> Error {
-    error
-        .with_state(STOPPED)
-        .with_hint("`mainstay restore list` shows the run; give it up with `mainstay restore abandon RUN`, then plan again")
+    let error = error.with_state(STOPPED);
+    if error.kind() != ErrorKind::StalePlan {
+        return error;
+    }
+    error.with_hint("`mainstay restore list` shows the run; give it up with `mainstay restore abandon RUN`, then plan again")
 }
 
 /// What stands under `name` at the target.
 pub(crate) async fn find(source: &dyn DocumentSource, name: &Namespace) -> Result<Option<CollectionInfo>> {
     Ok(existing_collections(source, std::iter::once(name)).await?.remove(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_run_that_cannot_be_continued_is_to_be_given_up() {
+        let stale = after_begin(Error::new(ErrorKind::StalePlan, "moved").with_hint("make a new plan"));
+        assert!(stale.hint().is_some_and(|hint| hint.contains("restore abandon")), "{stale:?}");
+        let refused = after_begin(Error::new(ErrorKind::Auth, "not allowed").with_hint("grant a role"));
+        assert_eq!(refused.hint(), Some("grant a role"));
+        assert_eq!(after_begin(Error::new(ErrorKind::Unreachable, "gone")).hint(), None);
+        for error in [stale, refused] {
+            assert_eq!(error.state(), Some(STOPPED));
+        }
+    }
 }

@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::OPERATION_ABANDON;
 use super::apply::RestoreContext;
 use crate::placement::run::{self, Ending, Event, Progress, Run, Stage};
-use crate::placement::{Item, Parameters, Way, existing_collections, leased, server_assumption, stoppable};
+use crate::placement::{
+    Item, Parameters, Way, existing_collections, is_own, leased, server_assumption, stoppable,
+};
 
 /// The decided parameters.
 #[derive(Debug, Serialize, Deserialize)]
@@ -143,6 +145,7 @@ async fn abandon_leased(context: &RestoreContext<'_>, id: &RunId, permit: &Permi
     // From here on the run cannot be continued, so that nobody takes a missing shadow for a collection in place.
     run.record(Event::Abandoning).await?;
     let parameters = Parameters::of(&header.plan)?;
+    let placed = placed(context.source, &parameters, &run.before).await?;
     let mut removed = Vec::new();
     let standing = existing_collections(context.source, shadows(id, &parameters, &run.before).iter()).await?;
     for shadow in standing.into_keys() {
@@ -150,7 +153,24 @@ async fn abandon_leased(context: &RestoreContext<'_>, id: &RunId, permit: &Permi
         removed.push(shadow);
     }
     run.record(Event::Abandoned).await?;
-    Ok(report(id, &parameters, &run.before, removed))
+    Ok(report(id, &parameters, &run.before, removed, placed))
+}
+
+/// What the run has put in place, whether it came to record that or was killed between the two.
+async fn placed(
+    source: &dyn DocumentSource,
+    parameters: &Parameters,
+    progress: &Progress,
+) -> Result<Vec<Namespace>> {
+    let items = || parameters.items.iter().enumerate();
+    let doubtful = items().filter(|(index, _)| matches!(progress.stage(*index), Stage::Placing(_)));
+    let standing = existing_collections(source, doubtful.map(|(_, item)| &item.target)).await?;
+    let stands = |(index, item): &(usize, &Item)| match progress.stage(*index) {
+        Stage::Placed => true,
+        Stage::Placing(uuid) => is_own(uuid.as_ref(), standing.get(&item.target)),
+        Stage::Untouched | Stage::Begun | Stage::Created(_) | Stage::Filled(..) => false,
+    };
+    Ok(items().filter(stands).map(|(_, item)| item.target.clone()).collect())
 }
 
 fn report(
@@ -158,16 +178,13 @@ fn report(
     parameters: &Parameters,
     progress: &Progress,
     removed: Vec<Namespace>,
+    placed: Vec<Namespace>,
 ) -> AbandonReport {
     let made_in_place = |item: &Item| item.way == Way::DropFirst || item.kind != CollectionKind::Collection;
-    let mut report = AbandonReport { run: run.clone(), removed, placed: Vec::new(), half_done: Vec::new() };
-    for (index, item) in parameters.items.iter().enumerate() {
-        match progress.stage(index) {
-            Stage::Placed => report.placed.push(item.target.clone()),
-            Stage::Untouched => {}
-            _ if made_in_place(item) => report.half_done.push(item.target.clone()),
-            _ => {}
-        }
-    }
-    report
+    let half_done = { parameters.items.iter().enumerate() }
+        .filter(|(index, _)| !matches!(progress.stage(*index), Stage::Untouched | Stage::Placed))
+        .filter(|(_, item)| made_in_place(item))
+        .map(|(_, item)| item.target.clone())
+        .collect();
+    AbandonReport { run: run.clone(), removed, placed, half_done }
 }

@@ -30,7 +30,7 @@ use crate::inspect::inspect_objects;
 use crate::placement::run::{Event, Run};
 use crate::placement::{
     BroughtAccounts, Content, FinishSlots, ItemReport, LogSpan, Moment, Origin, Parameters, Placement,
-    PlacementContext, Work, leased, stoppable,
+    PlacementContext, Turn, leased, stoppable,
 };
 
 /// How many collections are worked on at the same time: one loads while another's indexes are built.
@@ -291,33 +291,33 @@ impl<'a> Restore<'a> {
 
     async fn reports(self, wanted: &[Wanted<'_>], log: Option<&Log>) -> Result<Vec<(usize, ItemReport)>> {
         let load_slots = Semaphore::new(self.placement.parameters.load_count_max);
-        let mut works: Vec<Work<'_>> = wanted
+        let mut turns: Vec<Turn<'_>> = wanted
             .iter()
             .enumerate()
-            .map(|(index, wanted)| -> Work<'_> {
+            .map(|(index, wanted)| -> Turn<'_> {
                 (index, Box::new(SetContent { set: self.set, wanted, load_slots: &load_slots }))
             })
             .collect();
         // Largest first, so that the longest load does not begin last.
-        works.sort_by_key(|(index, _)| std::cmp::Reverse(wanted[*index].digest().bytes));
+        turns.sort_by_key(|(index, _)| std::cmp::Reverse(wanted[*index].digest().bytes));
         match log {
-            None => self.one_by_one(works).await,
+            None => self.one_by_one(turns).await,
             Some(log) => {
-                let documents = works.iter().map(|(_, content)| amount(content.as_ref())).sum();
+                let documents = turns.iter().map(|(_, content)| amount(content.as_ref())).sum();
                 let log = Box::new(StoredLog { log, repository: self.context.repository });
                 let moment = Moment { replay: self.context.replay, log };
                 self.placement
-                    .bring_together(stream::iter(works), COLLECTION_COUNT_MAX, documents, moment)
+                    .bring_together(stream::iter(turns), COLLECTION_COUNT_MAX, documents, moment)
                     .await
             }
         }
     }
 
     /// Takes each collection through all its steps; views last, so that what they read stands before them.
-    async fn one_by_one(self, works: Vec<Work<'_>>) -> Result<Vec<(usize, ItemReport)>> {
-        self.begin_phase("restore", works.iter().map(|(_, content)| amount(content.as_ref())).sum());
+    async fn one_by_one(self, turns: Vec<Turn<'_>>) -> Result<Vec<(usize, ItemReport)>> {
+        self.begin_phase("restore", turns.iter().map(|(_, content)| amount(content.as_ref())).sum());
         let (views, collections): (Vec<_>, Vec<_>) =
-            works.into_iter().partition(|(_, content)| content.kind() == CollectionKind::View);
+            turns.into_iter().partition(|(_, content)| content.kind() == CollectionKind::View);
         let mut reports = self.placement.bring(stream::iter(collections), COLLECTION_COUNT_MAX).await?;
         reports.extend(self.placement.bring(stream::iter(views), COLLECTION_COUNT_MAX).await?);
         Ok(reports)

@@ -26,7 +26,7 @@ pub use plan::{Basis, Renames, RestoreRequest, plan};
 pub use point::{Moment, Point, PointContext, find_point};
 
 pub use crate::placement::run::{Listing, UnfinishedRun, unfinished_runs};
-pub use crate::placement::{ItemReport, Mode as RestoreMode, Way, replaced_namespaces};
+pub use crate::placement::{ItemReport, Mode as RestoreMode, Way, needed_backup};
 
 /// The registered name of giving up a restore.
 pub const OPERATION_ABANDON: &str = "restore.abandon";

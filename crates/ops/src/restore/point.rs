@@ -16,7 +16,7 @@ use mainstay_repository::{Repository, Run, Set};
 
 use super::log::{Log, Piece, is_shadow};
 use crate::contents::DocumentSetContents;
-use crate::placement::{LogSpan, Told};
+use crate::placement::{LogSpan, UntilWords};
 use crate::recoverable::{ChainFacts, RecoverableRange, SetMoment, judge, sets_to_continue};
 
 /// How many recoverable ranges an error names.
@@ -102,7 +102,7 @@ fn out_of_reach(until: Until, ranges: &[RecoverableRange]) -> Error {
             ),
         ),
     };
-    Error::new(ErrorKind::Precondition, format!("the moment {} cannot be restored: {why}", Told(until)))
+    Error::new(ErrorKind::Precondition, format!("the moment {} cannot be restored: {why}", UntilWords(until)))
         .with_state(format!("nothing was changed; recoverable: {}", shown(ranges)))
         .with_hint(hint)
 }

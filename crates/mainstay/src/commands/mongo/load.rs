@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use mainstay_engine::{AccountKind, Namespace};
+use mainstay_engine::AccountKind;
 use mainstay_guard::{BackupEvidence, Outcome};
 use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, OpTime, Plan, Result, StoreKind};
+use mainstay_ops::contents::Needed;
 use mainstay_ops::load::{
     self, Dump, DumpInput, LoadContext, LoadMode, LoadReport, LoadRequest, Opening, OplogChoice, OplogReport,
     PipeUse,
@@ -186,8 +187,7 @@ async fn carry_out(
     if let Some(stale) = other_target(&plan.target, &target) {
         return Err(guard.refuse(&plan.operation, Some(&plan.target), Some(plan.hash()?), stale).await);
     }
-    let evidence =
-        evidence(repository.as_ref(), &target.fingerprint, &restore::replaced_namespaces(plan)?).await?;
+    let evidence = evidence(repository.as_ref(), &target.fingerprint, &restore::needed_backup(plan)?).await?;
     let permit = guard.permit(plan, &evidence, &session.consent(approve)?).await?;
     let progress = session.printer.progress();
     let holder = session.holder();
@@ -222,7 +222,7 @@ async fn carry_out(
 async fn evidence(
     repository: Option<&Repository>,
     fingerprint: &str,
-    needed: &[Namespace],
+    needed: &Needed,
 ) -> Result<BackupEvidence> {
     match repository {
         Some(repository) => verify::evidence(repository, fingerprint, needed).await,

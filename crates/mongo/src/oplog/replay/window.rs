@@ -27,8 +27,13 @@ impl Change {
             Effect::Insert(bytes) | Effect::Replace(bytes) | Effect::Diff { diff: bytes, .. } => bytes.len(),
             Effect::Delete => 0,
         };
-        self.id.len() + effect + CHANGE_BYTES
+        weight(self.id.len(), effect)
     }
+}
+
+/// How many bytes a change keeps, roughly, whose `_id` and effect have so many.
+pub(super) fn weight(id: usize, effect: usize) -> usize {
+    id + effect + CHANGE_BYTES
 }
 
 /// What a change does.
@@ -178,7 +183,7 @@ const CHANGE_BYTES: usize = 96;
 const ID_HEAD_BYTES: usize = 5;
 
 /// Type and value of an element `_id`.
-pub(super) fn id_value(id: &[u8]) -> (u8, &[u8]) {
+fn id_value(id: &[u8]) -> (u8, &[u8]) {
     (id[0], &id[ID_HEAD_BYTES..])
 }
 

@@ -20,12 +20,13 @@ use mainstay_model::{Error, ErrorKind, ErrorStatus, Result, ResultExt};
 use tokio::time::sleep;
 
 use super::super::diff::DiffError;
-use super::window::{Fate, id_array, id_element, id_value};
+use super::window::{Fate, id_array, id_element};
 use crate::create;
 use crate::error::{WireError, code};
 use crate::load::{DOCUMENT_BYTES_MAX, Incarnation, Refusal, has_empty_timestamp, refusals_of};
 use crate::page::Page;
 use crate::raw::{self, DocumentWriter, kind};
+use crate::replacement::{Form, replacement};
 use crate::server::MongoServer;
 use crate::wire::{Connection, Reply, Sequence};
 
@@ -295,8 +296,9 @@ impl Lane {
     async fn try_replace(&mut self, documents: &[Cow<'_, [u8]>], form: Form) -> Result<Vec<Refusal>> {
         let mut statements = Vec::with_capacity(documents.iter().map(|document| document.len() + 80).sum());
         for document in documents {
-            let literal = form == Form::Literal || has_empty_timestamp(document);
-            append_replacement(&mut statements, document, literal)?;
+            let form = if has_empty_timestamp(document) { Form::Literal } else { form };
+            let statement = replacement(document, form).map_err(WireError::from)?.ok_or_else(without_id)?;
+            statements.extend(statement);
         }
         let Namespace { database, collection } = self.target.clone();
         let (target, database) = (collection.as_str(), database.as_str());
@@ -423,13 +425,9 @@ pub(super) enum Order {
     Kept,
 }
 
-/// How a document is replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    /// By the document, which is fast.
-    Plain,
-    /// By a pipeline with the document as a literal, which changes nothing in it.
-    Literal,
+fn without_id() -> Error {
+    Error::new(ErrorKind::Corrupt, "a document without _id in the change log")
+        .with_hint("verify the stored log with `mainstay backup verify`")
 }
 
 fn with_bypass(command: &mut RawDocumentBuf, bypass: bool) {
@@ -445,36 +443,6 @@ fn among(ids: &[&[u8]]) -> Vec<u8> {
     let mut filter = DocumentWriter::new();
     filter.element(kind::DOCUMENT, "_id", &list.finish());
     filter.finish()
-}
-
-/// Appends an update statement that gives the document with the `_id` of `document` these bytes.
-fn append_replacement(statements: &mut Vec<u8>, document: &[u8], literal: bool) -> Result<()> {
-    let id = id_element(document).map_err(WireError::from)?;
-    let Some(id) = id else {
-        return Err(Error::new(ErrorKind::Corrupt, "a document without _id in the change log")
-            .with_hint("verify the stored log with `mainstay backup verify`"));
-    };
-    let wrap = |kind, key: &str, value: &[u8]| {
-        let mut writer = DocumentWriter::new();
-        writer.element(kind, key, value);
-        writer.finish()
-    };
-    let (id_kind, id_bytes) = id_value(id);
-    let query = match id_kind {
-        // A document could be taken for operators.
-        kind::DOCUMENT => wrap(kind::DOCUMENT, "_id", &wrap(id_kind, "$eq", id_bytes)),
-        _ => wrap(id_kind, "_id", id_bytes),
-    };
-    let mut statement = DocumentWriter::new();
-    statement.element(kind::DOCUMENT, "q", &query);
-    if literal {
-        let stage = wrap(kind::DOCUMENT, "$replaceWith", &wrap(kind::DOCUMENT, "$literal", document));
-        statement.element(kind::ARRAY, "u", &wrap(kind::DOCUMENT, "0", &stage));
-    } else {
-        statement.element(kind::DOCUMENT, "u", document);
-    }
-    statements.extend_from_slice(&statement.finish());
-    Ok(())
 }
 
 /// Cuts documents of these sizes into batches: at least one each, few enough for one message.

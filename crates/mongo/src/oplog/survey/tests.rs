@@ -165,6 +165,37 @@ fn a_transaction_counts_whole_where_it_is_committed() {
 }
 
 #[test]
+fn open_transactions_that_no_replay_could_hold_are_refused_before_anything_is_written() {
+    let weigh = |entries: &[Document]| -> Result<()> {
+        let mut survey = MongoSurvey::begin(&[], Until::Through(at(1_000)), Unidentified::FirstOfName)?;
+        survey.transactions = Transactions::new(Weight { definitions: 300, changes: 1_000 });
+        let numbered = (1..).zip(entries).map(|(increment, fields)| entry(increment, fields.clone()));
+        survey.add(&bytes(&numbered.collect::<Vec<_>>()))
+    };
+    let large = doc! { "op": "i", "ns": "shop.a", "ui": uuid(1), "o": { "_id": 1, "text": "x".repeat(600) }, "o2": { "_id": 1 } };
+    let part = |number: i64, previous: u32, operation: &Document, flags: Document| {
+        in_session(number, previous, applied(std::slice::from_ref(operation), flags))
+    };
+    let partial = doc! { "partialTxn": true };
+    let first = part(1, 0, &large, partial.clone());
+    let error = weigh(&[first.clone(), part(1, 1, &large, doc! {})]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.message().contains("of changes together at 7:2"), "{error}");
+    // Room is there again when one has ended, or can end no more.
+    let abort = in_session(1, 1, doc! { "o": { "abortTransaction": 1 } });
+    weigh(&[first.clone(), abort, part(2, 0, &large, doc! {}), part(3, 0, &large, doc! {})]).unwrap();
+    weigh(&[first, part(2, 0, &large, partial.clone())]).unwrap();
+    // Changes are not kept, definitions are.
+    let error = weigh(&[
+        part(1, 0, &create("b", 2), partial.clone()),
+        part(1, 1, &create("c", 3), partial.clone()),
+        part(1, 2, &create("d", 4), partial),
+    ])
+    .unwrap_err();
+    assert!(error.message().contains("of definitions together"), "{error}");
+}
+
+#[test]
 fn a_transaction_that_began_before_the_log_tells_from_where_it_is_needed() {
     let last = in_session(1, 500, applied(&[insert(1, 1)], doc! {}));
     let surveyed = survey(&[stored("a", 1, 0)], std::slice::from_ref(&last)).unwrap();
