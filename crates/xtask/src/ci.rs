@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use mainstay_testkit::engines::cache::Cache;
 
-use crate::{Outcome, engines, tidy};
+use crate::{Outcome, engines, programs, tidy};
 
 const CARGO_DENY: &str = "0.20.2";
 
@@ -74,7 +74,7 @@ fn cargo_deny() -> Result<PathBuf, Box<dyn std::error::Error>> {
     eprintln!("deny: installing cargo-deny {CARGO_DENY} into {}", tools.display());
     // Its build products are of no use to the workspace's.
     let build = tools.join("build");
-    let mut install = Command::new(cargo_program());
+    let mut install = programs::cargo();
     install
         .args(["install", "--quiet", "--locked", "cargo-deny", "--version", CARGO_DENY, "--root"])
         .arg(&tools);
@@ -101,12 +101,7 @@ fn step(name: &str, work: impl FnOnce() -> Outcome) -> Outcome {
 }
 
 fn cargo(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Outcome {
-    succeed(Command::new(cargo_program()).args(arguments))
-}
-
-/// The cargo that runs this task, else the one on PATH.
-fn cargo_program() -> PathBuf {
-    std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+    succeed(programs::cargo().args(arguments))
 }
 
 fn succeed(command: &mut Command) -> Outcome {

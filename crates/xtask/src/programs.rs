@@ -31,6 +31,19 @@ pub(crate) fn plan_hash(mut mainstay: Command, file: &str) -> Result<String, Box
     Ok(hash.ok_or("the plan was shown without a hash")?.to_owned())
 }
 
+/// The cargo that runs this task, else the one on PATH, as somebody at a prompt would start it: what the running one has set for this program
+/// would make build scripts that look at it take everything for changed.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
+}
+
 /// Builds the programs `names` (packages of the same name) and gives their paths.
 ///
 /// # Errors
@@ -39,7 +52,7 @@ pub(crate) fn build<const N: usize>(
     names: [&str; N],
     release: bool,
 ) -> Result<[PathBuf; N], Box<dyn std::error::Error>> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = cargo();
     cargo.arg("build").arg("--locked").current_dir(workspace_folder());
     for name in names {
         cargo.args(["--package", name]);

@@ -414,7 +414,7 @@ trouble: 127.0.0.1:6379 refused the connection
         glance.repository = Some(Err(missing()));
         glance.logs = Some(Logs::Listed(Err(missing())));
         assert!(!glance.text(&Look::default()).contains("change log"));
-        assert_eq!(glance.exit_status(), ExitStatus::Ok);
+        assert_eq!(glance.exit_status(), ExitStatus::Findings);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fs;
 
 use mainstay_testkit::{Mongod, shared_mongod};
+use mongodb::bson::{Document, doc};
 
 use crate::stack::Project;
 
@@ -75,6 +76,9 @@ async fn an_empty_slice_ends_what_can_be_restored() {
     let project = Project::filled(&mongod, 50).await;
     project.run(&["capture", "mongo", "--once"]).expect(0);
     project.back_up();
+    let client = mongod.oracle().await;
+    let users = client.database(&project.database).collection::<Document>("users");
+    users.insert_one(doc! { "_id": "written since" }).await.unwrap();
     project.run(&["capture", "mongo", "--once"]).expect(0);
     project.run(&["backup", "list"]).expect(0).says("restorable");
     let chains = fs::read_dir(project.path("repository/mongo/log")).unwrap();
