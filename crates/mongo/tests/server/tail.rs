@@ -8,7 +8,7 @@ use futures::StreamExt as _;
 use mainstay_engine::{ChangeAnchor, ChangeSource, ChangeStream, ContinuityBreak, Followed, document_frames};
 use mainstay_model::{ErrorKind, OpTime};
 use mainstay_mongo::MongoServer;
-use mainstay_testkit::{FaultProxy, Mongod, ReplicaSet, shared_mongod, unique_database};
+use mainstay_testkit::{FaultProxy, Mongod, ReplicaSet, unique_database};
 use mongodb::Client;
 
 use crate::support::{insert, open};
@@ -56,7 +56,8 @@ async fn oplog(client: &Client, after: OpTime, through: OpTime) -> Bytes {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_entry_comes_once_in_order_and_byte_for_byte() {
-    let mongod = shared_mongod();
+    // The oplog of a server that others write to as well may be overwritten meanwhile.
+    let mongod = Mongod::start().unwrap();
     let (server, client, database) = (open(&mongod.uri()).await, mongod.oracle().await, unique_database());
     let anchor = from_now(&server).await;
     let mut following = stream(&server, &anchor).await;
