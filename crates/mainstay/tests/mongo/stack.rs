@@ -169,7 +169,12 @@ fn collect(folder: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {
         if path.is_dir() {
             collect(&path, files)
         } else {
-            drop(files.insert(path.clone(), fs::read(&path).unwrap()))
+            match fs::read(&path) {
+                Ok(bytes) => drop(files.insert(path, bytes)),
+                // A file that is being written gets another name when it is whole.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => panic!("{}: {error}", path.display()),
+            }
         }
     }
 }
