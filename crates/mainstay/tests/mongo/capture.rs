@@ -285,12 +285,26 @@ async fn the_moment_before_an_accident_is_found_and_damage_is_told() {
     let client = mongod.oracle().await;
     let database = client.database(&project.database);
     database.collection::<Document>("orders").delete_many(doc! { "number": { "$lt": 10 } }).await.unwrap();
+    for command in [
+        doc! { "create": "prices", "timeseries": { "timeField": "at" } },
+        doc! { "create": "cheap", "viewOn": "orders", "pipeline": [] },
+        doc! { "drop": "prices" },
+        doc! { "drop": "cheap" },
+    ] {
+        database.run_command(command).await.unwrap();
+    }
     database.collection::<Document>("users").drop().await.unwrap();
     project.run(&["capture", "mongo", "--once"]).expect(0);
 
+    for name in ["prices", "cheap"] {
+        let namespace = format!("{}.{name}", project.database);
+        let found = project.json(&["backup", "log", "--namespace", &namespace])["found"].clone();
+        let told: Vec<_> = found.as_array().unwrap().iter().map(|it| &it["kind"]).collect();
+        assert_eq!(told, ["drop"], "{found}");
+    }
     let found = project.json(&["backup", "log", "--namespace", &project.database]);
     let found = found["found"].as_array().unwrap();
-    let drop = found.iter().find(|it| it["kind"] == "drop").unwrap();
+    let drop = found.iter().rfind(|it| it["kind"] == "drop").unwrap();
     assert_eq!(drop["namespace"], format!("{}.users", project.database));
     let deletes: u64 =
         found.iter().filter(|it| it["kind"] == "delete").map(|it| it["count"].as_u64().unwrap()).sum();

@@ -2,7 +2,7 @@
 //!
 //! Looks at a few fields of each entry and decodes nothing else. Relies on the entry forms of MongoDB 4.2 to 8.0: commands are `op: "c"` with
 //! the command as first field of `o`; transactions are `applyOps` with entries inside; a view is a document of `system.views`, and a time series
-//! such a view and a collection `system.buckets.<name>`, which is dropped first. Collections are told by the names that people know, and
+//! such a view and a collection `system.buckets.<name>`, dropped one after the other (by 6.0 the view first). Collections are told by the names that people know, and
 //! databases that the server keeps for itself are passed over.
 
 use std::collections::BTreeSet;
@@ -25,7 +25,7 @@ pub struct OplogLens;
 impl ChangeLens for OplogLens {
     fn look(&self, entries: &[u8], found: &mut dyn FnMut(ChangeSight)) -> Result<()> {
         let corrupt = |what: String| Error::new(ErrorKind::Corrupt, format!("the log is no oplog: {what}"));
-        let mut looker = Looker { found, series: BTreeSet::new() };
+        let mut looker = Looker { found, buckets: BTreeSet::new(), views: BTreeSet::new() };
         for frame in document_frames(entries) {
             let entry = frame.map_err(|error| corrupt(error.to_string()))?;
             let at = position_of(entry).map_err(|error| corrupt(error.to_string()))?;
@@ -40,9 +40,10 @@ impl ChangeLens for OplogLens {
 /// Looks at one entry after the other.
 struct Looker<'a> {
     found: &'a mut dyn FnMut(ChangeSight),
-    /// Time series whose buckets were dropped, and whose view is about to be: one drop, not two. Where the log was cut between, it is told
-    /// twice.
-    series: BTreeSet<String>,
+    /// Names whose buckets were dropped, and names whose view was: the other half of a time series comes next, and is the same drop. Where
+    /// the log was cut between the two it is told twice.
+    buckets: BTreeSet<String>,
+    views: BTreeSet<String>,
 }
 
 impl Looker<'_> {
@@ -61,6 +62,12 @@ impl Looker<'_> {
         let namespace = namespace.as_ref().and_then(Element::text).unwrap_or_default();
         let (database, collection) = namespace.split_once('.').unwrap_or((namespace, ""));
         match (op, object) {
+            ("i", Some(object)) if collection == "system.views" => {
+                if let Some(name) = raw::id_of(object)?.as_ref().and_then(Element::text) {
+                    self.views.remove(name);
+                    self.buckets.remove(name);
+                }
+            }
             ("d", object) if is_user_database(database) => {
                 self.see_delete(database, collection, object, at)?;
             }
@@ -97,9 +104,10 @@ impl Looker<'_> {
         }
         let view = object.map(raw::id_of).transpose()?.flatten();
         if let Some(view) = view.as_ref().and_then(Element::text)
-            && !self.series.remove(view)
+            && !self.buckets.remove(view)
         {
-            self.tell(at, SightKind::Drop, view.to_owned(), "view".to_owned());
+            self.views.insert(view.to_owned());
+            self.tell(at, SightKind::Drop, view.to_owned(), String::new());
         }
         Ok(())
     }
@@ -118,10 +126,13 @@ impl Looker<'_> {
                 self.tell(at, SightKind::DropDatabase, database.to_owned(), String::new());
             }
             (b"drop", Some(collection)) => {
-                if text.starts_with(BUCKETS) {
-                    self.series.insert(collection.clone());
+                let is_other_half = text.starts_with(BUCKETS) && self.views.remove(&collection);
+                if !is_other_half {
+                    if text.starts_with(BUCKETS) {
+                        self.buckets.insert(collection.clone());
+                    }
+                    self.tell(at, SightKind::Drop, collection, String::new());
                 }
-                self.tell(at, SightKind::Drop, collection, String::new());
             }
             // The names of the views are not told.
             (b"drop", None) if text == "system.views" => {
@@ -195,6 +206,11 @@ mod tests {
             entry("c", "shop.$cmd", doc! { "drop": "system.buckets.metrics" }),
             entry("d", "shop.system.views", doc! { "_id": "shop.metrics" }),
             entry("d", "shop.system.views", doc! { "_id": "shop.active" }),
+            entry("d", "shop.system.views", doc! { "_id": "shop.visits" }),
+            entry("c", "shop.$cmd", doc! { "drop": "system.buckets.visits" }),
+            entry("d", "shop.system.views", doc! { "_id": "shop.again" }),
+            entry("i", "shop.system.views", doc! { "_id": "shop.again" }),
+            entry("c", "shop.$cmd", doc! { "drop": "system.buckets.again" }),
             entry("d", "shop.system.buckets.prices", doc! { "_id": 1 }),
             entry("c", "shop.$cmd", doc! { "collMod": "system.buckets.prices" }),
             entry("c", "shop.$cmd", doc! { "drop": "system.views" }),
@@ -212,7 +228,10 @@ mod tests {
             ("drop indexes", "shop.users", "number_1"),
             ("delete", "shop.users", ""),
             ("drop", "shop.metrics", ""),
-            ("drop", "shop.active", "view"),
+            ("drop", "shop.active", ""),
+            ("drop", "shop.visits", ""),
+            ("drop", "shop.again", ""),
+            ("drop", "shop.again", ""),
             ("delete", "shop.prices", ""),
             ("collMod", "shop.prices", ""),
             ("drop", "shop", "every view"),
