@@ -107,7 +107,7 @@ fn not_understood(error: &clap::Error) -> ExitStatus {
     let text = without_passwords(error.to_string(), &arguments);
     if !error.use_stderr() {
         printer.raw(&text);
-        return ExitStatus::Ok;
+        return printer.final_status(ExitStatus::Ok);
     }
     if json {
         let first = text.lines().next().unwrap_or_default();

@@ -233,7 +233,15 @@ fn a_plan_file_that_is_none_is_refused() {
     place.write("x.json", "{\"a\":1}");
     assert_eq!(place.run(&["plan", "show", "x.json"]).status, 2);
     assert_eq!(place.run(&["apply", "x.json"]).status, 2);
-    assert_eq!(place.run(&["plan", "show", "absent.json"]).status, 1);
+    for (file, status, text) in [
+        ("absent.json", 1, "there is no plan file"),
+        ("/dev/null", 2, "no regular file"),
+        (".", 2, "no regular file"),
+    ] {
+        let seen = place.run(&["plan", "show", file]);
+        assert_eq!(seen.status, status, "{file}: {}", seen.both());
+        assert!(seen.stderr.contains(text) && seen.stderr.contains("hint:"), "{file}: {}", seen.both());
+    }
     place.write("y.json", "{\"format\":99}");
     let seen = place.run(&["plan", "show", "y.json"]);
     assert!(seen.status == 1 && seen.stderr.contains("has format 99"), "{}", seen.stderr);

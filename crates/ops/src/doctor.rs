@@ -15,7 +15,7 @@ use mainstay_engine::Probe;
 use mainstay_guard::{ConfiguredEnvironment, Marker, identify};
 use mainstay_model::{Error, ErrorKind, Finding, Result, Severity, StoreKind, Timestamp};
 
-use crate::restore::Listing;
+use crate::restore::{Listing, UnfinishedRun};
 use crate::status::{RepositoryStatus, within};
 
 /// What a store answered.
@@ -67,18 +67,20 @@ fn not_examined(kind: StoreKind, address: &str, error: &Error) -> Finding {
     }
 }
 
-/// Restores that were begun and have not ended: each may hold collections of its own on the server.
+/// Restores and loads that were begun and have not ended: each may hold collections of its own on the server.
 pub fn restores(listing: &Listing) -> Vec<Finding> {
     let unfinished = listing.unfinished.iter().map(|run| Finding {
         id: "restore.unfinished".to_owned(),
         severity: Severity::Warning,
         store: Some(StoreKind::Mongo),
         subject: run.run.to_string(),
-        message: format!("a restore has not ended: {} of {} collections are in place", run.placed, run.total),
-        remedy: format!(
-            "apply the same plan again to continue, or give it up: `mainstay restore abandon {}`",
-            run.run
+        message: format!(
+            "a {} has not ended: {} of {} collections are in place",
+            if run.can_continue { "restore" } else { "load" },
+            run.placed,
+            run.total
         ),
+        remedy: remedy_of_unfinished(run),
     });
     let damaged = listing.damaged.iter().map(|(run, error)| Finding {
         id: "restore.journal_damaged".to_owned(),
@@ -90,6 +92,15 @@ pub fn restores(listing: &Listing) -> Vec<Finding> {
             .to_owned(),
     });
     unfinished.chain(damaged).collect()
+}
+
+fn remedy_of_unfinished(run: &UnfinishedRun) -> String {
+    let give_up = format!("`mainstay restore abandon {}`", run.run);
+    if run.can_continue {
+        format!("apply the same plan again to continue, or give it up: {give_up}")
+    } else {
+        format!("remove what it was loading with {give_up}, then load again")
+    }
 }
 
 /// What is wrong with the environment's identity. `markers` holds the stores that could be asked.

@@ -238,7 +238,7 @@ impl Bench {
             name: "mainstay backup create",
             before: vec![Prepare::RemoveFolder(repository.clone())],
             command: self.own(&["--quiet", "backup", "create", "--store", "mongo"]),
-            output: Output::Path(repository),
+            output: Output::Path(repository.join("mongo/sets")),
         }];
         if let Some(mongodump) = mongodump {
             for (name, file, gzip) in [

@@ -80,10 +80,16 @@ pub(crate) fn read(file: &Path) -> Result<Plan> {
     let refuse = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::NotFound => {
             Error::new(ErrorKind::NotFound, format!("there is no plan file {name}"))
+                .with_hint("commands that plan write one with `--output FILE`")
         }
         _ => Error::new(ErrorKind::Storage, format!("cannot read the plan file {name}")).with_source(source),
     };
-    // What is read is bounded, whatever the file says of its size: devices and pipes say nothing.
+    // A pipe without a writer would be waited for, deaf to signals.
+    if !std::fs::metadata(file).map_err(refuse)?.is_file() {
+        return Err(Error::new(ErrorKind::Usage, format!("{name} is no regular file: it is not a plan"))
+            .with_hint("write the plan to a file first"));
+    }
+    // What is read is bounded, whatever the file said of its size a moment ago.
     let mut bytes = Vec::new();
     let opened = std::fs::File::open(file).map_err(refuse)?;
     opened.take(PLAN_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(refuse)?;

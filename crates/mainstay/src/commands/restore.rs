@@ -562,9 +562,10 @@ pub(crate) async fn abandon_plan(
     let work = Work::begin(plan, &Needed::default(), approve, session).await?;
     let abandoned = restore::abandon(&work.context(session, &Silent), plan, &work.permit).await;
     let outcome = match &abandoned {
-        Ok(report) => {
-            Outcome::Done { summary: format!("gave up restore {}", report.run), facts: json!(report) }
-        }
+        Ok(report) => Outcome::Done {
+            summary: format!("gave up restore {}", report.run),
+            facts: abandoned_json(report),
+        },
         Err(error) => Outcome::of_error(error),
     };
     let report = work.close(abandoned, outcome).await?;
@@ -575,7 +576,7 @@ struct Abandoned(AbandonReport);
 
 impl Report for Abandoned {
     fn json(&self) -> Map<String, Value> {
-        Map::from_iter([("abandoned".to_owned(), json!(self.0))])
+        Map::from_iter([("abandoned".to_owned(), abandoned_json(&self.0))])
     }
 
     fn text(&self, _look: &Look) -> String {
@@ -594,8 +595,35 @@ impl Report for Abandoned {
     }
 }
 
+/// Names as the rest of `--json` writes them: `database.collection`.
+fn shown_names(names: &[Namespace]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}
+
+fn abandoned_json(report: &AbandonReport) -> Value {
+    let AbandonReport { run, removed, placed, half_done } = report;
+    json!({
+        "run": run,
+        "removed": shown_names(removed),
+        "placed": shown_names(placed),
+        "half_done": shown_names(half_done),
+    })
+}
+
+fn unfinished_json(run: &UnfinishedRun) -> Value {
+    let UnfinishedRun { run, plan_hash, can_continue, placed, total, begun } = run;
+    json!({
+        "run": run,
+        "plan_hash": plan_hash,
+        "can_continue": can_continue,
+        "placed": placed,
+        "total": total,
+        "begun": shown_names(begun),
+    })
+}
+
 fn state_of(run: &UnfinishedRun) -> String {
-    let begun: Vec<String> = run.begun.iter().map(ToString::to_string).collect();
+    let begun = shown_names(&run.begun);
     let begun = if begun.is_empty() {
         "none is half done".to_owned()
     } else {
@@ -620,7 +648,10 @@ impl Report for Unfinished {
             .map(|(run, error)| json!({"run": run, "damaged": error.to_string()}))
             .collect();
         Map::from_iter([
-            ("unfinished".to_owned(), json!(self.0.unfinished)),
+            (
+                "unfinished".to_owned(),
+                json!(self.0.unfinished.iter().map(unfinished_json).collect::<Vec<_>>()),
+            ),
             ("damaged".to_owned(), json!(damaged)),
         ])
     }
@@ -629,16 +660,20 @@ impl Report for Unfinished {
         let Listing { unfinished, damaged } = &self.0;
         let mut text = String::new();
         for run in unfinished {
-            text.push_str(&format!("{}  plan {}  {}\n", run.run, run.plan_hash.short(), state_of(run)));
+            let what = if run.can_continue { "" } else { "  a load, which cannot be continued" };
+            text.push_str(&format!("{}  plan {}  {}{what}\n", run.run, run.plan_hash.short(), state_of(run)));
         }
         for (run, error) in damaged {
             text.push_str(&format!("{run}  {}: {error}\n", look.paint(Tone::Bad, "DAMAGED")));
         }
         match (unfinished.is_empty(), damaged.is_empty()) {
-            (true, true) => "no restore is unfinished\n".to_owned(),
+            (true, true) => "no restore and no load is unfinished\n".to_owned(),
             (true, false) => text,
-            (false, _) => {
+            (false, _) if unfinished.iter().any(|run| run.can_continue) => {
                 text + "apply the same plan again to continue, or give it up: `mainstay restore abandon RUN`\n"
+            }
+            (false, _) => {
+                text + "remove what was being loaded: `mainstay restore abandon RUN`; then load again\n"
             }
         }
     }

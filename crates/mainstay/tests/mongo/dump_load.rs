@@ -541,3 +541,40 @@ async fn without_a_repository_only_free_names_are_filled() {
     project.run(&["mongo", "load", "d", "--drop"]).expect(7).says("audit log");
     drop_made(mongod, &project).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_load_is_told_as_one_that_cannot_be_continued() {
+    let mongod = shared_mongod();
+    let project = Project::filled(mongod, 20_000).await;
+    project.json(&["mongo", "dump", "--output", "dump.archive"]);
+    let renamed = renamed(&project);
+    let arguments: Vec<&str> =
+        ["mongo", "load", "dump.archive"].into_iter().chain(renamed.iter().map(String::as_str)).collect();
+    let mut child = project.spawn(&arguments);
+    while made(mongod, &project).await.is_empty() {
+        assert!(child.try_wait().unwrap().is_none(), "the load was not caught in the act");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let listed = project.json(&["restore", "list"]);
+    let unfinished = &listed["unfinished"][0];
+    assert_eq!(unfinished["can_continue"], false, "{listed}");
+    let run = unfinished["run"].as_str().unwrap().to_owned();
+    project.run(&["restore", "list"]).expect(0).says("cannot be continued").says("then load again");
+    let remedies = project.run(&["doctor", "--json"]).json()["findings"].to_string();
+    assert!(
+        remedies.contains(&format!("restore abandon {run}")) && remedies.contains("load again"),
+        "{remedies}"
+    );
+    // The killed run's lease has to run out first.
+    while project.run(&["restore", "abandon", &run]).status == 10 {}
+    let left = made(mongod, &project).await;
+    for name in &left {
+        let names = mongod.oracle().await.database(name).list_collection_names().await.unwrap();
+        assert!(!names.iter().any(|name| name.starts_with("mainstay.restore.")), "{names:?}");
+    }
+    drop_made(mongod, &project).await;
+    project.run(&arguments).expect(0);
+    drop_made(mongod, &project).await;
+}

@@ -315,11 +315,18 @@ fn check_absent(
     }
     Err(Error::new(ErrorKind::Precondition, format!("{} exist already at the target", taken.join(", ")))
         .with_state("nothing was changed")
-        .with_hint(format!(
-            "add {} to {} into a new database, `--drop` to replace them, or `--merge` to load into them",
-            origin.elsewhere(),
-            origin.verb()
-        )))
+        .with_hint(ways_past_what_exists(origin)))
+}
+
+/// What to add to the command when names are taken. A log is replayed into new collections alone, so nothing with a log can be merged.
+fn ways_past_what_exists(origin: &Origin) -> String {
+    let (elsewhere, verb) = (origin.elsewhere(), origin.verb());
+    let beside = format!("add {elsewhere} to {verb} into a new database");
+    if origin.has_log() {
+        format!("{beside}, or `--drop` to replace them")
+    } else {
+        format!("{beside}, `--drop` to replace them, or `--merge` to load into them")
+    }
 }
 
 /// The collections among `names` that exist behind `source`.

@@ -96,7 +96,7 @@ impl Origin {
     }
 
     /// Whether what was being loaded when a run failed stays, for the run to be continued; if not, the run removes it.
-    pub(super) fn keeps_unfinished(&self) -> bool {
+    pub(crate) fn keeps_unfinished(&self) -> bool {
         matches!(self, Self::Set { .. })
     }
 }

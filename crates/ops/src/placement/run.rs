@@ -310,13 +310,15 @@ pub(crate) async fn read(repository: &Repository, id: &RunId) -> Result<(Journal
     Ok((journal, header, progress))
 }
 
-/// A restore that has begun and not ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// A restore or load that has begun and not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnfinishedRun {
     /// Its id.
     pub run: RunId,
     /// The hash of its plan.
     pub plan_hash: Blake3,
+    /// Whether applying its plan again continues it; a load can only be given up and begun anew.
+    pub can_continue: bool,
     /// Collections that stand under their names.
     pub placed: usize,
     /// Collections in the plan.
@@ -334,7 +336,7 @@ pub struct Listing {
     pub damaged: Vec<(RunId, Error)>,
 }
 
-/// The restores that were begun and have neither completed nor been given up.
+/// The restores and loads that were begun and have neither completed nor been given up.
 ///
 /// # Errors
 /// What the store fails with. Damaged journals are listed, journals of other operations passed over.
@@ -370,6 +372,7 @@ pub(crate) fn describe(run: RunId, header: &Header, progress: &Progress) -> Resu
     Ok(UnfinishedRun {
         run,
         plan_hash: header.plan_hash,
+        can_continue: parameters.origin.keeps_unfinished(),
         placed: progress.placed(),
         total: parameters.items.len(),
         begun,

@@ -26,7 +26,7 @@ struct AbandonParameters {
 }
 
 /// What was given up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AbandonReport {
     /// The run.
     pub run: RunId,

@@ -23,7 +23,7 @@ pub(crate) struct CountArgs {
     /// Count one by one instead of reading the estimate that the server keeps
     #[arg(long)]
     exact: bool,
-    /// The longest that counting one collection may take
+    /// The longest that counting one collection may take; 0s for as long as it takes
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     max_time: Duration,
 }
