@@ -164,17 +164,11 @@ pub(crate) struct Decoding<C: Consumer> {
 impl<C: Consumer> Decoding<C> {
     /// Opens the object and begins to decode it into `consumer`.
     pub(crate) async fn begin(site: &ObjectSite, consumer: C) -> Result<Self, Fault> {
-        let reader = site.store.read(&site.key).await.map_err(|error| match error.kind() {
-            ErrorKind::NotFound => Fault::Missing,
-            _ => Fault::Reading(error),
-        })?;
-        if reader.size() != site.expected.stored_bytes {
-            return Err(Fault::Size { found: reader.size(), expected: site.expected.stored_bytes });
-        }
+        let reader = open(site).await?;
         let (feed, fed) = mpsc::channel(QUEUE_CHUNKS);
         let (send, items) = mpsc::channel(QUEUE_CHUNKS);
         let mut feeding = JoinSet::new();
-        feeding.spawn(feed_stored(reader, feed));
+        feeding.spawn(feed_stored(reader, feed, |_| ()));
         let (expected, identities) = (site.expected, Arc::clone(&site.identities));
         let thread = tokio::task::spawn_blocking(move || {
             let mut decoder = Decoder { expected, identities, consumer, send };
@@ -203,12 +197,40 @@ impl<C: Consumer> Decoding<C> {
     }
 }
 
+/// Reads an object's stored bytes and judges these alone, undecoded; `told` hears how many have been read since the last time.
+pub(crate) async fn prove_stored(site: &ObjectSite, told: impl Fn(u64)) -> std::result::Result<(), Fault> {
+    let reader = open(site).await?;
+    let (feed, fed) = mpsc::channel(QUEUE_CHUNKS);
+    let expected = site.expected;
+    let judging = tokio::task::spawn_blocking(move || Stored::new(fed).check(&expected));
+    let ((), judged) = tokio::join!(feed_stored(reader, feed, told), judging);
+    judged.unwrap_or_else(|source| {
+        let error = Error::new(ErrorKind::Internal, "hashing of an object ended early").with_source(source);
+        Err(Fault::Reading(error))
+    })
+}
+
+/// Opens the object, which must have the size that was recorded.
+async fn open(site: &ObjectSite) -> std::result::Result<ObjectReader, Fault> {
+    let reader = site.store.read(&site.key).await.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Fault::Missing,
+        _ => Fault::Reading(error),
+    })?;
+    if reader.size() != site.expected.stored_bytes {
+        return Err(Fault::Size { found: reader.size(), expected: site.expected.stored_bytes });
+    }
+    Ok(reader)
+}
+
 /// Moves the object from the store to the channel; an empty message says that it is complete.
-async fn feed_stored(mut reader: ObjectReader, feed: mpsc::Sender<Result<Bytes>>) {
+async fn feed_stored(mut reader: ObjectReader, feed: mpsc::Sender<Result<Bytes>>, told: impl Fn(u64)) {
     loop {
         let message = match reader.next().await {
             Ok(Some(bytes)) if bytes.is_empty() => continue,
-            Ok(Some(bytes)) => Ok(bytes),
+            Ok(Some(bytes)) => {
+                told(bytes.len() as u64);
+                Ok(bytes)
+            }
             Ok(None) => Ok(Bytes::new()),
             Err(error) => Err(error),
         };

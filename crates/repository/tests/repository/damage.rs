@@ -1,6 +1,7 @@
 //! Damage of every sort is found, and the object is named.
 
 use bytes::Bytes;
+use mainstay_model::progress::{Silent, Tally, Work};
 use mainstay_model::{Blake3, ErrorKind, ExitStatus, ObjectName, Severity, StoreKind, sealed};
 use mainstay_repository::{Leftover, LeftoverKind, Manifest, Repository, Set, SetEntry};
 use mainstay_store::{Key, Store};
@@ -60,6 +61,40 @@ async fn every_flipped_byte_of_every_object_is_found_and_named() {
         store.put(&key, whole).await.unwrap();
     }
     assert!(verify(&repository, &set).await.findings.is_empty());
+}
+
+#[tokio::test]
+async fn stored_bytes_are_proven_without_being_decoded() {
+    let (store, clock) = (Store::memory(), clock());
+    let repository = repository(&store, &clock).await;
+    let set = small_set(&repository).await;
+    let stored: u64 = set.manifest().stored_bytes();
+    let tally = Tally::default();
+    let report = repository.verify_stored(&set, 2, &tally).await.unwrap();
+    assert!(report.is_sound() && report.findings.is_empty());
+    let objects = set.manifest().objects.len() as u64;
+    assert_eq!(tally.total(), Work { items: objects, bytes: stored });
+    for entry in &set.manifest().objects {
+        let key = object_key(&set, entry.name.as_str());
+        let whole = store.get(&key, 1 << 20).await.unwrap();
+        let cut = whole.slice(..whole.len() - 1);
+        for (damaged, id) in
+            [(flipped(&whole, whole.len() / 2), "object.hash_differs"), (cut, "object.size_differs")]
+        {
+            store.put(&key, damaged).await.unwrap();
+            let report = repository.verify_stored(&set, 2, &Silent).await.unwrap();
+            assert_eq!((report.findings.len(), report.findings[0].id.as_str()), (1, id), "{key}");
+            assert_eq!(report.findings[0].subject, key.as_str());
+        }
+        store.delete(&key).await.unwrap();
+        let report = repository.verify_stored(&set, 2, &Silent).await.unwrap();
+        assert_eq!(report.findings[0].id, "object.missing", "{key}");
+        store.put(&key, whole).await.unwrap();
+    }
+    let manifest = Key::new(format!("mongo/sets/{}/manifest.json", set.id())).unwrap();
+    store.put(&manifest, Bytes::from_static(b"?")).await.unwrap();
+    let report = repository.verify_stored(&set, 2, &Silent).await.unwrap();
+    assert_eq!(report.findings[0].id, "manifest.damaged");
 }
 
 #[tokio::test]
@@ -288,7 +323,7 @@ async fn sizes_that_a_manifest_claims_do_not_overflow() {
     store.put(&key, bytes.clone().into()).await.unwrap();
     let set = repository.set(None, set.id()).await.unwrap();
     assert_eq!((set.manifest().plain_bytes(), set.manifest().stored_bytes()), (u64::MAX, u64::MAX));
-    let tally = mainstay_model::progress::Tally::default();
+    let tally = Tally::default();
     let report = repository.verify(&set, &|_| None, 2, &tally).await.unwrap();
     assert_eq!(report.findings.len(), 3);
     assert_eq!((report.bytes, report.stored_bytes), (0, u64::MAX));
@@ -320,7 +355,7 @@ async fn a_store_that_fails_is_not_mistaken_for_damage() {
     let shaky = repository(&store.with_faults(faults.clone()), &clock).await;
     let set = shaky.latest(StoreKind::Mongo).await.unwrap().unwrap();
     let _ = faults.clone().and(Fault::fail(ErrorKind::Unreachable).on(Verb::Read));
-    let error = shaky.verify(&set, &|_| None, 4, &mainstay_model::progress::Silent).await.unwrap_err();
+    let error = shaky.verify(&set, &|_| None, 4, &Silent).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     assert_eq!(read_error(&set, &name("shop/users.bson")).await.kind(), ErrorKind::Unreachable);
     faults.mend();
