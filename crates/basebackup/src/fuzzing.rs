@@ -1,6 +1,8 @@
 //! What a fuzzer calls: the parsers of this crate on any bytes. A broken promise panics; what a parser answers is of no interest.
 
+use crate::incremental::{Changed, Changes, IncrementalError, IncrementalReader};
 use crate::judge::{ArchiveJudge, JudgeOptions};
+use crate::label;
 use crate::manifest::{Algorithm, Manifest};
 use crate::tar::{Entry, EntryKind, TarError, TarReader, Visitor};
 
@@ -10,12 +12,13 @@ use crate::tar::{Entry, EntryKind, TarError, TarReader, Visitor};
 /// When a path leads elsewhere, or the cut decides what comes out.
 pub fn archive(bytes: &[u8]) {
     for place in [None, Some(16_400)] {
-        let options = JudgeOptions { algorithm: Algorithm::Crc32c, pages_since: Some(1 << 24) };
+        let options =
+            JudgeOptions { algorithm: Algorithm::Crc32c, pages_since: Some(1 << 24), incremental: true };
         let judged = |cut: usize| {
             let mut judge = ArchiveJudge::new(place, options);
             bytes.chunks(cut).for_each(|piece| judge.bytes(piece));
             let seen = judge.end();
-            (seen.files, seen.links, seen.damaged_pages, seen.fault)
+            (seen.files, seen.links, seen.damaged_pages, seen.malformed, seen.label, seen.fault)
         };
         assert_eq!(judged(bytes.len().max(1)), judged(700), "the cut decides what comes out");
         let mut reader = TarReader::new(place);
@@ -31,6 +34,49 @@ pub fn manifest(bytes: &[u8]) {
     }
     // The seal of a changed manifest is wrong; what is behind it shall be read nevertheless.
     let _ = Manifest::read_unsealed(bytes);
+}
+
+/// An incremental file, whole and in small pieces; and a label.
+///
+/// # Panics
+/// When a block comes twice, out of a segment or behind its end, or the cut decides what comes out.
+pub fn incremental(bytes: &[u8]) {
+    let read = |cut: usize| {
+        let (mut reader, mut places) = (IncrementalReader::new(bytes.len() as u64), Places::default());
+        let pushed = bytes.chunks(cut).try_for_each(|piece| reader.push(piece, &mut places));
+        (pushed.and_then(|()| reader.end()), places.begun, places.bytes)
+    };
+    let (whole, pieces) = (read(bytes.len().max(1)), read(700));
+    assert_eq!(whole, pieces, "the cut decides what comes out");
+    let _ = label::builds_on(bytes);
+    assert_eq!(label::builds_on(&label::combined_label(bytes)), None);
+}
+
+/// Looks at where the blocks of an incremental file go.
+#[derive(Default)]
+struct Places {
+    begun: Option<Changes>,
+    end: u64,
+    bytes: u64,
+}
+
+impl Changed for Places {
+    type Fault = IncrementalError;
+
+    fn changes(&mut self, changes: &Changes) -> Result<(), IncrementalError> {
+        assert!(self.begun.is_none(), "changes are told twice");
+        assert!(changes.length() <= 1 << 30 && changes.kept_bytes() <= changes.length());
+        self.begun = Some(changes.clone());
+        Ok(())
+    }
+
+    fn block_bytes(&mut self, at: u64, bytes: &[u8]) -> Result<(), IncrementalError> {
+        assert!(!bytes.is_empty() && at >= self.end, "a byte comes twice");
+        self.end = at + bytes.len() as u64;
+        assert!(self.begun.as_ref().is_some_and(|changes| self.end <= changes.length()));
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
 }
 
 /// Looks at paths.

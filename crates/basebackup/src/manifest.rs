@@ -101,6 +101,8 @@ struct FileForm {
     encoded_path: Option<String>,
     #[serde(rename = "Size")]
     size: u64,
+    #[serde(rename = "Last-Modified")]
+    last_modified: Option<String>,
     #[serde(rename = "Checksum-Algorithm")]
     algorithm: Option<String>,
     #[serde(rename = "Checksum")]
@@ -194,6 +196,11 @@ impl Manifest {
         Ok(Self { system_identifier: form.system_identifier, wal, files: form.files.0 })
     }
 
+    /// The files, in no order.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
+    }
+
     /// How many files it names.
     pub fn file_count(&self) -> usize {
         self.files.len()
@@ -255,6 +262,89 @@ impl Manifest {
     }
 }
 
+/// The manifest of files that were put together: the `server`'s, in which each file that `replaced` names is another one.
+///
+/// # Errors
+/// As [`Manifest::read`].
+pub fn combined_manifest(
+    server: &[u8],
+    replaced: &HashMap<String, SeenFile>,
+) -> Result<Vec<u8>, ManifestError> {
+    check_seal(server)?;
+    let form: ListedForm = serde_json::from_slice(server)?;
+    let mut text = format!("{{ \"PostgreSQL-Backup-Manifest-Version\": {},\n", form.version);
+    if let Some(identifier) = form.system_identifier {
+        text.push_str(&format!("\"System-Identifier\": {identifier},\n"));
+    }
+    text.push_str("\"Files\": [");
+    for (index, file) in form.files.iter().enumerate() {
+        text.push_str(if index == 0 { "\n" } else { ",\n" });
+        text.push_str(&file.line(file.path.as_ref().and_then(|path| replaced.get(path)))?);
+    }
+    text.push_str("\n],\n\"WAL-Ranges\": [");
+    for (index, range) in form.wal_ranges.iter().enumerate() {
+        let RangeForm { timeline, begin, end } = range;
+        text.push_str(if index == 0 { "\n" } else { ",\n" });
+        text.push_str(&format!(
+            "{{ \"Timeline\": {timeline}, \"Start-LSN\": {}, \"End-LSN\": {} }}",
+            serde_json::to_string(begin)?,
+            serde_json::to_string(end)?
+        ));
+    }
+    text.push_str("\n],\n");
+    let seal = to_hex(&Sha256::digest(text.as_bytes()));
+    text.push_str(&format!("\"Manifest-Checksum\": \"{seal}\"}}\n"));
+    Ok(text.into_bytes())
+}
+
+/// A manifest as it is, for writing it again.
+#[derive(Deserialize)]
+struct ListedForm {
+    #[serde(rename = "PostgreSQL-Backup-Manifest-Version")]
+    version: u64,
+    #[serde(rename = "System-Identifier")]
+    system_identifier: Option<u64>,
+    #[serde(rename = "Files")]
+    files: Vec<FileForm>,
+    #[serde(rename = "WAL-Ranges")]
+    wal_ranges: Vec<RangeForm>,
+}
+
+impl FileForm {
+    /// The line of the file, or of the one that takes its place.
+    fn line(&self, instead: Option<&SeenFile>) -> Result<String, ManifestError> {
+        let text = |text: &str| serde_json::to_string(text);
+        let (name, size, algorithm, checksum) = match instead {
+            Some(SeenFile { path, sum }) => {
+                let (algorithm, checksum) = match sum.checksum {
+                    Checksum::Crc32c(crc) => ("CRC32C", to_hex(&crc.to_le_bytes())),
+                    Checksum::Sha256(digest) => ("SHA256", to_hex(&digest)),
+                };
+                (format!("\"Path\": {}", text(path)?), sum.size, algorithm.to_owned(), checksum)
+            }
+            None => {
+                let name = match (&self.path, &self.encoded_path) {
+                    (Some(path), _) => format!("\"Path\": {}", text(path)?),
+                    (None, encoded) => {
+                        format!("\"Encoded-Path\": {}", text(encoded.as_deref().unwrap_or_default())?)
+                    }
+                };
+                let algorithm = self.algorithm.clone().unwrap_or_default();
+                (name, self.size, algorithm, self.checksum.clone().unwrap_or_default())
+            }
+        };
+        let modified = match &self.last_modified {
+            Some(at) => format!(", \"Last-Modified\": {}", text(at)?),
+            None => String::new(),
+        };
+        Ok(format!(
+            "{{ {name}, \"Size\": {size}{modified}, \"Checksum-Algorithm\": {}, \"Checksum\": {} }}",
+            text(&algorithm)?,
+            text(&checksum)?
+        ))
+    }
+}
+
 /// Lines for people, bounded.
 #[derive(Default)]
 struct Told {
@@ -304,6 +394,10 @@ fn check_seal(bytes: &[u8]) -> Result<(), ManifestError> {
     }
 }
 
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes();
     let pair = |pair: &[u8]| {
@@ -314,7 +408,7 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 }
 
 /// A position as the server writes it.
-fn position(text: &str) -> Option<u64> {
+pub(crate) fn position(text: &str) -> Option<u64> {
     let (high, low) = text.split_once('/')?;
     let half = |digits: &str| u32::from_str_radix(digits, 16).ok().map(u64::from);
     Some(half(high)? << 32 | half(low)?)
@@ -376,6 +470,22 @@ pub(crate) mod tests {
         let many: Vec<SeenFile> = (0..100).map(|number| seen(&format!("extra{number}"), 1, 1)).collect();
         let told = manifest.differences(Some(9), &places, &many);
         assert_eq!((told.len(), told.last().unwrap().as_str()), (21, "and 81 more"));
+    }
+
+    #[test]
+    fn a_combined_manifest_names_what_was_put_together() {
+        let server = manifest(&[
+            ("base/5/INCREMENTAL.1", 100, "CRC32C", "01000000"),
+            ("quoted \\\"name\\\"", 10, "CRC32C", "0200000a"),
+        ]);
+        let replaced = HashMap::from([("base/5/INCREMENTAL.1".to_owned(), seen("base/5/1", 8192, 0x0A01))]);
+        let bytes = combined_manifest(&server, &replaced).unwrap();
+        let read = Manifest::read(&bytes).unwrap();
+        assert_eq!((read.file_count(), read.system_identifier), (2, Some(7)));
+        assert_eq!(read.file("base/5/1"), Some(&seen("", 8192, 0x0A01).sum));
+        assert_eq!(read.wal, Manifest::read(&server).unwrap().wal);
+        assert_eq!(combined_manifest(&server, &HashMap::new()).unwrap(), server, "nothing put together");
+        assert!(combined_manifest(&server[1..], &replaced).is_err());
     }
 
     #[test]

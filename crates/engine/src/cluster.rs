@@ -2,7 +2,8 @@
 //!
 //! The contract in short. A [`BaseBackupSource`] begins a backup; the [`BaseBackup`] gives events in order: an archive begins, its bytes, the
 //! next archive, … , the manifest begins, its bytes, nothing more; then [`BaseBackup::end`] tells how far WAL is needed. What an archive
-//! holds is the server's business: nobody here reads it.
+//! holds is the server's business: nobody here reads it. Of files that have changed little since an [`EarlierBackup`] the server sends the
+//! changes alone, when it is told of that backup.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -48,6 +49,19 @@ pub struct BaseBackupRequest {
     pub checksum: FileChecksum,
     /// Whether the server checks its pages while it reads them, and fails when one is damaged.
     pub check_pages: bool,
+}
+
+/// The backup that an incremental one builds on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EarlierBackup {
+    /// The server's list of its files, as it was sent.
+    pub file_list: Bytes,
+    /// Which cluster it is a copy of.
+    pub fingerprint: String,
+    /// The position that its recovery begins at.
+    pub begin: Lsn,
+    /// The timeline of that position.
+    pub timeline: u32,
 }
 
 /// A place of files.
@@ -107,12 +121,18 @@ pub trait BaseBackupSource: Send + Sync {
     /// What the server says of itself.
     async fn server_facts(&self) -> Result<ServerFacts>;
 
-    /// Begins a base backup; waits for the server's checkpoint. Dropping what comes of it ends the backup on the server, too.
+    /// Begins a base backup, or one of what has changed since an `earlier` one; waits for the server's checkpoint. Dropping what comes of it ends
+    /// the backup on the server, too.
     ///
     /// # Errors
     /// `Auth` when the role may not, `Precondition` when the server is not set up for it, `Unsupported` when it is too old or keeps files
-    /// where no backup can follow.
-    async fn begin(&self, request: &BaseBackupRequest) -> Result<Box<dyn BaseBackup>>;
+    /// where no backup can follow. With an `earlier` backup also `Precondition` when that is of another cluster or timeline, or when the server
+    /// does not know any more what has changed since.
+    async fn begin(
+        &self,
+        request: &BaseBackupRequest,
+        earlier: Option<&EarlierBackup>,
+    ) -> Result<Box<dyn BaseBackup>>;
 }
 
 /// A base backup under way.

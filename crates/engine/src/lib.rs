@@ -23,7 +23,7 @@ pub use changes::{
 };
 pub use cluster::{
     BackupBeginning, BackupEnding, BackupEvent, BaseBackup, BaseBackupRequest, BaseBackupSource,
-    CheckpointPace, FileChecksum, Tablespace,
+    CheckpointPace, EarlierBackup, FileChecksum, Tablespace,
 };
 pub use digest::{DocumentDigest, ParseDigestError};
 pub use documents::{

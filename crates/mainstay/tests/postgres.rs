@@ -2,88 +2,16 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod binary;
+mod cluster;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
-use mainstay_testkit::engines::{EngineKind, locate};
 use mainstay_testkit::proxy::{Direction, Scope, Truncate};
 use mainstay_testkit::{FaultProxy, Postgres};
-use serde_json::Value;
 
-use binary::{Place, Seen};
-
-/// A project whose PostgreSQL is at `url` and whose repository is a folder in it.
-fn project(url: &str) -> Place {
-    let place = Place::new().variable("MAINSTAY_REPOSITORY_URL", "file:./repository");
-    configure(&place, url);
-    place
-}
-
-fn configure(place: &Place, url: &str) {
-    place.write(
-        "mainstay.toml",
-        &format!(
-            "[environment]\nname = \"tests\"\nclass = \"development\"\n\n[postgres]\nurl = \"{url}\"\n\n[repository]\nlease_ttl = \"2s\"\n"
-        ),
-    );
-}
-
-impl Seen {
-    #[track_caller]
-    fn expect(self, status: i32) -> Self {
-        assert_eq!(self.status, status, "{}", self.both());
-        self
-    }
-
-    #[track_caller]
-    fn says(self, text: &str) -> Self {
-        assert!(self.both().contains(text), "`{text}` is not in: {}", self.both());
-        self
-    }
-
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.both()))
-    }
-}
-
-fn backup(place: &Place) -> Value {
-    place.run(&["backup", "create", "--store", "postgres", "--json"]).expect(0).json()
-}
-
-fn sets(place: &Place) -> usize {
-    place.run(&["backup", "list", "--json"]).json()["sets"].as_array().unwrap().len()
-}
-
-/// Gives what is below `folder` to the user of `server`.
-fn give(folder: &Path, server: &Postgres) {
-    let owner = fs::metadata(server.dir()).unwrap();
-    let owner = format!("{}:{}", owner.uid(), owner.gid());
-    assert!(Command::new("chown").args(["-R", &owner]).arg(folder).status().unwrap().success());
-}
-
-fn tool(name: &str) -> Command {
-    Command::new(locate(EngineKind::PgClient).unwrap().tool(name))
-}
-
-#[track_caller]
-fn succeeds(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
+use binary::Place;
+use cluster::{Running, backup, check_relations, configure, give, project, sets, succeeds, tool, wait_for};
 
 const SUMS: &str = "SELECT count(*)::text || ' ' || sum(hashtextextended(t::text, 0))::text FROM t \
     UNION ALL SELECT count(*)::text || ' ' || sum(hashtextextended(far::text, 0))::text FROM far \
@@ -157,10 +85,7 @@ fn a_server_comes_back_from_its_backup_with_its_tablespaces_elsewhere() {
     let oid = &made["set"]["tablespaces"][0]["oid"];
     let location = restored.texts("postgres", &format!("SELECT pg_tablespace_location({oid})"));
     assert_eq!(location, [moved.to_str().unwrap()]);
-    let port = restored.port().to_string();
-    let amcheck =
-        ["--install-missing", "--all", "--host", "127.0.0.1", "--username", "postgres", "--port", &port];
-    succeeds(tool("pg_amcheck").args(amcheck).arg("--heapallindexed"));
+    check_relations(&restored);
 }
 
 /// The stored files of the only set, manifest aside.
@@ -229,27 +154,6 @@ fn what_keeps_a_backup_from_being_made_leaves_no_set() {
         place.run(&[&create[..], wrong].concat()).expect(2);
     }
     place.run(&["backup", "create", "--label", "x"]).expect(2).says("--label means nothing for mongo");
-}
-
-/// The binary, running; killed when dropped.
-struct Running(Child);
-
-impl Running {
-    fn start(place: &Place, arguments: &[&str]) -> Self {
-        Self(place.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
-    }
-
-    fn kill(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Removal of what interrupted backups left behind.
 //!
 //! Only leftovers: objects of sets that never got a manifest. A set that exists is never touched here, and neither is one that somebody is
-//! writing now (its lease is live). What a run left that can be continued ([`ResumableRun`]) stays for a day after its last range, unless
+//! writing now (its lease is live), or one that a set builds on: that had a manifest once, and may get it back. What a run left that can be continued ([`ResumableRun`]) stays for a day after its last range, unless
 //! its removal is asked for. Journals of backups whose set is complete or gone are removed, too.
 
 use jiff::SignedDuration;
@@ -15,6 +15,7 @@ use mainstay_repository::{Leftover, LeftoverKind, Repository};
 use serde::{Deserialize, Serialize};
 
 use crate::backup::{self, ResumableRun};
+use crate::cluster;
 
 /// The operation's registered name.
 pub const OPERATION: &str = "backup.prune";
@@ -48,6 +49,8 @@ pub enum Fate {
     InUse,
     /// It can be continued, and is young.
     Resumable,
+    /// It was a set, and others build on it: only its manifest is missing.
+    Needed,
     /// Nobody needs it.
     Removed,
 }
@@ -61,6 +64,8 @@ pub struct PruneReport {
     pub in_use: Vec<Leftover>,
     /// Left alone, because their run can be continued.
     pub resumable: Vec<(Leftover, ResumableRun)>,
+    /// Left alone, because sets build on what they were.
+    pub needed: Vec<Leftover>,
 }
 
 impl PruneReport {
@@ -70,6 +75,7 @@ impl PruneReport {
         for Judged { leftover, run, fate } in judged {
             match (fate, run) {
                 (Fate::InUse, _) => report.in_use.push(leftover),
+                (Fate::Needed, _) => report.needed.push(leftover),
                 (Fate::Resumable, Some(run)) => report.resumable.push((leftover, run)),
                 (Fate::Resumable | Fate::Removed, _) => report.removed.push(leftover),
             }
@@ -89,14 +95,18 @@ impl PruneReport {
 /// What the store fails with.
 pub async fn judge(repository: &Repository, scope: PruneScope, clock: &dyn Clock) -> Result<Vec<Judged>> {
     let mut judged = Vec::new();
+    let needed = cluster::needed_sets(repository).await?;
     for leftover in repository.leftovers().await.context("look for leftovers")? {
         let run = match &leftover.kind {
             LeftoverKind::Set { store: StoreKind::Mongo, id } => backup::resumable(repository, id).await?,
             LeftoverKind::Set { .. } | LeftoverKind::Partial(_) => None,
         };
         let is_young = |run: &ResumableRun| run.last_at + RESUMABLE_KEPT > clock.now();
+        let is_needed = matches!(&leftover.kind, LeftoverKind::Set { id, .. } if needed.contains(id));
         let fate = if leftover.in_use {
             Fate::InUse
+        } else if is_needed {
+            Fate::Needed
         } else if !scope.resumable && run.as_ref().is_some_and(is_young) {
             Fate::Resumable
         } else {
@@ -123,6 +133,7 @@ pub async fn plan(
             Fate::Removed => format!("remove {}", leftover.subject()),
             Fate::InUse => format!("leave in use: {}", leftover.subject()),
             Fate::Resumable => format!("keep resumable: {}", leftover.subject()),
+            Fate::Needed => format!("keep what others build on: {}", leftover.subject()),
         },
         mark: if *fate == Fate::Removed { '-' } else { ' ' },
         summary: format!("{} objects, {}", leftover.objects, ByteSize(leftover.bytes)),

@@ -9,7 +9,7 @@ use crate::cluster;
 use crate::contents::{DocumentSetContents, Needed};
 use crate::inspect::inspect;
 
-/// Reads every object of `set` back, judges it, and records the outcome in the repository. Whether that could be recorded is told beside the
+/// Reads every object of `set`, and of the sets that it builds on, back, judges it, and records the outcome in the repository, for each of them. Whether that could be recorded is told beside the
 /// verdict, which is worth as much without a record.
 ///
 /// # Errors
@@ -20,12 +20,23 @@ pub async fn verify(
     set: &Set,
     observer: &dyn Observer,
 ) -> Result<(VerifyReport, Result<()>)> {
-    let report = match set.kind() {
-        StoreKind::Postgres => cluster::inspect(repository, set, observer).await?,
-        StoreKind::Mongo | StoreKind::Redis => inspect(repository, set, observer).await?,
+    let mut reports = match set.kind() {
+        StoreKind::Postgres => cluster::inspect_chain(repository, set, observer).await?,
+        StoreKind::Mongo | StoreKind::Redis => vec![inspect(repository, set, observer).await?],
     };
-    let recorded = repository.record_verification(&report).await.context("record the verification");
-    Ok((report, recorded.map(drop)))
+    let mut recorded = Ok(());
+    for report in &reports {
+        let one = repository.record_verification(report).await.context("record the verification");
+        recorded = recorded.and(one.map(drop));
+    }
+    let mut report = reports.pop().expect("there is a report of the set itself");
+    for earlier in reports {
+        report.objects += earlier.objects;
+        report.bytes = report.bytes.saturating_add(earlier.bytes);
+        report.stored_bytes = report.stored_bytes.saturating_add(earlier.stored_bytes);
+        report.seconds += earlier.seconds;
+    }
+    Ok((report, recorded))
 }
 
 /// The newest sound backup of the server with this `fingerprint` that holds everything `needed`, as evidence for the guard. Damaged sets,

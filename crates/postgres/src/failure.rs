@@ -120,6 +120,19 @@ pub(crate) fn refused_replication(settings: &Settings, code: &str, text: &str) -
         }
         "53300" => Error::new(ErrorKind::Unreachable, format!("{address} has no WAL sender left: {text}"))
             .with_hint("end one (`pg_stat_replication` lists them), or raise max_wal_senders"),
+        "55000" if text.contains("WAL summar") => Error::new(
+            ErrorKind::Precondition,
+            format!("{address} does not know any more what has changed since the earlier backup: {text}"),
+        )
+        .with_state("nothing was changed")
+        .with_hint(
+            "take a whole backup: leave `--incremental` out; wal_summary_keep_time must be longer than the time between backups",
+        ),
+        "55000" if text.contains("manifest") => {
+            Error::new(ErrorKind::Precondition, format!("{address} cannot build on the earlier backup: {text}"))
+                .with_state("nothing was changed")
+                .with_hint("take a whole backup: leave `--incremental` out; on a standby, wait for activity of the primary")
+        }
         "55000" => Error::new(ErrorKind::Precondition, format!("{address} cannot do that as it is set up: {text}"))
             .with_state("nothing was changed")
             .with_hint("set wal_level to replica or higher and restart the server"),

@@ -22,7 +22,7 @@
 //! | examine | `pg_read_all_settings`, `pg_read_all_stats` (both are in `pg_monitor`); a note names what could not be seen |
 //! | read the environment marker | none beyond `CONNECT`; everybody may read it |
 //! | write the environment marker | `CREATE` on the configured database |
-//! | base backup | `REPLICATION`, and a line for `replication` in `pg_hba.conf`; one of `max_wal_senders` |
+//! | base backup, whole or incremental | `REPLICATION`, and a line for `replication` in `pg_hba.conf`; one of `max_wal_senders` |
 //! | follow WAL; create, read and drop a slot | the same; one of `max_replication_slots` |
 //!
 //! `CREATE ROLE mainstay LOGIN REPLICATION PASSWORD '…' IN ROLE pg_monitor` makes a role for all of it but the marker.

@@ -73,9 +73,14 @@ async fn a_base_backup_comes_whole_over_tls_with_a_password() {
 
     let facts = cluster.server_facts().await.unwrap();
     assert!(facts.version.starts_with("18."), "{facts:?}");
+    config.url = Secret::new(format!("{}?channel_binding=require", server.uri()));
+    assert_eq!(PostgresCluster::new(&config).unwrap().server_facts().await.unwrap(), facts, "bound");
+    config.tls.mode = Some(TlsMode::Disable);
+    let error = PostgresCluster::new(&config).unwrap().server_facts().await.unwrap_err();
+    assert!(error.to_string().contains("channel_binding=require"), "{error}");
     assert_eq!(facts.topology, "primary");
 
-    let mut backup = cluster.begin(&request()).await.unwrap();
+    let mut backup = cluster.begin(&request(), None).await.unwrap();
     let beginning = backup.beginning().clone();
     assert_eq!(beginning.server, facts);
     assert!(beginning.page_checksums && beginning.wal_segment_bytes == 16 << 20 && beginning.timeline == 1);
@@ -107,13 +112,13 @@ async fn who_may_not_replicate_is_told_why() {
 
     let mut plain = config(&server.uri());
     plain.user = Some("plain role".to_owned());
-    let error = PostgresCluster::new(&plain).unwrap().begin(&request()).await.err().unwrap();
+    let error = PostgresCluster::new(&plain).unwrap().begin(&request(), None).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Auth);
     assert!(error.to_string().contains("may not replicate"), "{error}");
     assert_eq!(error.hint(), Some("as a superuser: `ALTER ROLE \"plain role\" REPLICATION`"));
 
     server.execute("postgres", "ALTER ROLE \"plain role\" REPLICATION").unwrap();
-    let backup = PostgresCluster::new(&plain).unwrap().begin(&request()).await.unwrap();
+    let backup = PostgresCluster::new(&plain).unwrap().begin(&request(), None).await.unwrap();
     drop(backup);
     let data = server.dir().join("data");
     std::fs::write(data.join("pg_hba.conf"), "host all all 127.0.0.1/32 scram-sha-256\n").unwrap();
@@ -145,14 +150,14 @@ async fn a_broken_connection_ends_a_backup_with_an_error() {
     let through = cluster(&server.uri_through(proxy.address(), "postgres"));
     for bytes in [1, 300, 5_000, 400_000, 4_000_000] {
         proxy.truncate(Truncate { direction: Direction::FromServer, bytes, scope: Scope::EveryConnection });
-        let outcome = match through.begin(&request()).await {
+        let outcome = match through.begin(&request(), None).await {
             Ok(mut backup) => copy(backup.as_mut()).await.map(drop),
             Err(error) => Err(error),
         };
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Unreachable, "after {bytes} bytes");
     }
     proxy.heal();
-    let mut backup = through.begin(&request()).await.unwrap();
+    let mut backup = through.begin(&request(), None).await.unwrap();
     assert_eq!(backup.next().await.unwrap(), Some(BackupEvent::Archive(None)));
     proxy.cut();
     let error = loop {

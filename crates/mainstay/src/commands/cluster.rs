@@ -12,11 +12,12 @@ use mainstay_model::{
 };
 use mainstay_ops::cluster::{
     self, ClusterBackupContext, ClusterBackupReport, ClusterRestoreContext, ClusterRestoreReport,
-    ClusterRestoreRequest, ClusterSetContents,
+    ClusterRestoreRequest, ClusterSetContents, EarlierChoice,
 };
 use mainstay_repository::Set;
 use serde_json::{Map, Value, json};
 
+use super::backup::SetChoice;
 use super::close;
 use super::plan::PlanReport;
 use crate::printer::shown::moment;
@@ -63,6 +64,9 @@ pub(crate) struct ClusterArgs {
     /// Take the backup although pages of the server are damaged
     #[arg(long)]
     allow_damaged_pages: bool,
+    /// Read what has changed since an earlier set alone: since this one, or the newest of the server
+    #[arg(long, value_name = "SET", num_args = 0..=1, default_missing_value = "latest")]
+    incremental: Option<SetChoice>,
 }
 
 impl ClusterArgs {
@@ -77,6 +81,7 @@ impl ClusterArgs {
             ("checkpoint", self.checkpoint.is_some()),
             ("file-checksum", self.file_checksum.is_some()),
             ("allow-damaged-pages", self.allow_damaged_pages),
+            ("incremental", self.incremental.is_some()),
         ];
         refuse(&given, store)
     }
@@ -119,7 +124,18 @@ pub(crate) async fn create(args: &ClusterArgs, dry_run: bool, session: &Session)
     let source = session.cluster()?;
     let probe = session.probe(StoreKind::Postgres).await?;
     let target = session.target(probe.as_ref()).await?;
-    let plan = cluster::plan_backup(target, &args.request(), session.clock.as_ref());
+    let earlier = match &args.incremental {
+        None => None,
+        Some(choice) => {
+            let choice = match choice {
+                SetChoice::Latest => EarlierChoice::Latest,
+                SetChoice::Id(id) => EarlierChoice::Id(id.clone()),
+            };
+            let repository = session.repository().await?;
+            Some(cluster::find_earlier(&repository, &choice, &target.fingerprint).await?)
+        }
+    };
+    let plan = cluster::plan_backup(target, &args.request(), earlier, session.clock.as_ref());
     if dry_run {
         return Ok(session.printer.report(&PlanReport::new(plan, None, session.clock.now())?));
     }
@@ -173,8 +189,10 @@ impl Report for Created {
         let id = self.report.set.id();
         let label = |word: &str| look.paint(Tone::Faint, &format!("{word:8}"));
         format!(
-            "{} {id}\n  {} {} files, {} in {} archives\n  {} {}\n  {} {}\n  {} {}\n  {} {seconds:.1} s, {rate}/s\nnext: mainstay backup verify {id}\n",
+            "{} {id}\n  {} {}\n  {} {} files, {} in {} archives\n  {} {}\n  {} {}\n  {} {}\n  {} {seconds:.1} s, {rate}/s\nnext: mainstay backup verify {id}\n",
             look.paint(Tone::Strong, "backup set"),
+            label("holds"),
+            holds(contents),
             label("read"),
             Count(contents.files()),
             ByteSize(contents.bytes()),
@@ -199,6 +217,18 @@ fn checked(contents: &ClusterSetContents, pages: u64) -> String {
     format!("every file against the server's list; {pages}")
 }
 
+/// Whether a set is whole, or what it is of no use without.
+fn holds(contents: &ClusterSetContents) -> String {
+    match contents.chain.last() {
+        None => "the whole cluster".to_owned(),
+        Some(earlier) => format!(
+            "what has changed since {}, and needs that; number {} of its chain",
+            earlier.set,
+            contents.chain.len() + 1
+        ),
+    }
+}
+
 /// The moment a set shows, for people.
 pub(crate) fn moment_of(contents: &ClusterSetContents) -> String {
     format!("LSN {} on timeline {}", contents.end, contents.timeline)
@@ -221,6 +251,8 @@ pub(crate) fn set_json(set: &Set, contents: &ClusterSetContents) -> Value {
         "page_checksums": contents.page_checksums,
         "damaged_pages": contents.damaged_pages,
         "tablespaces": contents.tablespaces().collect::<Vec<_>>(),
+        "incremental": contents.is_incremental(),
+        "chain": contents.chain,
         "files": contents.files(),
         "bytes": contents.bytes(),
         "stored_bytes": set.manifest().stored_bytes(),
@@ -264,6 +296,7 @@ impl Report for Shown {
             ),
             ("taken", format!("{} to {}", moment(manifest.begun_at), moment(manifest.completed_at))),
             ("label", contents.label.clone()),
+            ("holds", holds(contents)),
             ("moment", moment_of(contents)),
             ("recovery", format!("from {} to {}", contents.begin, contents.end)),
             ("pages", pages),
@@ -271,6 +304,9 @@ impl Report for Shown {
         ];
         for (name, value) in facts {
             text.push_str(&format!("  {} {value}\n", look.paint(Tone::Faint, &format!("{name:8}"))));
+        }
+        for earlier in &contents.chain {
+            text.push_str(&format!("  {} {}\n", look.paint(Tone::Faint, "needs   "), earlier.set));
         }
         let stored: BTreeMap<_, _> =
             manifest.objects.iter().map(|object| (&object.name, object.stored_bytes)).collect();

@@ -1,26 +1,27 @@
 //! Taking a base backup: archives pass from the wire to the repository as they are, and are looked at on the way.
 
-use mainstay_basebackup::{ArchiveJudge, MANIFEST_BYTES_MAX, Manifest, SeenArchive};
+use mainstay_basebackup::{ArchiveJudge, BuildsOn, MANIFEST_BYTES_MAX, Manifest, SeenArchive};
 use mainstay_engine::{
-    BackupBeginning, BackupEnding, BackupEvent, BaseBackup, BaseBackupRequest, BaseBackupSource, Tablespace,
+    BackupBeginning, BackupEnding, BackupEvent, BaseBackup, BaseBackupRequest, BaseBackupSource,
+    EarlierBackup, Tablespace,
 };
 use mainstay_guard::Permit;
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{
-    BlastRadius, ByteSize, Clock, Effect, Error, ErrorKind, ObjectName, PLAN_FORMAT, Plan, PlanStep, Result,
-    ResultExt, StoreKind, Target,
+    Assumption, BlastRadius, ByteSize, Clock, Effect, Error, ErrorKind, ObjectName, PLAN_FORMAT, Plan,
+    PlanStep, Result, ResultExt, StoreKind, Target,
 };
 use mainstay_repository::{ObjectSink, Repository, Set, SetWriter};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::contents::{ROLE_ARCHIVE, ROLE_FILE_LIST};
-use super::{ArchiveRecord, ClusterSetContents, Expected, judge_options};
+use super::contents::{EarlierSet, ROLE_ARCHIVE, ROLE_FILE_LIST};
+use super::judging::Judging;
+use super::{ArchiveRecord, ClusterSetContents, Expected, Foundation, first_of, judge_options};
 use crate::backup::OPERATION;
 
 /// The object with the server's list of files.
 const FILE_LIST: &str = "backup_manifest";
-/// How many faults are told in an error.
-const FAULT_COUNT_MAX: usize = 5;
 
 /// What a base backup works with.
 pub struct ClusterBackupContext<'a> {
@@ -49,8 +50,23 @@ pub struct ClusterBackupReport {
     pub pages_checked: u64,
 }
 
-/// Says what a base backup of the server behind `target` would do.
-pub fn plan_backup(target: Target, request: &BaseBackupRequest, clock: &dyn Clock) -> Plan {
+/// The decided parameters.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parameters {
+    request: BaseBackupRequest,
+    /// The set that the new one builds on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    earlier: Option<EarlierSet>,
+}
+
+/// Says what a base backup of the server behind `target` would do; of what has changed since an `earlier` set, if there is one.
+pub fn plan_backup(
+    target: Target,
+    request: &BaseBackupRequest,
+    earlier: Option<EarlierSet>,
+    clock: &dyn Clock,
+) -> Plan {
     let created_at = clock.now();
     let step = |name: &str, summary: String| PlanStep { name: name.to_owned(), mark: ' ', summary };
     let rate = match request.rate_max {
@@ -62,37 +78,57 @@ pub fn plan_backup(target: Target, request: &BaseBackupRequest, clock: &dyn Cloc
         operation: OPERATION.to_owned(),
         effect: Effect::Additive,
         blast_radius: BlastRadius { phrase: format!("back up {}", target.environment), items: 0, bytes: 0 },
-        assumptions: Vec::new(),
+        assumptions: earlier.iter().map(assumption).collect(),
         steps: vec![
-            step("read the data directory", format!("of {}, every tablespace too, {rate}", target.address)),
+            match &earlier {
+                None => step(
+                    "read the data directory",
+                    format!("of {}, every tablespace too, {rate}", target.address),
+                ),
+                Some(earlier) => step(
+                    "read what has changed",
+                    format!("since {} at {}, every tablespace too, {rate}", earlier.set, target.address),
+                ),
+            },
             step("read WAL", "that the files need to be consistent".to_owned()),
         ],
         target,
-        parameters: serde_json::to_value(request).expect("a request has a JSON form"),
+        parameters: serde_json::to_value(Parameters { request: request.clone(), earlier })
+            .expect("parameters have a JSON form"),
         created_at,
         expires_at: created_at + Plan::LIFETIME,
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }
 
+fn assumption(earlier: &EarlierSet) -> Assumption {
+    Assumption { name: format!("manifest of set {}", earlier.set), value: earlier.manifest.to_string() }
+}
+
 /// Makes a backup set as `plan` says.
 ///
 /// # Errors
 /// Whatever the server or the repository fails with; `Corrupt` when what arrived is not what the server read, or when pages are damaged
-/// that were to be checked; `StalePlan` when another server answers; `Interrupted` when cancelled. No set was made then.
+/// that were to be checked; `StalePlan` when another server answers, or the earlier set is another one; `Interrupted` when cancelled. No
+/// set was made then.
 pub async fn create(
     context: &ClusterBackupContext<'_>,
     plan: &Plan,
     permit: &Permit,
 ) -> Result<ClusterBackupReport> {
     permit.covers(plan)?;
-    let request: BaseBackupRequest = serde_json::from_value(plan.parameters.clone()).map_err(|source| {
-        Error::new(ErrorKind::Usage, "the plan's parameters are not those of a base backup")
-            .with_source(source)
-    })?;
+    let Parameters { request, earlier } =
+        serde_json::from_value(plan.parameters.clone()).map_err(|source| {
+            Error::new(ErrorKind::Usage, "the plan's parameters are not those of a base backup")
+                .with_source(source)
+        })?;
+    let earlier = match earlier {
+        Some(earlier) => Some(Earlier::open(context.repository, plan, earlier).await?),
+        None => None,
+    };
     let begun = context.repository.begin_set(StoreKind::Postgres, context.holder).await;
     let writer = begun.context("begin backup set")?;
-    let attempt = Attempt { context, plan, request: &request, writer: &writer };
+    let attempt = Attempt { context, plan, request: &request, earlier: earlier.as_ref(), writer: &writer };
     let made = tokio::select! {
         made = attempt.run() => made,
         () = context.cancel.cancelled() => {
@@ -124,11 +160,43 @@ async fn give_up(writer: SetWriter, error: Error) -> Error {
     }
 }
 
+/// The set that a backup builds on.
+struct Earlier {
+    record: EarlierSet,
+    contents: ClusterSetContents,
+    backup: EarlierBackup,
+}
+
+impl Earlier {
+    /// Opens the set as it was when the plan was made.
+    async fn open(repository: &Repository, plan: &Plan, record: EarlierSet) -> Result<Self> {
+        let opened = repository.set(Some(StoreKind::Postgres), &record.set).await;
+        let set = opened.context("open the set to build on")?;
+        let found = EarlierSet { set: record.set.clone(), manifest: set.manifest_blake3() };
+        plan.check_assumptions(&[assumption(&found)])?;
+        let contents: ClusterSetContents = set.contents()?;
+        let file_list = set.read_all(&contents.file_list, MANIFEST_BYTES_MAX).await?;
+        let backup = EarlierBackup {
+            file_list,
+            fingerprint: contents.server.fingerprint.clone(),
+            begin: contents.begin,
+            timeline: contents.timeline,
+        };
+        Ok(Self { record, contents, backup })
+    }
+
+    /// The sets that one which builds on this one needs.
+    fn chain(&self) -> Vec<EarlierSet> {
+        self.contents.chain.iter().chain([&self.record]).cloned().collect()
+    }
+}
+
 /// One try at a backup.
 struct Attempt<'a> {
     context: &'a ClusterBackupContext<'a>,
     plan: &'a Plan,
     request: &'a BaseBackupRequest,
+    earlier: Option<&'a Earlier>,
     writer: &'a SetWriter,
 }
 
@@ -136,7 +204,7 @@ struct Attempt<'a> {
 struct Passing {
     tablespace: Option<Tablespace>,
     sink: ObjectSink,
-    judge: ArchiveJudge,
+    judging: Judging,
 }
 
 /// An archive that has passed.
@@ -149,9 +217,11 @@ struct Passed {
 impl Attempt<'_> {
     async fn run(&self) -> Result<(ClusterSetContents, u64)> {
         self.context.observer.phase("checkpoint");
-        let mut backup = self.context.source.begin(self.request).await?;
+        let earlier = self.earlier.map(|earlier| &earlier.backup);
+        let mut backup = self.context.source.begin(self.request, earlier).await?;
         let beginning = backup.beginning().clone();
         self.check_server(&beginning)?;
+        self.check_pages_alike(&beginning)?;
         self.context.observer.phase("back up");
         self.context.observer.expect(Work { items: 0, bytes: beginning.estimated_bytes });
         let (passed, file_list) = self.copy(backup.as_mut(), &beginning).await?;
@@ -169,6 +239,22 @@ impl Attempt<'_> {
         }
         Err(Error::new(ErrorKind::StalePlan, format!("the plan is for server {planned}, this is {found}"))
             .with_hint("make the plan again and review it"))
+    }
+
+    /// Turning checksums of pages on or off changes pages that no account is kept of.
+    fn check_pages_alike(&self, beginning: &BackupBeginning) -> Result<()> {
+        let Some(earlier) = self.earlier else { return Ok(()) };
+        if earlier.contents.page_checksums == beginning.page_checksums {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Precondition,
+            format!(
+                "the server's pages have been given checksums, or lost them, since {}",
+                earlier.record.set
+            ),
+        )
+        .with_hint("take a whole backup: leave `--incremental` out"))
     }
 
     /// Copies everything; gives what was seen of each archive, and the server's list of files.
@@ -191,7 +277,7 @@ impl Attempt<'_> {
                 }
                 BackupEvent::Bytes(bytes) => match (&mut passing, &mut file_list) {
                     (Some(archive), _) => {
-                        archive.judge.bytes(&bytes);
+                        archive.judging.bytes(bytes.clone()).await;
                         self.context.observer.advance(Work { items: 0, bytes: bytes.len() as u64 });
                         archive.sink.write(bytes).await?;
                     }
@@ -223,8 +309,13 @@ impl Attempt<'_> {
         let oid = tablespace.as_ref().map(|tablespace| tablespace.oid);
         let file = oid.map_or_else(|| "base.tar".to_owned(), |oid| format!("{oid}.tar"));
         let sink = self.writer.object(&ObjectName::from_parts([file.as_str()]), ROLE_ARCHIVE).await?;
-        let options = judge_options(self.request.checksum, beginning.page_checksums, beginning.at);
-        Ok(Passing { tablespace, sink, judge: ArchiveJudge::new(oid, options) })
+        let options = judge_options(
+            self.request.checksum,
+            beginning.page_checksums,
+            beginning.at,
+            self.earlier.is_some(),
+        );
+        Ok(Passing { tablespace, sink, judging: Judging::begin(ArchiveJudge::new(oid, options))? })
     }
 
     /// Compares what arrived with what the server read, and says what the set holds.
@@ -238,6 +329,12 @@ impl Attempt<'_> {
         let manifest = Manifest::read(file_list).map_err(|source| {
             Error::new(ErrorKind::Corrupt, format!("the server's list of files is damaged: {source}"))
         })?;
+        let foundation = match self.earlier {
+            None => Foundation::Whole,
+            Some(Earlier { backup: EarlierBackup { begin, timeline, .. }, .. }) => {
+                Foundation::At(BuildsOn { begin: begin.0, timeline: *timeline })
+            }
+        };
         let places: Vec<u32> = beginning.tablespaces.iter().map(|tablespace| tablespace.oid).collect();
         let (mut archives, mut faults, mut damaged, mut pages) = (Vec::new(), Vec::new(), Vec::new(), 0);
         let mut damaged_pages = 0;
@@ -248,6 +345,7 @@ impl Attempt<'_> {
                 place,
                 places: &places,
                 wal_segment_bytes: beginning.wal_segment_bytes,
+                foundation,
             };
             faults.extend(expected.faults(&seen));
             damaged.append(&mut seen.damaged_pages);
@@ -283,6 +381,7 @@ impl Attempt<'_> {
             wal_segment_bytes: beginning.wal_segment_bytes,
             file_list: name,
             archives,
+            chain: self.earlier.map(Earlier::chain).unwrap_or_default(),
         };
         Ok((contents, pages))
     }
@@ -304,16 +403,8 @@ impl Attempt<'_> {
 
 /// Makes an archive durable; gives what was seen of it.
 async fn end(passing: Option<Passing>) -> Result<Option<Passed>> {
-    let Some(Passing { tablespace, sink, judge }) = passing else { return Ok(None) };
+    let Some(Passing { tablespace, sink, judging }) = passing else { return Ok(None) };
     let object = sink.name().clone();
     sink.finish().await.with_context(|| format!("store {object}"))?;
-    Ok(Some(Passed { tablespace, object, seen: judge.end() }))
-}
-
-fn first_of(lines: &[String]) -> String {
-    let mut text = lines.iter().take(FAULT_COUNT_MAX).cloned().collect::<Vec<_>>().join("; ");
-    if lines.len() > FAULT_COUNT_MAX {
-        text.push_str(&format!("; and {} more", lines.len() - FAULT_COUNT_MAX));
-    }
-    text
+    Ok(Some(Passed { tablespace, object, seen: judging.end().await? }))
 }

@@ -1,7 +1,7 @@
 //! What the manifest of a cluster's backup set says of its contents.
 
 use mainstay_engine::{FileChecksum, ServerFacts, Tablespace};
-use mainstay_model::{Lsn, ObjectName};
+use mainstay_model::{Blake3, Lsn, ObjectName, SetId};
 use serde::{Deserialize, Serialize};
 
 /// The role of objects that are archives of files.
@@ -37,6 +37,20 @@ pub struct ClusterSetContents {
     pub file_list: ObjectName,
     /// The archives, that of the data directory first.
     pub archives: Vec<ArchiveRecord>,
+    /// The sets that this one is of no use without, oldest first: the first is whole, each other holds what has changed since the one before it,
+    /// and this one what has changed since the last. Empty when this one is whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chain: Vec<EarlierSet>,
+}
+
+/// A set that another one builds on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EarlierSet {
+    /// The set.
+    pub set: SetId,
+    /// The seal of its manifest.
+    pub manifest: Blake3,
 }
 
 /// One archive of a set.
@@ -75,6 +89,11 @@ impl ClusterSetContents {
     /// The tablespaces that have an archive of their own.
     pub fn tablespaces(&self) -> impl Iterator<Item = &Tablespace> {
         self.archives.iter().filter_map(|archive| archive.tablespace.as_ref())
+    }
+
+    /// Whether it holds changes alone, so that it is of no use without the sets of its chain.
+    pub fn is_incremental(&self) -> bool {
+        !self.chain.is_empty()
     }
 
     pub(super) fn oids(&self) -> Vec<u32> {

@@ -3,11 +3,23 @@
 //! The plan names every folder and what stands there; [`restore`] looks again, reads the whole set back, and only then writes. What it writes
 //! becomes a server with the last file, `global/pg_control`: until that is durable, and everything before it, no server starts from it. An
 //! interrupted restore is begun anew by the same plan.
+//!
+//! # What is read back before the first write
+//! Every stored byte, compared with the hashes that the manifest is sealed with. Of a set whose last verification found just this manifest sound
+//! no more is needed: the bytes are those that were sound. Any other set is judged as by a verification.
+//!
+//! # Chains
+//! A set that builds on others is unpacked after them, oldest first: each gives the files that no newer one holds whole, and its changes are
+//! written into the files that are there (`combine`). No list of a server knows the files that come of it. What is proven of them: every
+//! byte comes from an archive that is what its server read; every page has the checksum of its place in its relation, read back from the
+//! disk; and the list that is put beside them, for the next who wants to know, holds their sums.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use mainstay_basebackup::MANIFEST_BYTES_MAX;
+use futures::{StreamExt as _, TryStreamExt as _};
+use mainstay_basebackup::{LABEL_FILE, MANIFEST_BYTES_MAX, SeenFile, combined_manifest, incremental_path};
 use mainstay_guard::Permit;
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{
@@ -20,10 +32,14 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
+use super::chain::open_chain;
+use super::combine::Combination;
 use super::contents::ArchiveRecord;
+use super::inspect::{OBJECT_COUNT_MAX, combination, inspect};
 use super::place::{Claimed, claim, standing, storage, sync_folder};
-use super::unpack::{Control, Destination, sync_tree, unpack};
-use super::{ClusterSetContents, inspect};
+use super::read_back::read_back;
+use super::unpack::{Control, Destination, unpack};
+use super::{ClusterSetContents, first_of, judge_options};
 
 /// The registered name of a restore into empty places.
 const OPERATION: &str = "restore.apply.new";
@@ -66,8 +82,21 @@ impl Parameters {
             .chain(self.tablespaces.iter().map(|place| place.folder.as_path()))
     }
 
+    /// Where the file lies that the lists call `path`.
+    fn file(&self, path: &str) -> Result<PathBuf> {
+        let of_tablespace = path.strip_prefix("pg_tblspc/").and_then(|rest| rest.split_once('/'));
+        match of_tablespace.and_then(|(oid, inside)| Some((oid.parse().ok()?, inside))) {
+            None => Ok(self.into.join(path)),
+            Some((oid, inside)) => Ok(self.place(Some(oid))?.join(inside)),
+        }
+    }
+
     fn folder(&self, archive: &ArchiveRecord) -> Result<&Path> {
-        match archive.oid() {
+        self.place(archive.oid())
+    }
+
+    fn place(&self, oid: Option<u32>) -> Result<&Path> {
+        match oid {
             None => Ok(&self.into),
             Some(oid) => self
                 .tablespaces
@@ -192,7 +221,19 @@ fn assumptions(set: &Set, parameters: &Parameters) -> Result<Vec<Assumption>> {
 
 fn steps(contents: &ClusterSetContents, parameters: &Parameters) -> Result<Vec<PlanStep>> {
     let step = |mark, name: String, summary: String| PlanStep { name, mark, summary };
-    let mut steps = vec![step(' ', "verify the set".to_owned(), "every file and page of it".to_owned())];
+    let verified = match contents.chain.len() {
+        0 => "every file and page of it".to_owned(),
+        count => format!("every file and page of it, and of the {count} sets that it builds on"),
+    };
+    let mut steps = vec![step(' ', "verify the set".to_owned(), verified)];
+    let before = contents.chain.iter().map(|earlier| earlier.set.to_string()).collect::<Vec<_>>();
+    if !before.is_empty() {
+        steps.push(step(
+            '+',
+            "write what has not changed".to_owned(),
+            format!("since {}", before.join(", ")),
+        ));
+    }
     for archive in &contents.archives {
         let folder = parameters.folder(archive)?.display().to_string();
         let amount = format!("{} files, {}", Count(archive.files), ByteSize(archive.bytes));
@@ -235,7 +276,8 @@ pub async fn restore(
         .context("open backup set")?;
     let contents: ClusterSetContents = set.contents()?;
     check_unmoved(plan, &set, &parameters)?;
-    let work = Restoring { context, set: &set, contents: &contents, parameters: &parameters };
+    let chain = open_chain(context.repository, &set, &contents).await.map_err(refused)?;
+    let work = Restoring { context, set: &set, contents: &contents, chain: &chain, parameters: &parameters };
     tokio::select! {
         done = work.run() => done?,
         () = context.cancel.cancelled() => {
@@ -274,23 +316,42 @@ struct Restoring<'a> {
     context: &'a ClusterRestoreContext<'a>,
     set: &'a Set,
     contents: &'a ClusterSetContents,
+    /// The sets that it builds on and itself, oldest first.
+    chain: &'a [(Set, ClusterSetContents)],
     parameters: &'a Parameters,
 }
 
 impl Restoring<'_> {
     async fn run(&self) -> Result<()> {
-        self.check_set_whole().await?;
+        self.check_sets_whole().await?;
+        let combination = Arc::new(combination(self.chain).await.map_err(refused)?);
         let claimed = self.claim()?;
-        let control = self.unpack().await.map_err(with_state)?;
-        self.put_file_list().await.map_err(with_state)?;
+        let control = self.unpack(&combination).await.map_err(with_state)?;
+        self.put_file_list(&combination).await.map_err(with_state)?;
         self.settle(control, claimed).await.map_err(with_state)
     }
 
     /// Reads everything back; what is damaged is refused before the first write.
-    async fn check_set_whole(&self) -> Result<()> {
-        let report = inspect(self.context.repository, self.set, self.context.observer).await?;
-        let damaged: Vec<String> = report
-            .findings
+    async fn check_sets_whole(&self) -> Result<()> {
+        let mut earlier = None;
+        for (set, contents) in self.chain {
+            self.check_set_whole(set, earlier).await?;
+            earlier = Some(contents);
+        }
+        Ok(())
+    }
+
+    async fn check_set_whole(&self, set: &Set, earlier: Option<&ClusterSetContents>) -> Result<()> {
+        let ClusterRestoreContext { repository, observer, .. } = *self.context;
+        let record = set.last_verification().await?;
+        let is_known =
+            record.is_some_and(|record| record.is_sound() && record.manifest == set.manifest_blake3());
+        let findings = if is_known {
+            repository.verify_stored(set, OBJECT_COUNT_MAX, observer).await?.findings
+        } else {
+            inspect(repository, set, earlier, observer).await?.findings
+        };
+        let damaged: Vec<String> = findings
             .iter()
             .filter(|finding| finding.severity == Severity::Critical)
             .map(|finding| format!("{}: {}", finding.subject, finding.message))
@@ -298,37 +359,50 @@ impl Restoring<'_> {
         if damaged.is_empty() {
             return Ok(());
         }
-        Err(Error::new(
-            ErrorKind::Corrupt,
-            format!("backup set {} is damaged: {}", self.set.id(), damaged.join("; ")),
-        )
-        .with_state("nothing was written")
-        .with_hint("choose another set: `mainstay backup list --store postgres`"))
+        let told = damaged.join("; ");
+        Err(refused(Error::new(ErrorKind::Corrupt, format!("backup set {} is damaged: {told}", set.id()))))
     }
 
     fn claim(&self) -> Result<Vec<Claimed>> {
         self.parameters.folders().map(claim).collect()
     }
 
-    /// Unpacks every archive; gives the control file, which is not written yet.
-    async fn unpack(&self) -> Result<Control> {
+    /// Unpacks every archive, set by set; gives the control file, which is not written yet.
+    async fn unpack(&self, combination: &Arc<Combination>) -> Result<Control> {
         self.context.observer.phase("write");
-        self.context.observer.expect(Work { items: 0, bytes: self.contents.bytes() });
-        let links: BTreeMap<u32, PathBuf> =
-            self.parameters.tablespaces.iter().map(|place| (place.oid, place.folder.clone())).collect();
+        let bytes = self.chain.iter().map(|(_, contents)| contents.bytes()).fold(0, u64::saturating_add);
+        self.context.observer.expect(Work { items: 0, bytes });
+        let places = self.parameters.tablespaces.iter().map(|place| (place.oid, place.folder.clone()));
+        let links: Arc<BTreeMap<u32, PathBuf>> = Arc::new(places.collect());
         let mut control = None;
-        for archive in &self.contents.archives {
-            let folder = self.parameters.folder(archive)?.to_owned();
-            let destination = Destination { oid: archive.oid(), folder, links: links.clone() };
-            let unpacked = self.unpack_one(archive, destination).await;
-            let found = unpacked.with_context(|| format!("unpack {}", archive.object))?;
-            control = control.or(found);
+        for (number, (set, contents)) in self.chain.iter().enumerate() {
+            // A tablespace that the last set does not hold is no more, and has no place.
+            let wanted = |archive: &&ArchiveRecord| {
+                archive.oid().is_none_or(|oid| links.contains_key(&oid)) || combination.is_last(number)
+            };
+            let archives = contents.archives.iter().filter(wanted).map(|archive| {
+                let (links, combination) = (Arc::clone(&links), Arc::clone(combination));
+                async move {
+                    let folder = self.parameters.folder(archive)?.to_owned();
+                    let to = Destination { oid: archive.oid(), folder, links, number, combination };
+                    let unpacked = self.unpack_one(set, archive, to).await;
+                    unpacked.with_context(|| format!("unpack {} of {}", archive.object, set.id()))
+                }
+            });
+            let unpacked = futures::stream::iter(archives).buffer_unordered(OBJECT_COUNT_MAX);
+            let found: Vec<Option<Control>> = unpacked.try_collect().await?;
+            control = found.into_iter().flatten().next();
         }
         control.ok_or_else(|| Error::new(ErrorKind::Corrupt, "the set holds no control file"))
     }
 
-    async fn unpack_one(&self, archive: &ArchiveRecord, to: Destination) -> Result<Option<Control>> {
-        let mut source = self.set.read(&archive.object).await?;
+    async fn unpack_one(
+        &self,
+        set: &Set,
+        archive: &ArchiveRecord,
+        to: Destination,
+    ) -> Result<Option<Control>> {
+        let mut source = set.read(&archive.object).await?;
         let (pieces, waiting) = mpsc::channel(PIECE_COUNT_MAX);
         let writing = spawn_blocking(move || unpack(to, waiting));
         let mut ended = Ok(());
@@ -355,16 +429,42 @@ impl Restoring<'_> {
         ended.and(written)
     }
 
-    /// Puts the server's list of files beside them, for `pg_verifybackup`.
-    async fn put_file_list(&self) -> Result<()> {
-        let bytes = self.set.read_all(&self.contents.file_list, MANIFEST_BYTES_MAX).await?;
+    /// Puts the server's list of files beside them, for `pg_verifybackup`; of files that were put together with what they are now.
+    async fn put_file_list(&self, combination: &Combination) -> Result<()> {
+        let mut list = self.set.read_all(&self.contents.file_list, MANIFEST_BYTES_MAX).await?;
+        if !combination.is_one_set() {
+            let replaced = self.read_back(combination).await?;
+            let combined = combined_manifest(&list, &replaced);
+            list = combined.map_err(|error| Error::new(ErrorKind::Corrupt, error.to_string()))?.into();
+        }
         let path = self.parameters.into.join("backup_manifest");
-        let written = spawn_blocking(move || {
-            std::fs::write(&path, bytes).map_err(|error| storage("write", &path, error))
-        });
-        written.await.map_err(|source| {
-            Error::new(ErrorKind::Internal, "the writing thread ended early").with_source(source)
-        })?
+        on_a_thread(move || std::fs::write(&path, list).map_err(|error| storage("write", &path, error))).await
+    }
+
+    /// Reads back what was put together, and judges it: by the names that the last server's list has for it, what it is now.
+    async fn read_back(&self, combination: &Combination) -> Result<HashMap<String, SeenFile>> {
+        self.context.observer.phase("read back");
+        let files = combination.files().chain([LABEL_FILE]);
+        let files = files.map(|path| Ok((path.to_owned(), self.parameters.file(path)?)));
+        let files: Vec<(String, PathBuf)> = files.collect::<Result<_>>()?;
+        let contents = self.contents;
+        let options = judge_options(contents.checksum, contents.page_checksums, contents.begin, false);
+        let known_damage = self.chain.iter().map(|(_, contents)| contents.damaged_pages).sum::<u64>();
+        let seen = read_back(files, options).await?;
+        let damaged_count: u64 = seen.iter().map(|seen| seen.damaged_page_count).sum();
+        if damaged_count > known_damage {
+            let pages: Vec<String> = seen.into_iter().flat_map(|seen| seen.damaged_pages).collect();
+            let told = first_of(&pages);
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("what was put together has {damaged_count} damaged pages: {told}"),
+            ));
+        }
+        let listed = |file: SeenFile| match file.path.as_str() {
+            LABEL_FILE => (LABEL_FILE.to_owned(), file),
+            path => (incremental_path(path), file),
+        };
+        Ok(seen.into_iter().flat_map(|seen| seen.files).map(listed).collect())
     }
 
     /// Makes everything durable, then writes the control file, then takes the markers away.
@@ -372,16 +472,30 @@ impl Restoring<'_> {
         self.context.observer.phase("make durable");
         let folders: Vec<PathBuf> = self.parameters.folders().map(Path::to_owned).collect();
         let into = self.parameters.into.clone();
-        let settled = spawn_blocking(move || {
-            folders.iter().try_for_each(|folder| sync_tree(folder))?;
+        on_a_thread(move || {
+            claimed.iter().try_for_each(Claimed::sync)?;
             for above in folders.iter().filter_map(|folder| folder.parent()) {
                 sync_folder(above).map_err(|error| storage("sync", above, error))?;
             }
             control.put(&into)?;
             claimed.into_iter().try_for_each(Claimed::end)
-        });
-        settled.await.map_err(|source| {
-            Error::new(ErrorKind::Internal, "the writing thread ended early").with_source(source)
-        })?
+        })
+        .await
     }
+}
+
+/// Says that nothing was written, and of what is damaged what to do.
+fn refused(error: Error) -> Error {
+    let error = error.with_state("nothing was written");
+    match error.kind() {
+        ErrorKind::Corrupt => error.with_hint("choose another set: `mainstay backup list --store postgres`"),
+        _ => error,
+    }
+}
+
+/// Does what waits for the disk where it may wait.
+async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    spawn_blocking(work).await.map_err(|source| {
+        Error::new(ErrorKind::Internal, "the writing thread ended early").with_source(source)
+    })?
 }

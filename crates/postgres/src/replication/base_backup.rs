@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mainstay_engine::{
     BackupBeginning, BackupEnding, BackupEvent, BaseBackup, BaseBackupRequest, BaseBackupSource,
-    CheckpointPace, FileChecksum, ServerFacts, Tablespace,
+    CheckpointPace, EarlierBackup, FileChecksum, ServerFacts, Tablespace,
 };
 use mainstay_model::{ByteSize, Error, ErrorKind, Lsn, Result, ResultExt};
 use tokio::time::timeout;
@@ -22,6 +22,8 @@ use crate::config::{PostgresConfig, Settings};
 
 /// The oldest server that streams archives inside one copy.
 const VERSION_MIN: u32 = 15;
+/// The oldest server that sends changes alone.
+const INCREMENTAL_VERSION_MIN: u32 = 17;
 /// The limits that a server sets to `MAX_RATE`, in kilobytes per second.
 const RATE_KB: std::ops::RangeInclusive<u64> = 32..=1_048_576;
 /// How long a checkpoint may take.
@@ -63,17 +65,29 @@ impl PostgresCluster {
 impl BaseBackupSource for PostgresCluster {
     async fn server_facts(&self) -> Result<ServerFacts> {
         let mut connection = self.open().await?;
-        let facts = facts(&mut connection, &self.settings).await.map_err(|error| self.explain(error))?;
+        let (facts, _) = facts(&mut connection, &self.settings).await.map_err(|error| self.explain(error))?;
         connection.end().await;
         Ok(facts)
     }
 
-    async fn begin(&self, request: &BaseBackupRequest) -> Result<Box<dyn BaseBackup>> {
-        let command = command(request)?;
+    async fn begin(
+        &self,
+        request: &BaseBackupRequest,
+        earlier: Option<&EarlierBackup>,
+    ) -> Result<Box<dyn BaseBackup>> {
+        let command = command(request, earlier.is_some())?;
         let mut connection = self.open().await?;
-        let server = facts(&mut connection, &self.settings).await.map_err(|error| self.explain(error))?;
-        check_version(&server)?;
+        let (server, timeline) =
+            facts(&mut connection, &self.settings).await.map_err(|error| self.explain(error))?;
+        check_version(&server, VERSION_MIN, "base backups")?;
         let setup = Setup::read(&mut connection).await.map_err(|error| self.explain(error))?;
+        if let Some(earlier) = earlier {
+            check_version(&server, INCREMENTAL_VERSION_MIN, "incremental backups")?;
+            check_same(&server, timeline, earlier)?;
+            let told = tell(&mut connection, &earlier.file_list).await.map_err(|error| self.explain(error));
+            told.and_then(|summarizes| check_summaries(&server, summarizes))
+                .context("tell the server of the earlier backup")?;
+        }
         let begun = timeout(CHECKPOINT_TIME_MAX, begin(&mut connection, &command));
         let (at, timeline, places) = begun
             .await
@@ -134,39 +148,79 @@ pub(super) fn segment_bytes(shown: &str) -> Option<u64> {
     number.checked_mul(unit)
 }
 
-async fn facts(connection: &mut Connection, settings: &Settings) -> Result<ServerFacts, WireError> {
+/// What the server says of itself, and its timeline.
+async fn facts(connection: &mut Connection, settings: &Settings) -> Result<(ServerFacts, u32), WireError> {
     let system = connection.identify_system().await?;
     let version = connection.parameter("server_version").unwrap_or_default();
     let standby = connection.parameter("in_hot_standby") == Some("on");
-    Ok(ServerFacts {
+    let facts = ServerFacts {
         // Packagers append their own words: `18.4 (Debian 18.4-1)`.
         version: version.split_whitespace().next().unwrap_or_default().to_owned(),
         topology: if standby { "standby" } else { "primary" }.to_owned(),
         fingerprint: system.identifier,
         address: settings.address.clone(),
-    })
+    };
+    Ok((facts, system.timeline))
 }
 
-fn check_version(server: &ServerFacts) -> Result<()> {
+fn check_version(server: &ServerFacts, least: u32, what: &str) -> Result<()> {
     let digits = server.version.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
     match digits.parse::<u32>() {
-        Ok(major) if major >= VERSION_MIN => Ok(()),
+        Ok(major) if major >= least => Ok(()),
         _ => Err(Error::new(
             ErrorKind::Unsupported,
-            format!(
-                "{} is PostgreSQL {}; base backups need {VERSION_MIN} or newer",
-                server.address, server.version
-            ),
+            format!("{} is PostgreSQL {}; {what} need {least} or newer", server.address, server.version),
         )
         .with_state("nothing was changed")),
     }
+}
+
+/// Whether the server can know what has changed since the earlier backup: it must be a copy of the same cluster, of the same history.
+fn check_same(server: &ServerFacts, timeline: u32, earlier: &EarlierBackup) -> Result<()> {
+    let address = &server.address;
+    let what = if server.fingerprint != earlier.fingerprint {
+        format!(
+            "the earlier backup is of cluster {}, {address} is {}",
+            earlier.fingerprint, server.fingerprint
+        )
+    } else if timeline != earlier.timeline {
+        format!("the earlier backup is of timeline {}, {address} is on timeline {timeline}", earlier.timeline)
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::Precondition, what)
+        .with_state("nothing was changed")
+        .with_hint("take a whole backup: leave `--incremental` out"))
+}
+
+/// Uploads the list of files, if the server keeps account of what changes; whether it does.
+async fn tell(connection: &mut Connection, file_list: &[u8]) -> Result<bool, WireError> {
+    if connection.show("summarize_wal").await? != "on" {
+        return Ok(false);
+    }
+    connection.upload_manifest(file_list).await?;
+    Ok(true)
+}
+
+fn check_summaries(server: &ServerFacts, summarizes: bool) -> Result<()> {
+    if summarizes {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Precondition,
+        format!("{} keeps no account of what changes: summarize_wal is off", server.address),
+    )
+    .with_state("nothing was changed")
+    .with_hint(
+        "`ALTER SYSTEM SET summarize_wal = on` and `SELECT pg_reload_conf()`, then a whole backup; later ones can build on that",
+    ))
 }
 
 /// The command for `request`.
 ///
 /// # Errors
 /// `Usage` when no server takes such a rate or label.
-fn command(request: &BaseBackupRequest) -> Result<String> {
+fn command(request: &BaseBackupRequest, incremental: bool) -> Result<String> {
     if request.label.len() > 1_000 || request.label.chars().any(char::is_control) {
         return Err(Error::new(
             ErrorKind::Usage,
@@ -195,6 +249,9 @@ fn command(request: &BaseBackupRequest) -> Result<String> {
         ),
         format!("VERIFY_CHECKSUMS {}", request.check_pages),
     ];
+    if incremental {
+        options.push("INCREMENTAL true".to_owned());
+    }
     if let Some(rate) = request.rate_max {
         let kilobytes = rate / 1024;
         if !RATE_KB.contains(&kilobytes) {
@@ -376,15 +433,44 @@ mod tests {
     #[test]
     fn commands_say_what_was_asked_for() {
         assert_eq!(
-            command(&request()).unwrap(),
+            command(&request(), false).unwrap(),
             "BASE_BACKUP (LABEL 'it''s', PROGRESS true, CHECKPOINT 'spread', WAL true, WAIT false, MANIFEST 'yes', \
              MANIFEST_CHECKSUMS 'SHA256', VERIFY_CHECKSUMS false, MAX_RATE 1024)"
         );
         for rate in [0, 32 * 1024 - 1, u64::MAX] {
-            let error = command(&BaseBackupRequest { rate_max: Some(rate), ..request() }).unwrap_err();
+            let error = command(&BaseBackupRequest { rate_max: Some(rate), ..request() }, false).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Usage, "{rate}");
         }
-        assert!(command(&BaseBackupRequest { label: "a\nb".to_owned(), ..request() }).is_err());
+        assert!(command(&BaseBackupRequest { label: "a\nb".to_owned(), ..request() }, false).is_err());
+        assert!(command(&request(), true).unwrap().contains("INCREMENTAL true"));
+    }
+
+    #[test]
+    fn an_earlier_backup_must_be_of_the_same_history() {
+        let server = ServerFacts {
+            version: "18.4".to_owned(),
+            topology: "primary".to_owned(),
+            fingerprint: "7".to_owned(),
+            address: "h:1".to_owned(),
+        };
+        let earlier = |fingerprint: &str| EarlierBackup {
+            file_list: bytes::Bytes::new(),
+            fingerprint: fingerprint.to_owned(),
+            begin: Lsn(1),
+            timeline: 3,
+        };
+        check_same(&server, 3, &earlier("7")).unwrap();
+        for (error, text) in [
+            (check_same(&server, 3, &earlier("8")).unwrap_err(), "is of cluster 8, h:1 is 7"),
+            (check_same(&server, 4, &earlier("7")).unwrap_err(), "is of timeline 3, h:1 is on timeline 4"),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Precondition);
+            assert!(error.to_string().contains(text), "{error}");
+        }
+        check_version(&server, INCREMENTAL_VERSION_MIN, "incremental backups").unwrap();
+        let old = ServerFacts { version: "16.9".to_owned(), ..server };
+        let error = check_version(&old, INCREMENTAL_VERSION_MIN, "incremental backups").unwrap_err();
+        assert!(error.to_string().contains("incremental backups need 17 or newer"), "{error}");
     }
 
     #[test]

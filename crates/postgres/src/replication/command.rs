@@ -3,15 +3,22 @@
 //! Names and labels are quoted here and nowhere else. Source: manual (18), "Streaming Replication Protocol".
 
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fallible_iterator::FallibleIterator as _;
 use mainstay_engine::{TimelineHistory, WalSlot};
 use mainstay_model::Lsn;
 use postgres_protocol::message::backend::DataRowBody;
+use tokio::time::timeout;
 
 use super::connection::Connection;
 use super::error::{WireError, malformed};
+
+/// How much of a list of files is sent at once.
+const UPLOAD_PIECE_BYTES: usize = 64 * 1024;
+/// How long a server may read a list of files.
+const UPLOAD_TIME_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// One row of a result: text by the name of its column.
 #[derive(Debug, Clone)]
@@ -122,6 +129,17 @@ impl Connection {
         let slot = slot.map(|name| format!("SLOT {} ", identifier(name))).unwrap_or_default();
         self.send_command(&format!("START_REPLICATION {slot}PHYSICAL {from} TIMELINE {timeline}")).await?;
         self.copy_both().await
+    }
+
+    /// Tells the server of which backup it has made this list of files: the next one may build on it.
+    pub(crate) async fn upload_manifest(&mut self, manifest: &[u8]) -> Result<(), WireError> {
+        self.send_command("UPLOAD_MANIFEST").await?;
+        self.copy_in().await?;
+        for piece in manifest.chunks(UPLOAD_PIECE_BYTES) {
+            self.send_copy(piece).await?;
+        }
+        self.send_copy_done().await?;
+        timeout(UPLOAD_TIME_MAX, self.ready()).await.unwrap_or(Err(WireError::Timeout))
     }
 
     async fn only_row(&mut self, command: &str) -> Result<Row, WireError> {

@@ -17,15 +17,18 @@ use tokio::time::timeout;
 
 use super::command::Row;
 use super::error::{ServerError, WireError, malformed};
-use super::login::log_in;
+use super::login::{Channel, log_in};
 use super::message::{Incoming, missing};
-use super::transport::{self, Transport};
+use super::transport::{self, Opened, Transport};
 use crate::config::Settings;
 
 /// How long a server may take over a command that is no copy.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
-/// How much is read at once: a few of the server's pieces.
-const READ_BYTES: usize = 256 * 1024;
+/// How much room there is for what is read: many of the server's pieces, so that what has come of the next one when it is used up, and is
+/// copied, is little beside them.
+const ROOM_BYTES: usize = 1024 * 1024;
+/// With less room than this there is new one.
+const ROOM_BYTES_MIN: usize = 64 * 1024;
 /// The most rows of one result; a timeline or a tablespace each.
 const ROW_COUNT_MAX: usize = 100_000;
 /// The most notices that are kept for whoever asks.
@@ -54,7 +57,8 @@ impl Connection {
 
     async fn begin(settings: &Settings) -> Result<Self, WireError> {
         let opened = transport::open(settings).await?;
-        let mut connection = Self::over(opened.stream);
+        let Opened { stream, private, end_point } = opened;
+        let mut connection = Self::over(stream);
         let application = settings.driver.get_application_name().unwrap_or("mainstay");
         let parameters = [
             ("user", settings.user()),
@@ -63,7 +67,7 @@ impl Connection {
             ("client_encoding", "UTF8"),
         ];
         connection.send(|buffer| frontend::startup_message(parameters, buffer).map_err(malformed)).await?;
-        log_in(&mut connection, settings, opened.private).await?;
+        log_in(&mut connection, settings, Channel { private, end_point }).await?;
         connection.ready().await?;
         Ok(connection)
     }
@@ -147,6 +151,14 @@ impl Connection {
         }
     }
 
+    /// Waits until the server takes a copy.
+    pub(crate) async fn copy_in(&mut self) -> Result<(), WireError> {
+        match timeout(ANSWER_TIME_MAX, self.receive()).await.unwrap_or(Err(WireError::Timeout))? {
+            Incoming::Other(Message::CopyInResponse(_)) => Ok(()),
+            other => Err(self.out_of_turn(&other)),
+        }
+    }
+
     /// Waits until a copy in both directions begins.
     pub(crate) async fn copy_both(&mut self) -> Result<(), WireError> {
         match self.receive().await? {
@@ -173,7 +185,7 @@ impl Connection {
         }
     }
 
-    /// Sends a piece of a copy in both directions.
+    /// Sends a piece of a copy.
     pub(crate) async fn send_copy(&mut self, piece: &[u8]) -> Result<(), WireError> {
         let piece = frontend::CopyData::new(piece).map_err(malformed)?;
         self.send(|buffer| {
@@ -244,8 +256,10 @@ impl Connection {
             if let Some(message) = Incoming::take(&mut self.received)? {
                 return Ok(message);
             }
-            let room = missing(&self.received)?.max(READ_BYTES);
-            self.received.reserve(room);
+            let missing = missing(&self.received)?;
+            if self.received.capacity() - self.received.len() < missing.max(ROOM_BYTES_MIN) {
+                self.received.reserve(missing.max(ROOM_BYTES));
+            }
             match self.stream.read_buf(&mut self.received).await {
                 Ok(0) => return Err(WireError::Broken(io::ErrorKind::UnexpectedEof.into())),
                 Ok(_) => {}

@@ -11,6 +11,7 @@
 //! where it was asked for such a proof.
 
 pub(crate) mod base_backup;
+mod channel;
 mod command;
 mod connection;
 mod copy;
@@ -63,4 +64,5 @@ pub(crate) fn exercise_copy(piece: &Bytes) {
     drop(BackupPiece::read(piece.clone()));
     drop(WalMessage::read(piece.clone()));
     drop(login::check_iterations(piece));
+    drop(channel::end_point(piece));
 }

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio_postgres::config::Host;
 use tokio_rustls::TlsConnector;
 
+use super::channel::end_point;
 use super::error::WireError;
 use crate::config::{Settings, TlsMode};
 use crate::tls;
@@ -25,6 +26,15 @@ pub(super) struct Opened {
     pub(super) stream: Box<dyn Transport>,
     /// Whether what is sent is encrypted, or never leaves the machine.
     pub(super) private: bool,
+    /// What tells a TLS connection to this server apart from one to another, if anything does.
+    pub(super) end_point: Option<Vec<u8>>,
+}
+
+impl Opened {
+    /// A stream without TLS.
+    fn plain(stream: impl Transport + 'static, private: bool) -> Self {
+        Self { stream: Box::new(stream), private, end_point: None }
+    }
 }
 
 /// Opens a stream to the first host that takes a connection.
@@ -62,7 +72,7 @@ impl Place<'_> {
             (None, Some(Host::Unix(folder))) => {
                 let socket = folder.join(format!(".s.PGSQL.{}", self.port));
                 let stream = tokio::net::UnixStream::connect(socket).await.map_err(WireError::Connect)?;
-                return Ok(Opened { stream: Box::new(stream), private: true });
+                return Ok(Opened::plain(stream, true));
             }
             (None, Some(Host::Tcp(name))) => (connect(&resolve(name, self.port).await?).await?, name.clone()),
             (Some(address), Some(Host::Tcp(name))) => (connect(&[address]).await?, name.clone()),
@@ -89,14 +99,14 @@ async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, WireError> {
 /// Asks for TLS and begins it. One byte is read for the answer and no more: what a stranger slipped in behind it is taken for TLS and fails.
 async fn secured(mut tcp: TcpStream, name: &str, settings: &Settings) -> Result<Opened, WireError> {
     if settings.tls_mode == TlsMode::Disable {
-        return Ok(Opened { stream: Box::new(tcp), private: false });
+        return Ok(Opened::plain(tcp, false));
     }
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);
     tcp.write_all(&request).await.map_err(WireError::Broken)?;
     match (tcp.read_u8().await.map_err(WireError::Broken)?, settings.tls_mode) {
         (b'S', _) => {}
-        (b'N', TlsMode::Prefer) => return Ok(Opened { stream: Box::new(tcp), private: false }),
+        (b'N', TlsMode::Prefer) => return Ok(Opened::plain(tcp, false)),
         (b'N', _) => return Err(WireError::TlsRefused),
         (other, _) => return Err(WireError::Protocol(format!("it answered a request for TLS with {other}"))),
     }
@@ -104,5 +114,7 @@ async fn secured(mut tcp: TcpStream, name: &str, settings: &Settings) -> Result<
         .map_err(|_| WireError::Setup(format!("{name} is no name that a certificate can carry")))?;
     let config = tls::client(settings).map_err(|error| WireError::Setup(error.to_string()))?;
     let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(WireError::Tls)?;
-    Ok(Opened { stream: Box::new(stream), private: true })
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let end_point = certificate.and_then(|certificate| end_point(certificate));
+    Ok(Opened { stream: Box::new(stream), private: true, end_point })
 }

@@ -128,7 +128,11 @@ impl Row {
                     }
                     SetContents::Cluster(contents) => {
                         let files = format!("{} files", Count(contents.files()));
-                        ("-".to_owned(), files, contents.bytes(), format!("LSN {}", contents.end))
+                        let since = match contents.chain.last() {
+                            None => String::new(),
+                            Some(earlier) => format!(", changes since {}", earlier.set),
+                        };
+                        ("-".to_owned(), files, contents.bytes(), format!("LSN {}{since}", contents.end))
                     }
                 };
                 cells.extend([

@@ -71,6 +71,7 @@ impl Report for Pruned {
             ("removed".to_owned(), shown(&self.report.removed)),
             ("in_use".to_owned(), shown(&self.report.in_use)),
             ("resumable".to_owned(), self.report.resumable.iter().map(|(_, run)| json!(run)).collect()),
+            ("needed".to_owned(), shown(&self.report.needed)),
             ("damaged".to_owned(), self.headless.iter().map(|(_, id)| json!(id)).collect()),
         ])
     }
@@ -105,6 +106,12 @@ impl Report for Pruned {
             text.push_str(
                 "leftovers in use belong to a backup that is running, or was killed within the last minute\n",
             );
+        }
+        for leftover in &self.report.needed {
+            text.push_str(&format!(
+                "kept {}: its manifest is missing, but sets build on it; copy manifest.json back from an off-site copy of the repository\n",
+                leftover.subject()
+            ));
         }
         for (store, id) in &self.headless {
             text.push_str(&format!(

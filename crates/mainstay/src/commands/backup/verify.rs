@@ -2,6 +2,8 @@
 
 use clap::Args;
 use mainstay_model::{ByteSize, Error, ErrorKind, ExitStatus, Result, ResultExt, Severity};
+use mainstay_ops::cluster::EarlierSet;
+use mainstay_ops::contents::SetContents;
 use mainstay_ops::{recoverable, verify};
 use mainstay_repository::{LogReport, VerifyReport};
 use serde_json::{Map, Value, json};
@@ -50,11 +52,17 @@ pub(super) async fn run(args: &VerifyArgs, session: &Session) -> Result<ExitStat
     let facts = json!({"set": report.set_id, "manifest": report.manifest, "sound": report.is_sound(), "findings": report.findings.len()});
     let noted = session.guard(&repository).note("backup.verify", None, facts).await;
     let recorded = recorded.and(noted.context("record the result in the audit log"));
-    Ok(session.printer.report(&Verified { report, logs, recorded }))
+    let earlier = match SetContents::of(&set) {
+        Ok(SetContents::Cluster(contents)) => contents.chain,
+        _ => Vec::new(),
+    };
+    Ok(session.printer.report(&Verified { report, earlier, logs, recorded }))
 }
 
 struct Verified {
     report: VerifyReport,
+    /// The sets that it builds on, which were read back, too.
+    earlier: Vec<EarlierSet>,
     /// The verifications of the change log.
     logs: Vec<LogReport>,
     /// What kept the verdict from being recorded.
@@ -68,6 +76,7 @@ impl Report for Verified {
             ("set".to_owned(), json!(report.set_id)),
             ("manifest".to_owned(), json!(report.manifest)),
             ("sound".to_owned(), json!(report.is_sound())),
+            ("chain".to_owned(), json!(self.earlier)),
             ("objects".to_owned(), json!(report.objects)),
             ("bytes".to_owned(), json!(report.bytes)),
             ("stored_bytes".to_owned(), json!(report.stored_bytes)),
@@ -84,8 +93,13 @@ impl Report for Verified {
             true => look.paint(Tone::Good, "sound"),
             false => look.paint(Tone::Bad, "DAMAGED"),
         };
+        let with_earlier = match self.earlier.len() {
+            0 => String::new(),
+            1 => ", with the set that it builds on,".to_owned(),
+            count => format!(", with the {count} sets that it builds on,"),
+        };
         let mut text = format!(
-            "backup set {} is {verdict}: {} objects, {} stored, {} read back in {:.1} s\n",
+            "backup set {}{with_earlier} is {verdict}: {} objects, {} stored, {} read back in {:.1} s\n",
             report.set_id,
             report.objects,
             ByteSize(report.stored_bytes),
