@@ -4,6 +4,8 @@
 //! kernel, at its end), CPU seconds of the server meanwhile. The peer runs when it is on the PATH; nothing is printed for it otherwise.
 //! Medians over the runs; pairs alternate, so that a noisy neighbour hits both.
 
+mod postgres;
+
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -34,6 +36,8 @@ pub(crate) struct Arguments {
 enum Subject {
     /// Backup and restore of MongoDB beside `mongodump` and `mongorestore`.
     Mongo(MongoArguments),
+    /// Base backup and restore of PostgreSQL beside `pg_basebackup` and `tar`.
+    Postgres(postgres::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -94,7 +98,18 @@ struct Series {
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     match &arguments.subject {
         Subject::Mongo(arguments) => mongo(arguments),
+        Subject::Postgres(arguments) => postgres::run(arguments),
     }
+}
+
+/// Where programs are measured.
+trait Ground {
+    /// The folder that they run in.
+    fn folder(&self) -> &Path;
+    /// CPU seconds of the server so far.
+    fn server_cpu(&self) -> Result<Duration, Box<dyn std::error::Error>>;
+    /// Removes from the server what was restored into it.
+    fn drop_restored(&self) -> Outcome;
 }
 
 /// The bench's server, programs and folder.
@@ -139,7 +154,7 @@ fn measure_size(arguments: &MongoArguments, bytes: &str) -> Outcome {
 
 /// One way to do the work: commands that are not measured, then the one that is, and where its output lies.
 struct Subjected {
-    name: &'static str,
+    name: String,
     before: Vec<Prepare>,
     command: Vec<String>,
     output: Output,
@@ -205,16 +220,10 @@ impl Bench {
     /// Marks the server as development, so that restores into it need nobody's consent.
     fn mark(&self) -> Outcome {
         let file = "mark.plan.json";
-        self.prepare(&Prepare::Run(self.own(&[
-            "environment",
-            "mark",
-            "--store",
-            "mongo",
-            "--output",
-            file,
-        ])))?;
-        let hash = plan_hash(self.command(&self.own(&[])), file)?;
-        self.prepare(&Prepare::Run(self.own(&["apply", file, "--approve", &hash])))
+        let mark = self.own(&["environment", "mark", "--store", "mongo", "--output", file]);
+        prepare(self, &Prepare::Run(mark))?;
+        let hash = plan_hash(command(self, &self.own(&[])), file)?;
+        prepare(self, &Prepare::Run(self.own(&["apply", file, "--approve", &hash])))
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -235,7 +244,7 @@ impl Bench {
     fn backups(&self, mongodump: Option<&Path>) -> Vec<Subjected> {
         let repository = self.path("repository");
         let mut subjects = vec![Subjected {
-            name: "mainstay backup create",
+            name: "mainstay backup create".to_owned(),
             before: vec![Prepare::RemoveFolder(repository.clone())],
             command: self.own(&["--quiet", "backup", "create", "--store", "mongo"]),
             output: Output::Path(repository.join("mongo/sets")),
@@ -250,14 +259,24 @@ impl Bench {
                 let mut options = vec!["--db", DATABASE, &target];
                 options.extend(gzip.then_some("--gzip"));
                 let command = self.peer(mongodump, &options);
-                subjects.push(Subjected { name, before: Vec::new(), command, output: Output::Path(archive) });
+                subjects.push(Subjected {
+                    name: name.to_owned(),
+                    before: Vec::new(),
+                    command,
+                    output: Output::Path(archive),
+                });
             }
         }
         subjects
     }
 
     fn pipes(&self, mongodump: Option<&Path>) -> Vec<Subjected> {
-        let piped = |name, command| Subjected { name, before: Vec::new(), command, output: Output::Pipe };
+        let piped = |name: &str, command| Subjected {
+            name: name.to_owned(),
+            before: Vec::new(),
+            command,
+            output: Output::Pipe,
+        };
         let own = self.own(&["--quiet", "mongo", "dump", "--db", DATABASE, "--output", "-"]);
         let mut subjects = vec![piped("mainstay mongo dump", own)];
         subjects.extend(mongodump.map(|program| {
@@ -270,7 +289,7 @@ impl Bench {
         let (own, other) = (self.path("own.archive.gz"), self.path("gzip.archive"));
         let file = own.display().to_string();
         let mut subjects = vec![Subjected {
-            name: "mainstay mongo dump --gzip",
+            name: "mainstay mongo dump --gzip".to_owned(),
             before: vec![Prepare::RemoveFile(own.clone())],
             command: self.own(&["--quiet", "mongo", "dump", "--db", DATABASE, "--gzip", "--output", &file]),
             output: Output::Path(own),
@@ -279,7 +298,7 @@ impl Bench {
             let target = format!("--archive={}", other.display());
             let command = self.peer(program, &["--db", DATABASE, &target, "--gzip"]);
             Subjected {
-                name: "mongodump --archive --gzip",
+                name: "mongodump --archive --gzip".to_owned(),
                 before: Vec::new(),
                 command,
                 output: Output::Path(other),
@@ -300,7 +319,7 @@ impl Bench {
             "bench.plan.json",
         ]);
         let mut subjects = vec![Subjected {
-            name: "mainstay restore apply",
+            name: "mainstay restore apply".to_owned(),
             before: vec![
                 Prepare::DropRestored,
                 Prepare::RemoveFile(self.path("bench.plan.json")),
@@ -320,7 +339,7 @@ impl Bench {
                 options.extend(gzip.then_some("--gzip"));
                 let command = self.peer(mongorestore, &options);
                 let before = vec![Prepare::DropRestored];
-                subjects.push(Subjected { name, before, command, output: Output::None });
+                subjects.push(Subjected { name: name.to_owned(), before, command, output: Output::None });
             }
         }
         subjects
@@ -330,78 +349,94 @@ impl Bench {
     fn leave_one_of_each(&self, mongodump: Option<&Path>) -> Outcome {
         for subject in self.backups(mongodump) {
             if !matches!(&subject.output, Output::Path(path) if path.exists()) {
-                self.run_once(&subject)?;
+                run_once(self, &subject)?;
             }
         }
         Ok(())
     }
+}
 
-    fn run_once(&self, subject: &Subjected) -> Result<Cost, Box<dyn std::error::Error>> {
-        for step in &subject.before {
-            self.prepare(step)?;
-        }
-        let server_before = self.server_cpu()?;
-        let began = Instant::now();
-        let mut command = self.command(&subject.command);
-        if matches!(subject.output, Output::Pipe) {
-            command.stdout(Stdio::piped());
-        }
-        let mut child = command.spawn()?;
-        let drained = drain(&mut child);
-        let usage = child.wait4()?;
-        let piped_bytes =
-            drained.map_or(Ok(0), |thread| thread.join().expect("reading a pipe does not panic"))?;
-        let wall = began.elapsed();
-        if !usage.status.success() {
-            return Err(format!("{} ended with {}", subject.name, usage.status).into());
-        }
-        Ok(Cost {
-            wall,
-            program_cpu: usage.rusage.utime + usage.rusage.stime,
-            server_cpu: self.server_cpu()?.saturating_sub(server_before),
-            memory_bytes: usage.rusage.maxrss,
-            output_bytes: match &subject.output {
-                Output::None => 0,
-                Output::Path(path) => bytes_below(path)?,
-                Output::Pipe => piped_bytes,
-            },
-        })
+impl Ground for Bench {
+    fn folder(&self) -> &Path {
+        &self.folder
     }
 
-    fn prepare(&self, step: &Prepare) -> Outcome {
-        match step {
-            Prepare::RemoveFolder(folder) if folder.exists() => fs::remove_dir_all(folder)?,
-            Prepare::RemoveFolder(_) => {}
-            Prepare::RemoveFile(file) if file.exists() => fs::remove_file(file)?,
-            Prepare::RemoveFile(_) => {}
-            Prepare::DropRestored => {
-                self.runtime.block_on(async { self.mongod.oracle().await.database(RESTORED).drop().await })?
-            }
-            Prepare::Run(command) => {
-                let status = self.command(command).status()?;
-                if !status.success() {
-                    return Err(format!("{} ended with {status}", command.join(" ")).into());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn command(&self, command: &[String]) -> Command {
-        let mut process = Command::new(&command[0]);
-        process.args(&command[1..]).current_dir(&self.folder).stdin(Stdio::null()).stdout(Stdio::null());
-        process
-    }
-
-    /// CPU seconds of the server so far: fields 14 and 15 of `/proc/<pid>/stat`, in ticks of 10 ms.
     fn server_cpu(&self) -> Result<Duration, Box<dyn std::error::Error>> {
-        let pid = self.mongod.pid().ok_or("the server is gone")?;
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let fields: Vec<&str> = after_name.split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-        Ok(Duration::from_millis(ticks * 10))
+        cpu_of(self.mongod.pid().ok_or("the server is gone")?, false)
     }
+
+    fn drop_restored(&self) -> Outcome {
+        self.runtime.block_on(async { self.mongod.oracle().await.database(RESTORED).drop().await })?;
+        Ok(())
+    }
+}
+
+fn run_once(ground: &dyn Ground, subject: &Subjected) -> Result<Cost, Box<dyn std::error::Error>> {
+    for step in &subject.before {
+        prepare(ground, step)?;
+    }
+    let server_before = ground.server_cpu()?;
+    let began = Instant::now();
+    let mut process = command(ground, &subject.command);
+    if matches!(subject.output, Output::Pipe) {
+        process.stdout(Stdio::piped());
+    }
+    let mut child = process.spawn()?;
+    let drained = drain(&mut child);
+    let usage = child.wait4()?;
+    let piped_bytes =
+        drained.map_or(Ok(0), |thread| thread.join().expect("reading a pipe does not panic"))?;
+    let wall = began.elapsed();
+    if !usage.status.success() {
+        return Err(format!("{} ended with {}", subject.name, usage.status).into());
+    }
+    Ok(Cost {
+        wall,
+        program_cpu: usage.rusage.utime + usage.rusage.stime,
+        server_cpu: ground.server_cpu()?.saturating_sub(server_before),
+        memory_bytes: usage.rusage.maxrss,
+        output_bytes: match &subject.output {
+            Output::None => 0,
+            Output::Path(path) => bytes_below(path)?,
+            Output::Pipe => piped_bytes,
+        },
+    })
+}
+
+fn prepare(ground: &dyn Ground, step: &Prepare) -> Outcome {
+    match step {
+        Prepare::RemoveFolder(folder) if folder.exists() => fs::remove_dir_all(folder)?,
+        Prepare::RemoveFolder(_) => {}
+        Prepare::RemoveFile(file) if file.exists() => fs::remove_file(file)?,
+        Prepare::RemoveFile(_) => {}
+        Prepare::DropRestored => ground.drop_restored()?,
+        Prepare::Run(line) => {
+            let status = command(ground, line).status()?;
+            if !status.success() {
+                return Err(format!("{} ended with {status}", line.join(" ")).into());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn command(ground: &dyn Ground, line: &[String]) -> Command {
+    let mut process = Command::new(&line[0]);
+    process.args(&line[1..]).current_dir(ground.folder()).stdin(Stdio::null()).stdout(Stdio::null());
+    process
+}
+
+/// CPU seconds of a process so far, of its children that have ended too when that is asked for: fields 14 to 17 of `/proc/<pid>/stat`, in ticks
+/// of 10 ms.
+fn cpu_of(pid: u32, with_children: bool) -> Result<Duration, Box<dyn std::error::Error>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let fields: Vec<&str> = after_name.split_whitespace().collect();
+    let mut ticks = 0;
+    for field in &fields[11..if with_children { 15 } else { 13 }] {
+        ticks += field.parse::<u64>()?;
+    }
+    Ok(Duration::from_millis(ticks * 10))
 }
 
 /// Reads the child's standard output to its end, if it is a pipe, and counts.
@@ -421,13 +456,13 @@ fn drain(child: &mut Child) -> Option<thread::JoinHandle<io::Result<u64>>> {
 fn measure(
     runs: usize,
     subjects: &[Subjected],
-    bench: &Bench,
+    ground: &dyn Ground,
 ) -> Result<Vec<Series>, Box<dyn std::error::Error>> {
     let mut all: Vec<Series> =
-        subjects.iter().map(|subject| Series { name: subject.name.to_owned(), costs: Vec::new() }).collect();
+        subjects.iter().map(|subject| Series { name: subject.name.clone(), costs: Vec::new() }).collect();
     for run in 1..=runs {
         for (subject, series) in subjects.iter().zip(&mut all) {
-            let cost = bench.run_once(subject)?;
+            let cost = run_once(ground, subject)?;
             eprintln!("run {run}/{runs} {:<32} {:>8.2} s", subject.name, cost.wall.as_secs_f64());
             series.costs.push(cost);
         }
@@ -435,11 +470,15 @@ fn measure(
     Ok(all)
 }
 
-fn describe(bench: &Bench, indexes: u8, peers: &[Option<PathBuf>]) {
+fn describe_hardware() {
     let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = processor.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
     let cores = thread::available_parallelism().map_or(1, usize::from);
     println!("hardware: {cores} cores,{}", model.trim_start_matches(['\t', ' ', ':']));
+}
+
+fn describe(bench: &Bench, indexes: u8, peers: &[Option<PathBuf>]) {
+    describe_hardware();
     println!(
         "raw BSON: {:.1} MB in one collection with {indexes} secondary indexes, one-node replica set",
         bench.raw_bytes as f64 / 1e6
@@ -460,7 +499,7 @@ fn print_table(title: &str, all: &[Series], raw_bytes: u64) {
     println!("\n{title}: medians of {} runs", all.first().map_or(0, |series| series.costs.len()));
     println!(
         "{:<32} {:>8} {:>9} {:>10} {:>10} {:>9} {:>10} {:>7}",
-        "program", "wall s", "MB/s raw", "own CPU s", "mongod s", "peak MB", "output MB", "ratio"
+        "program", "wall s", "MB/s raw", "own CPU s", "server s", "peak MB", "output MB", "ratio"
     );
     let own = all.first().map_or(0.0, |series| series.median(|cost| cost.wall.as_secs_f64()));
     for series in all {
