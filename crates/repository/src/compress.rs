@@ -23,6 +23,22 @@ const TUNED_LEVEL: i32 = 3;
 const TUNED_HASH_LOG: u32 = 16;
 const TUNED_CHAIN_LOG: u32 = 15;
 
+/// With the default level, frames that a quicker one makes as small are left to that: those that hardly compress, and those that compress to next
+/// to nothing. Which they are is told by what the quicker level makes of [`SAMPLE_COUNT`] pieces of the frame.
+///
+/// | 40 MB of a PostgreSQL cluster | level 1: MB/s, ratio | level 3: MB/s, ratio |
+/// |---|---|---|
+/// | random blobs, 8 KB each | 991, 1.026 | 266, 1.026 |
+/// | rows of `pgbench_accounts` | 1951, 42.0 | 1150, 37.3 |
+/// | an index of integers | 288, 6.53 | 265, 6.59 |
+///
+/// `zstd -b1 -e1 -B2M` and `zstd -b3 -e3 -B2M` on the files of the relations.
+const QUICK_LEVEL: i32 = 1;
+const QUICK_RATIO_LOW: f64 = 1.15;
+const QUICK_RATIO_HIGH: f64 = 12.0;
+const SAMPLE_COUNT: usize = 4;
+const SAMPLE_BYTES: usize = 16 * 1024;
+
 /// The plain bytes of one frame.
 pub(crate) enum Plain {
     /// Gathered from several writes, in a buffer that goes back to the pool.
@@ -70,9 +86,11 @@ impl std::fmt::Debug for Pool {
     }
 }
 
-/// A zstd context and room for its output.
+/// A zstd context, one for frames that a quicker level makes as small, and room for their output.
 struct Worker {
     context: zstd::bulk::Compressor<'static>,
+    quick: Option<zstd::bulk::Compressor<'static>>,
+    sample: Vec<u8>,
     output: Vec<u8>,
 }
 
@@ -139,7 +157,7 @@ impl FrameCompressor {
 
 impl Worker {
     fn new(level: i32) -> Result<Self> {
-        let prepare = || {
+        let prepare = |level| {
             let mut context = zstd::bulk::Compressor::new(level)?;
             if level == TUNED_LEVEL {
                 context.set_parameter(CParameter::HashLog(TUNED_HASH_LOG))?;
@@ -149,15 +167,42 @@ impl Worker {
             context.set_parameter(CParameter::ContentSizeFlag(true))?;
             Ok(context)
         };
-        Ok(Self { context: prepare().map_err(compression_error)?, output: Vec::new() })
+        let context = prepare(level).map_err(compression_error)?;
+        let quick = (level == TUNED_LEVEL).then(|| prepare(QUICK_LEVEL)).transpose();
+        let quick = quick.map_err(compression_error)?;
+        Ok(Self { context, quick, sample: Vec::new(), output: Vec::new() })
     }
 
-    /// The frame, in memory of just its size.
+    /// The frame, in memory of about its size: output that fills its buffer is handed on in it.
     fn compress(&mut self, plain: &[u8]) -> std::io::Result<Bytes> {
         self.output.clear();
         self.output.reserve(zstd::zstd_safe::compress_bound(plain.len()));
-        self.context.compress_to_buffer(plain, &mut self.output)?;
+        let is_left = self.is_left_to_quick(plain)?;
+        let context = self.quick.as_mut().filter(|_| is_left).unwrap_or(&mut self.context);
+        context.compress_to_buffer(plain, &mut self.output)?;
+        if self.output.len() > self.output.capacity() / 8 * 7 {
+            return Ok(std::mem::take(&mut self.output).into());
+        }
         Ok(Bytes::copy_from_slice(&self.output))
+    }
+
+    /// Whether the quicker level makes the frame as small.
+    fn is_left_to_quick(&mut self, plain: &[u8]) -> std::io::Result<bool> {
+        let Some(quick) = &mut self.quick else { return Ok(false) };
+        let stride = plain.len() / SAMPLE_COUNT;
+        if stride < 4 * SAMPLE_BYTES {
+            return Ok(false);
+        }
+        self.sample.clear();
+        for piece in plain.chunks_exact(stride) {
+            self.sample.extend_from_slice(&piece[..SAMPLE_BYTES]);
+        }
+        self.output.clear();
+        self.output.reserve(zstd::zstd_safe::compress_bound(self.sample.len()));
+        let length = quick.compress_to_buffer(&self.sample, &mut self.output)?;
+        self.output.clear();
+        let ratio = self.sample.len() as f64 / length as f64;
+        Ok(!(QUICK_RATIO_LOW..=QUICK_RATIO_HIGH).contains(&ratio))
     }
 }
 
@@ -178,4 +223,35 @@ pub(crate) fn gather(frame: &mut Vec<u8>, bytes: &[u8]) {
         frame.reserve_exact(capacity - frame.len());
     }
     frame.extend_from_slice(bytes);
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_that_a_quick_level_makes_as_small_are_left_to_it() {
+        let mut state = 1_u64;
+        let mut random = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let noise: Vec<u8> = (0..FRAME_BYTES).map(|_| random() as u8).collect();
+        let words: Vec<u8> = (0..FRAME_BYTES / 8)
+            .flat_map(|_| format!("{:08x}", random() % 4_096 * 7_919).into_bytes())
+            .collect();
+        let rows: Vec<u8> =
+            (0..FRAME_BYTES / 128).flat_map(|row| format!("{row:<128}").into_bytes()).collect();
+        for (plain, is_left) in [(&noise, true), (&words, false), (&rows, true)] {
+            let mut worker = Worker::new(TUNED_LEVEL).unwrap();
+            assert_eq!(worker.is_left_to_quick(plain).unwrap(), is_left);
+            let frame = worker.compress(plain).unwrap();
+            assert_eq!(zstd::bulk::decompress(&frame, plain.len()).unwrap(), *plain);
+            assert!(!worker.is_left_to_quick(&plain[..100_000]).unwrap(), "too short to be worth a look");
+            assert!(!Worker::new(9).unwrap().is_left_to_quick(plain).unwrap(), "a level that was asked for");
+        }
+    }
 }

@@ -16,7 +16,7 @@
 //! # Memory
 //! Bounded by configuration, never by the size of an object. With `t` compression threads (frames are [`FRAME_BYTES`] = 2 MiB):
 //! - per repository while writing: `2t + 2` frames between producer and store, each at most 2 MiB before and 2 MiB after compression,
-//!   and per thread one zstd context (about 1 MiB at level 1, 2 MiB at level 3, 30 MiB at level 19) with one 2 MiB output buffer;
+//!   and per thread one zstd context (about 1 MiB at level 1, 3 MiB at level 3, 30 MiB at level 19) with one 2 MiB output buffer;
 //! - per object being written: one frame being gathered (2 MiB), one being sealed (2 MiB, twice that when encrypted), and the store's
 //!   parts in flight;
 //! - per object being read: two chunks of the store's reader, the decoder's window (at most [`WINDOW_BYTES_MAX`] = 8 MiB, 2 MiB for
