@@ -9,6 +9,8 @@ mod cluster;
 mod digest;
 mod documents;
 mod inspection;
+mod keyfile;
+mod keyspace;
 mod lens;
 mod literal;
 mod metadata;
@@ -38,6 +40,8 @@ pub use inspection::{
     Profiler, ProfilerSettings, Recorded, RunningOperation, SampleRate, ServerProcess, SlowOperation,
     SlowOperations, SlowRequest, SlowSource, Tickets,
 };
+pub use keyfile::{KeyFile, KeyFileBeginning, KeyFileSource};
+pub use keyspace::{KeyKind, KeyRecord, KeyScan, KeyScanRequest, KeySweep, Keyspace, KeyspaceSize};
 pub use lens::{ChangeLens, ChangeSight, SightKind};
 pub use literal::{CommandValue, Literal};
 pub use metadata::metadata_differences;

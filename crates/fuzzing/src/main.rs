@@ -19,6 +19,7 @@ use mainstay_archive::fuzzing as archive;
 use mainstay_basebackup::fuzzing as basebackup;
 use mainstay_mongo::fuzzing as mongo;
 use mainstay_postgres::fuzzing as postgres;
+use mainstay_rdb::fuzzing as rdb;
 use mainstay_repository::fuzzing as repository;
 
 /// What a program ends with.
@@ -47,6 +48,7 @@ const TARGETS: &[Target] = &[
     Target { name: "postgres_copy", exercise: postgres::copy },
     Target { name: "basebackup_archive", exercise: basebackup::archive },
     Target { name: "basebackup_manifest", exercise: basebackup::manifest },
+    Target { name: "rdb", exercise: rdb::file },
 ];
 
 /// An identity that opens the corpus' encrypted objects and nothing else.

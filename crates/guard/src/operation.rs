@@ -92,6 +92,13 @@ pub const OPERATIONS: &[Operation] = &[
     reads("mongo.slow", "show slow operations grouped by the shape of their queries"),
     reads("mongo.stats", "show what collections and their indexes take"),
     reads("plan.show", "show a plan file and its hash"),
+    reads("redis.keys", "show what keys there are by prefix, from a server at work or from a database file"),
+    Operation {
+        name: "redis.purge",
+        effect: Effect::Destructive,
+        summary: "remove the keys whose names match a pattern",
+        reach: Reach::Store,
+    },
     Operation {
         name: "restore.abandon",
         effect: Effect::Disruptive,

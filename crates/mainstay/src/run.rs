@@ -86,6 +86,8 @@ fn has_safe_point(command: &Command) -> bool {
         "mongo.profile.reset",
         "mongo.dump",
         "mongo.load",
+        "redis.keys",
+        "redis.purge",
         "apply",
     ];
     stoppable.contains(&command.name())

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use jiff::SignedDuration;
 use mainstay_engine::{
     AccountStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentSink, DocumentSource, Inspection,
-    Namespace, Probe, StoreFacts,
+    KeyFileSource, Keyspace, Namespace, Probe, StoreFacts,
 };
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
@@ -21,7 +21,7 @@ use mainstay_model::{
 use mainstay_mongo::{MongoConfig, MongoServer};
 use mainstay_ops::Selection;
 use mainstay_postgres::{PostgresCluster, PostgresConfig, PostgresProbe, TlsOptions};
-use mainstay_redis::{RedisConfig, RedisProbe};
+use mainstay_redis::{RedisConfig, RedisKeyFile, RedisKeyspace, RedisProbe};
 use mainstay_repository::{Compression, Repository, RepositoryOptions};
 use mainstay_store::{Location, S3Options, Store, StoreOptions};
 use tokio_util::sync::CancellationToken;
@@ -197,7 +197,9 @@ impl Session {
                 Arc::new(PostgresProbe::new(&config)?)
             }
             StoreKind::Redis => {
-                Arc::new(redis(configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?)?)
+                let mut config = redis(configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?);
+                config.connect_timeout = PROBE_CONNECT_TIME_MAX;
+                Arc::new(RedisProbe::new(&config)?)
             }
         })
     }
@@ -226,6 +228,26 @@ impl Session {
             inspection: server.clone(),
             accounts: server,
         })
+    }
+
+    /// The keys of Redis.
+    ///
+    /// # Errors
+    /// `Precondition` when it has no url; `Config` when its connection cannot be described.
+    pub(crate) fn keyspace(&self) -> Result<Arc<dyn Keyspace>> {
+        let kind = StoreKind::Redis;
+        let settings = self.configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(RedisKeyspace::new(&redis(settings))?))
+    }
+
+    /// The Redis whose keys are copied as one file.
+    ///
+    /// # Errors
+    /// `Precondition` when it has no url; `Config` when its connection cannot be described.
+    pub(crate) fn key_file(&self) -> Result<Arc<dyn KeyFileSource>> {
+        let kind = StoreKind::Redis;
+        let settings = self.configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(RedisKeyFile::new(&redis(settings))?))
     }
 
     /// The PostgreSQL whose files are copied as a whole.
@@ -471,7 +493,7 @@ fn postgres(settings: &PostgresSettings) -> Result<PostgresConfig> {
     Ok(config)
 }
 
-fn redis(settings: &RedisSettings) -> Result<RedisProbe> {
+fn redis(settings: &RedisSettings) -> RedisConfig {
     let mut config = RedisConfig::new(Secret::new(settings.connection.without_credentials()));
     config.user = settings.credentials.username.as_ref().map(|(name, _)| name.clone());
     config.password = settings.credentials.password.as_ref().map(|(password, _)| password.clone());
@@ -482,8 +504,7 @@ fn redis(settings: &RedisSettings) -> Result<RedisProbe> {
         }),
         ca_file: settings.ca_file.clone(),
     };
-    config.connect_timeout = PROBE_CONNECT_TIME_MAX;
-    RedisProbe::new(&config)
+    config
 }
 
 /// Who acts: the account that the operating system says this process runs as. `$USER` is only what somebody says.

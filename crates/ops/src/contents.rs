@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Selection;
 use crate::cluster::ClusterSetContents;
+use crate::keyfile::KeyFileSetContents;
 
 /// The role of objects that hold options and indexes.
 pub(crate) const ROLE_METADATA: &str = "metadata";
@@ -30,6 +31,8 @@ pub enum SetContents {
     Documents(Box<DocumentSetContents>),
     /// The files of a server.
     Cluster(Box<ClusterSetContents>),
+    /// A server's own file of all its keys.
+    KeyFile(Box<KeyFileSetContents>),
 }
 
 impl SetContents {
@@ -40,7 +43,8 @@ impl SetContents {
     pub fn of(set: &Set) -> Result<Self> {
         match set.kind() {
             StoreKind::Postgres => set.contents().map(Self::Cluster),
-            StoreKind::Mongo | StoreKind::Redis => set.contents().map(Self::Documents),
+            StoreKind::Redis => set.contents().map(Self::KeyFile),
+            StoreKind::Mongo => set.contents().map(Self::Documents),
         }
     }
 }

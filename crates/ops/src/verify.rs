@@ -5,9 +5,9 @@ use mainstay_model::progress::Observer;
 use mainstay_model::{Result, ResultExt, StoreKind};
 use mainstay_repository::{Repository, Set, VerifyReport};
 
-use crate::cluster;
 use crate::contents::{DocumentSetContents, Needed};
 use crate::inspect::inspect;
+use crate::{cluster, keyfile};
 
 /// Reads every object of `set` back, judges it, and records the outcome in the repository. Whether that could be recorded is told beside the
 /// verdict, which is worth as much without a record.
@@ -22,7 +22,8 @@ pub async fn verify(
 ) -> Result<(VerifyReport, Result<()>)> {
     let report = match set.kind() {
         StoreKind::Postgres => cluster::inspect(repository, set, observer).await?,
-        StoreKind::Mongo | StoreKind::Redis => inspect(repository, set, observer).await?,
+        StoreKind::Redis => keyfile::inspect(repository, set, observer).await?,
+        StoreKind::Mongo => inspect(repository, set, observer).await?,
     };
     let recorded = repository.record_verification(&report).await.context("record the verification");
     Ok((report, recorded.map(drop)))

@@ -21,6 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("archive", &[]),
     ("basebackup", &[]),
+    ("rdb", &[]),
     ("store", &["model"]),
     ("journal", &["model", "store"]),
     ("guard", &["journal", "model", "store"]),
@@ -29,12 +30,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tls", &["model"]),
     ("mongo", &["engine", "guard", "model", "tls"]),
     ("postgres", &["engine", "guard", "model", "tls"]),
-    ("redis", &["engine", "guard", "model"]),
-    ("ops", &["archive", "basebackup", "engine", "guard", "journal", "model", "repository"]),
+    ("redis", &["engine", "guard", "model", "rdb", "tls"]),
+    ("ops", &["archive", "basebackup", "engine", "guard", "journal", "model", "rdb", "repository"]),
     ("mainstay", &["*"]),
     ("marketplace", &[]),
     ("testkit", &[]),
-    ("fuzzing", &["archive", "basebackup", "mongo", "postgres", "repository"]),
+    ("fuzzing", &["archive", "basebackup", "mongo", "postgres", "rdb", "repository"]),
     ("xtask", &["*", "testkit"]),
 ];
 

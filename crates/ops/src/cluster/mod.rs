@@ -12,6 +12,7 @@ mod place;
 mod restore;
 mod unpack;
 
+pub(crate) use backup::give_up;
 pub use backup::{ClusterBackupContext, ClusterBackupReport, create, plan_backup};
 pub use contents::{ArchiveRecord, ClusterSetContents};
 pub(crate) use inspect::inspect;

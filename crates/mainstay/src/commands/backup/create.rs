@@ -14,9 +14,9 @@ use mainstay_ops::backup::{self, BackupContext, BackupReport, BackupRequest, Res
 use serde_json::{Map, Value, json};
 
 use super::{label, moment_of, parse_namespace, set_json};
-use crate::commands::close;
 use crate::commands::cluster::{self, ClusterArgs};
 use crate::commands::plan::PlanReport;
+use crate::commands::{close, keyfile};
 use crate::printer::{Look, Report, Tone};
 use crate::wiring::Session;
 
@@ -45,7 +45,7 @@ impl From<ConsistencyArgument> for SnapshotChoice {
 /// Arguments of `backup create`.
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
-    /// The store: mongo, postgres
+    /// The store: mongo, postgres, redis
     #[arg(long, default_value = "mongo")]
     store: StoreKind,
     /// Back up this database; may be repeated [default: the configured one, or all]
@@ -135,6 +135,10 @@ pub(super) async fn run(args: CreateArgs, session: &Session) -> Result<ExitStatu
         return cluster::create(&args.cluster, args.dry_run, session).await;
     }
     args.cluster.refuse(args.store)?;
+    if args.store == StoreKind::Redis {
+        args.refuse_documents()?;
+        return keyfile::create(args.dry_run, session).await;
+    }
     let documents = session.documents(args.store).await?;
     let target = session.target(documents.probe.as_ref()).await?;
     let plan = match &args.resume {
