@@ -58,7 +58,7 @@ async fn the_census_of_the_server_and_of_its_file_agree() {
     fill(&mut connection).await;
     give(&mut connection, "SAVE").await;
     let place = place(&server);
-    fs::copy(server.dir().join("dump.rdb"), place.path("dump.rdb")).unwrap();
+    fs::copy(server.dir().join("data/dump.rdb"), place.path("dump.rdb")).unwrap();
     for (arguments, bytes_are) in [
         (&["redis", "keys", "--json"][..], "memory"),
         (&["redis", "keys", "--json", "--rdb", "dump.rdb"], "data"),
@@ -129,7 +129,7 @@ async fn bad_input_is_told_what_it_is() {
     give(&mut connection, "SET a:b:c 1").await;
     give(&mut connection, "SAVE").await;
     let place = place(&server);
-    let file = fs::read(server.dir().join("dump.rdb")).unwrap();
+    let file = fs::read(server.dir().join("data/dump.rdb")).unwrap();
     fs::write(place.path("cut.rdb"), &file[..file.len() - 12]).unwrap();
     let mut flipped = file.clone();
     flipped[file.len() - 12] ^= 1;

@@ -187,8 +187,7 @@ async fn a_user_who_may_write_one_prefix_is_held_to_it() {
 async fn globs_mean_what_the_server_means_by_them() {
     let server = Redis::start().unwrap();
     let mut connection = connection(&server).await;
-    let names =
-        ["", "a", "ab", "abc", "a*c", "a:b:c", "a]c", "-", "a-c", "[a]", "\\", "ä", "abcabc", "^", "b"];
+    let names = ["a", "ab", "abc", "a*c", "a:b:c", "a]c", "-", "a-c", "[a]", "\\", "ä", "abcabc", "^", "b"];
     for name in names {
         let _: redis::Value = give(&mut connection, &["SET", name, "1"]).await;
     }

@@ -139,7 +139,7 @@ async fn streams(client: &mut Client) {
 /// Saves, and gives the file.
 async fn saved(server: &Redis, client: &mut Client) -> Vec<u8> {
     client.give("SAVE").await;
-    fs::read(server.dir().join("dump.rdb")).unwrap()
+    fs::read(server.dir().join("data/dump.rdb")).unwrap()
 }
 
 /// Checks one key of the walk against the server, and its value by bringing it back.
@@ -169,7 +169,9 @@ async fn check(client: &mut Client, head: &KeyHead, tail: KeyTail, payload: &[u8
     let [before]: [String; 1] =
         client.ask::<Vec<String>>(&[b"DEBUG", b"DIGEST-VALUE", name]).await.try_into().unwrap();
     client.select(SCRATCH).await;
-    let _: () = client.ask(&[b"RESTORE", name, b"0", payload, b"REPLACE"]).await;
+    // The digest says whether a key expires.
+    let expires = head.expires_at.unwrap_or(0).to_string();
+    let _: () = client.ask(&[b"RESTORE", name, expires.as_bytes(), payload, b"REPLACE", b"ABSTTL"]).await;
     let [after]: [String; 1] =
         client.ask::<Vec<String>>(&[b"DEBUG", b"DIGEST-VALUE", name]).await.try_into().unwrap();
     assert_eq!(before, after, "{}", name.escape_ascii());
