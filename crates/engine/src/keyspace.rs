@@ -82,6 +82,8 @@ pub struct KeyScanRequest {
     pub pattern: Option<Vec<u8>>,
     /// The longest that the store should be busy with one answer: others wait meanwhile.
     pub answer_time_max: Duration,
+    /// The moment that remaining lifetimes are counted from, in milliseconds since 1970.
+    pub now: i64,
 }
 
 /// A store of keys.

@@ -160,6 +160,7 @@ impl<R: Read> Input<R> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

@@ -62,6 +62,7 @@ pub(crate) fn front<const N: usize>(packed: &[u8]) -> Vec<u8> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

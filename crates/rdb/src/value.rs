@@ -235,7 +235,7 @@ fn whole(entries: u64, each: u64) -> Result<Option<u64>, Fault> {
     if entries == UNKNOWN {
         return Ok(None);
     }
-    if entries % each != 0 {
+    if !entries.is_multiple_of(each) {
         return Err(Fault::Packed("its entries do not make whole elements"));
     }
     Ok(Some(entries / each))

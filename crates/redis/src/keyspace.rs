@@ -5,7 +5,7 @@
 //! follows from how long the last step took: [`Pace`].
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use mainstay_engine::{KeyKind, KeyRecord, KeyScan, KeyScanRequest, KeySweep, Keyspace, KeyspaceSize};
@@ -120,6 +120,7 @@ impl Pace {
 struct Listing<'a> {
     session: Session<'a>,
     pattern: Option<Vec<u8>>,
+    now: i64,
     /// What has not been begun.
     databases: VecDeque<u64>,
     /// The database under way and the server's cursor in it.
@@ -135,7 +136,8 @@ impl<'a> Listing<'a> {
         }
         let way = way(&mut session).await?;
         let pace = Pace { step: STEP_FIRST, way, answer_time_max: request.answer_time_max };
-        Ok(Self { session, pattern: request.pattern, databases: request.databases.into(), place: None, pace })
+        let KeyScanRequest { databases, pattern, now, .. } = request;
+        Ok(Self { session, pattern, now, databases: databases.into(), place: None, pace })
     }
 
     /// The next names, with the number of their database.
@@ -234,16 +236,15 @@ impl Scan<'_> {
         let asked = Instant::now();
         let answers = self.listing.session.ask_all(&pipeline).await?;
         self.describing.learn(names.len(), asked.elapsed());
-        let now = SystemTime::now();
         for (name, answers) in names.iter().zip(answers.chunks_exact(questions)) {
-            records.extend(record(database, name, answers, now));
+            records.extend(record(database, name, answers, self.listing.now));
         }
         Ok(())
     }
 }
 
 /// What the answers to `TYPE`, `PTTL` and perhaps `MEMORY USAGE` say; `None` when the key has gone meanwhile.
-fn record(database: u64, name: &[u8], answers: &[Value], now: SystemTime) -> Option<KeyRecord> {
+fn record(database: u64, name: &[u8], answers: &[Value], now: i64) -> Option<KeyRecord> {
     let kind = match redis::from_redis_value_ref::<String>(answers.first()?).ok()?.as_str() {
         "none" => return None,
         "string" => KeyKind::String,
@@ -258,10 +259,7 @@ fn record(database: u64, name: &[u8], answers: &[Value], now: SystemTime) -> Opt
         // -2 is a key that has gone between the two questions, -1 one that never expires.
         -2 => return None,
         left if left < 0 => None,
-        left => {
-            let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-            Some(i64::try_from(since_epoch).unwrap_or(i64::MAX).saturating_add(left))
-        }
+        left => Some(now.saturating_add(left)),
     };
     let bytes = match answers.get(2) {
         Some(answer) => Some(redis::from_redis_value_ref::<Option<u64>>(answer).ok()??),
@@ -272,6 +270,7 @@ fn record(database: u64, name: &[u8], answers: &[Value], now: SystemTime) -> Opt
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
@@ -314,8 +313,7 @@ mod tests {
     #[test]
     fn keys_that_have_gone_are_passed_over() {
         let kind = |name: &str| Value::SimpleString(name.to_owned());
-        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(10);
-        let told = |answers: &[Value]| record(0, b"a", answers, at);
+        let told = |answers: &[Value]| record(0, b"a", answers, 10_000);
         assert_eq!(told(&[kind("none"), Value::Int(-2), Value::Nil]), None);
         assert_eq!(told(&[kind("hash"), Value::Int(-2), Value::Nil]), None);
         assert_eq!(told(&[kind("hash"), Value::Int(-1), Value::Nil]), None);

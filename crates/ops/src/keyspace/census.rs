@@ -64,9 +64,9 @@ impl ExpirySpread {
             return;
         };
         let bucket = match at.saturating_sub(now) {
-            i64::MIN..=0 => &mut self.passed,
-            ..=HOUR => &mut self.hour,
-            ..=DAY => &mut self.day,
+            left if left <= 0 => &mut self.passed,
+            left if left <= HOUR => &mut self.hour,
+            left if left <= DAY => &mut self.day,
             left if left <= 7 * DAY => &mut self.week,
             left if left <= 30 * DAY => &mut self.month,
             _ => &mut self.later,

@@ -79,6 +79,7 @@ pub async fn of_server(
         databases: sizes.iter().map(|size| size.database).collect(),
         pattern: request.pattern,
         answer_time_max: request.answer_time_max,
+        now: request.options.now,
     };
     let mut scan = keyspace.scan(scan_request).await?;
     let tells_bytes = scan.tells_bytes();

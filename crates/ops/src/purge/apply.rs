@@ -64,6 +64,8 @@ async fn sweep(
             databases: databases.clone(),
             pattern: Some(pattern.clone().into_bytes()),
             answer_time_max: request.answer_time_max(),
+            // No lifetimes are asked for.
+            now: 0,
         };
         let mut sweep = context.keyspace.sweep(scan_request).await?;
         while let Some(mut names) = sweep.next().await? {

@@ -130,7 +130,7 @@ async fn count(
     cancel: &CancellationToken,
 ) -> Result<KeyCensus> {
     let databases = request.databases(keyspace).await?;
-    let mut counting = Counting::new(options);
+    let mut counting = Counting::new(options.clone());
     for (index, pattern) in request.patterns.iter().enumerate() {
         observer.phase(&format!("count {pattern}"));
         let is_meant = request.selector(index);
@@ -138,6 +138,7 @@ async fn count(
             databases: databases.clone(),
             pattern: Some(pattern.clone().into_bytes()),
             answer_time_max: request.answer_time_max(),
+            now: options.now,
         };
         let mut scan = keyspace.scan(scan_request).await?;
         while let Some(records) = scan.next().await? {
