@@ -21,6 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("archive", &[]),
     ("basebackup", &[]),
+    ("pgdump", &[]),
     ("store", &["model"]),
     ("journal", &["model", "store"]),
     ("guard", &["journal", "model", "store"]),
@@ -30,11 +31,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("mongo", &["engine", "guard", "model", "tls"]),
     ("postgres", &["engine", "guard", "model", "tls"]),
     ("redis", &["engine", "guard", "model"]),
-    ("ops", &["archive", "basebackup", "engine", "guard", "journal", "model", "repository"]),
+    ("ops", &["archive", "basebackup", "engine", "guard", "journal", "model", "pgdump", "repository"]),
     ("mainstay", &["*"]),
     ("marketplace", &[]),
     ("testkit", &[]),
-    ("fuzzing", &["archive", "basebackup", "mongo", "postgres", "repository"]),
+    ("fuzzing", &["archive", "basebackup", "mongo", "pgdump", "postgres", "repository"]),
     ("xtask", &["*", "testkit"]),
 ];
 
