@@ -11,8 +11,10 @@ mod documents;
 mod inspection;
 mod lens;
 mod literal;
+mod logical;
 mod metadata;
 mod probe;
+mod relational;
 mod wal;
 
 pub use accounts::{AccountKind, AccountMerge, AccountName, AccountStore, Accounts};
@@ -40,6 +42,14 @@ pub use inspection::{
 };
 pub use lens::{ChangeLens, ChangeSight, SightKind};
 pub use literal::{CommandValue, Literal};
+pub use logical::{
+    DatabaseDefinition, DatabaseFacts, DatabaseReset, LoadRequest, LogicalDump, LogicalLoad, LogicalSink,
+    LogicalSource, WorkingDatabase,
+};
 pub use metadata::metadata_differences;
 pub use probe::{Probe, StoreFacts};
+pub use relational::{
+    Backend, BackendEnd, BackendId, Backends, HeldLock, RelationalInspection, SlotUse, Slots, SqlText,
+    StatementCost, StatementCosts, StatementRequest, TableUse, WalFlow, WantedLock,
+};
 pub use wal::{FollowWal, TimelineHistory, WalEvent, WalPosition, WalSlot, WalSource, WalStream};

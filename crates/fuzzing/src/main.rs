@@ -18,6 +18,7 @@ use clap::Parser;
 use mainstay_archive::fuzzing as archive;
 use mainstay_basebackup::fuzzing as basebackup;
 use mainstay_mongo::fuzzing as mongo;
+use mainstay_pgdump::fuzzing as pgdump;
 use mainstay_postgres::fuzzing as postgres;
 use mainstay_repository::fuzzing as repository;
 
@@ -45,8 +46,10 @@ const TARGETS: &[Target] = &[
     Target { name: "mongo_operations", exercise: mongo::operations },
     Target { name: "postgres_messages", exercise: postgres::messages },
     Target { name: "postgres_copy", exercise: postgres::copy },
+    Target { name: "postgres_statement", exercise: postgres::statement },
     Target { name: "basebackup_archive", exercise: basebackup::archive },
     Target { name: "basebackup_manifest", exercise: basebackup::manifest },
+    Target { name: "pgdump_archive", exercise: pgdump::archive },
 ];
 
 /// An identity that opens the corpus' encrypted objects and nothing else.

@@ -10,7 +10,7 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use mainstay_model::{Error, ErrorKind, Result};
 
 use crate::commands::{
-    apply, audit, backup, capture, completions, config, doctor, environment, man, mongo, plan, restore,
+    apply, audit, backup, capture, completions, config, doctor, environment, man, mongo, pg, plan, restore,
     status,
 };
 use crate::config::connection::holds_password;
@@ -85,6 +85,9 @@ pub(crate) enum Command {
     /// MongoDB: daily questions, and dumps that stock tools read
     #[command(subcommand)]
     Mongo(mongo::MongoCommand),
+    /// PostgreSQL: daily questions
+    #[command(subcommand)]
+    Pg(pg::PgCommand),
     /// Which environment this is, and marking the stores with it
     #[command(subcommand)]
     Environment(environment::EnvironmentCommand),
@@ -115,6 +118,7 @@ impl Command {
             Self::Capture(command) => command.name(),
             Self::Restore(command) => command.name(),
             Self::Mongo(command) => command.name(),
+            Self::Pg(command) => command.name(),
             Self::Environment(command) => command.name(),
             Self::Audit(command) => command.name(),
             Self::Plan(command) => command.name(),

@@ -78,6 +78,7 @@ fn has_safe_point(command: &Command) -> bool {
         "backup.create",
         "backup.verify",
         "backup.prune",
+        "backup.export",
         "capture.mongo",
         "restore.apply",
         "restore.abandon",
@@ -86,6 +87,7 @@ fn has_safe_point(command: &Command) -> bool {
         "mongo.profile.reset",
         "mongo.dump",
         "mongo.load",
+        "pg.reset",
         "apply",
     ];
     stoppable.contains(&command.name())

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use jiff::SignedDuration;
 use mainstay_engine::{
     AccountStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentSink, DocumentSource, Inspection,
-    Namespace, Probe, StoreFacts,
+    Namespace, Probe, RelationalInspection, StoreFacts,
 };
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
@@ -20,7 +20,10 @@ use mainstay_model::{
 };
 use mainstay_mongo::{MongoConfig, MongoServer};
 use mainstay_ops::Selection;
-use mainstay_postgres::{PostgresCluster, PostgresConfig, PostgresProbe, TlsOptions};
+use mainstay_postgres::{
+    PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInspection, PostgresProbe, ProgramPlaces,
+    TlsOptions,
+};
 use mainstay_redis::{RedisConfig, RedisProbe};
 use mainstay_repository::{Compression, Repository, RepositoryOptions};
 use mainstay_store::{Location, S3Options, Store, StoreOptions};
@@ -236,6 +239,34 @@ impl Session {
         let kind = StoreKind::Postgres;
         let settings = self.configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?;
         Ok(Arc::new(PostgresCluster::new(&postgres(settings)?)?))
+    }
+
+    /// The PostgreSQL that is asked daily questions, and its address for findings.
+    ///
+    /// # Errors
+    /// As [`Session::cluster`].
+    pub(crate) fn relational(&self) -> Result<(Arc<dyn RelationalInspection>, String)> {
+        let kind = StoreKind::Postgres;
+        let settings = self.configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?;
+        let inspection = PostgresInspection::new(&postgres(settings)?)?;
+        let address = inspection.address();
+        Ok((Arc::new(inspection), address))
+    }
+
+    /// The databases of the PostgreSQL: dumped, filled, wiped.
+    ///
+    /// # Errors
+    /// As [`Session::cluster`].
+    pub(crate) fn databases(&self) -> Result<Arc<PostgresDatabases>> {
+        let kind = StoreKind::Postgres;
+        let settings = self.configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?;
+        let path = self.outside.variable("PATH").unwrap_or_default();
+        let places = ProgramPlaces {
+            folder: settings.client_dir.clone(),
+            path: std::env::split_paths(path).collect(),
+            temporary: self.outside.variable("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from),
+        };
+        Ok(Arc::new(PostgresDatabases::new(&postgres(settings)?, places)?))
     }
 
     /// What an operation on `probe`'s store acts upon: the environment by configuration and marker, and which server it is.

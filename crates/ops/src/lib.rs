@@ -5,6 +5,7 @@
 
 pub mod activity;
 pub mod backup;
+mod bounds;
 pub mod capture;
 pub mod cluster;
 pub mod contention;
@@ -14,10 +15,13 @@ pub mod dump;
 mod framing;
 mod inspect;
 pub mod load;
+pub mod logical;
 mod placement;
 pub mod profiler;
 pub mod prune;
 pub mod recoverable;
+pub mod relational;
+pub mod reset;
 pub mod restore;
 mod scan;
 pub mod search;

@@ -8,6 +8,7 @@ use mainstay_repository::{Repository, Set, VerifyReport};
 use crate::cluster;
 use crate::contents::{DocumentSetContents, Needed};
 use crate::inspect::inspect;
+use crate::logical::{self, LogicalSetContents};
 
 /// Reads every object of `set` back, judges it, and records the outcome in the repository. Whether that could be recorded is told beside the
 /// verdict, which is worth as much without a record.
@@ -21,6 +22,9 @@ pub async fn verify(
     observer: &dyn Observer,
 ) -> Result<(VerifyReport, Result<()>)> {
     let report = match set.kind() {
+        StoreKind::Postgres if LogicalSetContents::is_of(set) => {
+            logical::inspect(repository, set, observer).await?
+        }
         StoreKind::Postgres => cluster::inspect(repository, set, observer).await?,
         StoreKind::Mongo | StoreKind::Redis => inspect(repository, set, observer).await?,
     };

@@ -1,6 +1,7 @@
 //! What `backup` and `restore` do for a store whose files are copied as a whole: PostgreSQL.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -66,11 +67,11 @@ pub(crate) struct ClusterArgs {
 }
 
 impl ClusterArgs {
-    /// Refuses them for another store.
+    /// Refuses them for something else.
     ///
     /// # Errors
     /// `Usage`, naming the first.
-    pub(crate) fn refuse(&self, store: StoreKind) -> Result<()> {
+    pub(crate) fn refuse(&self, what: impl Display) -> Result<()> {
         let given = [
             ("max-rate", self.max_rate.is_some()),
             ("label", self.label.is_some()),
@@ -78,7 +79,7 @@ impl ClusterArgs {
             ("file-checksum", self.file_checksum.is_some()),
             ("allow-damaged-pages", self.allow_damaged_pages),
         ];
-        refuse(&given, store)
+        refuse(&given, what)
     }
 
     fn request(&self) -> BaseBackupRequest {
@@ -98,14 +99,14 @@ impl ClusterArgs {
     }
 }
 
-/// Refuses the first of these flags that is given: it means nothing for `store`.
+/// Refuses the first of these flags that is given: it means nothing for `what`.
 ///
 /// # Errors
 /// `Usage`.
-pub(crate) fn refuse(flags: &[(&str, bool)], store: StoreKind) -> Result<()> {
+pub(crate) fn refuse(flags: &[(&str, bool)], what: impl Display) -> Result<()> {
     match flags.iter().find(|(_, given)| *given) {
         None => Ok(()),
-        Some((flag, _)) => Err(Error::new(ErrorKind::Usage, format!("--{flag} means nothing for {store}"))
+        Some((flag, _)) => Err(Error::new(ErrorKind::Usage, format!("--{flag} means nothing for {what}"))
             .with_state("nothing was changed")
             .with_hint(format!("leave --{flag} out"))),
     }

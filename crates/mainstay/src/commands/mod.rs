@@ -13,9 +13,11 @@ pub(crate) mod config;
 pub(crate) mod doctor;
 pub(crate) mod environment;
 pub(crate) mod findings;
+pub(crate) mod logical;
 pub(crate) mod man;
 pub(crate) mod moment;
 pub(crate) mod mongo;
+pub(crate) mod pg;
 pub(crate) mod plan;
 pub(crate) mod restore;
 pub(crate) mod status;
@@ -68,6 +70,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> Result<ExitStatu
         Command::Capture(command) => Box::pin(capture::run(command, session)).await,
         Command::Restore(command) => Box::pin(restore::run(command, session)).await,
         Command::Mongo(command) => Box::pin(mongo::run(command, session)).await,
+        Command::Pg(command) => Box::pin(pg::run(command, session)).await,
         Command::Environment(command) => Box::pin(environment::run(command, session)).await,
         Command::Audit(command) => Box::pin(audit::run(command, session)).await,
         Command::Apply(args) => Box::pin(apply::run(args, session)).await,

@@ -10,6 +10,7 @@ use mainstay_guard::{Guard, Outcome, Permit};
 use mainstay_model::progress::{Observer, Silent};
 use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Plan, Result, RunId, StoreKind, Target};
 use mainstay_ops::contents::Needed;
+use mainstay_ops::logical::LogicalSetContents;
 use mainstay_ops::restore::{
     self, AbandonReport, Basis, ItemReport, Listing, MomentReport, PointContext, Renames, RestoreContext,
     RestoreMode, RestoreReport, RestoreRequest, UnfinishedRun, Way,
@@ -19,6 +20,7 @@ use mainstay_repository::{Repository, Set};
 use serde_json::{Map, Value, json};
 
 use super::backup::{SetChoice, choose, parse_namespace};
+use super::logical::{self, LogicalRestoreArgs};
 use super::moment::MomentArg;
 use super::plan::{self, PlanReport, by_plan_file};
 use super::{close, cluster};
@@ -59,9 +61,11 @@ pub(crate) struct PlanArgs {
     /// The store whose latest set is meant: mongo, postgres
     #[arg(long, default_value = "mongo")]
     store: StoreKind,
-    /// Restore into a database of this name; for a set or selection of one database. For a set of postgres: into this folder, which is empty or not there
+    /// Restore into a database of this name; for a set or selection of one database. For a set of postgres: into this folder, which is empty or not there; a logical dump: into this database, which is not there
     #[arg(long, value_name = "NAME", conflicts_with = "rename")]
     into: Option<String>,
+    #[command(flatten)]
+    logical: LogicalRestoreArgs,
     /// Put a tablespace of PostgreSQL into another folder, as OLD=NEW; may be repeated
     #[arg(long, value_name = "OLD=NEW", value_parser = parse_rename)]
     tablespace: Vec<(String, String)>,
@@ -161,12 +165,19 @@ fn each_once(renames: &[(String, String)]) -> Result<BTreeMap<String, String>> {
 
 async fn plan_restore(args: PlanArgs, session: &Session) -> Result<ExitStatus> {
     let repository = session.repository().await?;
-    if let Some(set) = cluster_set(&args, &repository).await? {
+    if let Some(set) = postgres_set(&args, &repository).await? {
         args.refuse_documents(set.kind())?;
+        if LogicalSetContents::is_of(&set) {
+            cluster::refuse(&[("tablespace", !args.tablespace.is_empty())], "a logical dump")?;
+            let plan = logical::plan_restore(&set, args.into.as_deref(), &args.logical, session).await?;
+            return report_plan(plan, args.output, session);
+        }
+        cluster::refuse(&args.logical.given(), "a base backup")?;
         let plan = cluster::plan_restore(&set, args.into.as_deref(), &args.tablespace, session)?;
         return report_plan(plan, args.output, session);
     }
     cluster::refuse(&[("tablespace", !args.tablespace.is_empty())], StoreKind::Mongo)?;
+    cluster::refuse(&args.logical.given(), StoreKind::Mongo)?;
     let documents = session.documents(StoreKind::Mongo).await?;
     let target = session.target(documents.probe.as_ref()).await?;
     let basis = basis(&args, &repository, &documents, &target, session).await?;
@@ -198,10 +209,13 @@ fn report_plan(plan: Plan, output: Option<PathBuf>, session: &Session) -> Result
     Ok(session.printer.report(&PlanReport::new(plan, output, session.clock.now())?))
 }
 
-/// The set that is meant, when it holds the files of a server.
-async fn cluster_set(args: &PlanArgs, repository: &Repository) -> Result<Option<Set>> {
+/// The set that is meant, when it is of PostgreSQL.
+async fn postgres_set(args: &PlanArgs, repository: &Repository) -> Result<Option<Set>> {
     match (&args.set, args.store) {
         (SetChoice::Latest, StoreKind::Mongo | StoreKind::Redis) => Ok(None),
+        (SetChoice::Latest, StoreKind::Postgres) => {
+            logical::choose_form(repository, &args.set, args.logical.is_asked_for()).await.map(Some)
+        }
         (choice, store) => {
             let set = choose(repository, choice, store).await?;
             Ok((set.kind() == StoreKind::Postgres).then_some(set))
@@ -260,6 +274,9 @@ async fn basis(
 /// # Errors
 /// The operation's.
 pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Session) -> Result<ExitStatus> {
+    if mainstay_ops::logical::is_restore(plan) {
+        return logical::apply_restore(plan, approve, session).await;
+    }
     if plan.target.store == StoreKind::Postgres {
         return cluster::apply_restore(plan, approve, session).await;
     }

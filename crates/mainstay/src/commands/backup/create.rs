@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use super::{label, moment_of, parse_namespace, set_json};
 use crate::commands::close;
 use crate::commands::cluster::{self, ClusterArgs};
+use crate::commands::logical;
 use crate::commands::plan::PlanReport;
 use crate::printer::{Look, Report, Tone};
 use crate::wiring::Session;
@@ -81,15 +82,18 @@ pub(crate) struct CreateArgs {
     /// Show what would be read, and do nothing
     #[arg(long)]
     dry_run: bool,
+    /// PostgreSQL: dump one database with pg_dump instead of copying the server's files
+    #[arg(long)]
+    logical: bool,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
 
 impl CreateArgs {
-    /// Refuses what means something for documents alone.
+    /// Refuses what means something for documents alone; a database can be named for a logical dump, too.
     fn refuse_documents(&self) -> Result<()> {
         let given = [
-            ("database", !self.database.is_empty()),
+            ("database", !self.database.is_empty() && !self.logical),
             ("collection", !self.collection.is_empty()),
             ("all-databases", self.all_databases),
             ("consistency", !matches!(self.consistency, ConsistencyArgument::Best)),
@@ -132,9 +136,14 @@ fn parse_latency(text: &str) -> Result<Duration, String> {
 pub(super) async fn run(args: CreateArgs, session: &Session) -> Result<ExitStatus> {
     if args.store == StoreKind::Postgres {
         args.refuse_documents()?;
+        if args.logical {
+            args.cluster.refuse("a logical dump")?;
+            return logical::create(&args.database, args.dry_run, session).await;
+        }
         return cluster::create(&args.cluster, args.dry_run, session).await;
     }
     args.cluster.refuse(args.store)?;
+    cluster::refuse(&[("logical", args.logical)], args.store)?;
     let documents = session.documents(args.store).await?;
     let target = session.target(documents.probe.as_ref()).await?;
     let plan = match &args.resume {

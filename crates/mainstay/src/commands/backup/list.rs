@@ -9,7 +9,7 @@ use mainstay_repository::{Repository, Set, SetEntry};
 use serde_json::{Map, Value, json};
 
 use super::{log, set_json};
-use crate::commands::cluster;
+use crate::commands::{cluster, logical};
 use crate::printer::shown::ago;
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
@@ -65,6 +65,7 @@ impl Report for Listed {
             let mut value = match &row.read {
                 Ok((set, SetContents::Documents(contents))) => set_json(set, contents),
                 Ok((set, SetContents::Cluster(contents))) => cluster::set_json(set, contents),
+                Ok((set, SetContents::Logical(contents))) => logical::set_json(set, contents),
                 Err(error) => json!({"id": row.id, "store": row.kind, "damaged": error.to_string()}),
             };
             value["verified_at"] = json!(row.verified.map(|(at, _)| at));
@@ -129,6 +130,11 @@ impl Row {
                     SetContents::Cluster(contents) => {
                         let files = format!("{} files", Count(contents.files()));
                         ("-".to_owned(), files, contents.bytes(), format!("LSN {}", contents.end))
+                    }
+                    SetContents::Logical(contents) => {
+                        let tables = format!("{} tables", Count(contents.logical.tables.len() as u64));
+                        let moment = format!("dump of {}", contents.database.name);
+                        ("-".to_owned(), tables, contents.logical.bytes, moment)
                     }
                 };
                 cells.extend([
