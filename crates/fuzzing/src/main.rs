@@ -47,6 +47,7 @@ const TARGETS: &[Target] = &[
     Target { name: "postgres_copy", exercise: postgres::copy },
     Target { name: "basebackup_archive", exercise: basebackup::archive },
     Target { name: "basebackup_manifest", exercise: basebackup::manifest },
+    Target { name: "basebackup_wal", exercise: basebackup::wal },
 ];
 
 /// An identity that opens the corpus' encrypted objects and nothing else.
