@@ -42,4 +42,7 @@ pub use lens::{ChangeLens, ChangeSight, SightKind};
 pub use literal::{CommandValue, Literal};
 pub use metadata::metadata_differences;
 pub use probe::{Probe, StoreFacts};
-pub use wal::{FollowWal, TimelineHistory, WalEvent, WalPosition, WalSlot, WalSource, WalStream};
+pub use wal::{
+    FollowWal, RestorePoint, SlotHealth, SlotRetention, TimelineHistory, WalEvent, WalPosition, WalSlot,
+    WalSource, WalStream,
+};

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `config` | URL and overrides, resolved for driver and replication alike |
 //! | `session`, `probe`, `examine` | simple queries through the driver: facts, marker, findings |
+//! | `wal_state` | slots and restore points, as the driver's connections see them |
 //! | `replication` | the replication protocol: login, messages, commands, base backups, WAL |
 //! | `tls`, `failure` | how much is asked of the server's certificate; what went wrong, by layer |
 //!
@@ -24,6 +25,8 @@
 //! | write the environment marker | `CREATE` on the configured database |
 //! | base backup | `REPLICATION`, and a line for `replication` in `pg_hba.conf`; one of `max_wal_senders` |
 //! | follow WAL; create, read and drop a slot | the same; one of `max_replication_slots` |
+//! | look at what a slot retains | `CONNECT` on the configured database |
+//! | create a restore point | `EXECUTE` on `pg_create_restore_point(text)`, which a superuser grants in the configured database |
 //!
 //! `CREATE ROLE mainstay LOGIN REPLICATION PASSWORD '…' IN ROLE pg_monitor` makes a role for all of it but the marker.
 
@@ -36,6 +39,7 @@ mod probe;
 mod replication;
 mod session;
 mod tls;
+mod wal_state;
 
 pub use config::{PostgresConfig, TlsMode, TlsOptions};
 pub use probe::PostgresProbe;
