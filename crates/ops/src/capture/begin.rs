@@ -110,6 +110,7 @@ async fn begin_chain(
         after: after.into(),
         why,
         predecessor: predecessor.map(|chain| chain.id().clone()),
+        wal: None,
     };
     let writer = claim.begin_chain(beginning).await?;
     context.observer.event(&CaptureEvent::ChainBegun {
