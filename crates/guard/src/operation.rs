@@ -40,6 +40,7 @@ pub const OPERATIONS: &[Operation] = &[
     reads("backup.show", "show a backup set's manifest"),
     keeps("backup.verify", "read every byte of a backup set back and record the result"),
     keeps("capture.mongo", "follow the change log of MongoDB and keep it in the repository"),
+    keeps("capture.postgres", "follow the WAL of PostgreSQL and keep it in the repository"),
     reads("completions", "print completions for a shell"),
     reads("config.check", "check the configuration"),
     reads("config.init", "write a first configuration file where there is none"),
@@ -113,7 +114,11 @@ pub const OPERATIONS: &[Operation] = &[
     adds("restore.apply.new", "restore a backup set under names that do not exist yet"),
     reads("restore.list", "list restores that were begun and have not ended"),
     reads("restore.plan", "decide a restore and show it"),
+    // It adds a name to the log, which no data depends on, and may be part of a release at night.
+    keeps("restore.point.create", "give a place in the WAL of PostgreSQL a name, and keep that"),
+    reads("restore.point.list", "list named restore points with their positions"),
     reads("status", "show the stores at a glance"),
+    reads("wal.fetch", "write a file of captured WAL for a server that recovers"),
 ];
 
 const fn reads(name: &'static str, summary: &'static str) -> Operation {

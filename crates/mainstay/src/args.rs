@@ -11,7 +11,7 @@ use mainstay_model::{Error, ErrorKind, Result};
 
 use crate::commands::{
     apply, audit, backup, capture, completions, config, doctor, environment, man, mongo, plan, restore,
-    status,
+    status, wal,
 };
 use crate::config::connection::holds_password;
 use crate::config::key::KEYS;
@@ -96,6 +96,9 @@ pub(crate) enum Command {
     Plan(plan::PlanCommand),
     /// Carry out a stored plan
     Apply(apply::ApplyArgs),
+    /// Captured WAL, for a PostgreSQL that recovers
+    #[command(subcommand)]
+    Wal(wal::WalCommand),
     /// Show, check and begin a configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -119,6 +122,7 @@ impl Command {
             Self::Audit(command) => command.name(),
             Self::Plan(command) => command.name(),
             Self::Apply(_) => "apply",
+            Self::Wal(command) => command.name(),
             Self::Config(command) => command.name(),
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",

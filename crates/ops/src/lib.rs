@@ -14,6 +14,7 @@ pub mod dump;
 mod framing;
 mod inspect;
 pub mod load;
+pub mod named_point;
 mod placement;
 pub mod profiler;
 pub mod prune;
@@ -27,5 +28,6 @@ pub mod slow;
 pub mod statistics;
 pub mod status;
 pub mod verify;
+pub mod wal;
 
 pub use selection::Selection;

@@ -8,11 +8,11 @@ use clap::{Args, ValueEnum};
 use mainstay_engine::{BaseBackupRequest, CheckpointPace, FileChecksum};
 use mainstay_guard::{BackupEvidence, Outcome, UNKNOWN_ENVIRONMENT};
 use mainstay_model::{
-    ByteSize, Count, EnvironmentClass, Error, ErrorKind, ExitStatus, Plan, Result, StoreKind, Target,
+    ByteSize, Count, EnvironmentClass, Error, ErrorKind, ExitStatus, Lsn, Plan, Result, StoreKind, Target,
 };
 use mainstay_ops::cluster::{
     self, ClusterBackupContext, ClusterBackupReport, ClusterRestoreContext, ClusterRestoreReport,
-    ClusterRestoreRequest, ClusterSetContents,
+    ClusterRestoreRequest, ClusterSetContents, FetchCommand, Recovery, RecoveryAction, RecoveryTarget,
 };
 use mainstay_repository::Set;
 use serde_json::{Map, Value, json};
@@ -301,6 +301,7 @@ pub(crate) fn plan_restore(
     set: &Set,
     into: Option<&str>,
     tablespaces: &[(String, String)],
+    recovery: Option<Recovery>,
     session: &Session,
 ) -> Result<Plan> {
     let into = into.ok_or_else(|| {
@@ -325,6 +326,7 @@ pub(crate) fn plan_restore(
         },
         into,
         tablespaces: mapped,
+        recovery,
     };
     cluster::plan_restore(set, &request, session.clock.as_ref())
 }
@@ -353,8 +355,10 @@ pub(crate) async fn apply_restore(
     let guard = session.guard(&repository);
     let permit = guard.permit(plan, &BackupEvidence::default(), &session.consent(approve)?).await?;
     let progress = session.printer.progress();
+    let fetch = session.fetch_command()?;
     let context = ClusterRestoreContext {
         repository: &repository,
+        fetch: &fetch,
         observer: progress.as_ref(),
         cancel: &session.cancel,
     };
@@ -363,16 +367,25 @@ pub(crate) async fn apply_restore(
     let outcome = match &restored {
         Ok(report) => Outcome::Done {
             summary: format!("restored {} into {}", report.set, report.into.display()),
-            facts: json!({"set": report.set, "into": report.into, "tablespaces": report.tablespaces}),
+            facts: json!({
+                "set": report.set,
+                "into": report.into,
+                "tablespaces": report.tablespaces,
+                "recovery": report.recovery,
+            }),
         },
         Err(error) => Outcome::of_error(error),
     };
     let report = close(&guard, permit, restored, outcome).await?;
-    Ok(session.printer.report(&Restored { report, elapsed: began.elapsed() }))
+    let variables = session.repository_variables();
+    Ok(session.printer.report(&Restored { report, fetch, variables, elapsed: began.elapsed() }))
 }
 
 struct Restored {
     report: ClusterRestoreReport,
+    fetch: FetchCommand,
+    /// What the fetching of WAL needs in the server's environment.
+    variables: Vec<String>,
     elapsed: Duration,
 }
 
@@ -385,6 +398,30 @@ impl Restored {
     fn start(&self) -> String {
         format!("pg_ctl --pgdata={} start", self.report.into.display())
     }
+
+    /// How far it recovers.
+    fn end(&self) -> Lsn {
+        self.report.recovery.as_ref().map_or(self.report.contents.end, |recovery| recovery.stop)
+    }
+
+    /// What a server that recovers further than its set needs, and does then.
+    fn recovery_text(&self, recovery: &Recovery) -> String {
+        let then = match (recovery.action, &recovery.target) {
+            (RecoveryAction::Pause, target) if *target != RecoveryTarget::Latest => {
+                "there it waits and answers queries; `SELECT pg_wal_replay_resume()` lets it take writes"
+            }
+            _ => "there it takes writes, on a timeline of its own",
+        };
+        let mut text = format!(
+            "it recovers to {}; {then}\nit fetches WAL by itself, as the user that it runs as:\n  {}\n",
+            recovery.asked_for(),
+            self.fetch.for_server(&recovery.server)
+        );
+        if !self.variables.is_empty() {
+            text.push_str(&format!("  (with {} in its environment)\n", self.variables.join(", ")));
+        }
+        text
+    }
 }
 
 impl Report for Restored {
@@ -396,7 +433,12 @@ impl Report for Restored {
             ("tablespaces".to_owned(), json!(self.report.tablespaces)),
             ("files".to_owned(), json!(contents.files())),
             ("bytes".to_owned(), json!(contents.bytes())),
-            ("end".to_owned(), json!(contents.end)),
+            ("end".to_owned(), json!(self.end())),
+            ("recovery".to_owned(), json!(self.report.recovery)),
+            (
+                "restore_command".to_owned(),
+                json!(self.report.recovery.as_ref().map(|recovery| self.fetch.for_server(&recovery.server))),
+            ),
             ("server_version".to_owned(), json!(contents.server.version)),
             ("start".to_owned(), json!(self.start())),
             ("seconds".to_owned(), json!(self.elapsed.as_secs_f64())),
@@ -418,9 +460,12 @@ impl Report for Restored {
         text.push_str(&format!(
             "start it with PostgreSQL {}, as the user that owns the files; it recovers to {} by itself:\n  {}\n",
             self.major(),
-            contents.end,
+            self.end(),
             self.start()
         ));
+        if let Some(recovery) = &self.report.recovery {
+            text.push_str(&self.recovery_text(recovery));
+        }
         text.push_str(&format!("  (another owner: chown -R postgres: {})\n", folders.join(" ")));
         if self.major().parse::<u32>().is_ok_and(|major| major >= 18) {
             let folder = CONTAINER_FOLDER.replace("{}", self.major());

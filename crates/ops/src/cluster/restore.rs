@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::contents::ArchiveRecord;
 use super::place::{Claimed, claim, standing, storage, sync_folder};
+use super::recovery::{FetchCommand, Recovery};
 use super::unpack::{Control, Destination, sync_tree, unpack};
 use super::{ClusterSetContents, inspect};
 
@@ -39,6 +40,8 @@ pub struct ClusterRestoreRequest {
     pub tablespaces: BTreeMap<String, PathBuf>,
     /// The environment that this happens in.
     pub environment: Target,
+    /// How the server is to recover further than the set.
+    pub recovery: Option<Recovery>,
 }
 
 /// Where a tablespace goes.
@@ -58,6 +61,8 @@ struct Parameters {
     set: SetId,
     into: PathBuf,
     tablespaces: Vec<RestorePlace>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    recovery: Option<Recovery>,
 }
 
 impl Parameters {
@@ -85,6 +90,8 @@ impl Parameters {
 pub struct ClusterRestoreContext<'a> {
     /// Where the set is.
     pub repository: &'a Repository,
+    /// How a server that recovers further than the set fetches WAL.
+    pub fetch: &'a FetchCommand,
     /// Told how far it is.
     pub observer: &'a dyn Observer,
     /// Stops it at the next piece.
@@ -102,6 +109,8 @@ pub struct ClusterRestoreReport {
     pub into: PathBuf,
     /// Where its tablespaces lie.
     pub tablespaces: Vec<RestorePlace>,
+    /// How the server recovers further than the set.
+    pub recovery: Option<Recovery>,
 }
 
 /// Decides a restore of `set`.
@@ -115,6 +124,7 @@ pub fn plan_restore(set: &Set, request: &ClusterRestoreRequest, clock: &dyn Cloc
         set: set.id().clone(),
         into: request.into.clone(),
         tablespaces: places(&contents, &request.tablespaces)?,
+        recovery: request.recovery.clone(),
     };
     check_apart(&parameters)?;
     let created_at = clock.now();
@@ -206,6 +216,15 @@ fn steps(contents: &ClusterSetContents, parameters: &Parameters) -> Result<Vec<P
             },
         ));
     }
+    if let Some(recovery) = &parameters.recovery {
+        let (asked, stop, timeline) = (recovery.asked_for(), recovery.stop, recovery.timeline);
+        steps.insert(
+            1,
+            step(' ', "verify WAL".to_owned(), format!("every slice from {} to {stop}", recovery.from)),
+        );
+        let told = format!("the server recovers to {asked}: up to {stop} on timeline {timeline}");
+        steps.push(step('+', "write recovery.signal".to_owned(), told));
+    }
     let last = parameters.into.join(mainstay_basebackup::CONTROL_FILE).display().to_string();
     steps.push(step('+', format!("write {last}"), "last: from then on a server starts".to_owned()));
     Ok(steps)
@@ -242,8 +261,8 @@ pub async fn restore(
             return Err(with_state(Error::new(ErrorKind::Interrupted, "the restore was stopped on request")));
         }
     }
-    let Parameters { set, into, tablespaces } = parameters;
-    Ok(ClusterRestoreReport { set, contents, into, tablespaces })
+    let Parameters { set, into, tablespaces, recovery } = parameters;
+    Ok(ClusterRestoreReport { set, contents, into, tablespaces, recovery })
 }
 
 /// What an interrupted restore left is none of the world's moves: the same plan goes on.
@@ -280,9 +299,15 @@ struct Restoring<'a> {
 impl Restoring<'_> {
     async fn run(&self) -> Result<()> {
         self.check_set_whole().await?;
+        if let Some(recovery) = &self.parameters.recovery {
+            recovery.check_log(self.context.repository, self.context.observer).await?;
+        }
         let claimed = self.claim()?;
         let control = self.unpack().await.map_err(with_state)?;
         self.put_file_list().await.map_err(with_state)?;
+        if let Some(recovery) = &self.parameters.recovery {
+            recovery.arm(&self.parameters.into, self.context.fetch).map_err(with_state)?;
+        }
         self.settle(control, claimed).await.map_err(with_state)
     }
 

@@ -6,6 +6,7 @@ mod log;
 mod prune;
 mod show;
 mod verify;
+mod wal;
 
 use std::str::FromStr;
 
