@@ -4,7 +4,10 @@ use crate::incremental::{Changed, Changes, IncrementalError, IncrementalReader};
 use crate::judge::{ArchiveJudge, JudgeOptions};
 use crate::label;
 use crate::manifest::{Algorithm, Manifest};
+use crate::record::WalWalker;
 use crate::tar::{Entry, EntryKind, TarError, TarReader, Visitor};
+use crate::timeline::Lineage;
+use crate::wal::WalFile;
 
 /// An archive, as one of the data directory and as one of a tablespace, whole and in small pieces.
 ///
@@ -77,6 +80,35 @@ impl Changed for Places {
         self.bytes += bytes.len() as u64;
         Ok(())
     }
+}
+
+/// WAL from a record on and from anywhere, whole and in small pieces; the same bytes as a history and as a name.
+///
+/// # Panics
+/// When the cut decides what comes out.
+pub fn wal(bytes: &[u8]) {
+    const SEGMENT_BYTES: u64 = 1 << 20;
+    for begin in [0, SEGMENT_BYTES + 40] {
+        for synced in [true, false] {
+            let walked = |cut: usize| {
+                let mut walker = match synced {
+                    true => WalWalker::at_record(begin, SEGMENT_BYTES),
+                    false => WalWalker::anywhere(begin, SEGMENT_BYTES),
+                };
+                let mut seen = Vec::new();
+                let outcome = bytes
+                    .chunks(cut)
+                    .try_for_each(|piece| walker.push(piece, &mut |record| seen.push(record)));
+                (seen, outcome)
+            };
+            assert_eq!(walked(bytes.len().max(1)), walked(97), "the cut decides what comes out");
+        }
+    }
+    if let Ok(lineage) = Lineage::read(7, bytes) {
+        assert!(lineage.leads_to(&lineage));
+        let _ = lineage.timeline_at(1 << 24);
+    }
+    let _ = std::str::from_utf8(bytes).ok().and_then(WalFile::parse);
 }
 
 /// Looks at paths.

@@ -5,6 +5,7 @@
 //! up every file and checks its pages; [`Manifest`] says whether that is what the server read. What `pg_verifybackup` checks is checked
 //! here: that every file is there, with its size and its checksum, and no other; and that the WAL which the files need is there. An incremental
 //! backup holds changes of files; [`IncrementalReader`] says which blocks of them.
+//! [`WalWalker`] reads WAL itself, record by record, for what recovery can be told to stop at; [`Lineage`] says which timelines lead where.
 //!
 //! Relies on PostgreSQL 15 to 18 with blocks of 8 KiB, segments of 1 GiB and little-endian processors; what differs is found damaged, never
 //! passed as sound. Source: manual (18), "Backup Manifest Format", "Database Page Layout", "Streaming Replication Protocol".
@@ -16,7 +17,9 @@ mod judge;
 mod label;
 mod manifest;
 mod page;
+mod record;
 mod tar;
+mod timeline;
 mod wal;
 
 pub use incremental::{
@@ -26,8 +29,10 @@ pub use incremental::{
 pub use judge::{ArchiveJudge, FileJudge, JudgeOptions, SeenArchive, SeenFile};
 pub use label::{BuildsOn, LABEL_BYTES_MAX, LABEL_FILE, builds_on, combined_label};
 pub use manifest::{Algorithm, FileSum, MANIFEST_BYTES_MAX, Manifest, ManifestError, combined_manifest};
+pub use record::{RecordKind, SeenRecord, WalError, WalWalker};
 pub use tar::{BLOCK_BYTES, Entry, EntryKind, TarError, TarReader, Visitor, padding};
-pub use wal::WalRange;
+pub use timeline::{Branch, Lineage, LineageError};
+pub use wal::{WalFile, WalRange, WalSegment};
 
 /// Where `pg_control` lies: without it no server starts.
 pub const CONTROL_FILE: &str = "global/pg_control";

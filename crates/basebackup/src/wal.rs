@@ -1,4 +1,4 @@
-//! Which files of WAL a range of positions lies in.
+//! Files of WAL: which ones a range of positions lies in, and what a name means.
 
 /// WAL that a backup needs, on one timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,51 @@ impl WalRange {
     }
 }
 
+/// What a file of WAL is, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalFile {
+    /// A segment: 24 digits.
+    Segment(WalSegment),
+    /// How a timeline came about: `00000002.history`.
+    History {
+        /// The timeline.
+        timeline: u32,
+    },
+}
+
+/// A segment as its name tells it, which takes the length of segments to know its position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalSegment {
+    /// The timeline.
+    pub timeline: u32,
+    high: u32,
+    low: u32,
+}
+
+impl WalFile {
+    /// What the file called `name` is; `None` for everything else, such as partial segments and labels of backups.
+    pub fn parse(name: &str) -> Option<Self> {
+        let number = |digits: &str| {
+            let is_hex = digits.len() == 8 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'));
+            if is_hex { u32::from_str_radix(digits, 16).ok() } else { None }
+        };
+        if let Some(digits) = name.strip_suffix(".history") {
+            return Some(Self::History { timeline: number(digits)? });
+        }
+        let (timeline, high, low) =
+            (number(name.get(..8)?)?, number(name.get(8..16)?)?, number(name.get(16..)?)?);
+        Some(Self::Segment(WalSegment { timeline, high, low }))
+    }
+}
+
+impl WalSegment {
+    /// The position of its first byte, for segments of `segment_bytes`; `None` when there is no such segment.
+    pub fn begin(&self, segment_bytes: u64) -> Option<u64> {
+        let within = u64::from(self.low).checked_mul(segment_bytes).filter(|within| *within < 1 << 32)?;
+        Some(u64::from(self.high) << 32 | within)
+    }
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
@@ -49,5 +94,27 @@ mod tests {
         assert_eq!(files(0x0200_0000, 0x0300_0000).unwrap().len(), 1, "the end is not in it");
         assert!(files(5, 5).is_none() && files(0, u64::MAX).is_none());
         assert!(WalRange { timeline: 1, begin: 0, end: 1 }.files(0).is_none());
+    }
+
+    #[test]
+    fn a_name_says_what_a_file_is() {
+        let Some(WalFile::Segment(segment)) = WalFile::parse("0000000200000001000000FE") else {
+            panic!("a segment");
+        };
+        assert_eq!((segment.timeline, segment.begin(16 << 20)), (2, Some(0x1_FE00_0000)));
+        assert_eq!(segment.begin(64 << 20), None, "there are 64 such segments in four gigabytes");
+        assert_eq!(WalFile::parse("0000000A.history"), Some(WalFile::History { timeline: 10 }));
+        for other in [
+            "",
+            "RECOVERYXLOG",
+            "00000002000000010000000",
+            "0000000200000001000000FE.partial",
+            "0000000200000001000000FE.00000028.backup",
+            "0000000200000001000000fe",
+            "0000000a.history",
+            "0000000200000001000000F\u{e9}",
+        ] {
+            assert_eq!(WalFile::parse(other), None, "{other}");
+        }
     }
 }

@@ -9,10 +9,14 @@ mod cluster;
 mod digest;
 mod documents;
 mod inspection;
+mod keyfile;
+mod keyspace;
 mod lens;
 mod literal;
+mod logical;
 mod metadata;
 mod probe;
+mod relational;
 mod wal;
 
 pub use accounts::{AccountKind, AccountMerge, AccountName, AccountStore, Accounts};
@@ -38,8 +42,21 @@ pub use inspection::{
     Profiler, ProfilerSettings, Recorded, RunningOperation, SampleRate, ServerProcess, SlowOperation,
     SlowOperations, SlowRequest, SlowSource, Tickets,
 };
+pub use keyfile::{KeyFile, KeyFileBeginning, KeyFileSource};
+pub use keyspace::{KeyKind, KeyRecord, KeyScan, KeyScanRequest, KeySweep, Keyspace, KeyspaceSize};
 pub use lens::{ChangeLens, ChangeSight, SightKind};
 pub use literal::{CommandValue, Literal};
+pub use logical::{
+    DatabaseDefinition, DatabaseFacts, DatabaseReset, LoadRequest, LogicalDump, LogicalLoad, LogicalSink,
+    LogicalSource, WorkingDatabase,
+};
 pub use metadata::metadata_differences;
 pub use probe::{Probe, StoreFacts};
-pub use wal::{FollowWal, TimelineHistory, WalEvent, WalPosition, WalSlot, WalSource, WalStream};
+pub use relational::{
+    Backend, BackendEnd, BackendId, Backends, HeldLock, RelationalInspection, SlotUse, Slots, SqlText,
+    StatementCost, StatementCosts, StatementRequest, TableUse, WalFlow, WantedLock,
+};
+pub use wal::{
+    FollowWal, RestorePoint, SlotHealth, SlotRetention, TimelineHistory, WalEvent, WalPosition, WalSlot,
+    WalSource, WalStream,
+};

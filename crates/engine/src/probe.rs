@@ -46,6 +46,11 @@ pub trait Probe: Send + Sync {
     /// Writes the environment marker.
     async fn set_marker(&self, marker: &Marker, permit: &Permit) -> Result<()>;
 
+    /// Where the server keeps its data, as it says itself; `None` when this user may not know, and of stores that are not asked.
+    async fn data_directory(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// Misconfigurations of the running server, each with its remedy. Needs no more privileges than [`Probe::facts`]; what may not be
     /// asked becomes a note that says so.
     async fn examine(&self) -> Result<Vec<Finding>>;

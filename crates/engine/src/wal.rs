@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use mainstay_guard::Permit;
 use mainstay_model::{Lsn, Result};
+use serde::Serialize;
 
 /// Where a server's log stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +31,40 @@ pub struct WalSlot {
     pub kept_from: Option<Lsn>,
     /// The timeline of that position.
     pub timeline: Option<u32>,
+}
+
+/// What has become of the log that is kept for a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlotRetention {
+    /// All of it is there, within what the server keeps anyway.
+    Reserved,
+    /// All of it is there, beyond what the server keeps anyway.
+    Extended,
+    /// Some of it may be removed at the next checkpoint.
+    Unreserved,
+    /// Some of it was removed: the slot is of no use any more.
+    Lost,
+}
+
+/// How it stands with what a server keeps for a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SlotHealth {
+    /// What has become of it.
+    pub retention: SlotRetention,
+    /// Bytes from where the slot stands to the end of the log.
+    pub retained_bytes: u64,
+    /// Bytes that may be written before some of it is removed; `None` when the server keeps all of it, whatever that takes.
+    pub safe_bytes: Option<u64>,
+}
+
+/// A place in the log that was given a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RestorePoint {
+    /// The position after it: recovery that stops there has everything before it.
+    pub at: Lsn,
+    /// The timeline of that position.
+    pub timeline: u32,
 }
 
 /// How a timeline came about, as the server keeps it.
@@ -96,6 +131,15 @@ pub trait WalSource: Send + Sync {
     /// `Conflict` when there is such a slot.
     async fn create_wal_slot(&self, name: &str) -> Result<()>;
 
+    /// How it stands with what is kept for a slot; `None` when there is none of that name. Asks over a connection of the usual kind.
+    async fn slot_health(&self, name: &str) -> Result<Option<SlotHealth>>;
+
+    /// Writes a record with a name into the log, at which a recovery can be told to stop.
+    ///
+    /// # Errors
+    /// `Auth` when the role may not; `Precondition` on a standby, which writes no log.
+    async fn create_restore_point(&self, name: &str, permit: &Permit) -> Result<RestorePoint>;
+
     /// Lets the server forget what it keeps for a slot; needs the permit of a capture of this server.
     async fn drop_wal_slot(&self, name: &str, permit: &Permit) -> Result<()>;
 
@@ -112,6 +156,7 @@ pub trait WalStream: Send {
     /// `Unreachable` when the connection broke or the server ended; what comes next can be followed anew from where this ended.
     async fn next(&mut self, patience: Duration) -> Result<WalEvent>;
 
-    /// Tells the server that everything before `flushed` is durable here and may be forgotten, and that it is not alone.
+    /// Tells the server that everything before `flushed` is durable here and may be forgotten, and that it is not alone. The server
+    /// answers with how far its log goes, which comes as [`WalEvent::Quiet`].
     async fn acknowledge(&mut self, flushed: Lsn) -> Result<()>;
 }

@@ -18,7 +18,9 @@ use clap::Parser;
 use mainstay_archive::fuzzing as archive;
 use mainstay_basebackup::fuzzing as basebackup;
 use mainstay_mongo::fuzzing as mongo;
+use mainstay_pgdump::fuzzing as pgdump;
 use mainstay_postgres::fuzzing as postgres;
+use mainstay_rdb::fuzzing as rdb;
 use mainstay_repository::fuzzing as repository;
 
 /// What a program ends with.
@@ -45,9 +47,13 @@ const TARGETS: &[Target] = &[
     Target { name: "mongo_operations", exercise: mongo::operations },
     Target { name: "postgres_messages", exercise: postgres::messages },
     Target { name: "postgres_copy", exercise: postgres::copy },
+    Target { name: "postgres_statement", exercise: postgres::statement },
     Target { name: "basebackup_archive", exercise: basebackup::archive },
     Target { name: "basebackup_manifest", exercise: basebackup::manifest },
     Target { name: "basebackup_incremental", exercise: basebackup::incremental },
+    Target { name: "rdb", exercise: rdb::file },
+    Target { name: "pgdump_archive", exercise: pgdump::archive },
+    Target { name: "basebackup_wal", exercise: basebackup::wal },
 ];
 
 /// An identity that opens the corpus' encrypted objects and nothing else.

@@ -10,8 +10,8 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use mainstay_model::{Error, ErrorKind, Result};
 
 use crate::commands::{
-    apply, audit, backup, capture, completions, config, doctor, environment, man, mongo, plan, restore,
-    status,
+    apply, audit, backup, capture, completions, config, doctor, environment, man, mongo, pg, plan, redis,
+    restore, status, wal,
 };
 use crate::config::connection::holds_password;
 use crate::config::key::KEYS;
@@ -85,6 +85,12 @@ pub(crate) enum Command {
     /// MongoDB: daily questions, and dumps that stock tools read
     #[command(subcommand)]
     Mongo(mongo::MongoCommand),
+    /// PostgreSQL: daily questions
+    #[command(subcommand)]
+    Pg(pg::PgCommand),
+    /// Redis: daily questions, and removing keys by pattern
+    #[command(subcommand)]
+    Redis(redis::RedisCommand),
     /// Which environment this is, and marking the stores with it
     #[command(subcommand)]
     Environment(environment::EnvironmentCommand),
@@ -96,6 +102,9 @@ pub(crate) enum Command {
     Plan(plan::PlanCommand),
     /// Carry out a stored plan
     Apply(apply::ApplyArgs),
+    /// Captured WAL, for a PostgreSQL that recovers
+    #[command(subcommand)]
+    Wal(wal::WalCommand),
     /// Show, check and begin a configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -115,10 +124,13 @@ impl Command {
             Self::Capture(command) => command.name(),
             Self::Restore(command) => command.name(),
             Self::Mongo(command) => command.name(),
+            Self::Pg(command) => command.name(),
+            Self::Redis(command) => command.name(),
             Self::Environment(command) => command.name(),
             Self::Audit(command) => command.name(),
             Self::Plan(command) => command.name(),
             Self::Apply(_) => "apply",
+            Self::Wal(command) => command.name(),
             Self::Config(command) => command.name(),
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",

@@ -4,7 +4,7 @@
 //! filesystem refuses when the name is taken. So a full disk or a kill leaves nothing that stands in the way of the next try, and a file
 //! that exists is never replaced. Where there are no hard links, a look whether the name is free and a renaming must do.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -15,11 +15,77 @@ use mainstay_model::{Error, ErrorKind, Result};
 /// # Errors
 /// `Usage` when `path` names no file; `Precondition` when it exists; `Storage` when it cannot be written, and then nothing is left of it.
 pub(crate) fn write(path: &Path, text: &str, instead: &str) -> Result<()> {
+    let partial = partial(path)?;
+    place(path, &partial, text).map_err(|source| explain(path, instead, source))
+}
+
+/// A file that somebody else fills, and that gets its name when it is whole. Nobody but its owner may read it. Removed when dropped before that.
+#[derive(Debug)]
+pub(crate) struct NewFile {
+    path: PathBuf,
+    partial: PathBuf,
+    file: File,
+    instead: &'static str,
+}
+
+impl NewFile {
+    /// Makes the file that will be `path`.
+    ///
+    /// # Errors
+    /// As [`write`].
+    pub(crate) fn begin(path: &Path, instead: &'static str) -> Result<Self> {
+        let partial = partial(path)?;
+        let opened = check_free(path).and_then(|()| {
+            // As in `place`.
+            drop(fs::remove_file(&partial));
+            owners_alone().open(&partial)
+        });
+        let file = opened.map_err(|source| explain(path, instead, source))?;
+        Ok(Self { path: path.to_owned(), partial, file, instead })
+    }
+
+    /// Where its bytes go. They must be durable before [`NewFile::place`].
+    ///
+    /// # Errors
+    /// `Storage` when the system has no handle left.
+    pub(crate) fn writer(&self) -> Result<File> {
+        self.file.try_clone().map_err(|source| explain(&self.path, self.instead, source))
+    }
+
+    /// Gives it its name.
+    ///
+    /// # Errors
+    /// `Precondition` when the name was taken meanwhile; `Storage`.
+    pub(crate) fn place(self) -> Result<()> {
+        name(&self.partial, &self.path).map_err(|source| explain(&self.path, self.instead, source))
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        // The partial name, whether the file has got its own or not.
+        drop(fs::remove_file(&self.partial));
+    }
+}
+
+#[cfg(unix)]
+fn owners_alone() -> OpenOptions {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    options
+}
+
+#[cfg(not(unix))]
+fn owners_alone() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    options
+}
+
+fn explain(path: &Path, instead: &str, source: io::Error) -> Error {
     let shown = path.display();
-    let partial = partial(path).ok_or_else(|| {
-        Error::new(ErrorKind::Usage, format!("{shown} names no file")).with_state("nothing was written")
-    })?;
-    place(path, &partial, text).map_err(|source| match source.kind() {
+    match source.kind() {
         io::ErrorKind::AlreadyExists => {
             Error::new(ErrorKind::Precondition, format!("{shown} exists already"))
                 .with_state("nothing was changed")
@@ -29,13 +95,16 @@ pub(crate) fn write(path: &Path, text: &str, instead: &str) -> Result<()> {
             .with_source(source)
             .with_state("nothing was written")
             .with_hint("see that the folder exists, may be written to and has space left, then run the same command again"),
-    })
+    }
 }
 
 /// A name beside `path`, of this process alone.
-fn partial(path: &Path) -> Option<PathBuf> {
-    let name = path.file_name()?.to_string_lossy();
-    Some(path.with_file_name(format!(".{name}.{}.partial", std::process::id())))
+fn partial(path: &Path) -> Result<PathBuf> {
+    let name = path.file_name().ok_or_else(|| {
+        Error::new(ErrorKind::Usage, format!("{} names no file", path.display()))
+            .with_state("nothing was written")
+    })?;
+    Ok(path.with_file_name(format!(".{}.{}.partial", name.to_string_lossy(), std::process::id())))
 }
 
 fn place(path: &Path, partial: &Path, text: &str) -> io::Result<()> {
@@ -91,6 +160,11 @@ mod tests {
         assert_eq!((error.kind(), error.hint()), (ErrorKind::Precondition, Some("name another")));
         assert_eq!((fs::read_to_string(&file).unwrap().as_str(), names()), ("one", vec!["plan.json".into()]));
 
+        let error = NewFile::begin(&file, "name another").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Precondition);
+        let begun = NewFile::begin(&folder.path().join("dump"), "-").unwrap();
+        drop(begun);
+        assert_eq!(names(), ["plan.json"]);
         let error = write(&folder.path().join("absent/plan.json"), "three", "-").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Storage, "{error:?}");
         assert!(error.state().is_some() && error.hint().is_some(), "{error:?}");

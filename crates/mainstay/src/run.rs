@@ -11,6 +11,7 @@ use mainstay_model::{Error, ErrorKind, ExitStatus, Result, redact_url};
 
 use crate::args::{Arguments, Command};
 use crate::commands;
+use crate::commands::wal::{self, WalCommand};
 use crate::config::connection::holds_password;
 use crate::config::{Configuration, Outside};
 use crate::interrupt;
@@ -22,7 +23,7 @@ pub(crate) fn run() -> ExitCode {
     let variables = variables();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return not_understood(&error).into(),
+        Err(error) => return not_understood(&error),
     };
     let printer = Arc::new(Printer::new(PrinterOptions {
         json: arguments.global.json,
@@ -33,8 +34,10 @@ pub(crate) fn run() -> ExitCode {
         dumb: variables.get("TERM").is_some_and(|term| term == "dumb"),
         command: arguments.command.name(),
     }));
+    let is_fetch = matches!(arguments.command, Command::Wal(WalCommand::Fetch(_)));
     match perform(arguments, variables, &printer) {
         Ok(status) => printer.final_status(status).into(),
+        Err(error) if is_fetch => ExitCode::from(wal::trouble(printer.error(&error))),
         Err(error) => printer.error(&error).into(),
     }
 }
@@ -78,7 +81,9 @@ fn has_safe_point(command: &Command) -> bool {
         "backup.create",
         "backup.verify",
         "backup.prune",
+        "backup.export",
         "capture.mongo",
+        "capture.postgres",
         "restore.apply",
         "restore.abandon",
         "environment.mark",
@@ -86,6 +91,9 @@ fn has_safe_point(command: &Command) -> bool {
         "mongo.profile.reset",
         "mongo.dump",
         "mongo.load",
+        "redis.keys",
+        "redis.purge",
+        "pg.reset",
         "apply",
     ];
     stoppable.contains(&command.name())
@@ -99,7 +107,7 @@ fn variables() -> BTreeMap<String, String> {
 }
 
 /// Prints help, version or the parser's complaint, from which every password that was typed is removed.
-fn not_understood(error: &clap::Error) -> ExitStatus {
+fn not_understood(error: &clap::Error) -> ExitCode {
     let arguments: Vec<String> =
         std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
     let json = arguments.iter().any(|argument| argument == "--json");
@@ -107,16 +115,20 @@ fn not_understood(error: &clap::Error) -> ExitStatus {
     let text = without_passwords(error.to_string(), &arguments);
     if !error.use_stderr() {
         printer.raw(&text);
-        return printer.final_status(ExitStatus::Ok);
+        return printer.final_status(ExitStatus::Ok).into();
     }
     if json {
         let first = text.lines().next().unwrap_or_default();
         let message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
-        return printer
-            .error(&Error::new(ErrorKind::Usage, message).with_hint("`mainstay help` lists the commands"));
+        printer.error(&Error::new(ErrorKind::Usage, message).with_hint("`mainstay help` lists the commands"));
+    } else {
+        printer.complaint(&text);
     }
-    printer.complaint(&text);
-    ExitStatus::Usage
+    // A server whose restore_command is mistyped must not take it for the end of its log.
+    match arguments.windows(2).any(|pair| pair == ["wal", "fetch"]) {
+        true => ExitCode::from(wal::trouble(ExitStatus::Usage)),
+        false => ExitStatus::Usage.into(),
+    }
 }
 
 fn without_passwords(text: String, arguments: &[String]) -> String {

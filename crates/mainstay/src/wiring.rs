@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use jiff::SignedDuration;
 use mainstay_engine::{
     AccountStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentSink, DocumentSource, Inspection,
-    Namespace, Probe, StoreFacts,
+    KeyFileSource, Keyspace, Namespace, Probe, RelationalInspection, StoreFacts, WalSource,
 };
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
@@ -20,13 +20,19 @@ use mainstay_model::{
 };
 use mainstay_mongo::{MongoConfig, MongoServer};
 use mainstay_ops::Selection;
-use mainstay_postgres::{PostgresCluster, PostgresConfig, PostgresProbe, TlsOptions};
-use mainstay_redis::{RedisConfig, RedisProbe};
+use mainstay_ops::cluster::FetchCommand;
+use mainstay_postgres::{
+    PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInspection, PostgresProbe, ProgramPlaces,
+    TlsOptions,
+};
+use mainstay_redis::{RedisConfig, RedisKeyFile, RedisKeyspace, RedisProbe};
 use mainstay_repository::{Compression, Repository, RepositoryOptions};
 use mainstay_store::{Location, S3Options, Store, StoreOptions};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::key::Key;
 use crate::config::resolved::RepositorySettings;
+use crate::config::source::Rank;
 use crate::config::{Configuration, MongoSettings, Outside, PostgresSettings, RedisSettings};
 use crate::printer::Printer;
 use crate::printer::consent::TerminalConsent;
@@ -197,7 +203,9 @@ impl Session {
                 Arc::new(PostgresProbe::new(&config)?)
             }
             StoreKind::Redis => {
-                Arc::new(redis(configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?)?)
+                let mut config = redis(configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?);
+                config.connect_timeout = PROBE_CONNECT_TIME_MAX;
+                Arc::new(RedisProbe::new(&config)?)
             }
         })
     }
@@ -228,14 +236,114 @@ impl Session {
         })
     }
 
+    /// The keys of Redis.
+    ///
+    /// # Errors
+    /// `Precondition` when it has no url; `Config` when its connection cannot be described.
+    pub(crate) fn keyspace(&self) -> Result<Arc<dyn Keyspace>> {
+        let kind = StoreKind::Redis;
+        let settings = self.configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(RedisKeyspace::new(&redis(settings))?))
+    }
+
+    /// The Redis whose keys are copied as one file.
+    ///
+    /// # Errors
+    /// `Precondition` when it has no url; `Config` when its connection cannot be described.
+    pub(crate) fn key_file(&self) -> Result<Arc<dyn KeyFileSource>> {
+        let kind = StoreKind::Redis;
+        let settings = self.configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(RedisKeyFile::new(&redis(settings))?))
+    }
+
     /// The PostgreSQL whose files are copied as a whole.
     ///
     /// # Errors
     /// `Precondition` when it has no url; `Config` when its connection cannot be described.
     pub(crate) fn cluster(&self) -> Result<Arc<dyn BaseBackupSource>> {
+        Ok(Arc::new(self.postgres_cluster()?))
+    }
+
+    /// The PostgreSQL whose WAL is followed.
+    ///
+    /// # Errors
+    /// As [`Session::cluster`].
+    pub(crate) fn wal(&self) -> Result<Arc<dyn WalSource>> {
+        Ok(Arc::new(self.postgres_cluster()?))
+    }
+
+    fn postgres_cluster(&self) -> Result<PostgresCluster> {
         let kind = StoreKind::Postgres;
         let settings = self.configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?;
-        Ok(Arc::new(PostgresCluster::new(&postgres(settings)?)?))
+        PostgresCluster::new(&postgres(settings)?)
+    }
+
+    /// How a server that recovers fetches WAL from the repository: this program, with the configuration that this command has. Nothing
+    /// secret is in it.
+    ///
+    /// # Errors
+    /// `Precondition` when no repository is configured; `Internal` when this program's file has no name that a configuration file can hold.
+    pub(crate) fn fetch_command(&self) -> Result<FetchCommand> {
+        let program = std::env::current_exe().ok().and_then(|path| path.into_os_string().into_string().ok());
+        let program = program.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Internal,
+                "the file of this program has no name that a server could be told",
+            )
+        })?;
+        let settings = self.repository_settings()?;
+        let location: Location = settings.location.parse()?;
+        let mut words = vec![program];
+        if let Some(file) = self.configuration.files.first() {
+            words.extend(["--config".to_owned(), self.path(file).display().to_string()]);
+        }
+        let url = match location.as_directory() {
+            Some(folder) => format!("file:{}", settings.folder.join(folder).display()),
+            None => settings.location.clone(),
+        };
+        words.extend(["--repository-url".to_owned(), url, "wal".to_owned(), "fetch".to_owned()]);
+        Ok(FetchCommand(words))
+    }
+
+    /// The variables that reading the repository needs, by name: whoever fetches from it needs them, too.
+    pub(crate) fn repository_variables(&self) -> Vec<String> {
+        let is_variable = |rank| matches!(rank, Rank::Variable | Rank::RunbookVariable);
+        let is_needed = |key: &Key| {
+            key.section == "repository.s3" || (key.section, key.name) == ("repository", "identity")
+        };
+        let needed = self.configuration.settings.values().filter(|setting| is_needed(setting.key));
+        needed
+            .filter(|setting| is_variable(setting.origin.rank))
+            .map(|setting| setting.origin.place.clone())
+            .collect()
+    }
+
+    /// The PostgreSQL that is asked daily questions, and its address for findings.
+    ///
+    /// # Errors
+    /// As [`Session::cluster`].
+    pub(crate) fn relational(&self) -> Result<(Arc<dyn RelationalInspection>, String)> {
+        let kind = StoreKind::Postgres;
+        let settings = self.configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?;
+        let inspection = PostgresInspection::new(&postgres(settings)?)?;
+        let address = inspection.address();
+        Ok((Arc::new(inspection), address))
+    }
+
+    /// The databases of the PostgreSQL: dumped, filled, wiped.
+    ///
+    /// # Errors
+    /// As [`Session::cluster`].
+    pub(crate) fn databases(&self) -> Result<Arc<PostgresDatabases>> {
+        let kind = StoreKind::Postgres;
+        let settings = self.configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?;
+        let path = self.outside.variable("PATH").unwrap_or_default();
+        let places = ProgramPlaces {
+            folder: settings.client_dir.clone(),
+            path: std::env::split_paths(path).collect(),
+            temporary: self.outside.variable("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from),
+        };
+        Ok(Arc::new(PostgresDatabases::new(&postgres(settings)?, places)?))
     }
 
     /// What an operation on `probe`'s store acts upon: the environment by configuration and marker, and which server it is.
@@ -471,7 +579,7 @@ fn postgres(settings: &PostgresSettings) -> Result<PostgresConfig> {
     Ok(config)
 }
 
-fn redis(settings: &RedisSettings) -> Result<RedisProbe> {
+fn redis(settings: &RedisSettings) -> RedisConfig {
     let mut config = RedisConfig::new(Secret::new(settings.connection.without_credentials()));
     config.user = settings.credentials.username.as_ref().map(|(name, _)| name.clone());
     config.password = settings.credentials.password.as_ref().map(|(password, _)| password.clone());
@@ -482,8 +590,7 @@ fn redis(settings: &RedisSettings) -> Result<RedisProbe> {
         }),
         ca_file: settings.ca_file.clone(),
     };
-    config.connect_timeout = PROBE_CONNECT_TIME_MAX;
-    RedisProbe::new(&config)
+    config
 }
 
 /// Who acts: the account that the operating system says this process runs as. `$USER` is only what somebody says.

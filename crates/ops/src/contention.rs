@@ -11,6 +11,7 @@ use mainstay_engine::{
 use mainstay_model::{Finding, Result, Severity, StoreKind};
 use serde::Serialize;
 
+use crate::bounds::Bounds;
 use crate::shape::{Literals, Shape, quoted, shape};
 
 /// Seconds of waiting for locks in a second, over all operations: something is in the way, something blocks. Own.
@@ -24,21 +25,6 @@ const DIRTY: Bounds = Bounds { warning: 0.05, critical: 0.20 };
 const FULL: Bounds = Bounds { warning: 0.90, critical: 0.95 };
 /// Seconds that one operation waits for one lock: everything that comes after waits too. Own.
 const WAITER: Bounds = Bounds { warning: 1.0, critical: 30.0 };
-
-struct Bounds {
-    warning: f64,
-    critical: f64,
-}
-
-impl Bounds {
-    fn severity(&self, value: f64) -> Option<Severity> {
-        if value >= self.critical {
-            Some(Severity::Critical)
-        } else {
-            (value >= self.warning).then_some(Severity::Warning)
-        }
-    }
-}
 
 /// Waiting between two looks, for one kind of resource and mode.
 #[derive(Debug, Clone, PartialEq, Serialize)]

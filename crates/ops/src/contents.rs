@@ -1,4 +1,5 @@
-//! What the manifest of a backup set says of its contents: of a document store's here, of a cluster's in [`crate::cluster`].
+//! What the manifest of a backup set says of its contents: of a document store's here, of a cluster's in [`crate::cluster`], of a dump's in
+//! [`crate::logical`].
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Selection;
 use crate::cluster::ClusterSetContents;
+use crate::keyfile::KeyFileSetContents;
+use crate::logical::LogicalSetContents;
 
 /// The role of objects that hold options and indexes.
 pub(crate) const ROLE_METADATA: &str = "metadata";
@@ -30,6 +33,10 @@ pub enum SetContents {
     Documents(Box<DocumentSetContents>),
     /// The files of a server.
     Cluster(Box<ClusterSetContents>),
+    /// A server's own file of all its keys.
+    KeyFile(Box<KeyFileSetContents>),
+    /// A dump of one database.
+    Logical(Box<LogicalSetContents>),
 }
 
 impl SetContents {
@@ -39,8 +46,10 @@ impl SetContents {
     /// `Unsupported` when another version wrote them.
     pub fn of(set: &Set) -> Result<Self> {
         match set.kind() {
+            StoreKind::Postgres if LogicalSetContents::is_of(set) => set.contents().map(Self::Logical),
             StoreKind::Postgres => set.contents().map(Self::Cluster),
-            StoreKind::Mongo | StoreKind::Redis => set.contents().map(Self::Documents),
+            StoreKind::Redis => set.contents().map(Self::KeyFile),
+            StoreKind::Mongo => set.contents().map(Self::Documents),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `doctor`: what is wrong with the stack, each finding with its remedy.
 //!
 //! The stores examine themselves through [`Probe::examine`]; here their answers are gathered, and what no store can know by itself is
-//! judged: environment markers, the age of backups, the compose file. Judging is pure. Reads only; a store that cannot be examined is a
+//! judged: environment markers, the age of backups, the compose file; of a relational server also what comes and goes. Judging is pure. Reads only; a store that cannot be examined is a
 //! finding, so that one broken store hides nothing about the others.
 
 pub mod compose;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::SignedDuration;
-use mainstay_engine::Probe;
+use mainstay_engine::{Probe, RelationalInspection};
 use mainstay_guard::{ConfiguredEnvironment, Marker, identify};
 use mainstay_model::{Error, ErrorKind, Finding, Result, Severity, StoreKind, Timestamp};
 
@@ -29,6 +29,8 @@ pub struct Examination {
     pub findings: Vec<Finding>,
     /// Its environment marker; `Err` when it could not be asked.
     pub marker: Result<Option<Marker>>,
+    /// Where it keeps its data, when it tells.
+    pub data_directory: Option<String>,
 }
 
 /// Examines every store at once, each for at most `bound`. The order is that of `probes`.
@@ -43,8 +45,28 @@ async fn store(probe: &dyn Probe, bound: Duration) -> Examination {
         Ok(_) => within(bound, probe, probe.marker()).await,
         Err(error) => Err(Error::new(error.kind(), error.message().to_owned())),
     };
+    let data_directory = match &findings {
+        Ok(_) => within(bound, probe, probe.data_directory()).await.ok().flatten(),
+        Err(_) => None,
+    };
     let findings = findings.unwrap_or_else(|error| vec![not_examined(kind, &address, &error)]);
-    Examination { kind, address, findings, marker }
+    Examination { kind, address, findings, marker, data_directory }
+}
+
+/// What is wrong with a running relational server beyond its settings, judged as the daily questions judge it, in at most `bound`.
+pub async fn relational(
+    inspection: &dyn RelationalInspection,
+    address: &str,
+    bound: Duration,
+) -> Vec<Finding> {
+    match tokio::time::timeout(bound, crate::relational::examine(inspection, address)).await {
+        Ok(Ok(findings)) => findings,
+        Ok(Err(error)) => vec![not_examined(StoreKind::Postgres, address, &error)],
+        Err(_) => {
+            let late = format!("{address} did not answer within {} s", bound.as_secs());
+            vec![not_examined(StoreKind::Postgres, address, &Error::new(ErrorKind::Unreachable, late))]
+        }
+    }
 }
 
 fn not_examined(kind: StoreKind, address: &str, error: &Error) -> Finding {

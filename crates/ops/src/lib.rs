@@ -5,6 +5,7 @@
 
 pub mod activity;
 pub mod backup;
+mod bounds;
 pub mod capture;
 pub mod cluster;
 pub mod contention;
@@ -13,11 +14,18 @@ pub mod doctor;
 pub mod dump;
 mod framing;
 mod inspect;
+pub mod keyfile;
+pub mod keyspace;
 pub mod load;
+pub mod logical;
+pub mod named_point;
 mod placement;
 pub mod profiler;
 pub mod prune;
+pub mod purge;
 pub mod recoverable;
+pub mod relational;
+pub mod reset;
 pub mod restore;
 mod scan;
 pub mod search;
@@ -27,5 +35,6 @@ pub mod slow;
 pub mod statistics;
 pub mod status;
 pub mod verify;
+pub mod wal;
 
 pub use selection::Selection;

@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::contents::DocumentSetContents;
 use crate::framing::DocumentInspector;
+use crate::wal::ranges;
 
 /// How many slices are read at the same time when they are verified.
 const SLICE_COUNT_MAX: usize = 4;
@@ -259,8 +260,8 @@ pub(crate) fn judge(
     log
 }
 
-/// Reads back the log that continues `set`: the slices of its server's chains from the set's base on, to the end of the chain it lies in.
-/// Nothing when it lies in none.
+/// Reads back the log that continues `set`: the slices of its server's chains from the set's base on, to the end of the chain it lies in; of
+/// PostgreSQL to the end of all chains. Nothing when it lies in none.
 ///
 /// # Errors
 /// The store's. Damage is a finding.
@@ -268,10 +269,19 @@ pub async fn verify_log_after(
     repository: &Repository,
     set: &Set,
     observer: &dyn Observer,
-) -> Result<Option<LogReport>> {
-    if set.kind() != StoreKind::Mongo {
-        return Ok(None);
+) -> Result<Vec<LogReport>> {
+    match set.kind() {
+        StoreKind::Mongo => Ok(verify_oplog_after(repository, set, observer).await?.into_iter().collect()),
+        StoreKind::Postgres => ranges::verify_log_after(repository, set, observer).await,
+        StoreKind::Redis => Ok(Vec::new()),
     }
+}
+
+async fn verify_oplog_after(
+    repository: &Repository,
+    set: &Set,
+    observer: &dyn Observer,
+) -> Result<Option<LogReport>> {
     let contents: DocumentSetContents = set.contents()?;
     let Some(moment) = SetMoment::of(set.id(), &contents) else { return Ok(None) };
     let chains = repository.chains_of(set.kind(), &contents.server.fingerprint).await?;
@@ -290,14 +300,17 @@ pub async fn verify_log_after(
 /// The store's.
 pub async fn verify_logs(repository: &Repository, observer: &dyn Observer) -> Result<Vec<LogReport>> {
     let mut reports = Vec::new();
-    for entry in repository.chains(StoreKind::Mongo).await? {
-        match entry {
-            ChainEntry::Whole(chain) => {
-                reports.push(verify_chain(repository, &chain, LogPosition(0), observer).await?);
-            }
-            ChainEntry::Damaged { store, id, slices, error } => {
-                reports.push(undescribed(store, id, slices, &error));
-            }
+    for store in [StoreKind::Mongo, StoreKind::Postgres] {
+        for entry in repository.chains(store).await? {
+            reports.push(match entry {
+                ChainEntry::Whole(chain) if store == StoreKind::Postgres => {
+                    ranges::verify_chain(repository, &chain, LogPosition(0), observer).await?
+                }
+                ChainEntry::Whole(chain) => {
+                    verify_chain(repository, &chain, LogPosition(0), observer).await?
+                }
+                ChainEntry::Damaged { store, id, slices, error } => undescribed(store, id, slices, &error),
+            });
         }
     }
     Ok(reports)

@@ -12,8 +12,9 @@ use futures::StreamExt as _;
 use futures::future::join_all;
 use mainstay_engine::{Probe, StoreFacts};
 use mainstay_guard::Marker;
-use mainstay_model::{Error, ErrorKind, ExitStatus, OpTime, Result, SetId, StoreKind, Timestamp};
-use mainstay_repository::{ChainEntry, Repository, Set, SetEntry};
+use mainstay_model::{Error, ErrorKind, ExitStatus, Lsn, OpTime, Result, SetId, StoreKind, Timestamp};
+use mainstay_repository::{Chain, ChainEntry, LogKind, Repository, Set, SetEntry};
+use serde::Serialize;
 
 /// How many verification records are read at the same time.
 const VERIFICATION_READS: usize = 8;
@@ -144,7 +145,34 @@ pub struct LogStatus {
     /// The environment it was captured in last.
     pub environment: String,
     /// Up to where it is stored.
-    pub recovery_point: OpTime,
+    pub recovery_point: RecoveryPoint,
+}
+
+/// Up to where a change log is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum RecoveryPoint {
+    /// Of MongoDB.
+    OpTime(OpTime),
+    /// Of PostgreSQL, whose positions tell no time.
+    Lsn(Lsn),
+}
+
+impl RecoveryPoint {
+    fn of(chain: &Chain) -> Self {
+        match chain.description().kind {
+            LogKind::Oplog => Self::OpTime(chain.end().optime()),
+            LogKind::Wal => Self::Lsn(Lsn(chain.end().0)),
+        }
+    }
+
+    /// The wall clock's reading at this position, where it tells one.
+    pub fn timestamp(self) -> Option<Timestamp> {
+        match self {
+            Self::OpTime(at) => Some(at.timestamp()),
+            Self::Lsn(_) => None,
+        }
+    }
 }
 
 /// How far the change log of each server is stored, by fingerprint; nothing where none was captured. Damaged chains are left out.
@@ -152,16 +180,19 @@ pub struct LogStatus {
 /// # Errors
 /// The store's.
 pub async fn logs(repository: &Repository) -> Result<Vec<LogStatus>> {
-    let kind = StoreKind::Mongo;
-    let mut servers = BTreeMap::new();
-    // Oldest first, so that the newest chain of a server counts.
-    for chain in repository.chains(kind).await?.into_iter().filter_map(ChainEntry::whole) {
-        let description = chain.description();
-        let (server, environment) = (description.server.clone(), description.environment.clone());
-        let recovery_point = chain.end().optime();
-        servers.insert(server.clone(), LogStatus { kind, server, environment, recovery_point });
+    let mut logs = Vec::new();
+    for kind in [StoreKind::Mongo, StoreKind::Postgres] {
+        let mut servers = BTreeMap::new();
+        // Oldest first, so that the newest chain of a server counts.
+        for chain in repository.chains(kind).await?.into_iter().filter_map(ChainEntry::whole) {
+            let description = chain.description();
+            let (server, environment) = (description.server.clone(), description.environment.clone());
+            let recovery_point = RecoveryPoint::of(&chain);
+            servers.insert(server.clone(), LogStatus { kind, server, environment, recovery_point });
+        }
+        logs.extend(servers.into_values());
     }
-    Ok(servers.into_values().collect())
+    Ok(logs)
 }
 
 /// The exit status for what was found: that of the worst trouble. A store that cannot be reached is worse than one that refuses us, for

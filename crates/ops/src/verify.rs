@@ -5,9 +5,10 @@ use mainstay_model::progress::Observer;
 use mainstay_model::{Result, ResultExt, StoreKind};
 use mainstay_repository::{Repository, Set, VerifyReport};
 
-use crate::cluster;
 use crate::contents::{DocumentSetContents, Needed};
 use crate::inspect::inspect;
+use crate::logical::{self, LogicalSetContents};
+use crate::{cluster, keyfile};
 
 /// Reads every object of `set`, and of the sets that it builds on, back, judges it, and records the outcome in the repository, for each of them. Whether that could be recorded is told beside the
 /// verdict, which is worth as much without a record.
@@ -21,8 +22,12 @@ pub async fn verify(
     observer: &dyn Observer,
 ) -> Result<(VerifyReport, Result<()>)> {
     let mut reports = match set.kind() {
+        StoreKind::Postgres if LogicalSetContents::is_of(set) => {
+            vec![logical::inspect(repository, set, observer).await?]
+        }
         StoreKind::Postgres => cluster::inspect_chain(repository, set, observer).await?,
-        StoreKind::Mongo | StoreKind::Redis => vec![inspect(repository, set, observer).await?],
+        StoreKind::Redis => vec![keyfile::inspect(repository, set, observer).await?],
+        StoreKind::Mongo => vec![inspect(repository, set, observer).await?],
     };
     let mut recorded = Ok(());
     for report in &reports {

@@ -1,4 +1,5 @@
-//! Misconfigurations of a running PostgreSQL. Observing asks the server; finding is pure.
+//! Misconfigurations of a running PostgreSQL, and slow decay. Observing asks the server; finding is pure. What comes and goes (connections,
+//! archiving, slots) is judged where the daily questions are, not here.
 //!
 //! Sources: manual (18), "Server Configuration" (reliability, archiving, connections), `pg_stat_archiver`, `pg_hba_file_rules`; the official
 //! container image's notes on `PGDATA` from version 18 on. What the role may not see becomes one note that names it.
@@ -10,18 +11,26 @@ use tokio_postgres::error::SqlState;
 
 use crate::session::Session;
 
-/// Share of `max_connections` in use from which it is said, in percent.
-const CONNECTIONS_PERCENT_HIGH: u64 = 80;
+/// Transactions since the oldest row was frozen: far from the end of numbers (2^31), and near enough to look. After Amazon's guidance; the
+/// server itself warns 40 million before the end and stops 3 million before it.
+const FREEZE_AGE_HIGH: u64 = 500_000_000;
+const FREEZE_AGE_DANGEROUS: u64 = 1_000_000_000;
+/// How many indexes are named.
+const INDEX_COUNT_MAX: usize = 5;
 
 /// What was seen. `None` where the role may not look.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Observed {
     /// Settings by name; those that the role may not see are absent.
     settings: BTreeMap<String, String>,
-    /// Segments that could not be archived since the last success, and the newest of them.
-    archive_failure: Option<(u64, String)>,
-    /// Client connections now.
-    connections: u64,
+    /// The database whose rows are longest unfrozen, in transactions, and how long.
+    freeze_age: Option<(String, u64)>,
+    /// The same in multixacts.
+    multixact_age: Option<(String, u64)>,
+    /// Indexes of the connected database that no query uses because their building failed.
+    invalid_indexes: Vec<String>,
+    /// Pages whose checksums were found wrong since statistics were reset.
+    checksum_failures: u64,
     /// Whether the role we logged in as is a superuser, and its name.
     superuser: Option<String>,
     /// Lines of pg_hba.conf that let TCP clients in without a password: line number and address.
@@ -36,7 +45,7 @@ const SETTINGS: [&str; 10] = [
     "data_directory",
     "archive_mode",
     "listen_addresses",
-    "max_connections",
+    "max_wal_senders",
     "server_version_num",
     "password_encryption",
 ];
@@ -50,7 +59,7 @@ pub(crate) async fn observe(session: &Session<'_>) -> Result<Observed> {
     }
     let row = session
         .row(
-            "SELECT (SELECT sum(numbackends) FROM pg_stat_database) AS connections, \
+            "SELECT (SELECT coalesce(sum(checksum_failures), 0) FROM pg_stat_database) AS checksum_failures, \
              current_user AS role, (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS superuser",
         )
         .await?;
@@ -60,22 +69,32 @@ pub(crate) async fn observe(session: &Session<'_>) -> Result<Observed> {
     };
     Ok(Observed {
         settings,
-        archive_failure: observe_archiver(session).await?,
-        connections: session.number(&row, "connections")?,
+        freeze_age: observe_age(session, "age(datfrozenxid)").await?,
+        multixact_age: observe_age(session, "mxid_age(datminmxid)").await?,
+        invalid_indexes: observe_invalid_indexes(session).await?,
+        checksum_failures: session.number(&row, "checksum_failures")?,
         superuser,
         trusted: observe_trust(session).await?,
     })
 }
 
-async fn observe_archiver(session: &Session<'_>) -> Result<Option<(u64, String)>> {
+async fn observe_age(session: &Session<'_>, age: &str) -> Result<Option<(String, u64)>> {
+    let query = format!("SELECT datname, {age} AS age FROM pg_database ORDER BY 2 DESC, 1 LIMIT 1");
+    let rows = session.rows(&query).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    Ok(Some((session.text(row, "datname")?.to_owned(), session.number(row, "age")?)))
+}
+
+/// Those that are being built are invalid, too, and no fault; so are those of partitioned tables until each partition has its own.
+async fn observe_invalid_indexes(session: &Session<'_>) -> Result<Vec<String>> {
     let rows = session
         .rows(
-            "SELECT failed_count, last_failed_wal FROM pg_stat_archiver \
-             WHERE last_failed_time > coalesce(last_archived_time, '-infinity'::timestamptz)",
+            "SELECT i.indexrelid::regclass::text AS name FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
+             WHERE NOT i.indisvalid AND c.relkind = 'i' AND NOT EXISTS \
+             (SELECT 1 FROM pg_stat_progress_create_index p WHERE p.index_relid = i.indexrelid) ORDER BY 1",
         )
         .await?;
-    let Some(row) = rows.first() else { return Ok(None) };
-    Ok(Some((session.number(row, "failed_count")?, session.text(row, "last_failed_wal")?.to_owned())))
+    rows.iter().map(|row| session.text(row, "name").map(str::to_owned)).collect()
 }
 
 async fn observe_trust(session: &Session<'_>) -> Result<Option<Vec<(u64, String)>>> {
@@ -126,16 +145,16 @@ pub(crate) fn findings(observed: &Observed, address: &str) -> Vec<Finding> {
             "type `ALTER SYSTEM SET full_page_writes = on; SELECT pg_reload_conf();`",
         );
     }
-    if let Some((count, segment)) = &observed.archive_failure {
+    if observed.checksum_failures > 0 {
         report(
-            "archive_failing",
+            "checksum_failures",
             Severity::Critical,
-            format!(
-                "archiving fails at WAL segment {segment} ({count} failures): WAL piles up and no point in time can be recovered"
-            ),
-            "look into the server's log for the archive_command's output, and mend it",
+            format!("{} pages were found damaged by their checksums", observed.checksum_failures),
+            "look into the server's log for which; find all with pg_amcheck, and restore what is damaged from a backup",
         );
     }
+    age_finding("xid_age", "transactions", observed.freeze_age.as_ref(), &mut report);
+    age_finding("multixact_age", "multixacts", observed.multixact_age.as_ref(), &mut report);
     trust_finding(observed, &mut report);
     if setting("wal_level") == Some("minimal") {
         report(
@@ -153,14 +172,28 @@ pub(crate) fn findings(observed: &Observed, address: &str) -> Vec<Finding> {
             "stop the server and run `pg_checksums --enable` on its data folder",
         );
     }
-    if let Some(max) = setting("max_connections").and_then(|text| text.parse::<u64>().ok())
-        && observed.connections * 100 >= max * CONNECTIONS_PERCENT_HIGH
-    {
+    if setting("max_wal_senders") == Some("0") {
         report(
-            "connections_high",
+            "wal_senders_none",
             Severity::Warning,
-            format!("{} of {max} connections are in use", observed.connections),
-            "end idle connections, put a pooler in front, or raise max_connections",
+            "max_wal_senders is 0: neither base backups nor replication are possible".to_owned(),
+            "type `ALTER SYSTEM SET max_wal_senders = 10;`, then restart the server",
+        );
+    }
+    if let Some(first) = observed.invalid_indexes.first() {
+        let count = match observed.invalid_indexes.len() {
+            1 => "an index is invalid: it costs writes and serves no query".to_owned(),
+            count => format!("{count} indexes are invalid: they cost writes and serve no query"),
+        };
+        let named: Vec<&str> =
+            observed.invalid_indexes.iter().take(INDEX_COUNT_MAX).map(String::as_str).collect();
+        report(
+            "invalid_indexes",
+            Severity::Warning,
+            format!("{count}: {}", named.join(", ")),
+            &format!(
+                "build each anew, `REINDEX INDEX CONCURRENTLY {first};`, or `DROP INDEX CONCURRENTLY {first};`"
+            ),
         );
     }
     if setting("password_encryption") == Some("md5") {
@@ -200,6 +233,24 @@ pub(crate) fn findings(observed: &Observed, address: &str) -> Vec<Finding> {
     }
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
+}
+
+fn age_finding(
+    id: &str,
+    what: &str,
+    oldest: Option<&(String, u64)>,
+    report: &mut impl FnMut(&str, Severity, String, &str),
+) {
+    let Some((database, age)) = oldest.filter(|(_, age)| *age >= FREEZE_AGE_HIGH) else { return };
+    let severity = if *age >= FREEZE_AGE_DANGEROUS { Severity::Critical } else { Severity::Warning };
+    report(
+        id,
+        severity,
+        format!(
+            "rows of database {database} have not been frozen for {age} {what}; at 2,147,483,648 the server stops"
+        ),
+        "`mainstay pg activity` and `mainstay pg slots` show what keeps vacuum from it; then `vacuumdb --all --freeze`",
+    );
 }
 
 fn trust_finding(observed: &Observed, report: &mut impl FnMut(&str, Severity, String, &str)) {
@@ -248,13 +299,12 @@ mod tests {
             ("data_directory", "/var/lib/postgresql/18/docker"),
             ("archive_mode", "on"),
             ("listen_addresses", "*"),
-            ("max_connections", "100"),
+            ("max_wal_senders", "10"),
             ("server_version_num", "180004"),
             ("password_encryption", "scram-sha-256"),
         ];
         Observed {
             settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
-            connections: 79,
             trusted: Some(vec![(3, "127.0.0.1".to_owned()), (4, "::1".to_owned())]),
             ..Observed::default()
         }
@@ -282,17 +332,28 @@ mod tests {
             (Box::new(set("full_page_writes", "off")), "full_page_writes_off", Severity::Critical),
             (Box::new(set("data_checksums", "off")), "data_checksums_off", Severity::Warning),
             (Box::new(set("wal_level", "minimal")), "wal_level_minimal", Severity::Warning),
-            (Box::new(set("max_connections", "98")), "connections_high", Severity::Warning),
+            (Box::new(set("max_wal_senders", "0")), "wal_senders_none", Severity::Warning),
+            (
+                Box::new(|observed| observed.freeze_age = Some(("shop".to_owned(), 500_000_000))),
+                "xid_age",
+                Severity::Warning,
+            ),
+            (
+                Box::new(|observed| observed.multixact_age = Some(("shop".to_owned(), 1_000_000_000))),
+                "multixact_age",
+                Severity::Critical,
+            ),
+            (
+                Box::new(|observed| observed.invalid_indexes = vec!["public.i".to_owned()]),
+                "invalid_indexes",
+                Severity::Warning,
+            ),
+            (Box::new(|observed| observed.checksum_failures = 1), "checksum_failures", Severity::Critical),
             (Box::new(set("password_encryption", "md5")), "password_encryption_md5", Severity::Warning),
             (
                 Box::new(set("data_directory", "/var/lib/postgresql/data")),
                 "data_directory_moved",
                 Severity::Note,
-            ),
-            (
-                Box::new(|observed| observed.archive_failure = Some((3, "00000001".to_owned()))),
-                "archive_failing",
-                Severity::Critical,
             ),
             (
                 Box::new(|observed| observed.superuser = Some("app".to_owned())),

@@ -1,9 +1,10 @@
 //! What a fuzzer calls: the parsers of this crate on any bytes. A broken promise panics; what a parser answers is of no interest.
 //!
-//! Foreign is whatever a server sends: its messages, and what flows inside a copy.
+//! Foreign is whatever a server sends: its messages, what flows inside a copy, and the statements of its clients.
 
 use bytes::{Bytes, BytesMut};
 
+use crate::mask::mask;
 use crate::replication::{self, Incoming, MESSAGE_BYTES_MAX};
 
 /// A stream of messages of a server.
@@ -27,4 +28,16 @@ pub fn messages(bytes: &[u8]) {
 /// A piece of a copy, of a base backup or of WAL, and the first message of a login with SCRAM.
 pub fn copy(bytes: &[u8]) {
     replication::exercise_copy(&Bytes::copy_from_slice(bytes));
+}
+
+/// A statement as the server shows it, cut off anywhere.
+///
+/// # Panics
+/// When a quote is left outside of a quoted name, or the text grows without reason.
+pub fn statement(bytes: &[u8]) {
+    let masked = mask(&String::from_utf8_lossy(bytes));
+    // What stands between double quotes is a name.
+    let outside = masked.split('"').step_by(2);
+    assert!(outside.into_iter().all(|part| !part.contains('\'')), "a constant is left: {masked}");
+    assert!(masked.len() <= bytes.len() * 8 + 8, "more came out than could");
 }

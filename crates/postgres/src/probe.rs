@@ -83,6 +83,13 @@ impl Probe for PostgresProbe {
         write_marker(&session, marker).await.context("write environment marker of PostgreSQL")
     }
 
+    async fn data_directory(&self) -> Result<Option<String>> {
+        let session = self.open().await?;
+        let query = "SELECT setting FROM pg_settings WHERE name = 'data_directory'";
+        let rows = session.rows(query).await.context("ask PostgreSQL for its data directory")?;
+        rows.first().map(|row| session.text(row, "setting").map(str::to_owned)).transpose()
+    }
+
     async fn examine(&self) -> Result<Vec<Finding>> {
         let session = self.open().await?;
         let observed = examine::observe(&session).await.context("examine PostgreSQL")?;
@@ -125,12 +132,14 @@ async fn read_facts(session: &Session<'_>, address: String) -> Result<StoreFacts
     })
 }
 
-async fn fingerprint(session: &Session<'_>) -> Result<String> {
+/// Which server this is: the system identifier.
+pub(crate) async fn fingerprint(session: &Session<'_>) -> Result<String> {
     let row = session.row("SELECT system_identifier::text AS identifier FROM pg_control_system()").await?;
     Ok(session.text(&row, "identifier")?.to_owned())
 }
 
-async fn read_marker(session: &Session<'_>) -> Result<Option<Marker>> {
+/// The environment marker in the session's database.
+pub(crate) async fn read_marker(session: &Session<'_>) -> Result<Option<Marker>> {
     let absent = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];
     let query = "SELECT environment, class, marked_at, id FROM mainstay.identity";
     let rows = session.rows_unless(&absent, query).await?.unwrap_or_default();
@@ -147,7 +156,8 @@ async fn read_marker(session: &Session<'_>) -> Result<Option<Marker>> {
     })
 }
 
-async fn write_marker(session: &Session<'_>, marker: &Marker) -> Result<()> {
+/// Writes the marker into the session's database.
+pub(crate) async fn write_marker(session: &Session<'_>, marker: &Marker) -> Result<()> {
     // Two steps, two transactions: a table without a row reads as no marker.
     session.bounded(session.client.batch_execute(CREATE_MARKER_TABLE)).await?;
     let [environment, class, marked_at, id] = marker.fields().map(|(_, text)| text);

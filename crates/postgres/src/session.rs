@@ -15,6 +15,9 @@ use crate::tls;
 /// How long the server may take over one question.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
 
+/// How long it may take to make or drop a database: it writes everything to disk first.
+const COMMAND_TIME_MAX: Duration = Duration::from_secs(15 * 60);
+
 /// A connection that ends when this is dropped.
 pub(crate) struct Session<'a> {
     settings: &'a Settings,
@@ -59,6 +62,18 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// A statement that works on whole databases and may wait for a checkpoint. Also gives the SQLSTATE when the server refuses it.
+    pub(crate) async fn command(&self, statement: &str) -> Result<Result<(), (SqlState, Error)>> {
+        match timeout(COMMAND_TIME_MAX, self.client.simple_query(statement)).await {
+            Ok(Ok(_)) => Ok(Ok(())),
+            Ok(Err(error)) => match error.code().cloned() {
+                Some(code) => Ok(Err((code, failure(self.settings, error)))),
+                None => Err(failure(self.settings, error)),
+            },
+            Err(_) => Err(timed_out(self.settings)),
+        }
+    }
+
     /// The one row of a query that gives exactly one.
     pub(crate) async fn row(&self, query: &str) -> Result<SimpleQueryRow> {
         self.rows(query).await?.into_iter().next().ok_or_else(|| self.not_understood("it sent no row"))
@@ -84,6 +99,24 @@ impl<'a> Session<'a> {
     pub(crate) fn number(&self, row: &SimpleQueryRow, column: &str) -> Result<u64> {
         let text = self.text(row, column)?;
         text.parse().map_err(|_| self.not_understood(&format!("{column} is `{text}`, not a count")))
+    }
+
+    /// A column's value; `None` for an absent one.
+    pub(crate) fn value<T: std::str::FromStr>(
+        &self,
+        row: &SimpleQueryRow,
+        column: &str,
+    ) -> Result<Option<T>> {
+        let text = row.try_get(column).map_err(|_| self.not_understood(&format!("it sent no {column}")))?;
+        let parse = |text: &str| {
+            text.parse().map_err(|_| self.not_understood(&format!("{column} is `{text}`, which cannot be")))
+        };
+        text.map(parse).transpose()
+    }
+
+    /// A column's truth; an absent one is false.
+    pub(crate) fn truth(&self, row: &SimpleQueryRow, column: &str) -> bool {
+        row.try_get(column).ok().flatten() == Some("t")
     }
 
     fn not_understood(&self, why: &str) -> Error {

@@ -174,7 +174,7 @@ fn capture_plan(fingerprint: &str) -> Plan {
     let created_at = Timestamp::from_second(1_800_000_000).unwrap();
     Plan {
         format: PLAN_FORMAT,
-        operation: "capture.mongo".to_owned(),
+        operation: "capture.postgres".to_owned(),
         effect: Effect::Additive,
         target: Target {
             environment: "tests".to_owned(),

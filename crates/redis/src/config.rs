@@ -81,6 +81,7 @@ pub(crate) struct Settings {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) tls: bool,
+    pub(crate) ca_file: Option<PathBuf>,
     pub(crate) connect_timeout: Duration,
 }
 
@@ -101,7 +102,8 @@ impl Settings {
         let user = config.user.clone().or(parts.user);
         let password = config.password.clone().or(parts.password);
         let connect_timeout = config.connect_timeout;
-        Ok(Self { client, user, password, database, host, port, tls, connect_timeout })
+        let ca_file = config.tls.ca_file.clone();
+        Ok(Self { client, user, password, database, host, port, tls, ca_file, connect_timeout })
     }
 
     /// `host:port`.

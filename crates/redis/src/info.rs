@@ -22,6 +22,11 @@ impl Info {
         self.0.get(name).map(String::as_str)
     }
 
+    /// All fields, by name.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// A field's number, when the server sends it and it is one.
     pub(crate) fn number(&self, name: &str) -> Option<u64> {
         self.get(name)?.parse().ok()

@@ -1,7 +1,8 @@
 //! The Redis adapter: the one user of the `redis` crate in the product, and the only place that issues commands to a Redis.
 //!
-//! For now it looks: what the server is, which environment it says it belongs to, and what is misconfigured ([`RedisProbe`]). It relies on
-//! `INFO`, `CONFIG GET` and `ACL GETUSER` (Redis 6 to 8; the replies of older servers and of Valkey have the same form where they exist). It
+//! For now it looks: what the server is, which environment it says it belongs to, what is misconfigured ([`RedisProbe`]), and which keys it
+//! holds ([`RedisKeyspace`]); and it copies them all as the server's own file ([`RedisKeyFile`]). It relies on `SCAN`,
+//! `INFO`, `CONFIG GET`, `ACL GETUSER` and `SYNC` (Redis 6 to 8; the replies of older servers and of Valkey have the same form where they exist). It
 //! refuses to write anything but the environment marker, never issues `KEYS` or any other command whose time grows with the data set, and
 //! never puts a password into an error: what the operator gave is named by address alone.
 
@@ -9,8 +10,12 @@ mod config;
 mod examine;
 mod failure;
 mod info;
+mod keyspace;
 mod probe;
+mod replication;
 mod session;
 
 pub use config::{RedisConfig, TlsMode, TlsOptions};
+pub use keyspace::RedisKeyspace;
 pub use probe::RedisProbe;
+pub use replication::RedisKeyFile;

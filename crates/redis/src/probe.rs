@@ -17,7 +17,7 @@ use crate::info::Info;
 use crate::session::Session;
 
 /// The key that holds the marker.
-const MARKER_KEY: &str = "mainstay:identity:environment";
+pub(crate) const MARKER_KEY: &str = "mainstay:identity:environment";
 /// The field beside the marker's own that keeps the server's fingerprint.
 const FINGERPRINT_FIELD: &str = "fingerprint";
 
@@ -105,7 +105,7 @@ async fn read_facts(session: &mut Session<'_>, address: String) -> Result<StoreF
 }
 
 /// See [`RedisProbe::facts`]. A key that is no hash, or may not be read, keeps no fingerprint; [`Probe::marker`] says what is wrong with it.
-async fn fingerprint(session: &mut Session<'_>, info: &Info) -> Result<String> {
+pub(crate) async fn fingerprint(session: &mut Session<'_>, info: &Info) -> Result<String> {
     let run_id = info.required("run_id")?.to_owned();
     if marker_type(session).await?.as_deref() != Some("hash") {
         return Ok(run_id);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mainstay_model::{Error, ErrorKind, Result};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisError, cmd};
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisError, Value, cmd};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -64,6 +64,12 @@ impl<'a> Session<'a> {
             Err(error) if is_denied(&error) => Ok(None),
             Err(error) => Err(failure(self.settings, error)),
         }
+    }
+
+    /// Several commands at once, and their answers in the same order.
+    pub(crate) async fn ask_all(&mut self, commands: &Pipeline) -> Result<Vec<Value>> {
+        let answers = commands.query_async(&mut self.connection).await;
+        answers.map_err(|error| failure(self.settings, error))
     }
 
     async fn try_ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, RedisError> {

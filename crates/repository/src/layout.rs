@@ -8,6 +8,7 @@
 //! <store>/settings/<server>/<n>.json                  what settings of a server were before they were changed for a while
 //! <store>/log/<chain-id>/chain.json
 //! <store>/log/<chain-id>/<after>-<through>-<token>-<blake3>.<kind>.zst[.age]
+//! <store>/points/<server>/<name>.json                 a position with a name
 //! leases/set-<set-id>/<n>.json                        while the set is written or removed
 //! leases/capture-<store>-<server>/<n>.json            while a server's log is captured
 //! ```
@@ -94,6 +95,24 @@ pub(crate) const CHAIN_DESCRIPTION: &str = "chain.json";
 /// The description of one chain.
 pub(crate) fn chain_description(store: StoreKind, id: &ChainId) -> Key {
     key(format!("{store}/log/{id}/{CHAIN_DESCRIPTION}"))
+}
+
+/// The folder of the named points of one server. Fingerprints may have any characters.
+pub(crate) fn points(store: StoreKind, fingerprint: &str) -> Key {
+    key(format!("{store}/points/{}", Blake3::of(fingerprint.as_bytes()).short()))
+}
+
+/// The folder of the named points of all servers of `store`.
+pub(crate) fn all_points(store: StoreKind) -> Key {
+    key(format!("{store}/points"))
+}
+
+/// The point called `name`. Names may have any characters.
+///
+/// # Errors
+/// When the name is too long for a key.
+pub(crate) fn point(store: StoreKind, fingerprint: &str, name: &str) -> Result<Key> {
+    points(store, fingerprint).child(format!("{}.json", ObjectName::from_parts([name])))
 }
 
 /// The name of the lease that whoever captures the log of a server holds. Fingerprints may have any characters.

@@ -33,6 +33,7 @@ mod leftover;
 mod log;
 mod manifest;
 mod options;
+mod points;
 mod reopen;
 mod repository;
 mod seal;
@@ -47,10 +48,11 @@ pub use decode::{CHUNK_BYTES, WINDOW_BYTES_MAX};
 pub use leftover::{Leftover, LeftoverKind};
 pub use log::{
     Chain, ChainBeginning, ChainDamage, ChainDescription, ChainEntry, ChainReason, ChainWriter, LogClaim,
-    LogKind, LogReport, Run, SLICE_BYTES_MAX, SealedSlice, Slice,
+    LogKind, LogReport, Run, SLICE_BYTES_MAX, SealedSlice, Slice, WalChain,
 };
 pub use manifest::{Encryption, MANIFEST_FORMAT, Manifest, ObjectCompression, ObjectEntry};
 pub use options::{Compression, RepositoryOptions};
+pub use points::{NamedPoint, NewPoint, PointEntry};
 pub use reopen::{Interrupted, Reopened};
 pub use repository::{REPOSITORY_FORMAT, Repository};
 pub use set::{Set, SetEntry};

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::Outcome;
 use crate::programs::{build, plan_hash, target_folder};
+use crate::soak_postgres;
 
 const DATABASE: &str = "soak";
 const RESTORED: &str = "soak_restored";
@@ -28,6 +29,8 @@ pub(crate) struct Arguments {
 enum Subject {
     /// Restores random moments of a random history of MongoDB, and compares each with what was there.
     Pitr(PitrArguments),
+    /// The same of PostgreSQL, by time, position and transaction, across a crash and a new timeline.
+    Postgres(soak_postgres::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -51,6 +54,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match &arguments.subject {
         Subject::Pitr(arguments) => runtime.block_on(pitr(arguments)),
+        Subject::Postgres(arguments) => soak_postgres::run(arguments),
     }
 }
 

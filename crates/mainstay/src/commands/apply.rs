@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use mainstay_model::{Error, ErrorKind, ExitStatus, Result};
 
-use super::{environment, mongo, plan, restore};
+use super::{environment, mongo, pg, plan, redis, restore};
 use crate::wiring::Session;
 
 /// Arguments of `apply`.
@@ -31,7 +31,13 @@ pub(crate) async fn run(args: ApplyArgs, session: &Session) -> Result<ExitStatus
             mongo::profile::apply_plan(&plan, approve, session).await
         }
         mainstay_ops::activity::OPERATION_KILL => mongo::ops::apply_plan(&plan, approve, session).await,
+        mainstay_ops::relational::sessions::OPERATION_CANCEL
+        | mainstay_ops::relational::sessions::OPERATION_TERMINATE => {
+            pg::activity::apply_plan(&plan, approve, session).await
+        }
+        mainstay_ops::reset::OPERATION => pg::reset::apply_plan(&plan, approve, session).await,
         mainstay_ops::restore::OPERATION_ABANDON => restore::abandon_plan(&plan, approve, session).await,
+        mainstay_ops::purge::OPERATION => redis::purge::apply_plan(&plan, approve, session).await,
         operation if operation.starts_with("restore.apply.") => {
             restore::apply_plan(&plan, approve, session).await
         }

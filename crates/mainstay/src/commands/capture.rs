@@ -1,4 +1,4 @@
-//! `capture mongo`: follows the change log until asked to stop.
+//! `capture mongo`: follows the change log until asked to stop; `capture postgres` is in [`capture_wal`].
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -11,8 +11,10 @@ use mainstay_model::{ByteSize, Count, ExitStatus, Result, ResultExt, StoreKind};
 use mainstay_ops::capture::{
     self, CaptureContext, CaptureEvent, CaptureObserver, CaptureOptions, CaptureReport, SLICE_AGE_MIN,
 };
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::capture_wal::{self, WalCaptureArgs};
 use super::close;
 use crate::printer::shown::{duration, moment};
 use crate::printer::{Look, Printer, Report, Tone};
@@ -23,9 +25,11 @@ use crate::wiring::Session;
 pub(crate) enum CaptureCommand {
     /// Follow the oplog and keep it in the repository, so that any moment can be restored
     Mongo(CaptureArgs),
+    /// Follow the WAL and keep it in the repository, so that any moment can be restored
+    Postgres(WalCaptureArgs),
 }
 
-/// Arguments of `capture mongo`.
+/// Arguments of every capture.
 #[derive(Debug, Args)]
 pub(crate) struct CaptureArgs {
     /// Write what was read at the latest after this time: what the loss of the server can cost [default: `capture.slice_age`]
@@ -33,7 +37,16 @@ pub(crate) struct CaptureArgs {
     slice_age: Option<SliceAge>,
     /// Catch up with what the server has now, then end
     #[arg(long)]
-    once: bool,
+    pub(super) once: bool,
+}
+
+impl CaptureArgs {
+    /// How old a slice may become, in milliseconds.
+    pub(super) fn slice_age_ms(&self, session: &Session) -> u64 {
+        let age = self.slice_age.map_or(session.configuration.slice_age, |age| age.0);
+        let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        age_ms.max(u64::try_from(SLICE_AGE_MIN.as_millis()).unwrap_or(0))
+    }
 }
 
 /// How old a slice may become.
@@ -56,6 +69,7 @@ impl CaptureCommand {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Mongo(_) => capture::OPERATION,
+            Self::Postgres(_) => capture::wal::OPERATION,
         }
     }
 }
@@ -67,6 +81,7 @@ impl CaptureCommand {
 pub(crate) async fn run(command: CaptureCommand, session: &Session) -> Result<ExitStatus> {
     match command {
         CaptureCommand::Mongo(args) => mongo(&args, session).await,
+        CaptureCommand::Postgres(args) => capture_wal::run(&args, session).await,
     }
 }
 
@@ -75,10 +90,7 @@ async fn mongo(args: &CaptureArgs, session: &Session) -> Result<ExitStatus> {
     let target = session.target(documents.probe.as_ref()).await?;
     // A server without a log is told before a repository is made for it.
     documents.changes.change_log_facts().await.context("look at the change log")?;
-    let age = args.slice_age.map_or(session.configuration.slice_age, |age| age.0);
-    let slice_age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-    let slice_age_ms = slice_age_ms.max(u64::try_from(SLICE_AGE_MIN.as_millis()).unwrap_or(0));
-    let options = CaptureOptions { slice_age_ms, once: args.once };
+    let options = CaptureOptions { slice_age_ms: args.slice_age_ms(session), once: args.once };
     let plan = capture::plan(target, options, session.clock.as_ref());
     let repository = session.repository_or_create().await?;
     let guard = session.guard(&repository);
@@ -109,12 +121,16 @@ struct Teller(Arc<Printer>);
 
 impl CaptureObserver for Teller {
     fn event(&self, event: &CaptureEvent) {
-        let fields = match serde_json::to_value(event) {
-            Ok(Value::Object(fields)) => fields,
-            _ => Map::new(),
-        };
         let is_detail = matches!(event, CaptureEvent::SliceStored { .. });
-        self.0.event(fields, &text_of(event), is_detail);
+        self.0.event(fields_of(event), &text_of(event), is_detail);
+    }
+}
+
+/// An event as `--json` shows it.
+pub(super) fn fields_of(event: &impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(event) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What `backup` and `restore` do for a store whose files are copied as a whole: PostgreSQL.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -8,11 +9,12 @@ use clap::{Args, ValueEnum};
 use mainstay_engine::{BaseBackupRequest, CheckpointPace, FileChecksum};
 use mainstay_guard::{BackupEvidence, Outcome, UNKNOWN_ENVIRONMENT};
 use mainstay_model::{
-    ByteSize, Count, EnvironmentClass, Error, ErrorKind, ExitStatus, Plan, Result, StoreKind, Target,
+    ByteSize, Count, EnvironmentClass, Error, ErrorKind, ExitStatus, Lsn, Plan, Result, StoreKind, Target,
 };
 use mainstay_ops::cluster::{
     self, ClusterBackupContext, ClusterBackupReport, ClusterRestoreContext, ClusterRestoreReport,
-    ClusterRestoreRequest, ClusterSetContents, EarlierChoice,
+    ClusterRestoreRequest, ClusterSetContents, EarlierChoice, FetchCommand, Recovery, RecoveryAction,
+    RecoveryTarget,
 };
 use mainstay_repository::Set;
 use serde_json::{Map, Value, json};
@@ -70,11 +72,11 @@ pub(crate) struct ClusterArgs {
 }
 
 impl ClusterArgs {
-    /// Refuses them for another store.
+    /// Refuses them for something else.
     ///
     /// # Errors
     /// `Usage`, naming the first.
-    pub(crate) fn refuse(&self, store: StoreKind) -> Result<()> {
+    pub(crate) fn refuse(&self, what: impl Display) -> Result<()> {
         let given = [
             ("max-rate", self.max_rate.is_some()),
             ("label", self.label.is_some()),
@@ -83,7 +85,7 @@ impl ClusterArgs {
             ("allow-damaged-pages", self.allow_damaged_pages),
             ("incremental", self.incremental.is_some()),
         ];
-        refuse(&given, store)
+        refuse(&given, what)
     }
 
     fn request(&self) -> BaseBackupRequest {
@@ -103,14 +105,14 @@ impl ClusterArgs {
     }
 }
 
-/// Refuses the first of these flags that is given: it means nothing for `store`.
+/// Refuses the first of these flags that is given: it means nothing for `what`.
 ///
 /// # Errors
 /// `Usage`.
-pub(crate) fn refuse(flags: &[(&str, bool)], store: StoreKind) -> Result<()> {
+pub(crate) fn refuse(flags: &[(&str, bool)], what: impl Display) -> Result<()> {
     match flags.iter().find(|(_, given)| *given) {
         None => Ok(()),
-        Some((flag, _)) => Err(Error::new(ErrorKind::Usage, format!("--{flag} means nothing for {store}"))
+        Some((flag, _)) => Err(Error::new(ErrorKind::Usage, format!("--{flag} means nothing for {what}"))
             .with_state("nothing was changed")
             .with_hint(format!("leave --{flag} out"))),
     }
@@ -337,6 +339,7 @@ pub(crate) fn plan_restore(
     set: &Set,
     into: Option<&str>,
     tablespaces: &[(String, String)],
+    recovery: Option<Recovery>,
     session: &Session,
 ) -> Result<Plan> {
     let into = into.ok_or_else(|| {
@@ -361,6 +364,7 @@ pub(crate) fn plan_restore(
         },
         into,
         tablespaces: mapped,
+        recovery,
     };
     cluster::plan_restore(set, &request, session.clock.as_ref())
 }
@@ -389,8 +393,10 @@ pub(crate) async fn apply_restore(
     let guard = session.guard(&repository);
     let permit = guard.permit(plan, &BackupEvidence::default(), &session.consent(approve)?).await?;
     let progress = session.printer.progress();
+    let fetch = session.fetch_command()?;
     let context = ClusterRestoreContext {
         repository: &repository,
+        fetch: &fetch,
         observer: progress.as_ref(),
         cancel: &session.cancel,
     };
@@ -399,16 +405,25 @@ pub(crate) async fn apply_restore(
     let outcome = match &restored {
         Ok(report) => Outcome::Done {
             summary: format!("restored {} into {}", report.set, report.into.display()),
-            facts: json!({"set": report.set, "into": report.into, "tablespaces": report.tablespaces}),
+            facts: json!({
+                "set": report.set,
+                "into": report.into,
+                "tablespaces": report.tablespaces,
+                "recovery": report.recovery,
+            }),
         },
         Err(error) => Outcome::of_error(error),
     };
     let report = close(&guard, permit, restored, outcome).await?;
-    Ok(session.printer.report(&Restored { report, elapsed: began.elapsed() }))
+    let variables = session.repository_variables();
+    Ok(session.printer.report(&Restored { report, fetch, variables, elapsed: began.elapsed() }))
 }
 
 struct Restored {
     report: ClusterRestoreReport,
+    fetch: FetchCommand,
+    /// What the fetching of WAL needs in the server's environment.
+    variables: Vec<String>,
     elapsed: Duration,
 }
 
@@ -421,6 +436,30 @@ impl Restored {
     fn start(&self) -> String {
         format!("pg_ctl --pgdata={} start", self.report.into.display())
     }
+
+    /// How far it recovers.
+    fn end(&self) -> Lsn {
+        self.report.recovery.as_ref().map_or(self.report.contents.end, |recovery| recovery.stop)
+    }
+
+    /// What a server that recovers further than its set needs, and does then.
+    fn recovery_text(&self, recovery: &Recovery) -> String {
+        let then = match (recovery.action, &recovery.target) {
+            (RecoveryAction::Pause, target) if *target != RecoveryTarget::Latest => {
+                "there it waits and answers queries; `SELECT pg_wal_replay_resume()` lets it take writes"
+            }
+            _ => "there it takes writes, on a timeline of its own",
+        };
+        let mut text = format!(
+            "it recovers to {}; {then}\nit fetches WAL by itself, as the user that it runs as:\n  {}\n",
+            recovery.asked_for(),
+            self.fetch.for_server(&recovery.server)
+        );
+        if !self.variables.is_empty() {
+            text.push_str(&format!("  (with {} in its environment)\n", self.variables.join(", ")));
+        }
+        text
+    }
 }
 
 impl Report for Restored {
@@ -432,7 +471,12 @@ impl Report for Restored {
             ("tablespaces".to_owned(), json!(self.report.tablespaces)),
             ("files".to_owned(), json!(contents.files())),
             ("bytes".to_owned(), json!(contents.bytes())),
-            ("end".to_owned(), json!(contents.end)),
+            ("end".to_owned(), json!(self.end())),
+            ("recovery".to_owned(), json!(self.report.recovery)),
+            (
+                "restore_command".to_owned(),
+                json!(self.report.recovery.as_ref().map(|recovery| self.fetch.for_server(&recovery.server))),
+            ),
             ("server_version".to_owned(), json!(contents.server.version)),
             ("start".to_owned(), json!(self.start())),
             ("seconds".to_owned(), json!(self.elapsed.as_secs_f64())),
@@ -454,9 +498,12 @@ impl Report for Restored {
         text.push_str(&format!(
             "start it with PostgreSQL {}, as the user that owns the files; it recovers to {} by itself:\n  {}\n",
             self.major(),
-            contents.end,
+            self.end(),
             self.start()
         ));
+        if let Some(recovery) = &self.report.recovery {
+            text.push_str(&self.recovery_text(recovery));
+        }
         text.push_str(&format!("  (another owner: chown -R postgres: {})\n", folders.join(" ")));
         if self.major().parse::<u32>().is_ok_and(|major| major >= 18) {
             let folder = CONTAINER_FOLDER.replace("{}", self.major());

@@ -17,7 +17,7 @@ use crate::wiring::Session;
 /// How long a store may take to be examined.
 const EXAMINATION_TIME_MAX: Duration = Duration::from_secs(10);
 /// The stores whose backups this version can make, so that their absence is a finding with a remedy.
-const BACKED_UP: &[StoreKind] = &[StoreKind::Mongo];
+const BACKED_UP: &[StoreKind] = &[StoreKind::Mongo, StoreKind::Postgres];
 /// The compose files that Docker looks for, in its order, and the name that production stacks use beside it.
 const COMPOSE_FILES: &[&str] = &[
     "compose.yaml",
@@ -56,6 +56,12 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
     found.extend(doctor::environment(&session.configured_environment(), &markers));
     let mut looked_at: Vec<String> =
         examinations.iter().map(|one| format!("{} at {}", one.kind, one.address)).collect();
+    let postgres = examinations.iter().find(|examination| examination.kind == StoreKind::Postgres);
+    let data_directory = postgres.and_then(|examination| examination.data_directory.clone());
+    if postgres.is_some_and(|examination| examination.marker.is_ok()) {
+        let (inspection, address) = session.relational()?;
+        found.extend(doctor::relational(inspection.as_ref(), &address, EXAMINATION_TIME_MAX).await);
+    }
     found.extend(examinations.into_iter().flat_map(|Examination { findings, .. }| findings));
     if let (Some(location), Some(status)) = (session.repository_location(), repository) {
         let backed_up: Vec<StoreKind> =
@@ -79,6 +85,9 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
             .file_name()
             .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
         found.extend(doctor::compose::examine(&file, &name));
+        if let Some(folder) = &data_directory {
+            found.extend(doctor::compose::data_on_volume(&file, &name, folder));
+        }
         looked_at.push(format!("compose file {}", path.display()));
     }
     Ok(session.printer.report(&Diagnosis { looked_at, findings: found }))

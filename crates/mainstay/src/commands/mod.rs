@@ -7,18 +7,26 @@ pub(crate) mod apply;
 pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod capture;
+pub(crate) mod capture_wal;
 pub(crate) mod cluster;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod doctor;
 pub(crate) mod environment;
 pub(crate) mod findings;
+pub(crate) mod keyfile;
+pub(crate) mod logical;
 pub(crate) mod man;
 pub(crate) mod moment;
 pub(crate) mod mongo;
+pub(crate) mod pg;
 pub(crate) mod plan;
+pub(crate) mod recovery;
+pub(crate) mod redis;
 pub(crate) mod restore;
+pub(crate) mod restore_point;
 pub(crate) mod status;
+pub(crate) mod wal;
 
 use mainstay_guard::{Guard, Outcome, Permit};
 use mainstay_model::{ExitStatus, Result, ResultExt};
@@ -68,8 +76,11 @@ pub(crate) async fn run(command: Command, session: &Session) -> Result<ExitStatu
         Command::Capture(command) => Box::pin(capture::run(command, session)).await,
         Command::Restore(command) => Box::pin(restore::run(command, session)).await,
         Command::Mongo(command) => Box::pin(mongo::run(command, session)).await,
+        Command::Redis(command) => Box::pin(redis::run(command, session)).await,
+        Command::Pg(command) => Box::pin(pg::run(command, session)).await,
         Command::Environment(command) => Box::pin(environment::run(command, session)).await,
         Command::Audit(command) => Box::pin(audit::run(command, session)).await,
+        Command::Wal(command) => Box::pin(wal::run(command, session)).await,
         Command::Apply(args) => Box::pin(apply::run(args, session)).await,
         Command::Config(command) => config::run(command, session),
         Command::Plan(_) | Command::Completions(_) | Command::Man(_) => Ok(ExitStatus::Ok),

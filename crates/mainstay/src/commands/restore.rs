@@ -1,6 +1,7 @@
 //! `restore plan|apply|abandon|list`.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use mainstay_guard::{Guard, Outcome, Permit};
 use mainstay_model::progress::{Observer, Silent};
 use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Plan, Result, RunId, StoreKind, Target};
 use mainstay_ops::contents::Needed;
+use mainstay_ops::logical::LogicalSetContents;
 use mainstay_ops::restore::{
     self, AbandonReport, Basis, ItemReport, Listing, MomentReport, PointContext, Renames, RestoreContext,
     RestoreMode, RestoreReport, RestoreRequest, UnfinishedRun, Way,
@@ -19,8 +21,11 @@ use mainstay_repository::{Repository, Set};
 use serde_json::{Map, Value, json};
 
 use super::backup::{SetChoice, choose, parse_namespace};
+use super::logical::{self, LogicalRestoreArgs};
 use super::moment::MomentArg;
 use super::plan::{self, PlanReport, by_plan_file};
+use super::recovery::{ActionArgument, Asked};
+use super::restore_point::{self, PointCommand};
 use super::{close, cluster};
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::{Documents, Session};
@@ -36,6 +41,9 @@ pub(crate) enum RestoreCommand {
     Abandon(AbandonArgs),
     /// List restores that were begun and have not ended
     List,
+    /// Moments of PostgreSQL that have a name
+    #[command(subcommand)]
+    Point(PointCommand),
 }
 
 /// Arguments of `restore plan`.
@@ -44,12 +52,18 @@ pub(crate) struct PlanArgs {
     /// The set: its identifier, or `latest`; with `--to` or `--before` the newest that leads to the moment
     #[arg(default_value = "latest")]
     set: SetChoice,
-    /// Bring the set forward to this moment: everything up to and including it. A time (2026-11-25T19:00:00Z), an optime (1764500000:3), how long ago ("5m ago"), or `latest`
+    /// Bring the set forward to this moment: everything up to and including it. A time (2026-11-25T19:00:00Z), how long ago ("5m ago"), `latest`, an optime (1764500000:3); of postgres an LSN (0/3000028), a transaction (735) or the name of a restore point
     #[arg(long, value_name = "MOMENT", conflicts_with = "before")]
-    to: Option<MomentArg>,
+    to: Option<String>,
     /// Bring the set forward to just before this moment
     #[arg(long, value_name = "MOMENT")]
-    before: Option<MomentArg>,
+    before: Option<String>,
+    /// Follow PostgreSQL's history along this timeline [default: the newest]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    timeline: Option<u32>,
+    /// What PostgreSQL does at the moment [default: promote]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    then: Option<ActionArgument>,
     /// Restore this database only; may be repeated
     #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     database: Vec<String>,
@@ -59,9 +73,11 @@ pub(crate) struct PlanArgs {
     /// The store whose latest set is meant: mongo, postgres
     #[arg(long, default_value = "mongo")]
     store: StoreKind,
-    /// Restore into a database of this name; for a set or selection of one database. For a set of postgres: into this folder, which is empty or not there
+    /// Restore into a database of this name; for a set or selection of one database. For a set of postgres: into this folder, which is empty or not there; a logical dump: into this database, which is not there
     #[arg(long, value_name = "NAME", conflicts_with = "rename")]
     into: Option<String>,
+    #[command(flatten)]
+    logical: LogicalRestoreArgs,
     /// Put a tablespace of PostgreSQL into another folder, as OLD=NEW; may be repeated
     #[arg(long, value_name = "OLD=NEW", value_parser = parse_rename)]
     tablespace: Vec<(String, String)>,
@@ -119,6 +135,7 @@ impl RestoreCommand {
             Self::Apply(_) => "restore.apply",
             Self::Abandon(_) => restore::OPERATION_ABANDON,
             Self::List => "restore.list",
+            Self::Point(command) => command.name(),
         }
     }
 }
@@ -143,6 +160,7 @@ pub(crate) async fn run(command: RestoreCommand, session: &Session) -> Result<Ex
         }
         RestoreCommand::Abandon(args) => plan_abandon(args, session).await,
         RestoreCommand::List => list(session).await,
+        RestoreCommand::Point(command) => restore_point::run(command, session).await,
     }
 }
 
@@ -161,12 +179,24 @@ fn each_once(renames: &[(String, String)]) -> Result<BTreeMap<String, String>> {
 
 async fn plan_restore(args: PlanArgs, session: &Session) -> Result<ExitStatus> {
     let repository = session.repository().await?;
-    if let Some(set) = cluster_set(&args, &repository).await? {
-        args.refuse_documents(set.kind())?;
-        let plan = cluster::plan_restore(&set, args.into.as_deref(), &args.tablespace, session)?;
+    if args.is_of_postgres(&repository).await? {
+        let plan = match logical_set(&args, &repository).await? {
+            Some(set) => {
+                args.refuse_documents("a logical dump")?;
+                args.refuse_cluster("a logical dump")?;
+                let moments = [("to", args.to.is_some()), ("before", args.before.is_some())];
+                cluster::refuse(&moments, "a logical dump")?;
+                logical::plan_restore(&set, args.into.as_deref(), &args.logical, session).await?
+            }
+            None => {
+                cluster::refuse(&args.logical.given(), "a base backup")?;
+                plan_cluster(&args, &repository, session).await?
+            }
+        };
         return report_plan(plan, args.output, session);
     }
-    cluster::refuse(&[("tablespace", !args.tablespace.is_empty())], StoreKind::Mongo)?;
+    args.refuse_cluster(StoreKind::Mongo)?;
+    cluster::refuse(&args.logical.given(), StoreKind::Mongo)?;
     let documents = session.documents(StoreKind::Mongo).await?;
     let target = session.target(documents.probe.as_ref()).await?;
     let basis = basis(&args, &repository, &documents, &target, session).await?;
@@ -198,23 +228,84 @@ fn report_plan(plan: Plan, output: Option<PathBuf>, session: &Session) -> Result
     Ok(session.printer.report(&PlanReport::new(plan, output, session.clock.now())?))
 }
 
-/// The set that is meant, when it holds the files of a server.
-async fn cluster_set(args: &PlanArgs, repository: &Repository) -> Result<Option<Set>> {
-    match (&args.set, args.store) {
-        (SetChoice::Latest, StoreKind::Mongo | StoreKind::Redis) => Ok(None),
-        (choice, store) => {
-            let set = choose(repository, choice, store).await?;
-            Ok((set.kind() == StoreKind::Postgres).then_some(set))
-        }
+/// The set that is meant, when it holds a dump of PostgreSQL.
+async fn logical_set(args: &PlanArgs, repository: &Repository) -> Result<Option<Set>> {
+    if matches!(args.set, SetChoice::Latest) && !args.logical.is_asked_for() {
+        return Ok(None);
     }
+    let set = logical::choose_form(repository, &args.set, args.logical.is_asked_for()).await?;
+    Ok(LogicalSetContents::is_of(&set).then_some(set))
+}
+
+/// Decides the restore of a server's files, as they are in a set or further.
+async fn plan_cluster(args: &PlanArgs, repository: &Repository, session: &Session) -> Result<Plan> {
+    args.refuse_documents(StoreKind::Postgres)?;
+    let asked = Asked {
+        to: args.to.as_deref(),
+        before: args.before.as_deref(),
+        timeline: args.timeline,
+        action: args.then,
+    };
+    let (set, recovery) = if asked.is_some() {
+        let named = match args.set {
+            SetChoice::Latest => None,
+            SetChoice::Id(_) => Some(choose(repository, &args.set, StoreKind::Postgres).await?),
+        };
+        let (set, recovery) = asked.find(repository, named, session).await?;
+        (set, Some(recovery))
+    } else {
+        args.refuse_moment()?;
+        (logical::choose_form(repository, &args.set, false).await?, None)
+    };
+    cluster::plan_restore(&set, args.into.as_deref(), &args.tablespace, recovery, session)
 }
 
 impl PlanArgs {
-    /// Refuses what means something for documents alone.
-    fn refuse_documents(&self, store: StoreKind) -> Result<()> {
+    /// Whether the set that is meant is of PostgreSQL.
+    async fn is_of_postgres(&self, repository: &Repository) -> Result<bool> {
+        match (&self.set, self.store) {
+            (SetChoice::Latest, store) => Ok(store == StoreKind::Postgres),
+            (choice, store) => Ok(choose(repository, choice, store).await?.kind() == StoreKind::Postgres),
+        }
+    }
+
+    /// Refuses what means something for the files of a server alone.
+    fn refuse_cluster(&self, what: impl Display) -> Result<()> {
         let given = [
-            ("to", self.to.is_some()),
-            ("before", self.before.is_some()),
+            ("tablespace", !self.tablespace.is_empty()),
+            ("timeline", self.timeline.is_some()),
+            ("then", self.then.is_some()),
+        ];
+        cluster::refuse(&given, what)
+    }
+
+    /// Refuses what means something together with a moment alone.
+    fn refuse_moment(&self) -> Result<()> {
+        let given = [("timeline", self.timeline.is_some()), ("then", self.then.is_some())];
+        match given.iter().find(|(_, given)| *given) {
+            None => Ok(()),
+            Some((flag, _)) => {
+                Err(Error::new(ErrorKind::Usage, format!("--{flag} means nothing without a moment"))
+                    .with_state("nothing was changed")
+                    .with_hint("name the moment: `--to MOMENT`"))
+            }
+        }
+    }
+
+    /// A moment of MongoDB, when one was given as `flag`.
+    fn moment(flag: &str, text: Option<&String>) -> Result<Option<MomentArg>> {
+        let parse = |text: &String| {
+            text.parse::<MomentArg>().map_err(|why| {
+                Error::new(ErrorKind::Usage, format!("invalid value '{text}' for '--{flag}': {why}"))
+                    .with_state("nothing was changed")
+            })
+        };
+        text.map(parse).transpose()
+    }
+
+    /// Refuses what means something for documents alone.
+    fn refuse_documents(&self, what: impl Display) -> Result<()> {
+        let given = [
             ("database", !self.database.is_empty()),
             ("collection", !self.collection.is_empty()),
             ("rename", !self.rename.is_empty()),
@@ -223,7 +314,7 @@ impl PlanArgs {
             ("users-and-roles", self.users_and_roles),
             ("accept-differences", self.accept_differences),
         ];
-        cluster::refuse(&given, store)
+        cluster::refuse(&given, what)
     }
 }
 
@@ -236,7 +327,9 @@ async fn basis(
     session: &Session,
 ) -> Result<Basis> {
     let now = session.clock.now();
-    let moment = match (args.to, args.before) {
+    let to = PlanArgs::moment("to", args.to.as_ref())?;
+    let before = PlanArgs::moment("before", args.before.as_ref())?;
+    let moment = match (to, before) {
         (None, None) => return choose(repository, &args.set, StoreKind::Mongo).await.map(Basis::Set),
         (Some(to), _) => to.through(now)?,
         (_, Some(before)) => before.before(now)?,
@@ -260,6 +353,9 @@ async fn basis(
 /// # Errors
 /// The operation's.
 pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Session) -> Result<ExitStatus> {
+    if mainstay_ops::logical::is_restore(plan) {
+        return logical::apply_restore(plan, approve, session).await;
+    }
     if plan.target.store == StoreKind::Postgres {
         return cluster::apply_restore(plan, approve, session).await;
     }

@@ -6,7 +6,7 @@ use clap::Args;
 use mainstay_engine::StoreFacts;
 use mainstay_guard::{Environment, identify};
 use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Result, SetId, Severity, Timestamp};
-use mainstay_ops::status::{self, LogStatus, RepositoryStatus, StoreBackups, StoreStatus};
+use mainstay_ops::status::{self, LogStatus, RecoveryPoint, RepositoryStatus, StoreBackups, StoreStatus};
 use serde_json::{Map, Value, json};
 
 use super::environment;
@@ -182,12 +182,13 @@ impl Report for Glance {
             _ => text.push_str("repository none is configured\n"),
         }
         for log in self.logs.iter().filter_map(Logs::known).flatten() {
+            let point = match log.recovery_point {
+                RecoveryPoint::OpTime(at) => format!("{} ({at})", ago(at.timestamp(), self.now)),
+                RecoveryPoint::Lsn(at) => format!("LSN {at}"),
+            };
             text.push_str(&format!(
-                "change log of {} in {}: recovery point {} ({})\n",
-                log.kind,
-                log.environment,
-                ago(log.recovery_point.timestamp(), self.now),
-                log.recovery_point
+                "change log of {} in {}: recovery point {point}\n",
+                log.kind, log.environment
             ));
         }
         match self.logs_trouble() {
@@ -295,7 +296,7 @@ fn log_json(log: &LogStatus, now: Timestamp) -> Value {
         "server": log.server,
         "environment": log.environment,
         "recovery_point": log.recovery_point,
-        "recovery_point_age_seconds": log.recovery_point.age_seconds(now),
+        "recovery_point_age_seconds": log.recovery_point.timestamp().map(|at| now.as_second() - at.as_second()),
     })
 }
 
@@ -374,7 +375,7 @@ mod tests {
                 kind: StoreKind::Mongo,
                 server: "replica-set-65a1".to_owned(),
                 environment: "shop".to_owned(),
-                recovery_point: OpTime { seconds: 1_799_999_997, increment: 2 },
+                recovery_point: RecoveryPoint::OpTime(OpTime { seconds: 1_799_999_997, increment: 2 }),
             }]))),
             now,
         }

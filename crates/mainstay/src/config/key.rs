@@ -177,6 +177,12 @@ pub(crate) const KEYS: &[Key] = &[
         "encryption and what is checked, as libpq names it; the url's `sslmode` otherwise",
     ),
     key("postgres", "ca_file", Form::Path, "PEM file of the authority that signed the server's certificate"),
+    key(
+        "postgres",
+        "client_dir",
+        Form::Path,
+        "folder with `pg_dump` and `pg_restore` of the server's major version; Debian's folder for it, then the PATH otherwise",
+    ),
     flag(key("redis", "url", Form::Url(&["redis", "rediss"]), "Redis connection string"), "redis-url"),
     key("redis", "username", Form::Text, "ACL user, when the url names none"),
     also(key("redis", "password", Form::Secret, "that user's password"), &["REDIS_PASSWORD"]),

@@ -128,6 +128,8 @@ pub(crate) struct PostgresSettings {
     pub(crate) sslmode: Option<String>,
     /// Authority of the server's certificate.
     pub(crate) ca_file: Option<PathBuf>,
+    /// Where `pg_dump` and `pg_restore` are; looked for when unset.
+    pub(crate) client_dir: Option<PathBuf>,
 }
 
 /// How Redis is reached.
@@ -423,6 +425,7 @@ impl Settings {
             credentials: self.credentials("postgres", "user", connection, origin),
             sslmode: self.text("postgres.sslmode"),
             ca_file: self.path("postgres.ca_file"),
+            client_dir: self.path("postgres.client_dir"),
         })
     }
 

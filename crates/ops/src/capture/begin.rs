@@ -1,15 +1,10 @@
-//! The beginning of a session: the claim, and the chain to write, with the proof that the server's log continues it.
-
-use std::time::Duration;
+//! The beginning of a session: the chain to write, with the proof that the server's log continues it.
 
 use mainstay_engine::{ChangeAnchor, ChangeStream, ContinuityBreak, Followed, document_frames};
 use mainstay_model::{Error, ErrorKind, ErrorStatus, LogPosition, OpTime, Result, ResultExt, Target};
 use mainstay_repository::{Chain, ChainBeginning, ChainReason, ChainWriter, LogClaim, LogKind};
 
 use super::{CaptureContext, CaptureEvent};
-
-/// Between two looks at a lease that may be a dead process's.
-const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often following is tried from the oldest entry, which may go while it is asked for, before the newest is taken.
 const OLDEST_ATTEMPTS: u32 = 3;
@@ -18,33 +13,6 @@ const OLDEST_ATTEMPTS: u32 = 3;
 pub(super) struct Begun {
     pub(super) writer: ChainWriter,
     pub(super) stream: Box<dyn ChangeStream>,
-}
-
-/// Claims the server's log. When somebody holds it, waits until they prove to be alive by renewing it, or it runs out: so a capture that
-/// was killed can be started again at once. `None` when asked to stop meanwhile.
-///
-/// # Errors
-/// `Locked` when another capture is alive; the store's.
-pub(super) async fn claim(context: &CaptureContext, target: &Target) -> Result<Option<LogClaim>> {
-    let (repository, server) = (&context.repository, target.fingerprint.as_str());
-    let mut first_seen = None;
-    loop {
-        let locked =
-            match repository.claim_log(target.store, server, &context.holder, context.lease_ttl).await {
-                Err(error) if error.kind() == ErrorKind::Locked => error,
-                claimed => return claimed.map(Some),
-            };
-        let holder = repository.log_holder(target.store, server).await?;
-        if let Some(seen) = holder.map(|record| (record.token, record.number))
-            && *first_seen.get_or_insert(seen) != seen
-        {
-            return Err(locked.context("another capture follows this server's log"));
-        }
-        tokio::select! {
-            () = tokio::time::sleep(LOOK_PAUSE) => {}
-            () = context.cancel.cancelled() => return Ok(None),
-        }
-    }
 }
 
 /// The newest chain of the server, to be gone on with where its last entry is at the server still; else a new one.
@@ -110,6 +78,7 @@ async fn begin_chain(
         after: after.into(),
         why,
         predecessor: predecessor.map(|chain| chain.id().clone()),
+        wal: None,
     };
     let writer = claim.begin_chain(beginning).await?;
     context.observer.event(&CaptureEvent::ChainBegun {

@@ -7,11 +7,14 @@
 //! told as a recovery point, and nothing is kept in memory across sessions. A kill is no different.
 //!
 //! Relies on [`ChangeSource`] for entries that the server never takes back, and on the repository for slices without holes. Refuses to
-//! bridge a gap: when continuity cannot be proven it begins a new chain and says why.
+//! bridge a gap: when continuity cannot be proven it begins a new chain and says why. [`wal`] does the same for the log of PostgreSQL, which
+//! is bytes, has timelines, and is kept by the server until it is acknowledged.
 
 mod begin;
+mod claim;
 mod pump;
 mod risk;
+pub mod wal;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +30,7 @@ use mainstay_repository::{ChainReason, Repository};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use claim::Claiming;
 pub use risk::OverrunRisk;
 
 /// The operation's registered name.
@@ -241,7 +245,13 @@ async fn session(
     goal: Option<OpTime>,
     report: &mut CaptureReport,
 ) -> Result<Ended> {
-    let Some(claim) = begin::claim(context, target).await? else { return Ok(Ended::Complete) };
+    let claiming = Claiming {
+        repository: &context.repository,
+        holder: &context.holder,
+        lease_ttl: context.lease_ttl,
+        cancel: &context.cancel,
+    };
+    let Some(claim) = claim::claim(claiming, target).await? else { return Ok(Ended::Complete) };
     let pumped = async {
         let begun = begin::begin(context, target, &claim).await?;
         report.chain = Some(begun.writer.id().clone());

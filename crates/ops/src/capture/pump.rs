@@ -11,16 +11,16 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use mainstay_engine::{ChangeBatch, ChangeStream};
 use mainstay_model::{Error, ErrorKind, LogPosition, OpTime, Result, ResultExt};
-use mainstay_repository::{ChainWriter, SealedSlice};
+use mainstay_repository::ChainWriter;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::begin::Begun;
+use super::claim::put_patiently;
 use super::{
-    CaptureContext, CaptureEvent, CaptureOptions, CaptureReport, Ended, PAUSE_FIRST, PAUSE_MAX, may_pass,
-    risk, tell_waiting,
+    CaptureContext, CaptureEvent, CaptureOptions, CaptureReport, Ended, PAUSE_FIRST, risk, tell_waiting,
 };
 
 /// Plain bytes at which a slice is cut whatever its age. One batch more may be in it.
@@ -31,9 +31,6 @@ const READ_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a server may be silent before it counts as away. One that has nothing new says so within [`READ_WAIT`].
 const SILENCE_MAX: Duration = Duration::from_secs(3);
-
-/// How long a store that fails may keep a capture from ending that was asked to stop.
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The slice being gathered.
 struct OpenSlice {
@@ -251,7 +248,12 @@ impl Writing {
         let bytes = plain.len() as u64;
         let after = self.writer.end().optime();
         let sealed = self.writer.seal(through.into(), plain).await?;
-        self.put(&sealed).await.with_context(|| format!("store the log up to {through}"))?;
+        let context = self.context.clone();
+        let wait =
+            |error: &Error, end: LogPosition, pause| tell_waiting(&context, error, Some(end.optime()), pause);
+        put_patiently(&mut self.writer, &sealed, self.once, &context.cancel, wait)
+            .await
+            .with_context(|| format!("store the log up to {through}"))?;
         let stored_bytes = sealed.slice().bytes;
         self.context.observer.event(&CaptureEvent::SliceStored {
             chain: self.writer.id().clone(),
@@ -266,24 +268,5 @@ impl Writing {
         // Nobody listens only when the session has been dropped as a whole.
         let _ = self.tell.send(Stored { through, entries, bytes, stored_bytes }).await;
         Ok(())
-    }
-
-    /// Puts a slice, again and again while what fails may pass and the claim holds.
-    async fn put(&mut self, sealed: &SealedSlice) -> Result<()> {
-        let mut pause = PAUSE_FIRST;
-        let mut stopping_since = None;
-        loop {
-            let Err(error) = self.writer.put(sealed).await else { return Ok(()) };
-            if self.context.cancel.is_cancelled() {
-                stopping_since.get_or_insert_with(Instant::now);
-            }
-            let out_of_patience = stopping_since.is_some_and(|since| since.elapsed() >= STOP_PATIENCE);
-            if self.once || out_of_patience || !may_pass(&error) {
-                return Err(error);
-            }
-            tell_waiting(&self.context, &error, Some(self.writer.end().optime()), pause);
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(if stopping_since.is_some() { STOP_PATIENCE / 10 } else { PAUSE_MAX });
-        }
     }
 }

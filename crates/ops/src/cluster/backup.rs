@@ -145,8 +145,8 @@ pub async fn create(
     }
 }
 
-/// A base backup cannot be continued: the server begins each anew.
-async fn give_up(writer: SetWriter, error: Error) -> Error {
+/// Removes what was written of a set that cannot be continued, because its server begins each anew.
+pub(crate) async fn give_up(writer: SetWriter, error: Error) -> Error {
     let set = writer.id().clone();
     let error = error.with_state(match writer.abandon().await {
         Ok(()) => "no backup set was made; sets made before are untouched".to_owned(),

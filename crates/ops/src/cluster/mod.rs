@@ -3,7 +3,8 @@
 //! [`plan_backup`] says what would be copied; [`create`] streams the server's archives into a set while every file and page is checked against
 //! the server's manifest. [`inspect`] does the same to a set that is read back. [`plan_restore`] decides where a set would be unpacked and
 //! [`restore`] does it: it reads the whole set back first, writes into empty places alone, and puts the file without which no server
-//! starts into its place last. Relies on `mainstay-basebackup` for what an archive holds. Refuses to unpack over anything.
+//! starts into its place last. With captured WAL a set is brought forward: [`find_recovery`] decides where a recovery stops, and a restored
+//! folder is told of it. Relies on `mainstay-basebackup` for what an archive holds. Refuses to unpack over anything.
 //!
 //! A set may hold what has changed since an earlier one alone: `chain` says on what it may build, and what it needs; `combine` which set of a chain
 //! gives what of which file.
@@ -15,15 +16,21 @@ mod contents;
 mod inspect;
 mod judging;
 mod place;
+mod point;
 mod read_back;
+mod recovery;
 mod restore;
 mod unpack;
 
+pub use crate::wal::seek::RecoveryTarget;
+pub(crate) use backup::give_up;
 pub use backup::{ClusterBackupContext, ClusterBackupReport, create, plan_backup};
 pub(crate) use chain::needed_sets;
 pub use chain::{EarlierChoice, find_earlier};
 pub use contents::{ArchiveRecord, ClusterSetContents, EarlierSet};
 pub(crate) use inspect::inspect_chain;
+pub use point::{RecoveryRequest, find_recovery};
+pub use recovery::{FetchCommand, Recovery, RecoveryAction};
 pub use restore::{
     ClusterRestoreContext, ClusterRestoreReport, ClusterRestoreRequest, RestorePlace, plan_restore, restore,
 };

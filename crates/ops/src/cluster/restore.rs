@@ -38,6 +38,7 @@ use super::contents::ArchiveRecord;
 use super::inspect::{OBJECT_COUNT_MAX, combination, inspect};
 use super::place::{Claimed, claim, standing, storage, sync_folder};
 use super::read_back::read_back;
+use super::recovery::{FetchCommand, Recovery};
 use super::unpack::{Control, Destination, unpack};
 use super::{ClusterSetContents, first_of, judge_options};
 
@@ -55,6 +56,8 @@ pub struct ClusterRestoreRequest {
     pub tablespaces: BTreeMap<String, PathBuf>,
     /// The environment that this happens in.
     pub environment: Target,
+    /// How the server is to recover further than the set.
+    pub recovery: Option<Recovery>,
 }
 
 /// Where a tablespace goes.
@@ -74,6 +77,8 @@ struct Parameters {
     set: SetId,
     into: PathBuf,
     tablespaces: Vec<RestorePlace>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    recovery: Option<Recovery>,
 }
 
 impl Parameters {
@@ -114,6 +119,8 @@ impl Parameters {
 pub struct ClusterRestoreContext<'a> {
     /// Where the set is.
     pub repository: &'a Repository,
+    /// How a server that recovers further than the set fetches WAL.
+    pub fetch: &'a FetchCommand,
     /// Told how far it is.
     pub observer: &'a dyn Observer,
     /// Stops it at the next piece.
@@ -131,6 +138,8 @@ pub struct ClusterRestoreReport {
     pub into: PathBuf,
     /// Where its tablespaces lie.
     pub tablespaces: Vec<RestorePlace>,
+    /// How the server recovers further than the set.
+    pub recovery: Option<Recovery>,
 }
 
 /// Decides a restore of `set`.
@@ -144,6 +153,7 @@ pub fn plan_restore(set: &Set, request: &ClusterRestoreRequest, clock: &dyn Cloc
         set: set.id().clone(),
         into: request.into.clone(),
         tablespaces: places(&contents, &request.tablespaces)?,
+        recovery: request.recovery.clone(),
     };
     check_apart(&parameters)?;
     let created_at = clock.now();
@@ -247,6 +257,15 @@ fn steps(contents: &ClusterSetContents, parameters: &Parameters) -> Result<Vec<P
             },
         ));
     }
+    if let Some(recovery) = &parameters.recovery {
+        let (asked, stop, timeline) = (recovery.asked_for(), recovery.stop, recovery.timeline);
+        steps.insert(
+            1,
+            step(' ', "verify WAL".to_owned(), format!("every slice from {} to {stop}", recovery.from)),
+        );
+        let told = format!("the server recovers to {asked}: up to {stop} on timeline {timeline}");
+        steps.push(step('+', "write recovery.signal".to_owned(), told));
+    }
     let last = parameters.into.join(mainstay_basebackup::CONTROL_FILE).display().to_string();
     steps.push(step('+', format!("write {last}"), "last: from then on a server starts".to_owned()));
     Ok(steps)
@@ -284,8 +303,8 @@ pub async fn restore(
             return Err(with_state(Error::new(ErrorKind::Interrupted, "the restore was stopped on request")));
         }
     }
-    let Parameters { set, into, tablespaces } = parameters;
-    Ok(ClusterRestoreReport { set, contents, into, tablespaces })
+    let Parameters { set, into, tablespaces, recovery } = parameters;
+    Ok(ClusterRestoreReport { set, contents, into, tablespaces, recovery })
 }
 
 /// What an interrupted restore left is none of the world's moves: the same plan goes on.
@@ -324,10 +343,16 @@ struct Restoring<'a> {
 impl Restoring<'_> {
     async fn run(&self) -> Result<()> {
         self.check_sets_whole().await?;
+        if let Some(recovery) = &self.parameters.recovery {
+            recovery.check_log(self.context.repository, self.context.observer).await?;
+        }
         let combination = Arc::new(combination(self.chain).await.map_err(refused)?);
         let claimed = self.claim()?;
         let control = self.unpack(&combination).await.map_err(with_state)?;
         self.put_file_list(&combination).await.map_err(with_state)?;
+        if let Some(recovery) = &self.parameters.recovery {
+            recovery.arm(&self.parameters.into, self.context.fetch).map_err(with_state)?;
+        }
         self.settle(control, claimed).await.map_err(with_state)
     }
 

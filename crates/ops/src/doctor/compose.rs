@@ -36,6 +36,41 @@ pub fn examine(file: &Value, name: &str) -> Vec<Finding> {
     services.flat_map(|service| examine_service(&service)).collect()
 }
 
+/// Whether the place where the running PostgreSQL says it keeps its data lies on something lasting. Says nothing unless the file has exactly
+/// one PostgreSQL and the place can be one inside its container, for the server that was asked may be another one.
+pub fn data_on_volume(file: &Value, name: &str, data_directory: &str) -> Option<Finding> {
+    let services = file.get("services").and_then(Value::as_object)?;
+    let mut found = services
+        .iter()
+        .filter_map(|(service, definition)| read_service(name, service, definition))
+        .filter(|service| service.kind == StoreKind::Postgres);
+    let (service, None) = (found.next()?, found.next()) else { return None };
+    let own_folder = service.variable("PGDATA").filter(|folder| !folder.is_empty());
+    let is_inside = match &own_folder {
+        Some(folder) => folder.trim_end_matches('/') == data_directory,
+        None => data_directory.starts_with("/var/lib/postgresql/"),
+    };
+    let mounts = service.mounts();
+    let is_lasting = mounts
+        .iter()
+        .any(|mount| data_directory == mount || data_directory.starts_with(&format!("{mount}/")));
+    if !is_inside || is_lasting {
+        return None;
+    }
+    let mounted = match mounts.is_empty() {
+        true => "nothing is mounted".to_owned(),
+        false => format!("what is mounted is {}", mounts.join(", ")),
+    };
+    Some(service.finding(
+        "postgres_data_not_on_volume",
+        Severity::Critical,
+        format!(
+            "the server keeps its data in {data_directory}, and {mounted}: the data goes with the container"
+        ),
+        "back it up now, mount the volume at /var/lib/postgresql, and restore",
+    ))
+}
+
 fn read_service<'a>(file: &str, name: &str, definition: &'a Value) -> Option<Service<'a>> {
     let image = substitute(definition.get("image")?.as_str()?);
     let kind = image_kind(&image)?;
@@ -533,6 +568,31 @@ mod tests {
         for (kind, changes) in cases {
             assert_eq!(found(kind, &changes), [], "{changes}");
         }
+    }
+
+    #[test]
+    fn the_servers_own_word_is_compared_with_what_is_mounted() {
+        let judged = |changes: &Value, folder: &str| {
+            let mut service = good(StoreKind::Postgres);
+            for (name, value) in changes.as_object().into_iter().flatten() {
+                service[name] = value.clone();
+            }
+            let file = json!({"services": {"db": service, "cache": good(StoreKind::Redis)}});
+            data_on_volume(&file, "compose.yaml", folder).map(|finding| (finding.id, finding.severity))
+        };
+        let at_data = json!({"volumes": ["pg:/var/lib/postgresql/data"]});
+        let own = json!({"volumes": ["pg:/var/lib/postgresql"], "environment": {"PGDATA": "/srv/pg/"}});
+        let lost = Some(("compose.postgres_data_not_on_volume".to_owned(), Severity::Critical));
+        assert_eq!(judged(&json!({}), "/var/lib/postgresql/18/docker"), None);
+        assert_eq!(judged(&at_data, "/var/lib/postgresql/data"), None);
+        assert_eq!(judged(&at_data, "/var/lib/postgresql/18/docker"), lost);
+        assert_eq!(judged(&json!({"volumes": []}), "/var/lib/postgresql/18/docker"), lost);
+        assert_eq!(judged(&own, "/srv/pg"), lost);
+        // Another server than that of the file.
+        assert_eq!(judged(&own, "/var/lib/postgresql/data"), None);
+        assert_eq!(judged(&at_data, "/usr/local/pgsql/data"), None);
+        let two = json!({"services": {"a": good(StoreKind::Postgres), "b": good(StoreKind::Postgres)}});
+        assert_eq!(data_on_volume(&two, "c", "/var/lib/postgresql/other"), None);
     }
 
     #[test]

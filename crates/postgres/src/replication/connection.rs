@@ -43,6 +43,22 @@ pub(crate) struct Connection {
     notices: Vec<String>,
 }
 
+/// What has come of a result.
+#[derive(Debug, Default)]
+pub(crate) struct Gathering {
+    /// Whether pieces of a copy are passed over.
+    behind_copy: bool,
+    names: Vec<String>,
+    rows: Vec<Row>,
+}
+
+impl Gathering {
+    /// A result that comes behind a copy that ends: a server may send signs of life behind its last piece, which are passed over.
+    pub(crate) fn behind_copy() -> Self {
+        Self { behind_copy: true, ..Self::default() }
+    }
+}
+
 impl Connection {
     /// Opens a physical replication connection to the server of `settings`.
     ///
@@ -119,8 +135,12 @@ impl Connection {
 
     /// The rows of the next result, up to the end of its command. A command without rows gives none.
     pub(crate) async fn result(&mut self) -> Result<Vec<Row>, WireError> {
-        let mut rows = Vec::new();
-        let mut names = Vec::new();
+        self.gather(&mut Gathering::default()).await
+    }
+
+    /// The same, kept in `gathered` meanwhile: a call that was dropped while it waited is gone on with by the next.
+    pub(crate) async fn gather(&mut self, gathered: &mut Gathering) -> Result<Vec<Row>, WireError> {
+        let Gathering { behind_copy, names, rows } = gathered;
         loop {
             match self.receive().await? {
                 Incoming::Other(Message::RowDescription(body)) => {
@@ -130,14 +150,15 @@ impl Connection {
                     }
                 }
                 Incoming::Other(Message::DataRow(body)) if rows.len() < ROW_COUNT_MAX => {
-                    rows.push(Row::read(&names, &body)?);
+                    rows.push(Row::read(names, &body)?);
                 }
                 Incoming::Other(Message::DataRow(_)) => {
                     return Err(WireError::Protocol(format!("more than {ROW_COUNT_MAX} rows")));
                 }
                 Incoming::Other(Message::CommandComplete(_) | Message::EmptyQueryResponse) => {
-                    return Ok(rows);
+                    return Ok(std::mem::take(rows));
                 }
+                Incoming::Copy(_) if *behind_copy => {}
                 other => return Err(self.out_of_turn(&other)),
             }
         }
@@ -204,6 +225,11 @@ impl Connection {
         .await
     }
 
+    /// Sends what a call that was dropped half-way has left.
+    pub(crate) async fn flush(&mut self) -> Result<(), WireError> {
+        self.send(|_| Ok(())).await
+    }
+
     /// Waits until the server is ready for the next command.
     pub(crate) async fn ready(&mut self) -> Result<(), WireError> {
         loop {
@@ -268,15 +294,14 @@ impl Connection {
         }
     }
 
-    /// Sends what `write` puts into the buffer.
+    /// Sends what `write` puts into the buffer. What a call that was dropped half-way has left there goes first.
     pub(super) async fn send(
         &mut self,
         write: impl FnOnce(&mut BytesMut) -> Result<(), WireError>,
     ) -> Result<(), WireError> {
-        self.outgoing.clear();
         write(&mut self.outgoing)?;
         let sending = async {
-            self.stream.write_all(&self.outgoing).await?;
+            self.stream.write_all_buf(&mut self.outgoing).await?;
             self.stream.flush().await
         };
         match timeout(ANSWER_TIME_MAX, sending).await {

@@ -6,14 +6,21 @@
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use mainstay_engine::{FollowWal, TimelineHistory, WalEvent, WalPosition, WalSlot, WalSource, WalStream};
+use mainstay_engine::{
+    FollowWal, RestorePoint, SlotHealth, TimelineHistory, WalEvent, WalPosition, WalSlot, WalSource,
+    WalStream,
+};
 use mainstay_guard::Permit;
 use mainstay_model::{Error, ErrorKind, Lsn, Result, ResultExt, StoreKind};
+use tokio::time::timeout;
 
 use super::base_backup::{PostgresCluster, segment_bytes};
+use super::connection::Gathering;
 use super::copy::{StandbyStatus, WalMessage};
+use super::error::ServerError;
 use super::{Connection, WireError};
 use crate::config::Settings;
+use crate::wal_state;
 
 #[async_trait]
 impl WalSource for PostgresCluster {
@@ -64,10 +71,26 @@ impl WalSource for PostgresCluster {
         Ok(())
     }
 
+    async fn slot_health(&self, name: &str) -> Result<Option<SlotHealth>> {
+        wal_state::slot_health(self.settings(), name)
+            .await
+            .with_context(|| format!("look at replication slot {name}"))
+    }
+
+    async fn create_restore_point(&self, name: &str, permit: &Permit) -> Result<RestorePoint> {
+        let mut connection = self.open().await?;
+        let system = connection.identify_system().await.map_err(|error| self.explain(error))?;
+        permit.check("restore.point.create", StoreKind::Postgres, &system.identifier)?;
+        connection.end().await;
+        wal_state::create_restore_point(self.settings(), name)
+            .await
+            .with_context(|| format!("create restore point {name}"))
+    }
+
     async fn drop_wal_slot(&self, name: &str, permit: &Permit) -> Result<()> {
         let mut connection = self.open().await?;
         let system = connection.identify_system().await.map_err(|error| self.explain(error))?;
-        permit.check("capture", StoreKind::Postgres, &system.identifier)?;
+        permit.check("capture.postgres", StoreKind::Postgres, &system.identifier)?;
         let dropped = connection.drop_slot(name).await.map_err(|error| self.explain(error));
         dropped.with_context(|| format!("drop replication slot {name}"))?;
         connection.end().await;
@@ -86,6 +109,7 @@ impl WalSource for PostgresCluster {
             connection,
             received: request.from,
             flushed: request.from,
+            ending: None,
             ended: false,
         }))
     }
@@ -94,15 +118,25 @@ impl WalSource for PostgresCluster {
 /// The server's word that it has removed a segment is one about the world, not about the server.
 fn lost_or(error: WireError, settings: &Settings) -> Error {
     match error {
-        WireError::Server(answer) if answer.code == "58P01" => Error::new(
+        WireError::Server(answer) if is_lost(&answer) => Error::new(
             ErrorKind::Precondition,
             format!("{} no longer has that WAL: {}", settings.address, answer.text()),
         )
         .with_state("nothing was changed")
         .with_hint("begin with a new base backup, and let a replication slot keep what comes after it")
         .with_source(answer),
+        WireError::Server(answer) if answer.code == "55006" => {
+            Error::new(ErrorKind::Unreachable, format!("{} serves that slot to somebody else: {}", settings.address, answer.text()))
+                .with_hint("the connection of a capture that was killed ends by itself; `pg_stat_replication` shows who it is")
+                .with_source(answer)
+        }
         other => other.into_error(settings),
     }
+}
+
+/// The segment was removed, or the slot was given up because of it.
+fn is_lost(answer: &ServerError) -> bool {
+    answer.code == "58P01" || (answer.code == "55000" && answer.message.contains("replication slot"))
 }
 
 struct Following {
@@ -112,11 +146,16 @@ struct Following {
     received: Lsn,
     /// As far as was acknowledged.
     flushed: Lsn,
+    /// What has come of the end of the timeline, once it has come.
+    ending: Option<Gathering>,
     ended: bool,
 }
 
 impl Following {
     async fn step(&mut self, patience: Duration) -> Result<WalEvent, WireError> {
+        if self.ending.is_some() {
+            return self.timeline_end(patience).await;
+        }
         let piece = match self.connection.copied(patience).await {
             Err(WireError::Timeout) => return Ok(WalEvent::Quiet { server_end: None }),
             piece => piece?,
@@ -131,18 +170,28 @@ impl Following {
             }
             Some(WalMessage::KeepAlive { end, reply, .. }) => {
                 if reply {
-                    self.tell().await?;
+                    self.tell(false).await?;
                 }
                 Ok(WalEvent::Quiet { server_end: Some(end) })
             }
-            None => self.timeline_end().await,
+            None => self.timeline_end(patience).await,
         }
     }
 
-    /// The server has sent the last byte of the timeline and says which one goes on.
-    async fn timeline_end(&mut self) -> Result<WalEvent, WireError> {
-        self.connection.send_copy_done().await?;
-        let rows = self.connection.result().await?;
+    /// The server has sent the last byte of the timeline and says which one goes on. May be dropped while it waits, too.
+    async fn timeline_end(&mut self, patience: Duration) -> Result<WalEvent, WireError> {
+        let answering = async {
+            if self.ending.is_none() {
+                self.ending = Some(Gathering::behind_copy());
+                self.connection.send_copy_done().await?;
+            }
+            self.connection.flush().await?;
+            self.connection.gather(self.ending.get_or_insert_default()).await
+        };
+        let Ok(answered) = timeout(patience, answering).await else {
+            return Ok(WalEvent::Quiet { server_end: None });
+        };
+        let rows = answered?;
         let row = rows
             .first()
             .ok_or_else(|| WireError::Protocol("a timeline that ends without a next".to_owned()))?;
@@ -150,10 +199,9 @@ impl Following {
         Ok(WalEvent::TimelineEnd { next: row.parsed("next_tli")?, at: row.parsed("next_tli_startpos")? })
     }
 
-    async fn tell(&mut self) -> Result<(), WireError> {
+    async fn tell(&mut self, reply: bool) -> Result<(), WireError> {
         let sent_at_us = microseconds_since_2000();
-        let status =
-            StandbyStatus { written: self.received, flushed: self.flushed, sent_at_us, reply: false };
+        let status = StandbyStatus { written: self.received, flushed: self.flushed, sent_at_us, reply };
         self.connection.send_copy(&status.write()).await
     }
 }
@@ -175,7 +223,7 @@ impl WalStream for Following {
             ));
         }
         self.flushed = flushed.max(self.flushed);
-        self.tell().await.map_err(|error| error.into_error(&self.settings)).context("acknowledge WAL")
+        self.tell(true).await.map_err(|error| error.into_error(&self.settings)).context("acknowledge WAL")
     }
 }
 

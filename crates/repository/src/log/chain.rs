@@ -21,8 +21,11 @@ use crate::manifest::Encryption;
 use crate::repository::{LISTING_READS, Repository, open_versioned};
 use crate::source::ObjectSource;
 
-/// The version of the description that this code writes and the newest it reads.
-pub(super) const CHAIN_FORMAT: u32 = 1;
+/// The newest version of the description that this code reads. What a chain of WAL is needs 2; others are written as 1.
+pub(super) const CHAIN_FORMAT: u32 = 2;
+
+/// How long segments of WAL may be, in bytes.
+const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
 
 /// The kind of a sealed description.
 pub(super) const CHAIN_KIND: &str = "log_chain";
@@ -36,15 +39,18 @@ const DESCRIPTION_BYTES_MAX: u64 = 1024 * 1024;
 pub enum LogKind {
     /// Documents of MongoDB's `local.oplog.rs`, one after another; positions are their `ts`.
     Oplog,
+    /// Bytes of PostgreSQL's write-ahead log; a position is the number of bytes before it, as an LSN counts them.
+    Wal,
 }
 
 impl LogKind {
-    const ALL: [Self; 1] = [Self::Oplog];
+    const ALL: [Self; 2] = [Self::Oplog, Self::Wal];
 
     /// The word in the keys of slices.
     pub fn name(self) -> &'static str {
         match self {
             Self::Oplog => "oplog",
+            Self::Wal => "wal",
         }
     }
 }
@@ -67,6 +73,8 @@ pub enum ChainReason {
     Diverged,
     /// The end of the one before cannot be read, so nothing can be proven to continue it.
     Unreadable,
+    /// The server began a new timeline. The chain begins with the segment in which that branches off.
+    Timeline,
 }
 
 impl ChainReason {
@@ -77,6 +85,7 @@ impl ChainReason {
             Self::Overrun => "the server's log was overwritten before it was captured",
             Self::Diverged => "the server went back to an earlier state",
             Self::Unreadable => "the end of the chain before cannot be read",
+            Self::Timeline => "the server began a new timeline",
         }
     }
 }
@@ -110,6 +119,36 @@ pub struct ChainDescription {
     pub tool_version: String,
     /// The age recipients its slices are encrypted to; empty when they are not.
     pub recipients: Vec<String>,
+    /// Which WAL it is; of a chain of [`LogKind::Wal`] only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal: Option<WalChain>,
+}
+
+/// Which WAL a chain holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalChain {
+    /// The timeline that all of it is of.
+    pub timeline: u32,
+    /// How long a segment is, in bytes.
+    pub segment_bytes: u64,
+    /// How the timeline came about, as the server keeps it; absent for one that has no history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<String>,
+}
+
+impl ChainDescription {
+    /// Whether it says of WAL what the kind of its slices asks for.
+    fn is_consistent(&self) -> bool {
+        let sound = |wal: &WalChain| {
+            wal.segment_bytes.is_power_of_two()
+                && SEGMENT_BYTES.contains(&wal.segment_bytes)
+                && wal.timeline > 0
+        };
+        match self.kind {
+            LogKind::Oplog => self.wal.is_none(),
+            LogKind::Wal => self.wal.as_ref().is_some_and(sound),
+        }
+    }
 }
 
 /// One slice, as its name and the listing tell it.
@@ -371,6 +410,10 @@ impl Repository {
         };
         let (description, _): (ChainDescription, _) =
             open_versioned(CHAIN_KIND, key.as_str(), &bytes, CHAIN_FORMAT)?;
+        if !description.is_consistent() {
+            return Err(Error::new(ErrorKind::Corrupt, format!("{key} does not say which WAL it is of"))
+                .with_hint("copy the right one back from an off-site copy of the repository"));
+        }
         let belongs = description.chain_id == *id
             && description.store == store
             && description.repository_id == self.id();
@@ -424,7 +467,7 @@ mod tests {
             "notes.txt".to_owned(),
             format!("000000010000000a-0000000200000001-1f-{hash}.oplog.zst"),
             format!("0000000200000001-000000010000000a-0000001f-{hash}.oplog.zst"),
-            format!("000000010000000a-0000000200000001-0000001f-{hash}.wal.zst"),
+            format!("000000010000000a-0000000200000001-0000001f-{hash}.aof.zst"),
             format!("000000010000000a-0000000200000001-0000001f-{hash}.oplog.zst#1"),
             format!("000000010000000a-0000000200000001-0000001f-{hash}.oplog.zst.gz"),
         ] {

@@ -17,16 +17,17 @@
 //! furthest, by the listing alone ([`order`]), and sets aside what lies within them. The token in the name, that of its writer's
 //! lease, tells such a slice from damage: one writer never covers a position twice.
 //!
-//! # Other stores
-//! The positions of MongoDB's log carry the time. The slices of a store whose positions do not may begin with a zstd skippable frame
-//! (which every zstd decoder passes over) that holds their time index; none is written yet.
+//! # PostgreSQL
+//! A slice of WAL is any range of its bytes; the server's segments are put together from slices again. A chain is of one timeline, says in
+//! its description how that came about, and begins where a segment begins, so that it has all bytes of every segment of its timeline. Times
+//! stand in the records of commits, and nowhere else.
 
 mod chain;
 mod order;
 mod verify;
 mod writer;
 
-pub use chain::{Chain, ChainDescription, ChainEntry, ChainReason, LogKind, Slice};
+pub use chain::{Chain, ChainDescription, ChainEntry, ChainReason, LogKind, Slice, WalChain};
 pub use order::{ChainDamage, Run};
 pub use verify::LogReport;
 pub use writer::{ChainBeginning, ChainWriter, LogClaim, SealedSlice};

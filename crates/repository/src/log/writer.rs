@@ -10,7 +10,7 @@ use mainstay_model::{Blake3, ChainId, Error, ErrorKind, LogPosition, Result, Res
 use mainstay_store::Key;
 
 use super::chain::{CHAIN_FORMAT, CHAIN_KIND};
-use super::{Chain, ChainDescription, ChainReason, LogKind, SLICE_BYTES_MAX, Slice};
+use super::{Chain, ChainDescription, ChainReason, LogKind, SLICE_BYTES_MAX, Slice, WalChain};
 use crate::compress::{FRAME_BYTES, Pending, Plain};
 use crate::layout;
 use crate::manifest::Encryption;
@@ -45,6 +45,8 @@ pub struct ChainBeginning {
     pub why: ChainReason,
     /// The newest chain of the same server.
     pub predecessor: Option<ChainId>,
+    /// Which WAL it is; `None` for any other kind.
+    pub wal: Option<WalChain>,
 }
 
 /// A chain being written.
@@ -129,9 +131,9 @@ impl LogClaim {
         let begun_at = repository.now();
         let nanosecond =
             u32::try_from(begun_at.subsec_nanosecond().max(0)).expect("it is below a thousand million");
-        let ChainBeginning { kind, environment, after, why, predecessor } = beginning;
+        let ChainBeginning { kind, environment, after, why, predecessor, wal } = beginning;
         let mut description = ChainDescription {
-            format: CHAIN_FORMAT,
+            format: if wal.is_some() { CHAIN_FORMAT } else { 1 },
             repository_id: repository.id().to_owned(),
             chain_id: ChainId::new(begun_at, nanosecond),
             store: *store,
@@ -144,6 +146,7 @@ impl LogClaim {
             predecessor,
             tool_version: env!("CARGO_PKG_VERSION").to_owned(),
             recipients: repository.recipients().iter().map(ToString::to_string).collect(),
+            wal,
         };
         for number in (nanosecond..).take(CHAIN_ID_ATTEMPTS_MAX) {
             description.chain_id = ChainId::new(begun_at, number);

@@ -28,6 +28,7 @@ fn beginning(after: u64) -> ChainBeginning {
         after: LogPosition(after),
         why: ChainReason::First,
         predecessor: None,
+        wal: None,
     }
 }
 

@@ -14,9 +14,10 @@ use mainstay_ops::backup::{self, BackupContext, BackupReport, BackupRequest, Res
 use serde_json::{Map, Value, json};
 
 use super::{label, moment_of, parse_namespace, set_json};
-use crate::commands::close;
 use crate::commands::cluster::{self, ClusterArgs};
+use crate::commands::logical;
 use crate::commands::plan::PlanReport;
+use crate::commands::{close, keyfile};
 use crate::printer::{Look, Report, Tone};
 use crate::wiring::Session;
 
@@ -45,7 +46,7 @@ impl From<ConsistencyArgument> for SnapshotChoice {
 /// Arguments of `backup create`.
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
-    /// The store: mongo, postgres
+    /// The store: mongo, postgres, redis
     #[arg(long, default_value = "mongo")]
     store: StoreKind,
     /// Back up this database; may be repeated [default: the configured one, or all]
@@ -81,15 +82,18 @@ pub(crate) struct CreateArgs {
     /// Show what would be read, and do nothing
     #[arg(long)]
     dry_run: bool,
+    /// PostgreSQL: dump one database with pg_dump instead of copying the server's files
+    #[arg(long)]
+    logical: bool,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
 
 impl CreateArgs {
-    /// Refuses what means something for documents alone.
+    /// Refuses what means something for documents alone; a database can be named for a logical dump, too.
     fn refuse_documents(&self) -> Result<()> {
         let given = [
-            ("database", !self.database.is_empty()),
+            ("database", !self.database.is_empty() && !self.logical),
             ("collection", !self.collection.is_empty()),
             ("all-databases", self.all_databases),
             ("consistency", !matches!(self.consistency, ConsistencyArgument::Best)),
@@ -132,9 +136,18 @@ fn parse_latency(text: &str) -> Result<Duration, String> {
 pub(super) async fn run(args: CreateArgs, session: &Session) -> Result<ExitStatus> {
     if args.store == StoreKind::Postgres {
         args.refuse_documents()?;
+        if args.logical {
+            args.cluster.refuse("a logical dump")?;
+            return logical::create(&args.database, args.dry_run, session).await;
+        }
         return cluster::create(&args.cluster, args.dry_run, session).await;
     }
     args.cluster.refuse(args.store)?;
+    cluster::refuse(&[("logical", args.logical)], args.store)?;
+    if args.store == StoreKind::Redis {
+        args.refuse_documents()?;
+        return keyfile::create(args.dry_run, session).await;
+    }
     let documents = session.documents(args.store).await?;
     let target = session.target(documents.probe.as_ref()).await?;
     let plan = match &args.resume {

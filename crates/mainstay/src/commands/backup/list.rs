@@ -4,12 +4,13 @@ use clap::Args;
 use mainstay_engine::Consistency;
 use mainstay_model::{ByteSize, Count, ExitStatus, Result, SetId, Severity, StoreKind, Timestamp};
 use mainstay_ops::contents::SetContents;
-use mainstay_ops::recoverable::{self, Recoverable};
+use mainstay_ops::recoverable::{self, DamagedChain, Recoverable};
+use mainstay_ops::wal::ranges::{self, WalRanges};
 use mainstay_repository::{Repository, Set, SetEntry};
 use serde_json::{Map, Value, json};
 
-use super::{log, set_json};
-use crate::commands::cluster;
+use super::{log, set_json, wal};
+use crate::commands::{cluster, keyfile, logical};
 use crate::printer::shown::ago;
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
@@ -32,9 +33,16 @@ pub(super) async fn run(args: &ListArgs, session: &Session) -> Result<ExitStatus
     for entry in repository.sets(args.store).await? {
         rows.push(row(&repository, entry).await?);
     }
-    let wants_log = args.store.is_none_or(|store| store == StoreKind::Mongo);
-    let logs = if wants_log { recoverable::recoverable(&repository).await? } else { Recoverable::default() };
-    Ok(session.printer.report(&Listed { rows, logs, now: session.clock.now() }))
+    let wants = |wanted| args.store.is_none_or(|store| store == wanted);
+    let logs = match wants(StoreKind::Mongo) {
+        true => recoverable::recoverable(&repository).await?,
+        false => Recoverable::default(),
+    };
+    let wal = match wants(StoreKind::Postgres) {
+        true => ranges::ranges(&repository).await?,
+        false => WalRanges::default(),
+    };
+    Ok(session.printer.report(&Listed { rows, logs, wal, now: session.clock.now() }))
 }
 
 async fn row(repository: &Repository, entry: SetEntry) -> Result<Row> {
@@ -56,6 +64,7 @@ struct Row {
 struct Listed {
     rows: Vec<Row>,
     logs: Recoverable,
+    wal: WalRanges,
     now: Timestamp,
 }
 
@@ -65,6 +74,8 @@ impl Report for Listed {
             let mut value = match &row.read {
                 Ok((set, SetContents::Documents(contents))) => set_json(set, contents),
                 Ok((set, SetContents::Cluster(contents))) => cluster::set_json(set, contents),
+                Ok((set, SetContents::KeyFile(contents))) => keyfile::set_json(set, contents),
+                Ok((set, SetContents::Logical(contents))) => logical::set_json(set, contents),
                 Err(error) => json!({"id": row.id, "store": row.kind, "damaged": error.to_string()}),
             };
             value["verified_at"] = json!(row.verified.map(|(at, _)| at));
@@ -74,14 +85,15 @@ impl Report for Listed {
         Map::from_iter([
             ("sets".to_owned(), sets.collect()),
             ("log".to_owned(), log::ranges_json(&self.logs.servers, self.now)),
-            ("damaged_chains".to_owned(), json!(self.logs.damaged)),
+            ("wal".to_owned(), json!(self.wal.servers)),
+            ("damaged_chains".to_owned(), self.damaged().map(|chain| json!(chain)).collect()),
         ])
     }
 
     fn text(&self, look: &Look) -> String {
         if self.rows.is_empty() {
             return "the repository holds no backup sets; `mainstay backup create` makes one\n".to_owned()
-                + &log::ranges_text(&self.logs, self.now, look);
+                + &self.logs_text(look);
         }
         let mut table = Table::new(&[
             "SET",
@@ -97,16 +109,27 @@ impl Report for Listed {
         for row in &self.rows {
             table.row(row.cells(self.now));
         }
-        table.render(look) + &log::ranges_text(&self.logs, self.now, look)
+        table.render(look) + &self.logs_text(look)
     }
 
     fn exit_status(&self) -> ExitStatus {
         let damaged = |row: &Row| row.read.is_err() || row.verified.is_some_and(|(_, sound)| !sound);
-        if self.rows.iter().any(damaged) || !self.logs.damaged.is_empty() {
+        if self.rows.iter().any(damaged) || self.damaged().next().is_some() {
             Severity::Critical.exit_status()
         } else {
             ExitStatus::Ok
         }
+    }
+}
+
+impl Listed {
+    /// Chains of either store that cannot be read.
+    fn damaged(&self) -> impl Iterator<Item = &DamagedChain> {
+        self.logs.damaged.iter().chain(&self.wal.damaged)
+    }
+
+    fn logs_text(&self, look: &Look) -> String {
+        log::ranges_text(&self.logs, self.now, look) + &wal::ranges_text(&self.wal, self.now, look)
     }
 }
 
@@ -133,6 +156,17 @@ impl Row {
                             Some(earlier) => format!(", changes since {}", earlier.set),
                         };
                         ("-".to_owned(), files, contents.bytes(), format!("LSN {}{since}", contents.end))
+                    }
+                    SetContents::KeyFile(contents) => {
+                        let keys = format!("{} keys", Count(contents.keys()));
+                        let moment = { contents.replication.as_ref() }
+                            .map_or_else(|| "fork".to_owned(), |point| format!("offset {}", point.offset));
+                        ("-".to_owned(), keys, contents.bytes, moment)
+                    }
+                    SetContents::Logical(contents) => {
+                        let tables = format!("{} tables", Count(contents.logical.tables.len() as u64));
+                        let moment = format!("dump of {}", contents.database.name);
+                        ("-".to_owned(), tables, contents.logical.bytes, moment)
                     }
                 };
                 cells.extend([

@@ -6,6 +6,7 @@ mod log;
 mod prune;
 mod show;
 mod verify;
+mod wal;
 
 use std::str::FromStr;
 
@@ -16,6 +17,7 @@ use mainstay_ops::contents::DocumentSetContents;
 use mainstay_repository::{Repository, Set};
 use serde_json::{Value, json};
 
+use crate::commands::logical::{self, ExportArgs};
 use crate::printer::shown::moment;
 use crate::printer::{Look, Tone};
 use crate::wiring::Session;
@@ -33,6 +35,8 @@ pub(crate) enum BackupCommand {
     Show(SetArgs),
     /// Read every byte of a backup set, and of the change log after it, back and record the result
     Verify(verify::VerifyArgs),
+    /// Write the dump of a logical set to a file that stock pg_restore reads
+    Export(ExportArgs),
     /// Remove what interrupted backups left behind
     Prune(prune::PruneArgs),
 }
@@ -74,6 +78,7 @@ impl BackupCommand {
             Self::Log(_) => "backup.log",
             Self::Show(_) => "backup.show",
             Self::Verify(_) => "backup.verify",
+            Self::Export(_) => "backup.export",
             Self::Prune(_) => mainstay_ops::prune::OPERATION,
         }
     }
@@ -90,6 +95,7 @@ pub(crate) async fn run(command: BackupCommand, session: &Session) -> Result<Exi
         BackupCommand::Log(args) => log::run(args, session).await,
         BackupCommand::Show(args) => show::run(&args, session).await,
         BackupCommand::Verify(args) => verify::run(&args, session).await,
+        BackupCommand::Export(args) => logical::export(&args, session).await,
         BackupCommand::Prune(args) => prune::run(&args, session).await,
     }
 }

@@ -9,7 +9,7 @@ use mainstay_repository::Set;
 use serde_json::{Map, Value, json};
 
 use super::{SetArgs, choose, label, moment_of, set_json};
-use crate::commands::cluster;
+use crate::commands::{cluster, keyfile, logical};
 use crate::printer::shown::moment;
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
@@ -25,6 +25,12 @@ pub(super) async fn run(args: &SetArgs, session: &Session) -> Result<ExitStatus>
         SetContents::Documents(contents) => Ok(session.printer.report(&Shown { set, contents: *contents })),
         SetContents::Cluster(contents) => {
             Ok(session.printer.report(&cluster::Shown { set, contents: *contents }))
+        }
+        SetContents::KeyFile(contents) => {
+            Ok(session.printer.report(&keyfile::Shown { set, contents: *contents }))
+        }
+        SetContents::Logical(contents) => {
+            Ok(session.printer.report(&logical::Shown { set, contents: *contents }))
         }
     }
 }

@@ -35,10 +35,7 @@ pub(super) async fn run(args: &VerifyArgs, session: &Session) -> Result<ExitStat
         let (report, recorded) = verify::verify(&repository, &set, progress.as_ref()).await?;
         let logs = match args.log {
             true => recoverable::verify_logs(&repository, progress.as_ref()).await?,
-            false => recoverable::verify_log_after(&repository, &set, progress.as_ref())
-                .await?
-                .into_iter()
-                .collect(),
+            false => recoverable::verify_log_after(&repository, &set, progress.as_ref()).await?,
         };
         Ok::<_, Error>((report, recorded, logs))
     };

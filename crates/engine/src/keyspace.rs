@@ -1,0 +1,124 @@
+//! What operations need of a store of keys: which there are, and what each is, without a word of what they hold.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mainstay_guard::Permit;
+use mainstay_model::Result;
+use serde::{Deserialize, Serialize};
+
+/// What a key's value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyKind {
+    /// Bytes or a number.
+    String,
+    /// A list.
+    List,
+    /// A set.
+    Set,
+    /// A set whose members have scores.
+    SortedSet,
+    /// Fields with values.
+    Hash,
+    /// A stream with its groups.
+    Stream,
+    /// Something else: a module's.
+    Other,
+}
+
+impl KeyKind {
+    /// In lower case, for tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::String => "string",
+            Self::List => "list",
+            Self::Set => "set",
+            Self::SortedSet => "sorted set",
+            Self::Hash => "hash",
+            Self::Stream => "stream",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// One key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRecord {
+    /// The number of its database.
+    pub database: u64,
+    /// Its name: any bytes.
+    pub name: Vec<u8>,
+    /// What its value is.
+    pub kind: KeyKind,
+    /// What it takes, in bytes; `None` when the store does not say.
+    pub bytes: Option<u64>,
+    /// How many elements its value has; `None` where that was not asked.
+    pub elements: Option<u64>,
+    /// When it expires, in milliseconds since 1970; `None` for never.
+    pub expires_at: Option<i64>,
+    /// Seconds since it was used last, where that is known.
+    pub idle_seconds: Option<u64>,
+}
+
+/// One database of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyspaceSize {
+    /// Its number.
+    pub database: u64,
+    /// Its keys.
+    pub keys: u64,
+    /// Those that expire.
+    pub expiring: u64,
+}
+
+/// Which keys are asked for, and how gently.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyScanRequest {
+    /// The databases, in this order.
+    pub databases: Vec<u64>,
+    /// Only names that match this glob of the store.
+    pub pattern: Option<Vec<u8>>,
+    /// The longest that the store should be busy with one answer: others wait meanwhile.
+    pub answer_time_max: Duration,
+    /// The moment that remaining lifetimes are counted from, in milliseconds since 1970.
+    pub now: i64,
+}
+
+/// A store of keys.
+#[async_trait]
+pub trait Keyspace: Send + Sync {
+    /// Databases that hold keys, by number.
+    async fn databases(&self) -> Result<Vec<KeyspaceSize>>;
+
+    /// Begins to list keys. What is there from beginning to end is told at least once; what comes, goes or is moved meanwhile may be missing
+    /// or told twice. The store's memory of what was used last stays as it was.
+    async fn scan<'a>(&'a self, request: KeyScanRequest) -> Result<Box<dyn KeyScan + 'a>>;
+
+    /// Begins to list names alone, for those who remove keys. The same promises.
+    async fn sweep<'a>(&'a self, request: KeyScanRequest) -> Result<Box<dyn KeySweep + 'a>>;
+}
+
+/// Names being listed, and removed as they come.
+#[async_trait]
+pub trait KeySweep: Send {
+    /// The next names, possibly none; `None` behind the last.
+    async fn next(&mut self) -> Result<Option<Vec<Vec<u8>>>>;
+
+    /// Removes keys of the database under way; gives how many were there. Memory is freed behind everybody's back.
+    ///
+    /// # Errors
+    /// The permit must be for this server; the store's, with nothing said about how many of these keys are gone.
+    async fn remove(&mut self, names: &[Vec<u8>], permit: &Permit) -> Result<u64>;
+}
+
+/// Keys being listed.
+#[async_trait]
+pub trait KeyScan: Send {
+    /// The next keys, possibly none; `None` behind the last.
+    async fn next(&mut self) -> Result<Option<Vec<KeyRecord>>>;
+
+    /// Whether sizes are told: this user may not be allowed to ask for them.
+    fn tells_bytes(&self) -> bool;
+}

@@ -1,0 +1,184 @@
+//! What `backup` does for a store that writes all its keys into one file: Redis.
+
+use std::time::{Duration, Instant};
+
+use mainstay_guard::{BackupEvidence, Outcome};
+use mainstay_model::{ByteSize, Count, ExitStatus, Result, StoreKind};
+use mainstay_ops::keyfile::{self, KeyFileBackupContext, KeyFileBackupReport, KeyFileSetContents};
+use mainstay_repository::Set;
+use serde_json::{Map, Value, json};
+
+use super::close;
+use super::plan::PlanReport;
+use crate::printer::shown::moment;
+use crate::printer::{Cell, Look, Report, Table, Tone};
+use crate::wiring::Session;
+
+/// Copies the server's file.
+///
+/// # Errors
+/// The operation's.
+pub(crate) async fn create(dry_run: bool, session: &Session) -> Result<ExitStatus> {
+    let source = session.key_file()?;
+    let probe = session.probe(StoreKind::Redis).await?;
+    let target = session.target(probe.as_ref()).await?;
+    let plan = keyfile::plan_backup(target, session.clock.as_ref());
+    if dry_run {
+        return Ok(session.printer.report(&PlanReport::new(plan, None, session.clock.now())?));
+    }
+    let repository = session.repository_or_create().await?;
+    let guard = session.guard(&repository);
+    let permit = guard.permit(&plan, &BackupEvidence::default(), &session.consent(None)?).await?;
+    let began = Instant::now();
+    let progress = session.printer.progress();
+    let context = KeyFileBackupContext {
+        source: source.as_ref(),
+        repository: &repository,
+        holder: &session.holder(),
+        observer: progress.as_ref(),
+        cancel: &session.cancel,
+    };
+    let made = keyfile::create(&context, &plan, &permit).await;
+    drop(progress);
+    let outcome = match &made {
+        Ok(report) => Outcome::Done {
+            summary: format!("made backup set {}", report.set.id()),
+            facts: json!({
+                "set": report.set.id(),
+                "manifest": report.set.manifest_blake3(),
+                "replication": report.contents.replication,
+            }),
+        },
+        Err(error) => Outcome::of_error(error),
+    };
+    let report = close(&guard, permit, made, outcome).await?;
+    Ok(session.printer.report(&Created { report, elapsed: began.elapsed() }))
+}
+
+struct Created {
+    report: KeyFileBackupReport,
+    elapsed: Duration,
+}
+
+impl Report for Created {
+    fn json(&self) -> Map<String, Value> {
+        let contents = &self.report.contents;
+        Map::from_iter([
+            ("set".to_owned(), set_json(&self.report.set, contents)),
+            ("keys".to_owned(), json!(contents.keys())),
+            ("bytes".to_owned(), json!(contents.bytes)),
+            ("stored_bytes".to_owned(), json!(self.report.stored_bytes)),
+            ("checksum".to_owned(), json!(self.report.has_checksum)),
+            ("seconds".to_owned(), json!(self.elapsed.as_secs_f64())),
+        ])
+    }
+
+    fn text(&self, look: &Look) -> String {
+        let contents = &self.report.contents;
+        let seconds = self.elapsed.as_secs_f64();
+        let rate = ByteSize((contents.bytes as f64 / seconds.max(0.001)) as u64);
+        let id = self.report.set.id();
+        let label = |word: &str| look.paint(Tone::Faint, &format!("{word:8}"));
+        let checked = match self.report.has_checksum {
+            true => "every key walked, the file's checksum is right",
+            false => "every key walked; this server writes no checksum (rdbchecksum no)",
+        };
+        format!(
+            "{} {id}\n  {} {} keys in {} databases, {}\n  {} {checked}\n  {} {}\n  {} {}\n  {} {seconds:.1} s, {rate}/s\nnext: mainstay backup verify {id}\n",
+            look.paint(Tone::Strong, "backup set"),
+            label("read"),
+            Count(contents.keys()),
+            contents.databases.len(),
+            ByteSize(contents.bytes),
+            label("checked"),
+            label("stored"),
+            self.report.stored_bytes,
+            label("moment"),
+            moment_of(contents),
+            label("took"),
+        )
+    }
+}
+
+/// The moment a set shows, for people.
+pub(crate) fn moment_of(contents: &KeyFileSetContents) -> String {
+    match &contents.replication {
+        Some(point) => format!("offset {} of stream {}", point.offset, point.id),
+        None => "the server's fork".to_owned(),
+    }
+}
+
+/// A set as `--json` shows it.
+pub(crate) fn set_json(set: &Set, contents: &KeyFileSetContents) -> Value {
+    json!({
+        "id": set.id(),
+        "store": set.kind(),
+        "environment": contents.environment,
+        "server": contents.server,
+        "begun_at": set.manifest().begun_at,
+        "completed_at": set.manifest().completed_at,
+        "manifest": set.manifest_blake3(),
+        "replication": contents.replication,
+        "rdb_version": contents.version,
+        "databases": contents.databases,
+        "functions": contents.functions,
+        "keys": contents.keys(),
+        "expiring": contents.expiring(),
+        "bytes": contents.bytes,
+        "stored_bytes": set.manifest().stored_bytes(),
+    })
+}
+
+/// A set as `backup show` tells it.
+pub(crate) struct Shown {
+    pub(crate) set: Set,
+    pub(crate) contents: KeyFileSetContents,
+}
+
+impl Report for Shown {
+    fn json(&self) -> Map<String, Value> {
+        let mut set = set_json(&self.set, &self.contents);
+        set["objects"] = json!(self.set.manifest().objects);
+        Map::from_iter([("set".to_owned(), set)])
+    }
+
+    fn text(&self, look: &Look) -> String {
+        let (manifest, contents) = (self.set.manifest(), &self.contents);
+        let server = &contents.server;
+        let mut text = format!("{} {}\n", look.paint(Tone::Strong, "backup set"), self.set.id());
+        let facts = [
+            (
+                "of",
+                format!(
+                    "{} {} ({}) at {} in {}",
+                    self.set.kind(),
+                    server.version,
+                    server.topology,
+                    server.address,
+                    contents.environment
+                ),
+            ),
+            ("taken", format!("{} to {}", moment(manifest.begun_at), moment(manifest.completed_at))),
+            ("moment", moment_of(contents)),
+            (
+                "file",
+                format!("{}, {}, RDB version {}", contents.file, ByteSize(contents.bytes), contents.version),
+            ),
+            ("stored", ByteSize(manifest.stored_bytes()).to_string()),
+            ("functions", format!("{} libraries", contents.functions)),
+            ("manifest", self.set.manifest_blake3().to_string()),
+        ];
+        for (name, value) in facts {
+            text.push_str(&format!("  {} {value}\n", look.paint(Tone::Faint, &format!("{name:9}"))));
+        }
+        let mut table = Table::new(&["DB", "KEYS", "EXPIRE"]);
+        for size in &contents.databases {
+            table.row(vec![
+                Cell::right(size.database.to_string()),
+                Cell::right(Count(size.keys).to_string()),
+                Cell::right(Count(size.expiring).to_string()),
+            ]);
+        }
+        text + &table.render(look)
+    }
+}

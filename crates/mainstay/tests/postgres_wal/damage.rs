@@ -1,0 +1,71 @@
+//! Damage to captured WAL: found by a verification, and in the way of a restore before it writes.
+
+use std::fs;
+
+use crate::stack::Stack;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_found_and_stops_a_restore_before_it_writes() {
+    let stack = Stack::start();
+    stack.catch_up();
+    stack.back_up();
+    for number in 0..4 {
+        stack.execute(&format!("CREATE TABLE t{number} AS SELECT generate_series(1, 1000) AS i"));
+        stack.catch_up();
+    }
+    stack.plan("sound", &["--to", "latest"]).expect(0).says("verify WAL");
+    let (_, chains) = stack.chains().await;
+    let slices = chains[0].slices();
+    assert!(slices.len() >= 4, "{}", slices.len());
+    let number = slices.len() - 2;
+    let (file, name) = (stack.slice_file(number).await, slices[number].name());
+    let whole = fs::read(&file).unwrap();
+    let into = stack.path("sound").join("data");
+
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    for damaged in [&flipped[..], &whole[..whole.len() / 2], &[]] {
+        fs::write(&file, damaged).unwrap();
+        stack.run(&["backup", "verify", "--store", "postgres"]).expect(4).says(&name);
+        stack.apply("sound").expect(4).says("nothing was written");
+        assert!(!into.exists());
+    }
+    fs::write(&file, &flipped).unwrap();
+    stack.plan("flipped", &["--to", "latest"]).expect(4).says(&name);
+    let segment = segment_of(slices[number].after.0);
+    stack.run(&["wal", "fetch", &segment, "fetched"]).expect(204).says(&name);
+
+    fs::remove_file(&file).unwrap();
+    stack.run(&["backup", "verify", "--store", "postgres"]).expect(4).says("has no slice with what follows");
+    stack.apply("sound").expect(4).says("nothing was written");
+    assert!(!into.exists());
+    // A server that would ask for it must not take its log to end there.
+    stack.run(&["wal", "fetch", &segment, "fetched"]).expect(204).says("has a hole at");
+    assert!(!stack.path("fetched").exists());
+    stack.run(&["backup", "list"]).expect(0).says("slices are missing from the repository");
+    // Up to the hole everything can be restored, and nothing behind it.
+    let end = mainstay_model::Lsn(chains[0].end().0).to_string();
+    stack.plan("behind", &["--to", &end]).expect(8).says("lies behind the end of the captured WAL");
+
+    fs::write(&file, &whole).unwrap();
+    stack.run(&["backup", "verify", "--store", "postgres"]).expect(0);
+    stack.run(&["wal", "fetch", &segment, "fetched"]).expect(0);
+
+    // Of a chain without its description nobody knows what it holds.
+    let description = file.parent().unwrap().join("chain.json");
+    let sealed = fs::read(&description).unwrap();
+    fs::write(&description, "{}").unwrap();
+    stack.run(&["backup", "list"]).expect(4).says("is DAMAGED");
+    stack
+        .run(&["wal", "fetch", &segment, "fetched"])
+        .expect(204)
+        .says("it is not known whether it was captured");
+    stack.plan("nothing", &["--to", "latest"]).expect(8).says("no WAL of server");
+    fs::write(&description, sealed).unwrap();
+    stack.apply("sound").expect(0);
+}
+
+fn segment_of(position: u64) -> String {
+    let number = position / (16 << 20);
+    format!("00000001{:08X}{:08X}", number / 256, number % 256)
+}

@@ -1,0 +1,7 @@
+//! WAL captured, and PostgreSQL brought back to any moment of it, as a user meets it: the real binary, real servers.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod capture;
+mod damage;
+mod recovery;
+mod stack;

@@ -1,0 +1,217 @@
+//! Finding the base backup and the WAL that lead to a moment: reads only.
+//!
+//! The newest base backup that is consistent by then is taken. A server would also take one that is newer than a time, and bring back what was
+//! committed since; so one must be shown to be older, by a commit behind it that is, or by the clocks where no older set leads there. Whether it is, and whether the log reaches the moment at all, is decided by
+//! walking over the log as the server will, for a server that misses its target refuses to start.
+
+use mainstay_basebackup::SeenRecord;
+use mainstay_model::progress::Observer;
+use mainstay_model::{Error, ErrorKind, Lsn, Result, ResultExt, Timestamp};
+use mainstay_repository::{Repository, Set};
+
+use super::recovery::{Recovery, RecoveryAction};
+use crate::wal::log::{WalLog, WalLogs};
+use crate::wal::ranges::{ContinuedSet, sets_to_continue};
+use crate::wal::seek::{Miss, RecoveryTarget, Seeker};
+use crate::wal::timestamp;
+
+/// A moment that is asked for.
+#[derive(Debug, Clone)]
+pub struct RecoveryRequest {
+    /// The set to begin with; `None` for the newest that leads there.
+    pub set: Option<Set>,
+    /// The moment.
+    pub target: RecoveryTarget,
+    /// Whether what the recovery stops at belongs to it.
+    pub inclusive: bool,
+    /// The timeline to follow; `None` for the newest that a set leads to.
+    pub timeline: Option<u32>,
+    /// What the server does then.
+    pub action: RecoveryAction,
+}
+
+/// Finds the set, and decides the recovery.
+///
+/// # Errors
+/// `Precondition` when the moment cannot be restored, with the range that can; `Corrupt` when the log is damaged on the way; the store's.
+pub async fn find_recovery(
+    repository: &Repository,
+    request: &RecoveryRequest,
+    observer: &dyn Observer,
+) -> Result<(Set, Recovery)> {
+    let mut sets = match &request.set {
+        Some(set) => vec![ContinuedSet { set: set.clone(), contents: set.contents()? }],
+        None => sets_to_continue(repository, None).await?,
+    };
+    let server = sets.last().map(|newest| newest.contents.server.fingerprint.clone()).ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, "the repository holds no sound backup set of postgres")
+            .with_state("nothing was changed")
+            .with_hint("`mainstay backup create --store postgres` makes one")
+    })?;
+    sets.retain(|set| set.contents.server.fingerprint == server);
+    let log = WalLogs::read(repository).await?.of(&server).ok_or_else(|| {
+        Error::new(ErrorKind::Precondition, format!("no WAL of server {server} was captured"))
+            .with_state("nothing was changed")
+            .with_hint("`mainstay capture postgres` captures it; without `--to` a set is restored as it is")
+    })?;
+    observer.phase("read WAL");
+    let search = Search { repository, log: &log, request, observer };
+    search.run(&sets).await
+}
+
+struct Search<'a> {
+    repository: &'a Repository,
+    log: &'a WalLog,
+    request: &'a RecoveryRequest,
+    observer: &'a dyn Observer,
+}
+
+impl Search<'_> {
+    async fn run(&self, sets: &[ContinuedSet]) -> Result<(Set, Recovery)> {
+        let known = self.known_point().await?;
+        let (mut missed, mut undated) = (None, None);
+        for set in sets.iter().rev() {
+            let Some((timeline, reach)) = self.reach(set)? else { continue };
+            if known.is_some_and(|at| set.contents.end > at) {
+                missed = missed.or(Some(Miss::TooEarly));
+                continue;
+            }
+            match self.aim(set, timeline, reach).await? {
+                Ok(recovery) => return Ok((set.set.clone(), recovery)),
+                Err(Miss::Undated) => undated = undated.or(Some((set, timeline, reach))),
+                Err(miss) => missed = Some(miss),
+            }
+            if missed == Some(Miss::Beyond) {
+                break;
+            }
+        }
+        // No older set leads there, so that the clocks must do.
+        if let Some((set, timeline, reach)) = undated
+            && let RecoveryTarget::Time(wanted) = self.request.target
+        {
+            if set.set.manifest().completed_at <= wanted
+                && let Ok(recovery) = self.aim_dated(set, timeline, reach).await?
+            {
+                return Ok((set.set.clone(), recovery));
+            }
+            missed = Some(Miss::TooEarly);
+        }
+        Err(self.refuse(sets, missed).await)
+    }
+
+    /// Where a named point lies, when this repository recorded it.
+    async fn known_point(&self) -> Result<Option<Lsn>> {
+        let RecoveryTarget::Name(name) = &self.request.target else { return Ok(None) };
+        let point = self.repository.point(mainstay_model::StoreKind::Postgres, &self.log.server, name).await;
+        // A damaged record is of no matter where the log has the point itself.
+        Ok(point.ok().flatten().map(|point| Lsn(point.at.0)))
+    }
+
+    /// The timeline that is followed from `set`, and how far the log goes on it; `None` when it does not continue the set.
+    fn reach(&self, set: &ContinuedSet) -> Result<Option<(u32, Lsn)>> {
+        let lineage = match self.request.timeline {
+            None => self.log.newest_from(set.contents.timeline, set.contents.end),
+            Some(timeline) => Some(self.log.lineage(timeline).ok_or_else(|| {
+                let timelines: Vec<_> = self.log.timelines().iter().map(ToString::to_string).collect();
+                Error::new(ErrorKind::NotFound, format!("no WAL of timeline {timeline} was captured"))
+                    .with_state("nothing was changed")
+                    .with_hint(format!("there is WAL of timelines {}", timelines.join(", ")))
+            })?),
+        };
+        Ok(lineage.and_then(|lineage| Some((lineage.timeline(), set.reach(self.log, lineage)?))))
+    }
+
+    async fn aim(&self, set: &ContinuedSet, timeline: u32, reach: Lsn) -> Result<Result<Recovery, Miss>> {
+        let seeker = Seeker::new(&self.request.target, self.request.inclusive);
+        self.aim_with(seeker, set, timeline, reach).await
+    }
+
+    /// The same for a set that is older than the time that is asked for.
+    async fn aim_dated(
+        &self,
+        set: &ContinuedSet,
+        timeline: u32,
+        reach: Lsn,
+    ) -> Result<Result<Recovery, Miss>> {
+        let seeker = Seeker::new(&self.request.target, self.request.inclusive).dated();
+        self.aim_with(seeker, set, timeline, reach).await
+    }
+
+    async fn aim_with(
+        &self,
+        mut seeker: Seeker<'_>,
+        set: &ContinuedSet,
+        timeline: u32,
+        reach: Lsn,
+    ) -> Result<Result<Recovery, Miss>> {
+        let Some(lineage) = self.log.lineage(timeline) else { return Ok(Err(Miss::Unknown)) };
+        let mut see = |record: SeenRecord| seeker.see(&record);
+        let from = set.contents.begin;
+        self.log
+            .walk(self.repository, lineage, (from, reach), self.observer, &mut see)
+            .await
+            .with_context(|| format!("read WAL after set {}", set.set.id()))?;
+        Ok(seeker.aim(set.contents.end, reach).map(|aim| Recovery {
+            asked: self.request.target.clone(),
+            target: aim.target,
+            inclusive: aim.inclusive,
+            server: self.log.server.clone(),
+            timeline,
+            from,
+            stop: aim.stop,
+            action: self.request.action,
+        }))
+    }
+
+    async fn refuse(&self, sets: &[ContinuedSet], missed: Option<Miss>) -> Error {
+        let mut range: Option<(Lsn, Timestamp, Lsn, u32)> = None;
+        for set in sets {
+            if let Ok(Some((timeline, reach))) = self.reach(set) {
+                let (from, from_at) = range
+                    .map_or((set.contents.end, set.set.manifest().completed_at), |(from, from_at, _, _)| {
+                        (from, from_at)
+                    });
+                range = Some((from, from_at, reach, timeline));
+            }
+        }
+        let Some((from, from_at, through, timeline)) = range else {
+            return Error::new(ErrorKind::Precondition, "the captured WAL continues none of the backup sets")
+                .with_state("nothing was changed")
+                .with_hint("take a base backup while `mainstay capture postgres` runs: `mainstay backup create --store postgres`");
+        };
+        let what = asked(&self.request.target);
+        let message = match missed {
+            Some(Miss::TooEarly | Miss::Undated) => {
+                format!("{what} lies before the first moment that can be restored")
+            }
+            Some(Miss::Beyond) => format!("{what} lies behind the end of the captured WAL"),
+            Some(Miss::Unknown) | None => format!("{what} is not in the captured WAL"),
+        };
+        let last_change = self.log.last_change(self.repository, timeline).await.and_then(timestamp);
+        let last_change =
+            last_change.map_or_else(String::new, |at| format!(", whose last change is of {at}"));
+        Error::new(ErrorKind::Precondition, message)
+            .with_state(format!(
+                "nothing was changed; what can be restored is {from} ({from_at}) to {through}{last_change}, on timeline {timeline}"
+            ))
+            .with_hint("choose a moment in that range, or the end of it: `--to latest`")
+    }
+}
+
+/// What was asked for, in words.
+fn asked(target: &RecoveryTarget) -> String {
+    match target {
+        RecoveryTarget::Latest => "the end of the log".to_owned(),
+        RecoveryTarget::Time(at) => format!("the time {at}"),
+        RecoveryTarget::Lsn(at) => format!("the position {at}"),
+        RecoveryTarget::Xid(xid) => format!("the end of transaction {xid}"),
+        RecoveryTarget::Name(name) => format!("the restore point `{name}`"),
+    }
+}
+
+impl Recovery {
+    /// What was asked for, in words.
+    pub fn asked_for(&self) -> String {
+        asked(&self.asked)
+    }
+}

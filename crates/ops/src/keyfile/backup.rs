@@ -1,0 +1,164 @@
+//! Taking such a backup: the file passes from the wire to the repository as it is, and is walked on the way.
+
+use mainstay_engine::{KeyFile, KeyFileSource};
+use mainstay_guard::Permit;
+use mainstay_model::progress::{Observer, Work};
+use mainstay_model::{
+    BlastRadius, ByteSize, Clock, Effect, Error, ErrorKind, ObjectName, PLAN_FORMAT, Plan, PlanStep, Result,
+    ResultExt, StoreKind, Target,
+};
+use mainstay_repository::{Repository, Set, SetWriter};
+use tokio_util::sync::CancellationToken;
+
+use super::KeyFileSetContents;
+use super::contents::ROLE_KEY_FILE;
+use super::judge::{Judge, Seen};
+use crate::backup::OPERATION;
+use crate::cluster::give_up;
+
+/// The object with the file, named as a server would.
+const FILE: &str = "dump.rdb";
+
+/// What a backup works with.
+pub struct KeyFileBackupContext<'a> {
+    /// The server to copy.
+    pub source: &'a dyn KeyFileSource,
+    /// Where the set goes.
+    pub repository: &'a Repository,
+    /// Who runs this, for the lease: `user@host`.
+    pub holder: &'a str,
+    /// Told how far it is.
+    pub observer: &'a dyn Observer,
+    /// Stops it; nothing is kept then.
+    pub cancel: &'a CancellationToken,
+}
+
+/// What a backup made.
+#[derive(Debug)]
+pub struct KeyFileBackupReport {
+    /// The new set.
+    pub set: Set,
+    /// Its contents.
+    pub contents: KeyFileSetContents,
+    /// Bytes in the repository.
+    pub stored_bytes: ByteSize,
+    /// Whether the file carries a checksum, which was right.
+    pub has_checksum: bool,
+}
+
+/// Says what a backup of the server behind `target` would do.
+pub fn plan_backup(target: Target, clock: &dyn Clock) -> Plan {
+    let created_at = clock.now();
+    let step = PlanStep {
+        name: "read all keys".to_owned(),
+        mark: ' ',
+        summary: format!("of {}: the server forks, and its child writes and sends them", target.address),
+    };
+    Plan {
+        format: PLAN_FORMAT,
+        operation: OPERATION.to_owned(),
+        effect: Effect::Additive,
+        blast_radius: BlastRadius { phrase: format!("back up {}", target.environment), items: 0, bytes: 0 },
+        assumptions: Vec::new(),
+        steps: vec![step],
+        target,
+        parameters: serde_json::Value::Null,
+        created_at,
+        expires_at: created_at + Plan::LIFETIME,
+        tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// Makes a backup set as `plan` says.
+///
+/// # Errors
+/// Whatever the server or the repository fails with; `Corrupt` when what arrived is no whole file; `StalePlan` when another server answers;
+/// `Interrupted` when cancelled. No set was made then.
+pub async fn create(
+    context: &KeyFileBackupContext<'_>,
+    plan: &Plan,
+    permit: &Permit,
+) -> Result<KeyFileBackupReport> {
+    permit.covers(plan)?;
+    let begun = context.repository.begin_set(StoreKind::Redis, context.holder).await;
+    let writer = begun.context("begin backup set")?;
+    let made = tokio::select! {
+        made = copy(context, plan, &writer) => made,
+        () = context.cancel.cancelled() => {
+            Err(Error::new(ErrorKind::Interrupted, "the backup was stopped on request"))
+        }
+    };
+    match made {
+        Ok((contents, has_checksum)) => {
+            let set = writer.commit(&contents).await.context("write manifest")?;
+            let stored_bytes = ByteSize(set.manifest().stored_bytes());
+            Ok(KeyFileBackupReport { set, contents, stored_bytes, has_checksum })
+        }
+        Err(error) => Err(give_up(writer, error).await),
+    }
+}
+
+async fn copy(
+    context: &KeyFileBackupContext<'_>,
+    plan: &Plan,
+    writer: &SetWriter,
+) -> Result<(KeyFileSetContents, bool)> {
+    context.observer.phase("wait for the server's fork");
+    let mut file = context.source.begin().await?;
+    let beginning = file.beginning().clone();
+    let (planned, found) = (&plan.target.fingerprint, &beginning.server.fingerprint);
+    if planned != found {
+        return Err(Error::new(
+            ErrorKind::StalePlan,
+            format!("the plan is for server {planned}, this is {found}"),
+        )
+        .with_hint("make the plan again and review it"));
+    }
+    if !beginning.direct {
+        context
+            .observer
+            .notice("every byte passes through the server's one thread: it cannot send through its child");
+    }
+    context.observer.phase("back up");
+    let bytes = beginning.bytes.unwrap_or(beginning.estimated_bytes);
+    context.observer.expect(Work { items: 0, bytes });
+    let name = ObjectName::from_parts([FILE]);
+    let seen = pass(context, file.as_mut(), writer, &name).await?;
+    let contents = KeyFileSetContents {
+        environment: plan.target.environment.clone(),
+        server: beginning.server,
+        file: name,
+        bytes: seen.bytes,
+        version: seen.version,
+        databases: seen.databases,
+        functions: seen.functions,
+        replication: seen.replication,
+        direct: beginning.direct,
+    };
+    Ok((contents, seen.has_checksum))
+}
+
+/// Passes the file on to the repository and to the walk; gives what that has seen.
+async fn pass(
+    context: &KeyFileBackupContext<'_>,
+    file: &mut dyn KeyFile,
+    writer: &SetWriter,
+    name: &ObjectName,
+) -> Result<Seen> {
+    let mut sink = writer.object(name, ROLE_KEY_FILE).await?;
+    let judge = Judge::begin()?;
+    while let Some(bytes) = file.next().await.context("read from the server")? {
+        context.observer.advance(Work { items: 0, bytes: bytes.len() as u64 });
+        judge.bytes(bytes.clone()).await;
+        sink.write(bytes).await?;
+    }
+    sink.finish().await.with_context(|| format!("store {name}"))?;
+    // The walk has a few pieces to go.
+    let judged = tokio::task::spawn_blocking(|| judge.end()).await;
+    let judged = judged.map_err(|_| Error::new(ErrorKind::Internal, "the walk over the file broke off"))?;
+    judged.map_err(|fault| {
+        Error::new(ErrorKind::Corrupt, format!("what arrived is no whole database file: {fault}")).with_hint(
+            "take the backup again; when it is the same again, look at the network and this machine's memory",
+        )
+    })
+}

@@ -1,0 +1,87 @@
+//! Reading such a set back: the repository checks lengths, hashes, decryption and decompression; here the file is walked again, its checksum
+//! included, and its keys are counted. Records nothing.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mainstay_engine::KeyspaceSize;
+use mainstay_model::progress::Observer;
+use mainstay_model::{Count, Finding, Result, Severity};
+use mainstay_repository::{Inspector, ObjectEntry, Repository, Set, VerifyReport};
+
+use super::KeyFileSetContents;
+use super::judge::{Judge, Seen};
+
+/// Reads the file of `set` back and judges it.
+///
+/// # Errors
+/// As the repository's verification. Damage is not an error but a critical finding in the report.
+pub(crate) async fn inspect(
+    repository: &Repository,
+    set: &Set,
+    observer: &dyn Observer,
+) -> Result<VerifyReport> {
+    let contents: Arc<KeyFileSetContents> = Arc::new(set.contents()?);
+    let inspector = |entry: &ObjectEntry| -> Option<Box<dyn Inspector>> {
+        let judge = (entry.name == contents.file).then(Judge::begin)?.ok()?;
+        Some(Box::new(FileInspector { contents: Arc::clone(&contents), judge }))
+    };
+    let mut report = repository.verify(set, &inspector, 1, observer).await?;
+    if set.manifest().objects.iter().all(|entry| entry.name != contents.file) {
+        report.findings.insert(
+            0,
+            Finding {
+                id: "set.object_unlisted".to_owned(),
+                severity: Severity::Critical,
+                store: Some(set.kind()),
+                subject: contents.file.to_string(),
+                message: format!(
+                    "the contents of set {} need {}, its manifest does not list it",
+                    set.id(),
+                    contents.file
+                ),
+                remedy: "take a new backup; this set cannot be restored".to_owned(),
+            },
+        );
+    }
+    Ok(report)
+}
+
+struct FileInspector {
+    contents: Arc<KeyFileSetContents>,
+    judge: Judge,
+}
+
+impl Inspector for FileInspector {
+    fn bytes(&mut self, plain: &[u8]) {
+        self.judge.bytes_blocking(Bytes::copy_from_slice(plain));
+    }
+
+    fn end(self: Box<Self>) -> Vec<String> {
+        match self.judge.end() {
+            Err(fault) => vec![fault],
+            Ok(seen) => differences(&self.contents, &seen),
+        }
+    }
+}
+
+/// What the file has otherwise than the manifest says.
+fn differences(contents: &KeyFileSetContents, seen: &Seen) -> Vec<String> {
+    let keys = |databases: &[KeyspaceSize]| -> u64 {
+        databases.iter().map(|size| size.keys).fold(0, u64::saturating_add)
+    };
+    let mut differences = Vec::new();
+    if contents.databases != seen.databases {
+        differences.push(format!(
+            "the file holds {} keys in {} databases, the manifest says {} in {}",
+            Count(keys(&seen.databases)),
+            seen.databases.len(),
+            Count(keys(&contents.databases)),
+            contents.databases.len()
+        ));
+    }
+    if (contents.version, &contents.replication) != (seen.version, &seen.replication) {
+        differences.push("the file is not the one that the manifest describes".to_owned());
+    }
+    differences
+}

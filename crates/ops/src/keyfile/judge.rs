@@ -1,0 +1,124 @@
+//! The walk over a file that is passing by, on a thread of its own.
+//!
+//! The walk asks for bytes and the passing gives them, so the two meet at a short queue: whoever is ahead waits. A walk that has found a fault
+//! takes no more, and nobody waits for it.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::thread::{Builder, JoinHandle};
+
+use bytes::{Buf as _, Bytes};
+use mainstay_engine::KeyspaceSize;
+use mainstay_model::{Error, ErrorKind, Result};
+use mainstay_rdb::{Item, WalkError, Walker};
+use tokio::sync::mpsc;
+
+use super::contents::ReplicationPoint;
+
+/// How many pieces may wait for the walk.
+const PIECE_COUNT_MAX: usize = 4;
+
+/// What a walk has seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) bytes: u64,
+    pub(super) version: u32,
+    pub(super) databases: Vec<KeyspaceSize>,
+    pub(super) functions: u64,
+    pub(super) replication: Option<ReplicationPoint>,
+    /// Whether the file carries a checksum, which was right.
+    pub(super) has_checksum: bool,
+}
+
+/// A walk under way.
+pub(super) struct Judge {
+    pieces: mpsc::Sender<Bytes>,
+    walk: JoinHandle<Result<Seen, WalkError>>,
+}
+
+impl Judge {
+    pub(super) fn begin() -> Result<Self> {
+        let (pieces, coming) = mpsc::channel(PIECE_COUNT_MAX);
+        let begun =
+            Builder::new().name("walk".to_owned()).spawn(|| walk(Pieces { coming, piece: Bytes::new() }));
+        let walk = begun.map_err(|source| {
+            Error::new(ErrorKind::Internal, "no thread can be started").with_source(source)
+        })?;
+        Ok(Self { pieces, walk })
+    }
+
+    /// The next bytes.
+    pub(super) async fn bytes(&self, piece: Bytes) {
+        // A walk that has ended has its verdict; see `end`.
+        let _ = self.pieces.send(piece).await;
+    }
+
+    /// The next bytes, from a thread that may wait.
+    pub(super) fn bytes_blocking(&self, piece: Bytes) {
+        let _ = self.pieces.blocking_send(piece);
+    }
+
+    /// The verdict. Waits for the walk, which has at most a few pieces to go.
+    pub(super) fn end(self) -> Result<Seen, String> {
+        drop(self.pieces);
+        match self.walk.join() {
+            Ok(Ok(seen)) => Ok(seen),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the walk over the file broke off".to_owned()),
+        }
+    }
+}
+
+/// Pieces as a source to read from.
+struct Pieces {
+    coming: mpsc::Receiver<Bytes>,
+    piece: Bytes,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.coming.blocking_recv() {
+                Some(piece) => self.piece = piece,
+                None => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.piece.len());
+        self.piece.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}
+
+fn walk(source: impl Read) -> Result<Seen, WalkError> {
+    let mut walker = Walker::new(source);
+    let mut seen = Seen::default();
+    let mut databases: BTreeMap<u64, KeyspaceSize> = BTreeMap::new();
+    let (mut id, mut offset) = (None, None);
+    while let Some(item) = walker.next_item()? {
+        match item {
+            Item::Key(head) => {
+                let database = head.database;
+                let size =
+                    databases.entry(database).or_insert(KeyspaceSize { database, keys: 0, expiring: 0 });
+                size.keys += 1;
+                size.expiring += u64::from(head.expires_at.is_some());
+            }
+            Item::Auxiliary { name, value } => {
+                let text = String::from_utf8_lossy(&value).into_owned();
+                match name.as_slice() {
+                    b"repl-id" => id = Some(text),
+                    b"repl-offset" => offset = text.parse().ok(),
+                    _ => {}
+                }
+            }
+            Item::Function(_) => seen.functions += 1,
+            Item::End { checksum } => seen.has_checksum = checksum.is_some(),
+            _ => {}
+        }
+    }
+    seen.bytes = walker.offset();
+    seen.version = walker.version().1;
+    seen.databases = databases.into_values().collect();
+    seen.replication = id.zip(offset).map(|(id, offset)| ReplicationPoint { id, offset });
+    Ok(seen)
+}

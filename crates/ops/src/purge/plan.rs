@@ -1,0 +1,207 @@
+//! What a purge would hit.
+
+use std::time::Duration;
+
+use mainstay_engine::{KeyScanRequest, Keyspace};
+use mainstay_guard::{BackupEvidence, operation};
+use mainstay_model::progress::{Observer, Work};
+use mainstay_model::{
+    BlastRadius, ByteSize, Clock, Count, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result, ResultExt,
+    StoreKind, Target,
+};
+use mainstay_repository::Repository;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::{Glob, MARKER, OPERATION};
+use crate::keyfile::KeyFileSetContents;
+use crate::keyspace::{CensusOptions, Counting, KeyCensus, KeyGroup, interrupted};
+
+/// How many prefixes a plan names.
+const STEP_COUNT_MAX: usize = 30;
+
+/// What is to go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PurgeRequest {
+    /// Names that match one of these go.
+    pub patterns: Vec<String>,
+    /// Names that match one of these stay nevertheless.
+    pub protect: Vec<String>,
+    /// In these databases; in all when empty.
+    pub databases: Vec<u64>,
+    /// The longest that the server should be busy with one answer, in microseconds.
+    pub answer_micros_max: u64,
+}
+
+impl PurgeRequest {
+    pub(super) fn answer_time_max(&self) -> Duration {
+        Duration::from_micros(self.answer_micros_max)
+    }
+
+    /// Which names the walk for pattern number `index` means: not those that a pattern before it has met already.
+    pub(super) fn selector(&self, index: usize) -> impl Fn(&[u8]) -> bool + Send + Sync + use<> {
+        let globs =
+            |patterns: &[String]| patterns.iter().map(|pattern| Glob::new(pattern)).collect::<Vec<_>>();
+        let mut passed_over = globs(&self.protect);
+        passed_over.extend(globs(&self.patterns[..index]));
+        passed_over.push(Glob::new(MARKER));
+        move |name| !passed_over.iter().any(|glob| glob.matches(name))
+    }
+
+    /// The databases that are meant, of those that hold keys.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) async fn databases(&self, keyspace: &dyn Keyspace) -> Result<Vec<u64>> {
+        let sizes = keyspace.databases().await?;
+        let wanted = |database: &u64| self.databases.is_empty() || self.databases.contains(database);
+        Ok(sizes.into_iter().map(|size| size.database).filter(wanted).collect())
+    }
+}
+
+/// Counts what matches, and decides its removal.
+///
+/// # Errors
+/// `Usage` for a pattern that matches everything without `everything`; `Precondition` when nothing matches; the store's; `Interrupted`.
+pub async fn plan(
+    keyspace: &dyn Keyspace,
+    target: Target,
+    request: &PurgeRequest,
+    everything: bool,
+    clock: &dyn Clock,
+    observer: &dyn Observer,
+    cancel: &CancellationToken,
+) -> Result<Plan> {
+    check(request, everything)?;
+    let options = CensusOptions { delimiter: b':', depth: 2, biggest: 0, now: clock.now().as_millisecond() };
+    let census = count(keyspace, request, options, observer, cancel).await?;
+    if census.total.keys == 0 {
+        return Err(Error::new(ErrorKind::Precondition, "no key matches")
+            .with_state("nothing was changed")
+            .with_hint("`mainstay redis keys` shows what keys there are"));
+    }
+    let created_at = clock.now();
+    let (keys, bytes) = (census.total.keys, census.total.bytes);
+    Ok(Plan {
+        format: PLAN_FORMAT,
+        operation: OPERATION.to_owned(),
+        effect: operation(OPERATION).expect("a purge is registered").effect,
+        assumptions: Vec::new(),
+        blast_radius: BlastRadius {
+            phrase: format!("purge {keys} keys on {}@{}", target.store, target.environment),
+            items: keys,
+            bytes,
+        },
+        steps: steps(&census),
+        target,
+        parameters: serde_json::to_value(request).expect("a request has a JSON form"),
+        created_at,
+        expires_at: created_at + Plan::LIFETIME,
+        tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}
+
+fn check(request: &PurgeRequest, everything: bool) -> Result<()> {
+    let refuse = |message: &str, hint: &str| {
+        Err(Error::new(ErrorKind::Usage, message).with_state("nothing was changed").with_hint(hint))
+    };
+    if request.patterns.iter().any(String::is_empty) {
+        return refuse(
+            "an empty pattern matches no name but the empty one",
+            "name a pattern, such as 'cache:*'",
+        );
+    }
+    let all = request.patterns.iter().any(|pattern| Glob::new(pattern).is_everything());
+    if all && !everything {
+        return refuse(
+            "the pattern matches every key: sessions, locks and queues too",
+            "name prefixes, such as 'cache:*'; `--everything` if every key is meant",
+        );
+    }
+    Ok(())
+}
+
+async fn count(
+    keyspace: &dyn Keyspace,
+    request: &PurgeRequest,
+    options: CensusOptions,
+    observer: &dyn Observer,
+    cancel: &CancellationToken,
+) -> Result<KeyCensus> {
+    let databases = request.databases(keyspace).await?;
+    let mut counting = Counting::new(options.clone());
+    for (index, pattern) in request.patterns.iter().enumerate() {
+        observer.phase(&format!("count {pattern}"));
+        let is_meant = request.selector(index);
+        let scan_request = KeyScanRequest {
+            databases: databases.clone(),
+            pattern: Some(pattern.clone().into_bytes()),
+            answer_time_max: request.answer_time_max(),
+            now: options.now,
+        };
+        let mut scan = keyspace.scan(scan_request).await?;
+        while let Some(records) = scan.next().await? {
+            let meant = records.iter().filter(|record| is_meant(&record.name));
+            meant.for_each(|record| counting.add(record));
+            observer.advance(Work { items: records.len() as u64, bytes: 0 });
+            if cancel.is_cancelled() {
+                return Err(interrupted());
+            }
+        }
+    }
+    Ok(counting.end())
+}
+
+/// One step for each prefix, the largest first.
+fn steps(census: &KeyCensus) -> Vec<PlanStep> {
+    let summary = |group: &KeyGroup| {
+        let lasting = match group.expiry.never {
+            0 => "all expire anyway".to_owned(),
+            never => format!("{} never expire", Count(never)),
+        };
+        format!("{} keys, {}; {lasting}", Count(group.keys), ByteSize(group.bytes))
+    };
+    let step = |name: String, summary: String| PlanStep { name, mark: '-', summary };
+    let mut steps: Vec<PlanStep> = { census.prefixes.iter().take(STEP_COUNT_MAX) }
+        .map(|group| {
+            let name = match group.prefix.as_str() {
+                "" => "names of one word".to_owned(),
+                prefix => format!("{prefix}*"),
+            };
+            step(format!("{name} in database {}", group.database), summary(&group.group))
+        })
+        .collect();
+    let rest = census.prefixes.iter().skip(STEP_COUNT_MAX).map(|group| group.group.keys);
+    let rest: u64 = rest.sum::<u64>() + census.others.keys;
+    if rest > 0 {
+        steps.push(step("further prefixes".to_owned(), format!("{} keys", Count(rest))));
+    }
+    steps
+}
+
+/// The newest backup of the server with this `fingerprint` that was verified and found sound, as evidence for the guard.
+///
+/// # Errors
+/// What the repository fails with.
+pub async fn evidence(repository: &Repository, fingerprint: &str) -> Result<BackupEvidence> {
+    let sets = repository.sets(Some(StoreKind::Redis)).await.context("look for verified backups")?;
+    for entry in sets.into_iter().rev() {
+        let Ok(set) = entry.into_set() else { continue };
+        let is_of_server = set
+            .contents::<KeyFileSetContents>()
+            .is_ok_and(|contents| contents.server.fingerprint == fingerprint);
+        if !is_of_server {
+            continue;
+        }
+        let last = repository.last_verification(set.kind(), set.id()).await?;
+        if let Some(record) =
+            last.filter(|record| record.is_sound() && record.manifest == set.manifest_blake3())
+        {
+            let newest_verified = Some((set.id().clone(), record.at));
+            let fingerprint = Some(fingerprint.to_owned());
+            return Ok(BackupEvidence { newest_verified, fingerprint, with_accounts: false });
+        }
+    }
+    Ok(BackupEvidence::default())
+}

@@ -1,0 +1,326 @@
+//! The chains of one server's WAL, put together by timeline.
+//!
+//! A segment of a timeline is read from chains of that timeline alone, from its first byte on: a server copies what its new timeline shares
+//! with the old one into the segment in which it branches off. So does this log, and so does a recovering server read it.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use mainstay_basebackup::{Lineage, SeenRecord, WalWalker};
+use mainstay_model::progress::{Observer, Work};
+use mainstay_model::{ChainId, Error, ErrorKind, LogPosition, Lsn, Result, ResultExt, StoreKind};
+use mainstay_repository::{Chain, ChainDamage, ChainEntry, Repository, Run, Slice};
+
+use super::segment_begin;
+
+/// How many slices are read at the same time.
+const SLICE_READS: usize = 4;
+
+/// The captured WAL of one server.
+pub(crate) struct WalLog {
+    /// The server's fingerprint.
+    pub(crate) server: String,
+    /// How long a segment is, in bytes.
+    pub(crate) segment_bytes: u64,
+    /// Chains with their lineages, oldest first.
+    pub(crate) chains: Vec<(Chain, Lineage)>,
+}
+
+/// A part of the log that lies in one slice.
+pub(crate) struct Piece<'a> {
+    chain: &'a Chain,
+    slice: &'a Slice,
+    /// What of the slice is meant.
+    pub(crate) from: u64,
+    pub(crate) through: u64,
+}
+
+/// Everything that was captured of PostgreSQL.
+#[derive(Default)]
+pub(crate) struct WalLogs {
+    /// By server.
+    pub(crate) logs: Vec<WalLog>,
+    /// Chains of which nobody can tell what they hold: identifier, how many slices lie in them, and why.
+    pub(crate) damaged: Vec<(ChainId, usize, String)>,
+}
+
+impl WalLogs {
+    /// Reads descriptions and names; no slice.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn read(repository: &Repository) -> Result<Self> {
+        let mut found = Self::default();
+        let mut servers: BTreeMap<String, Vec<(Chain, Lineage)>> = BTreeMap::new();
+        for entry in repository.chains(StoreKind::Postgres).await? {
+            let chain = match entry {
+                ChainEntry::Whole(chain) => chain,
+                ChainEntry::Damaged { id, slices, error, .. } => {
+                    found.damaged.push((id, slices, error.to_string()));
+                    continue;
+                }
+            };
+            let empty =
+                chain.damage().iter().filter(|damage| matches!(damage, ChainDamage::Empty(_))).count();
+            if empty > 0 {
+                let why =
+                    format!("{empty} of its slices have 0 bytes; `mainstay backup verify --log` names them");
+                found.damaged.push((chain.id().clone(), chain.slices().len() + empty, why));
+            }
+            match lineage_of(&chain) {
+                Ok(lineage) => {
+                    servers.entry(chain.description().server.clone()).or_default().push((chain, lineage))
+                }
+                Err(why) => found.damaged.push((chain.id().clone(), chain.slices().len(), why)),
+            }
+        }
+        found.logs = servers.into_iter().filter_map(|(server, chains)| WalLog::new(server, chains)).collect();
+        Ok(found)
+    }
+
+    /// The log of `server`.
+    pub(crate) fn of(self, server: &str) -> Option<WalLog> {
+        self.logs.into_iter().find(|log| log.server == server)
+    }
+}
+
+/// The lineage that a chain's description tells.
+pub(crate) fn lineage_of(chain: &Chain) -> Result<Lineage, String> {
+    let wal = chain.description().wal.as_ref().ok_or("it is no chain of WAL")?;
+    match &wal.history {
+        None => Ok(Lineage::without_history(wal.timeline)),
+        Some(history) => Lineage::read(wal.timeline, history.as_bytes()).map_err(|error| error.to_string()),
+    }
+}
+
+impl WalLog {
+    /// Chains whose segments have another length than those of the newest belong to a time before the cluster was changed and are left out.
+    fn new(server: String, mut chains: Vec<(Chain, Lineage)>) -> Option<Self> {
+        let length = |chain: &Chain| chain.description().wal.as_ref().map(|wal| wal.segment_bytes);
+        let segment_bytes = chains.last().and_then(|(chain, _)| length(chain))?;
+        chains.retain(|(chain, _)| length(chain) == Some(segment_bytes));
+        Some(Self { server, segment_bytes, chains })
+    }
+
+    /// The environment that its newest chain was captured in.
+    pub(crate) fn environment(&self) -> &str {
+        self.chains.last().map_or("", |(chain, _)| chain.description().environment.as_str())
+    }
+
+    /// The lineage of `timeline`, by its newest chain.
+    pub(crate) fn lineage(&self, timeline: u32) -> Option<&Lineage> {
+        self.chains.iter().rev().map(|(_, lineage)| lineage).find(|lineage| lineage.timeline() == timeline)
+    }
+
+    /// All timelines that there are chains of, the newest first.
+    pub(crate) fn timelines(&self) -> Vec<u32> {
+        let mut timelines: Vec<u32> = self.chains.iter().map(|(_, lineage)| lineage.timeline()).collect();
+        timelines.sort_unstable();
+        timelines.dedup();
+        timelines.reverse();
+        timelines
+    }
+
+    /// The newest lineage that a server on `timeline` at `position` can follow.
+    pub(crate) fn newest_from(&self, timeline: u32, position: Lsn) -> Option<&Lineage> {
+        self.timelines().into_iter().filter_map(|number| self.lineage(number)).find(|lineage| {
+            lineage.part(timeline).is_some_and(|(_, end)| end.is_none_or(|end| position.0 <= end))
+        })
+    }
+
+    /// The continuous parts of one timeline's chains, with the chain each is of.
+    fn runs(&self, timeline: u32) -> Vec<(usize, Run)> {
+        let of_timeline = self.chains.iter().enumerate().filter(|(_, (_, it))| it.timeline() == timeline);
+        of_timeline
+            .flat_map(|(index, (chain, _))| chain.runs().into_iter().map(move |run| (index, run)))
+            .collect()
+    }
+
+    /// How far the log of one timeline goes from `from` on without a hole; `from` itself when it is not there.
+    pub(crate) fn reach(&self, timeline: u32, from: Lsn) -> Lsn {
+        Lsn(cover(&self.runs(timeline), from.0, u64::MAX).last().map_or(from.0, |(_, _, through)| *through))
+    }
+
+    /// How far one gets from `from` on, along a lineage, without a hole.
+    pub(crate) fn reach_along(&self, lineage: &Lineage, from: Lsn) -> Lsn {
+        Lsn(self.stretches(lineage, from.0, u64::MAX).last().map_or(from.0, |stretch| stretch.through))
+    }
+
+    /// The slices that hold the log from `from` to `through` along a lineage, in order.
+    ///
+    /// # Errors
+    /// `Corrupt` when there is a hole, naming it.
+    pub(crate) fn pieces(&self, lineage: &Lineage, from: Lsn, through: Lsn) -> Result<Vec<Piece<'_>>> {
+        let stretches = self.stretches(lineage, from.0, through.0);
+        let reached = stretches.last().map_or(from.0, |stretch| stretch.through);
+        if reached < through.0 {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "the captured WAL of server {} has a hole at {} before {through}",
+                    self.server,
+                    Lsn(reached)
+                ),
+            )
+            .with_hint("`mainstay backup verify --log` names what is missing"));
+        }
+        Ok(stretches.into_iter().flat_map(|stretch| self.pieces_of(stretch)).collect())
+    }
+
+    fn pieces_of(&self, Stretch { chain, from, through }: Stretch) -> impl Iterator<Item = Piece<'_>> {
+        let chain = &self.chains[chain].0;
+        let slices = chain.slices_between(LogPosition(from), LogPosition(through));
+        slices.iter().map(move |slice| Piece {
+            chain,
+            slice,
+            from: slice.after.0.max(from),
+            through: slice.through.0.min(through),
+        })
+    }
+
+    /// What is there of a range along a lineage, from its beginning on without a hole.
+    fn stretches(&self, lineage: &Lineage, from: u64, through: u64) -> Vec<Stretch> {
+        let mut stretches = Vec::new();
+        let mut at = from;
+        for (timeline, _, end) in lineage.parts() {
+            // The segment in which the next timeline begins is that one's.
+            let stop = end.map_or(u64::MAX, |end| segment_begin(Lsn(end), self.segment_bytes).0);
+            let until = stop.min(through);
+            if at >= until {
+                continue;
+            }
+            let covered = cover(&self.runs(timeline), at, until);
+            stretches.extend(covered.iter().map(|(chain, from, through)| Stretch {
+                chain: *chain,
+                from: *from,
+                through: *through,
+            }));
+            at = covered.last().map_or(at, |(_, _, through)| *through);
+            if at < until {
+                break;
+            }
+        }
+        stretches
+    }
+
+    /// Walks from the record at `from` over the log up to `through`, along a lineage, until `see` has seen enough. Every slice is verified.
+    ///
+    /// # Errors
+    /// `Corrupt` for damage, naming it; the store's.
+    pub(crate) async fn walk(
+        &self,
+        repository: &Repository,
+        lineage: &Lineage,
+        (from, through): (Lsn, Lsn),
+        observer: &dyn Observer,
+        see: &mut (dyn FnMut(SeenRecord) -> ControlFlow<()> + Send),
+    ) -> Result<()> {
+        let pieces = self.pieces(lineage, from, through)?;
+        observer
+            .expect(pieces.iter().map(|piece| Work { items: 1, bytes: piece.through - piece.from }).sum());
+        let mut reads = futures::stream::iter(&pieces)
+            .map(|piece| async move { piece.read(repository).await.map(|bytes| (piece, bytes)) })
+            .buffered(SLICE_READS);
+        let mut walker = WalWalker::at_record(from.0, self.segment_bytes);
+        while let Some(read) = reads.next().await {
+            let (piece, bytes) = read?;
+            let mut enough = false;
+            let walked = walker.push(&bytes, &mut |record| enough = enough || see(record).is_break());
+            walked.map_err(|error| {
+                Error::new(ErrorKind::Corrupt, format!("{}: {error}", piece.slice.name())).with_source(error)
+            })?;
+            observer.advance(Work { items: 1, bytes: bytes.len() as u64 });
+            if enough {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The time of the newest commit or rollback on a timeline, as far as its last few slices hold one. `None` when they do not, or cannot be
+    /// read: whoever lists is told of that elsewhere.
+    pub(crate) async fn last_change(&self, repository: &Repository, timeline: u32) -> Option<i64> {
+        /// How many slices are looked at, of which idle servers write few bytes each.
+        const SLICE_COUNT_MAX: usize = 16;
+        let chain = self.chains.iter().rev().find(|(_, lineage)| lineage.timeline() == timeline)?;
+        let slices = chain.0.slices();
+        for count in [1, 4, SLICE_COUNT_MAX] {
+            let from = slices.len().saturating_sub(count);
+            let mut walker = WalWalker::anywhere(slices.get(from)?.after.0, self.segment_bytes);
+            let mut newest = None;
+            for slice in &slices[from..] {
+                let plain = repository.read_slice(&chain.0, slice).await.ok()?;
+                let mut see =
+                    |record: SeenRecord| newest = super::seek::transaction_time(&record.kind).or(newest);
+                walker.push(&plain, &mut see).ok()?;
+            }
+            if newest.is_some() || from == 0 {
+                return newest;
+            }
+        }
+        None
+    }
+}
+
+impl Piece<'_> {
+    /// Its bytes.
+    ///
+    /// # Errors
+    /// `Corrupt`, naming the slice; the store's.
+    pub(crate) async fn read(&self, repository: &Repository) -> Result<Bytes> {
+        let name = || format!("read {}", self.slice.name());
+        let plain = repository.read_slice(self.chain, self.slice).await.with_context(name)?;
+        let (after, through) = (self.slice.after.0, self.slice.through.0);
+        if plain.len() as u64 != through - after {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("{} holds {} bytes, not {}", self.slice.name(), plain.len(), through - after),
+            ));
+        }
+        let within = |position: u64| usize::try_from(position - after).unwrap_or(usize::MAX);
+        Ok(plain.slice(within(self.from)..within(self.through)))
+    }
+}
+
+/// What one chain gives to a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stretch {
+    chain: usize,
+    from: u64,
+    through: u64,
+}
+
+/// What `runs` hold of a range, from its beginning on without a hole: whose run, from where, to where. Where several hold the same, the one
+/// that gets furthest is taken.
+fn cover(runs: &[(usize, Run)], from: u64, through: u64) -> Vec<(usize, u64, u64)> {
+    let mut taken = Vec::new();
+    let mut at = from;
+    while at < through {
+        let holding = runs.iter().filter(|(_, run)| run.after.0 <= at && at < run.through.0);
+        let Some((index, run)) = holding.max_by_key(|(index, run)| (run.through, *index)) else { break };
+        let until = run.through.0.min(through);
+        taken.push((*index, at, until));
+        at = until;
+    }
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_covered_as_far_as_runs_reach() {
+        let run =
+            |index, after, through| (index, Run { after: LogPosition(after), through: LogPosition(through) });
+        let runs = [run(0, 10, 40), run(1, 32, 60), run(2, 80, 90), run(3, 90, 90)];
+        assert_eq!(cover(&runs, 10, 100), [(0, 10, 40), (1, 40, 60)]);
+        assert_eq!(cover(&runs, 35, 50), [(1, 35, 50)]);
+        assert_eq!(cover(&runs, 85, 90), [(2, 85, 90)]);
+        for from in [9, 60, 90] {
+            assert_eq!(cover(&runs, from, 100), [], "{from}");
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Where a recovery would stop: decides, record by record, as the server does (`recoveryStopsBefore` and `recoveryStopsAfter`).
+//!
+//! A server that does not find its target refuses to start, and one that meets it before its files are consistent does, too. Both are found
+//! out here first. Where the log ends before a position or time that it is known to reach, the last record stands for it.
+
+use std::ops::ControlFlow;
+
+use mainstay_basebackup::{RecordKind, SeenRecord};
+use mainstay_model::{Lsn, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// What a recovery is to stop at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecoveryTarget {
+    /// The end of the log.
+    Latest,
+    /// Everything that was committed up to a time, by the server's clock.
+    Time(Timestamp),
+    /// Everything up to a position.
+    Lsn(Lsn),
+    /// Everything up to the end of a transaction.
+    Xid(u32),
+    /// A named restore point.
+    Name(String),
+}
+
+/// Looks for a target.
+pub(crate) struct Seeker<'a> {
+    target: &'a RecoveryTarget,
+    inclusive: bool,
+    /// Whether a set is known to be older than the time that is looked for.
+    is_dated: bool,
+    pub(crate) seen: Seen,
+}
+
+/// What a seeker came across.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Where the recovery stops: the position after the last record that it replays.
+    pub(crate) stop: Option<Lsn>,
+    /// The last whole record, and its end.
+    pub(crate) last: Option<(Lsn, Lsn)>,
+    /// The newest time of a commit or rollback before it.
+    pub(crate) last_change_us: Option<i64>,
+}
+
+/// How a target is given to the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Aim {
+    /// What the server is told.
+    pub(crate) target: RecoveryTarget,
+    /// Whether what it stops at belongs to it.
+    pub(crate) inclusive: bool,
+    /// The position after the last record that is replayed.
+    pub(crate) stop: Lsn,
+}
+
+/// Why there is no aim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Miss {
+    /// It was met before the files of the set are consistent: an older set is needed.
+    TooEarly,
+    /// Nothing was committed between the set and a time: the log does not tell whether the set is older than it.
+    Undated,
+    /// It lies behind the end of the log.
+    Beyond,
+    /// The log holds no such transaction or restore point since the set.
+    Unknown,
+}
+
+impl<'a> Seeker<'a> {
+    pub(crate) fn new(target: &'a RecoveryTarget, inclusive: bool) -> Self {
+        Self { target, inclusive, is_dated: false, seen: Seen::default() }
+    }
+
+    /// The same for a set that is known to be older than the time that is looked for.
+    pub(crate) fn dated(self) -> Self {
+        Self { is_dated: true, ..self }
+    }
+
+    /// Takes the next record. Breaks when the target is found.
+    pub(crate) fn see(&mut self, record: &SeenRecord) -> ControlFlow<()> {
+        if self.seen.stop.is_some() {
+            return ControlFlow::Break(());
+        }
+        self.seen.stop = self.stop_at(record);
+        let stops_before = self.seen.stop == Some(Lsn(record.at));
+        if !stops_before {
+            self.seen.last = Some((Lsn(record.at), Lsn(record.end)));
+            self.seen.last_change_us = transaction_time(&record.kind).max(self.seen.last_change_us);
+        }
+        if self.seen.stop.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// The position after the last record that is replayed, when `record` is what the recovery stops at.
+    fn stop_at(&self, record: &SeenRecord) -> Option<Lsn> {
+        let (before, behind) = (Lsn(record.at), Lsn(record.end));
+        let by_inclusion = if self.inclusive { behind } else { before };
+        match (self.target, &record.kind) {
+            (RecoveryTarget::Lsn(wanted), _) => (record.at >= wanted.0).then_some(by_inclusion),
+            (RecoveryTarget::Time(wanted), kind) => {
+                let (time, wanted) = (transaction_time(kind)?, super::microseconds(*wanted));
+                let is_past = if self.inclusive { time > wanted } else { time >= wanted };
+                is_past.then_some(before)
+            }
+            (RecoveryTarget::Xid(wanted), RecordKind::Commit { xid, .. } | RecordKind::Abort { xid, .. }) => {
+                (xid == wanted).then_some(by_inclusion)
+            }
+            (RecoveryTarget::Name(wanted), RecordKind::RestorePoint { name, .. }) => {
+                (name == wanted).then_some(behind)
+            }
+            _ => None,
+        }
+    }
+
+    /// What the server is to be told, for a set that is consistent from `consistent` on and a log that ends at `log_end`.
+    pub(crate) fn aim(&self, consistent: Lsn, log_end: Lsn) -> Result<Aim, Miss> {
+        let (target, inclusive) = (self.target.clone(), self.inclusive);
+        let last = self.seen.last;
+        match (self.seen.stop, self.target) {
+            (Some(stop), _) if stop < consistent => Err(Miss::TooEarly),
+            (Some(_), RecoveryTarget::Time(_)) if self.seen.last_change_us.is_none() && !self.is_dated => {
+                Err(Miss::Undated)
+            }
+            (Some(stop), _) => Ok(Aim { target, inclusive, stop }),
+            (None, RecoveryTarget::Latest) => {
+                let stop = last.map_or(consistent, |(_, end)| end.max(consistent));
+                Ok(Aim { target, inclusive: true, stop })
+            }
+            (None, RecoveryTarget::Lsn(wanted)) => match last {
+                Some((at, stop)) if *wanted <= log_end && stop >= consistent => {
+                    Ok(Aim { target: RecoveryTarget::Lsn(at), inclusive: true, stop })
+                }
+                _ => Err(Miss::Beyond),
+            },
+            (None, RecoveryTarget::Time(wanted)) => match (last, self.seen.last_change_us) {
+                (Some((at, stop)), Some(newest))
+                    if super::microseconds(*wanted) <= newest && stop >= consistent =>
+                {
+                    Ok(Aim { target: RecoveryTarget::Lsn(at), inclusive: true, stop })
+                }
+                _ => Err(Miss::Beyond),
+            },
+            (None, RecoveryTarget::Xid(_) | RecoveryTarget::Name(_)) => Err(Miss::Unknown),
+        }
+    }
+}
+
+/// The time of a commit or rollback.
+pub(crate) fn transaction_time(kind: &RecordKind) -> Option<i64> {
+    match kind {
+        RecordKind::Commit { at_us, .. } | RecordKind::Abort { at_us, .. } => Some(*at_us),
+        RecordKind::RestorePoint { .. } | RecordKind::Other => None,
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    /// A log with a record every ten bytes from 100 on: commits of transactions 1, 2, 3 at seconds 1, 2, 3, a name, and a rest.
+    fn log() -> Vec<SeenRecord> {
+        let second = |number: i64| number * 1_000_000;
+        let kinds = [
+            RecordKind::Other,
+            RecordKind::Commit { xid: 1, at_us: second(1) },
+            RecordKind::Commit { xid: 2, at_us: second(2) },
+            RecordKind::RestorePoint { name: "here".to_owned(), at_us: second(2) },
+            RecordKind::Abort { xid: 3, at_us: second(3) },
+            RecordKind::Other,
+        ];
+        let record =
+            |(index, kind)| SeenRecord { at: 100 + 10 * index as u64, end: 108 + 10 * index as u64, kind };
+        kinds.into_iter().enumerate().map(record).collect()
+    }
+
+    fn aim(
+        target: &RecoveryTarget,
+        inclusive: bool,
+        consistent: u64,
+    ) -> Result<(RecoveryTarget, bool, u64), Miss> {
+        let mut seeker = Seeker::new(target, inclusive);
+        let _ = log().iter().try_for_each(|record| seeker.see(record));
+        seeker.aim(Lsn(consistent), Lsn(165)).map(|aim| (aim.target, aim.inclusive, aim.stop.0))
+    }
+
+    fn time(seconds: i64) -> RecoveryTarget {
+        RecoveryTarget::Time(crate::wal::timestamp(seconds * 1_000_000).unwrap())
+    }
+
+    #[test]
+    fn recovery_stops_where_the_server_would() {
+        use RecoveryTarget::{Latest, Lsn as At, Name, Xid};
+        let at = |position| At(Lsn(position));
+        let cases = [
+            (at(120), true, Ok(128)),
+            (at(121), true, Ok(138)),
+            (at(120), false, Ok(120)),
+            (at(50), true, Ok(108)),
+            (time(1), true, Ok(120)),
+            (time(2), true, Ok(140)),
+            (Xid(2), true, Ok(128)),
+            (Xid(2), false, Ok(120)),
+            (Xid(3), true, Ok(148)),
+            (Xid(9), true, Err(Miss::Unknown)),
+            (Name("here".to_owned()), true, Ok(138)),
+            (Name("there".to_owned()), true, Err(Miss::Unknown)),
+            (Latest, true, Ok(158)),
+        ];
+        for (target, inclusive, expected) in cases {
+            let found = aim(&target, inclusive, 100);
+            assert_eq!(found.clone().map(|(_, _, stop)| stop), expected, "{target:?} {inclusive}");
+            if let Ok((told, told_inclusive, _)) = found {
+                assert_eq!((told, told_inclusive), (target, inclusive));
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_log_reaches_without_a_record_behind_it_is_its_last_record() {
+        let last = |target: &RecoveryTarget, inclusive| aim(target, inclusive, 100);
+        let expected = Ok((RecoveryTarget::Lsn(Lsn(150)), true, 158));
+        assert_eq!(last(&RecoveryTarget::Lsn(Lsn(158)), true), expected);
+        assert_eq!(last(&RecoveryTarget::Lsn(Lsn(165)), false), expected);
+        assert_eq!(last(&time(3), true), expected);
+        assert_eq!(last(&RecoveryTarget::Lsn(Lsn(166)), true), Err(Miss::Beyond));
+        assert_eq!(last(&time(4), true), Err(Miss::Beyond));
+    }
+
+    #[test]
+    fn a_time_without_a_commit_between_it_and_the_set_needs_a_date() {
+        assert_eq!(aim(&time(0), true, 100), Err(Miss::Undated));
+        let early = time(0);
+        let mut seeker = Seeker::new(&early, true).dated();
+        let _ = log().iter().try_for_each(|record| seeker.see(record));
+        assert_eq!(seeker.aim(Lsn(100), Lsn(165)).unwrap().stop, Lsn(110));
+    }
+
+    #[test]
+    fn a_set_that_is_not_consistent_by_then_is_too_new() {
+        assert_eq!(aim(&time(1), true, 121), Err(Miss::TooEarly));
+        assert_eq!(aim(&time(1), true, 120).unwrap().2, 120);
+        assert_eq!(
+            aim(&RecoveryTarget::Latest, true, 300).unwrap().2,
+            300,
+            "a set behind the log needs none of it"
+        );
+    }
+}

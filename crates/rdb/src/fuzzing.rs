@@ -1,0 +1,51 @@
+//! What a fuzzer calls: the walk over any bytes. A broken promise panics; what the walk says is of no interest.
+
+use std::io::{self, Read};
+
+use crate::walker::{Item, Walker};
+
+/// A file, read at once and in small pieces, with its values passed over and taken.
+///
+/// # Panics
+/// When the pieces decide what comes out, or a value is longer than the file.
+pub fn file(bytes: &[u8]) {
+    let whole = walked(bytes, bytes.len());
+    assert_eq!(whole, walked(Pieces(bytes), bytes.len()), "the pieces decide what comes out");
+    // Behind a magic that is right, whatever the bytes begin with.
+    let headed = [b"REDIS0012", bytes].concat();
+    walked(&headed[..], headed.len());
+    let headed = [b"VALKEY080", bytes].concat();
+    walked(&headed[..], headed.len());
+}
+
+fn walked(source: impl Read, length: usize) -> (Vec<String>, String) {
+    let mut walker = Walker::new(source);
+    let mut seen = Vec::new();
+    let verdict = loop {
+        match walker.next_item() {
+            Ok(Some(Item::Key(head))) => match walker.restorable(1 << 20) {
+                Ok(Ok(restorable)) => {
+                    assert_eq!(restorable.payload.len() as u64, restorable.tail.stored_bytes + 11);
+                    seen.push(format!("{head:?} {restorable:?}"));
+                }
+                Ok(Err(tail)) => assert!(tail.stored_bytes <= length as u64, "{tail:?}"),
+                Err(error) => break error.to_string(),
+            },
+            Ok(Some(item)) => seen.push(format!("{item:?}")),
+            Ok(None) => break "whole".to_owned(),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(walker.offset() <= length as u64);
+    (seen, verdict)
+}
+
+/// Gives seven bytes at a time.
+struct Pieces<'b>(&'b [u8]);
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = buffer.len().min(7);
+        self.0.read(&mut buffer[..count])
+    }
+}

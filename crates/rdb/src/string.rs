@@ -1,0 +1,187 @@
+//! Lengths and strings, of which everything else is made.
+
+use std::io::Read;
+
+use crate::fault::Fault;
+use crate::input::{Input, Tap};
+use crate::lzf;
+
+/// What the beginning of a string says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StringHead {
+    /// So many bytes follow.
+    Plain(u64),
+    /// It is this number in decimal.
+    Integer(i32),
+    /// So many bytes follow, from which LZF makes `raw`.
+    Compressed { packed: u64, raw: u64 },
+}
+
+/// A length or, where a string may stand, one of its special forms.
+enum Length {
+    Count(u64),
+    Special(u8),
+}
+
+fn length_or_special<R: Read>(input: &mut Input<R>, tap: &mut Option<Tap<'_>>) -> Result<Length, Fault> {
+    let first = input.byte(tap)?;
+    let low = first & 0x3f;
+    Ok(match first >> 6 {
+        0 => Length::Count(low.into()),
+        1 => Length::Count(u64::from(low) << 8 | u64::from(input.byte(tap)?)),
+        2 => match first {
+            0x80 => Length::Count(u32::from_be_bytes(input.array(tap)?).into()),
+            0x81 => Length::Count(u64::from_be_bytes(input.array(tap)?)),
+            other => return Err(Fault::Length(other)),
+        },
+        _ => Length::Special(low),
+    })
+}
+
+impl<R: Read> Input<R> {
+    /// Takes a length.
+    pub(crate) fn length(&mut self, tap: &mut Option<Tap<'_>>) -> Result<u64, Fault> {
+        match length_or_special(self, tap)? {
+            Length::Count(count) => Ok(count),
+            Length::Special(special) => Err(Fault::Length(special | 0xc0)),
+        }
+    }
+
+    /// Takes the beginning of a string.
+    pub(crate) fn string_head(&mut self, tap: &mut Option<Tap<'_>>) -> Result<StringHead, Fault> {
+        Ok(match length_or_special(self, tap)? {
+            Length::Count(count) => StringHead::Plain(count),
+            Length::Special(0) => StringHead::Integer(i8::from_le_bytes(self.array(tap)?).into()),
+            Length::Special(1) => StringHead::Integer(i16::from_le_bytes(self.array(tap)?).into()),
+            Length::Special(2) => StringHead::Integer(i32::from_le_bytes(self.array(tap)?)),
+            Length::Special(3) => {
+                StringHead::Compressed { packed: self.length(tap)?, raw: self.length(tap)? }
+            }
+            Length::Special(other) => return Err(Fault::Length(other | 0xc0)),
+        })
+    }
+
+    /// Passes over a string; gives how many bytes it is of, unpacked.
+    pub(crate) fn skip_string(&mut self, tap: &mut Option<Tap<'_>>) -> Result<u64, Fault> {
+        Ok(match self.string_head(tap)? {
+            StringHead::Plain(count) => {
+                self.skip(count, tap)?;
+                count
+            }
+            StringHead::Integer(number) => decimal_digits(number),
+            StringHead::Compressed { packed, raw } => {
+                self.skip(packed, tap)?;
+                raw
+            }
+        })
+    }
+
+    /// Takes a string of at most `max` bytes.
+    pub(crate) fn string(&mut self, max: u64, tap: &mut Option<Tap<'_>>) -> Result<Vec<u8>, Fault> {
+        let mut bytes = Vec::new();
+        match self.string_head(tap)? {
+            StringHead::Plain(count) | StringHead::Compressed { raw: count, .. } if count > max => {
+                return Err(Fault::Name(count));
+            }
+            StringHead::Plain(count) => self.append(count, &mut bytes, tap)?,
+            StringHead::Integer(number) => bytes.extend_from_slice(number.to_string().as_bytes()),
+            StringHead::Compressed { packed, raw } => {
+                self.append(packed, &mut bytes, tap)?;
+                bytes = lzf::unpack(&bytes, raw).ok_or(Fault::Compressed)?;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Takes a string and gives only its first `N` bytes, or fewer when it is shorter; the rest is passed over.
+    pub(crate) fn string_front<const N: usize>(
+        &mut self,
+        tap: &mut Option<Tap<'_>>,
+    ) -> Result<StringFront<N>, Fault> {
+        let head = self.string_head(tap)?;
+        let mut front = [0; N];
+        let (bytes, known) = match head {
+            StringHead::Plain(count) => {
+                let known = usize::try_from(count).unwrap_or(N).min(N);
+                front[..known].copy_from_slice(self.peek(known, tap)?);
+                self.skip(count, tap)?;
+                (count, known)
+            }
+            StringHead::Integer(number) => {
+                let digits = number.to_string();
+                let known = digits.len().min(N);
+                front[..known].copy_from_slice(&digits.as_bytes()[..known]);
+                (digits.len() as u64, known)
+            }
+            StringHead::Compressed { packed, raw } => {
+                /// Enough for any front: a run of literals has at most 33 bytes, a copy brings at most 264 for three.
+                const FRONT_PACKED_MAX: u64 = 64;
+                let first = usize::try_from(packed.min(FRONT_PACKED_MAX)).unwrap_or_default();
+                let unpacked = lzf::front::<N>(self.peek(first, tap)?);
+                self.skip(packed, tap)?;
+                let known = unpacked.len().min(usize::try_from(raw).unwrap_or(N));
+                front[..known].copy_from_slice(&unpacked[..known]);
+                (raw, known)
+            }
+        };
+        Ok(StringFront { bytes, front, known })
+    }
+}
+
+/// The beginning of a string.
+pub(crate) struct StringFront<const N: usize> {
+    /// Bytes of the whole string, unpacked.
+    pub(crate) bytes: u64,
+    front: [u8; N],
+    known: usize,
+}
+
+impl<const N: usize> StringFront<N> {
+    /// The first bytes of it.
+    pub(crate) fn front(&self) -> &[u8] {
+        &self.front[..self.known]
+    }
+}
+
+fn decimal_digits(number: i32) -> u64 {
+    let sign = u64::from(number < 0);
+    sign + number.unsigned_abs().checked_ilog10().map_or(1, |log| u64::from(log) + 1)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_of_a_string_is_read_and_passed_over() {
+        for (bytes, expected) in [
+            (&b"\x03abc"[..], &b"abc"[..]),
+            (b"\x40\x03abc", b"abc"),
+            (b"\x80\0\0\0\x03abc", b"abc"),
+            (b"\x81\0\0\0\0\0\0\0\x03abc", b"abc"),
+            (b"\xc0\xff", b"-1"),
+            (b"\xc1\x39\x30", b"12345"),
+            (b"\xc2\x00\x00\x00\x80", b"-2147483648"),
+            (b"\xc3\x05\x1e\x00x\xe0\x14\x00", &[b'x'; 30]),
+            (b"\x00", b""),
+            (b"\xc0\x00", b"0"),
+        ] {
+            assert_eq!(Input::new(bytes).string(1 << 20, &mut None).unwrap(), expected, "{bytes:?}");
+            let mut input = Input::new(bytes);
+            assert_eq!(input.skip_string(&mut None).unwrap(), expected.len() as u64, "{bytes:?}");
+            assert!(input.is_at_end().unwrap(), "{bytes:?}");
+            let front = Input::new(bytes).string_front::<4>(&mut None).unwrap();
+            assert_eq!(front.front(), &expected[..expected.len().min(4)], "{bytes:?}");
+            assert_eq!(front.bytes, expected.len() as u64, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_string_is_refused() {
+        for bytes in [&b"\x82"[..], b"\xc4", b"\x05abc", b"\xc3\x05\x1f\x00x\xe0\x14\x00", b"\xc1\x00", b""] {
+            assert!(Input::new(bytes).string(1 << 20, &mut None).is_err(), "{bytes:?}");
+        }
+        assert!(matches!(Input::new(&b"\x7f\xff"[..]).string(100, &mut None), Err(Fault::Name(0x3fff))));
+    }
+}

@@ -1,0 +1,172 @@
+//! The stream below a replication link, and the lines that are spoken on it before the data.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use mainstay_model::{Error, ErrorKind, Result};
+use mainstay_tls::{TlsSettings, client_config};
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::config::Settings;
+use crate::failure::{turned_away, unresolved};
+
+/// How much is asked of the stream at once.
+const READ_BYTES: usize = 256 * 1024;
+/// The longest line that a server says.
+const LINE_BYTES_MAX: usize = 4096;
+/// How long the server may be silent. While its child works it sends an empty line each second; a slow disk or a long fork takes longer.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A connection to a primary.
+pub(super) struct Link {
+    stream: Box<dyn Stream>,
+    /// What was read and not taken.
+    buffer: BytesMut,
+    /// `host:port`, for errors.
+    address: String,
+}
+
+impl Link {
+    /// Connects and logs in.
+    pub(super) async fn open(settings: &Settings) -> Result<Self> {
+        let address = settings.address();
+        let connected = timeout(settings.connect_timeout, connect(settings)).await;
+        let stream = connected.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Unreachable, format!("{address} did not answer in time"))
+                .with_hint("check that the address is right and no firewall drops the packets"))
+        })?;
+        let mut link = Self { stream, buffer: BytesMut::new(), address };
+        if let Some(password) = &settings.password {
+            let mut words: Vec<&[u8]> = vec![b"AUTH"];
+            words.extend(settings.user.as_ref().map(|user| user.as_bytes()));
+            words.push(password.expose().as_bytes());
+            link.ask(settings, &words).await?;
+        }
+        Ok(link)
+    }
+
+    /// One command that is answered with a line.
+    ///
+    /// # Errors
+    /// What the server says instead.
+    pub(super) async fn ask(&mut self, settings: &Settings, words: &[&[u8]]) -> Result<String> {
+        self.send(words).await?;
+        self.answer(settings).await
+    }
+
+    /// Whether the server does as it is asked. Servers that do not know the option say so and go on.
+    pub(super) async fn ask_if_known(&mut self, settings: &Settings, words: &[&[u8]]) -> Result<bool> {
+        match self.ask(settings, words).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::Server => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends a command.
+    pub(super) async fn send(&mut self, words: &[&[u8]]) -> Result<()> {
+        let mut command = format!("*{}\r\n", words.len()).into_bytes();
+        for word in words {
+            command.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+            command.extend_from_slice(word);
+            command.extend_from_slice(b"\r\n");
+        }
+        self.stream.write_all(&command).await.map_err(|error| self.broken(&error))
+    }
+
+    /// The next line that says something; empty ones only say that the server lives.
+    pub(super) async fn answer(&mut self, settings: &Settings) -> Result<String> {
+        loop {
+            let line = self.line().await?;
+            if let Some(refusal) = turned_away(settings, &line) {
+                return Err(refusal);
+            }
+            if !line.is_empty() {
+                return Ok(line);
+            }
+        }
+    }
+
+    async fn line(&mut self) -> Result<String> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line = self.buffer.split_to(end + 1);
+                return Ok(String::from_utf8_lossy(&line).trim_end().to_owned());
+            }
+            if self.buffer.len() > LINE_BYTES_MAX {
+                let message = format!("{} does not speak the protocol of Redis", self.address);
+                return Err(Error::new(ErrorKind::Server, message));
+            }
+            if self.fill().await? == 0 {
+                return Err(self.ended());
+            }
+        }
+    }
+
+    /// The next bytes, whatever they are; none when the server has closed the connection.
+    pub(super) async fn bytes(&mut self) -> Result<Bytes> {
+        if self.buffer.is_empty() {
+            self.fill().await?;
+        }
+        Ok(self.buffer.split().freeze())
+    }
+
+    async fn fill(&mut self) -> Result<usize> {
+        self.buffer.reserve(READ_BYTES);
+        match timeout(SILENCE_MAX, self.stream.read_buf(&mut self.buffer)).await {
+            Ok(Ok(count)) => Ok(count),
+            Ok(Err(error)) => Err(self.broken(&error)),
+            Err(_) => Err(Error::new(
+                ErrorKind::Unreachable,
+                format!("{} has said nothing for {} s", self.address, SILENCE_MAX.as_secs()),
+            )),
+        }
+    }
+
+    /// The server has closed the connection where it should not have.
+    pub(super) fn ended(&self) -> Error {
+        Error::new(ErrorKind::Unreachable, format!("{} closed the connection", self.address))
+            .with_hint("look into the server's log: a child that failed, or an output buffer that ran over")
+    }
+
+    fn broken(&self, error: &io::Error) -> Error {
+        Error::new(ErrorKind::Unreachable, format!("the connection to {} broke: {error}", self.address))
+    }
+}
+
+async fn connect(settings: &Settings) -> Result<Box<dyn Stream>> {
+    let (host, address) = (settings.host.as_str(), settings.address());
+    let place = tokio::net::lookup_host((host, settings.port)).await.map_err(|_| unresolved(host))?;
+    let refused = |error: io::Error| match error.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            Error::new(ErrorKind::Unreachable, format!("{address} refused the connection"))
+                .with_hint("check that Redis runs there and listens on this port")
+        }
+        _ => Error::new(ErrorKind::Unreachable, format!("{address} cannot be reached: {error}")),
+    };
+    let tcp = TcpStream::connect(place.collect::<Vec<_>>().as_slice()).await.map_err(refused)?;
+    if !settings.tls {
+        return Ok(Box::new(tcp));
+    }
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| {
+        Error::new(ErrorKind::Config, format!("{host} is no name that a certificate can carry"))
+    })?;
+    let ca_file = settings.ca_file.as_deref();
+    let config = client_config(&TlsSettings { ca_file, ..TlsSettings::default() })?;
+    let secured = TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
+    let stream = secured.map_err(|error| {
+        Error::new(ErrorKind::Unreachable, format!("TLS with {address} failed: {error}"))
+            .with_hint("check the CA file and that the port speaks TLS; redis:// connects without TLS")
+    })?;
+    Ok(Box::new(stream))
+}
