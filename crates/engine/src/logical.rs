@@ -185,7 +185,8 @@ pub trait DatabaseReset: Send + Sync {
     /// into it. Looks at its number and at the marker inside once more before it drops anything.
     ///
     /// # Errors
-    /// `StalePlan` when it is no longer the database with the number `oid` or its marker is another one; `Refused` when `permit` is for another server or something else.
+    /// `StalePlan` when it is no longer the database with the number `oid`, its marker is another one, or another server answers; `Refused`
+    /// when `permit` is for another server or something else.
     async fn reset(
         &self,
         oid: u32,

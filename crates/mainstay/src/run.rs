@@ -3,6 +3,7 @@
 //! Everything that can fail without the network fails before the runtime begins.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -35,9 +36,19 @@ pub(crate) fn run() -> ExitCode {
         command: arguments.command.name(),
     }));
     let is_fetch = matches!(arguments.command, Command::Wal(WalCommand::Fetch(_)));
+    if is_fetch {
+        // A server takes the status of a panic for the end of its log.
+        let performed = AssertUnwindSafe(|| perform(arguments, variables, &printer));
+        let performed = catch_unwind(performed).unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Internal, "the program broke off while it fetched WAL"))
+        });
+        return match performed {
+            Ok(status) => printer.final_status(status).into(),
+            Err(error) => ExitCode::from(wal::trouble(printer.error(&error))),
+        };
+    }
     match perform(arguments, variables, &printer) {
         Ok(status) => printer.final_status(status).into(),
-        Err(error) if is_fetch => ExitCode::from(wal::trouble(printer.error(&error))),
         Err(error) => printer.error(&error).into(),
     }
 }
@@ -92,6 +103,7 @@ fn has_safe_point(command: &Command) -> bool {
         "mongo.dump",
         "mongo.load",
         "redis.keys",
+        "restore.plan",
         "redis.purge",
         "pg.reset",
         "apply",
@@ -125,7 +137,7 @@ fn not_understood(error: &clap::Error) -> ExitCode {
         printer.complaint(&text);
     }
     // A server whose restore_command is mistyped must not take it for the end of its log.
-    match arguments.windows(2).any(|pair| pair == ["wal", "fetch"]) {
+    match arguments.iter().any(|argument| argument == "wal") {
         true => ExitCode::from(wal::trouble(ExitStatus::Usage)),
         false => ExitStatus::Usage.into(),
     }

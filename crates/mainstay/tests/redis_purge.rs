@@ -88,6 +88,10 @@ async fn what_matches_goes_and_nothing_else() {
     // Everything but who the server is.
     let refused = place.run(&["redis", "purge", "*"]);
     assert!(refused.status == 2 && refused.stderr.contains("--everything"), "{}", refused.both());
+    for all in [&["?*"][..], &["[a-m]*", "[^a-m]*"]] {
+        let refused = place.run(&[&["redis", "purge"], all].concat());
+        assert!(refused.status == 2 && refused.stderr.contains("--everything"), "{}", refused.both());
+    }
     assert_eq!(place.run(&["redis", "purge", "*", "--everything", "--output", "all.json"]).status, 0);
     assert_eq!(approved(&place, "all.json").status, 0);
     assert_eq!(keys(&mut connection).await, 1);

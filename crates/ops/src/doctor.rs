@@ -1,8 +1,8 @@
 //! `doctor`: what is wrong with the stack, each finding with its remedy.
 //!
 //! The stores examine themselves through [`Probe::examine`]; here their answers are gathered, and what no store can know by itself is
-//! judged: environment markers, the age of backups, the compose file; of a relational server also what comes and goes. Judging is pure. Reads only; a store that cannot be examined is a
-//! finding, so that one broken store hides nothing about the others.
+//! judged: environment markers, the age of backups, the compose file; of a relational server also what comes and goes. Judging is pure.
+//! Reads only; a store that cannot be examined is a finding, so that one broken store hides nothing about the others.
 
 pub mod compose;
 

@@ -1,8 +1,8 @@
 //! Removal of what interrupted backups left behind.
 //!
 //! Only leftovers: objects of sets that never got a manifest. A set that exists is never touched here, and neither is one that somebody is
-//! writing now (its lease is live), or one that a set builds on: that had a manifest once, and may get it back. What a run left that can be continued ([`ResumableRun`]) stays for a day after its last range, unless
-//! its removal is asked for. Journals of backups whose set is complete or gone are removed, too.
+//! writing now (its lease is live), or one that a set builds on: that had a manifest once, and may get it back. What a run left that can be
+//! continued ([`ResumableRun`]) stays for a day after its last range, unless its removal is asked for. Journals of backups whose set is complete or gone are removed, too.
 
 use jiff::SignedDuration;
 use mainstay_guard::{Permit, operation};
@@ -102,7 +102,10 @@ pub async fn judge(repository: &Repository, scope: PruneScope, clock: &dyn Clock
             LeftoverKind::Set { .. } | LeftoverKind::Partial(_) => None,
         };
         let is_young = |run: &ResumableRun| run.last_at + RESUMABLE_KEPT > clock.now();
-        let is_needed = matches!(&leftover.kind, LeftoverKind::Set { id, .. } if needed.contains(id));
+        let is_needed = matches!(
+            &leftover.kind,
+            LeftoverKind::Set { store: StoreKind::Postgres, id } if needed.may_need(id)
+        );
         let fate = if leftover.in_use {
             Fate::InUse
         } else if is_needed {

@@ -16,6 +16,8 @@ use mainstay_model::{Error, ErrorKind, ExitStatus, Lsn, OpTime, Result, SetId, S
 use mainstay_repository::{Chain, ChainEntry, LogKind, Repository, Set, SetEntry};
 use serde::Serialize;
 
+use crate::logical::LogicalSetContents;
+
 /// How many verification records are read at the same time.
 const VERIFICATION_READS: usize = 8;
 
@@ -106,7 +108,10 @@ pub async fn repository(repository: &Repository) -> Result<RepositoryStatus> {
             match entry {
                 SetEntry::Whole(set) => {
                     found.set_count += 1;
-                    found.last = Some((set.id().clone(), set.manifest().completed_at));
+                    // A dump of one database is no backup of its server.
+                    if !LogicalSetContents::is_of(&set) {
+                        found.last = Some((set.id().clone(), set.manifest().completed_at));
+                    }
                     whole.push(set);
                 }
                 SetEntry::Damaged { id, .. } => found.damaged.push(id),
@@ -114,10 +119,21 @@ pub async fn repository(repository: &Repository) -> Result<RepositoryStatus> {
         }
         found.damaged.extend(unsound(&whole).await?);
         found.damaged.sort_unstable();
-        found.verified = repository.newest_verified(kind).await?;
+        found.verified = newest_verified(&whole).await?;
         backups.push(found);
     }
     Ok(RepositoryStatus { backups })
+}
+
+/// The newest of `sets`, dumps aside, that its last verification found sound, and when it was begun.
+async fn newest_verified(sets: &[Set]) -> Result<Option<(SetId, Timestamp)>> {
+    for set in sets.iter().rev().filter(|set| !LogicalSetContents::is_of(set)) {
+        let record = set.last_verification().await?;
+        if record.is_some_and(|record| record.is_sound() && record.manifest == set.manifest_blake3()) {
+            return Ok(Some((set.id().clone(), set.manifest().begun_at)));
+        }
+    }
+    Ok(None)
 }
 
 /// Those of `sets` that their last recorded verification found damaged.

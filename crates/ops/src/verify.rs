@@ -10,8 +10,8 @@ use crate::inspect::inspect;
 use crate::logical::{self, LogicalSetContents};
 use crate::{cluster, keyfile};
 
-/// Reads every object of `set`, and of the sets that it builds on, back, judges it, and records the outcome in the repository, for each of them. Whether that could be recorded is told beside the
-/// verdict, which is worth as much without a record.
+/// Reads every object of `set` and of the sets that it builds on back, judges it, and records the outcome in the repository, for each of
+/// them. Whether that could be recorded is told beside the verdict, which is worth as much without a record.
 ///
 /// # Errors
 /// `Corrupt` when the manifest itself is not readable; `Storage` or `Unreachable` when the store fails. Damage to objects is not an error

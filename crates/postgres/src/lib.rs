@@ -2,8 +2,8 @@
 //!
 //! [`PostgresProbe`] looks: what the server is, which environment it says it belongs to, what is misconfigured. It relies on the server's own
 //! views (PostgreSQL 14 to 18) and on simple queries, so that it works through connection poolers, and writes nothing but the environment
-//! marker. [`PostgresInspection`] answers the daily questions. [`PostgresCluster`] copies: base backups and WAL over connections of its own (PostgreSQL 15 or newer; no pooler passes the
-//! replication protocol on). Neither puts a password into an error: what the operator gave is named by address alone.
+//! marker. [`PostgresInspection`] answers the daily questions. [`PostgresCluster`] copies: base backups and WAL over connections of its own
+//! (PostgreSQL 15 or newer; no pooler passes the replication protocol on). Neither puts a password into an error: what the operator gave is named by address alone.
 //!
 //! | module | what it is for |
 //! |---|---|

@@ -83,6 +83,7 @@ impl<R: Read> Input<R> {
             StringHead::Plain(count) | StringHead::Compressed { raw: count, .. } if count > max => {
                 return Err(Fault::Name(count));
             }
+            StringHead::Compressed { packed, .. } if packed > max => return Err(Fault::Name(packed)),
             StringHead::Plain(count) => self.append(count, &mut bytes, tap)?,
             StringHead::Integer(number) => bytes.extend_from_slice(number.to_string().as_bytes()),
             StringHead::Compressed { packed, raw } => {

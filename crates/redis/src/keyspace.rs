@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use mainstay_engine::{KeyKind, KeyRecord, KeyScan, KeyScanRequest, KeySweep, Keyspace, KeyspaceSize};
 use mainstay_guard::Permit;
-use mainstay_model::{Result, ResultExt, StoreKind};
+use mainstay_model::{Error, ErrorKind, Result, ResultExt, StoreKind};
 use redis::{Pipeline, Value, cmd};
 
 use crate::config::{RedisConfig, Settings};
@@ -61,6 +61,14 @@ impl Keyspace for RedisKeyspace {
     async fn sweep<'a>(&'a self, request: KeyScanRequest) -> Result<Box<dyn KeySweep + 'a>> {
         let mut listing = Listing::begin(&self.settings, request).await?;
         let info = read_info(&mut listing.session).await.context("read facts of Redis")?;
+        if info.get("redis_mode") == Some("cluster") {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "a node of a cluster holds a part of the keys alone",
+            )
+            .with_state("nothing was changed")
+            .with_hint("this version purges single servers"));
+        }
         let fingerprint = fingerprint(&mut listing.session, &info).await.context("read facts of Redis")?;
         let removing = listing.pace;
         Ok(Box::new(Sweep { listing, removing, fingerprint }))

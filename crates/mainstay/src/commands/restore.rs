@@ -179,7 +179,7 @@ fn each_once(renames: &[(String, String)]) -> Result<BTreeMap<String, String>> {
 
 async fn plan_restore(args: PlanArgs, session: &Session) -> Result<ExitStatus> {
     let repository = session.repository().await?;
-    if args.is_of_postgres(&repository).await? {
+    if args.store(&repository).await? == StoreKind::Postgres {
         let plan = match logical_set(&args, &repository).await? {
             Some(set) => {
                 args.refuse_documents("a logical dump")?;
@@ -261,12 +261,26 @@ async fn plan_cluster(args: &PlanArgs, repository: &Repository, session: &Sessio
 }
 
 impl PlanArgs {
-    /// Whether the set that is meant is of PostgreSQL.
-    async fn is_of_postgres(&self, repository: &Repository) -> Result<bool> {
-        match (&self.set, self.store) {
-            (SetChoice::Latest, store) => Ok(store == StoreKind::Postgres),
-            (choice, store) => Ok(choose(repository, choice, store).await?.kind() == StoreKind::Postgres),
+    /// The store that the set is of which is meant.
+    ///
+    /// # Errors
+    /// `Unsupported` for one whose sets this version cannot bring back by itself.
+    async fn store(&self, repository: &Repository) -> Result<StoreKind> {
+        let store = match (&self.set, self.store) {
+            (SetChoice::Latest, store) => store,
+            (choice, store) => choose(repository, choice, store).await?.kind(),
+        };
+        if store == StoreKind::Redis {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "this version does not restore sets of redis by itself",
+            )
+            .with_state("nothing was changed")
+            .with_hint(
+                "\"Redis by hand\" in docs/repository-format.md starts a server from the set's file",
+            ));
         }
+        Ok(store)
     }
 
     /// Refuses what means something for the files of a server alone.

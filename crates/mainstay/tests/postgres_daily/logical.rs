@@ -145,7 +145,7 @@ fn a_database_comes_back_from_its_dump_as_it_was() {
     let folder = ["restore", "plan", "--store", "postgres", "--into", "folder"];
     run(&place, &folder).expect(1).says("holds no base backup of postgres");
     run(&place, &[&folder[..4], &["--jobs", "2", id]].concat()).expect(8).says("exists already");
-    plan(&place, &["--into", "copy", "--drop"]).expect(2).says("--drop means nothing for postgres");
+    plan(&place, &["--into", "copy", "--drop"]).expect(2).says("--drop means nothing for a logical dump");
     plan(&place, &["--into", "copy", "--tablespace", "a=b"])
         .expect(2)
         .says("means nothing for a logical dump");

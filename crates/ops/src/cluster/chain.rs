@@ -11,6 +11,7 @@ use mainstay_repository::{Repository, Set};
 
 use super::ClusterSetContents;
 use super::contents::EarlierSet;
+use crate::contents::SetContents;
 
 /// The most sets of a chain, the whole one and the last included.
 pub(super) const CHAIN_SET_COUNT_MAX: usize = 32;
@@ -37,11 +38,24 @@ pub async fn find_earlier(
         EarlierChoice::Latest => newest(repository, fingerprint).await?,
         EarlierChoice::Id(id) => {
             let set = repository.set(Some(StoreKind::Postgres), id).await?;
-            let contents = set.contents()?;
-            (set, contents)
+            let SetContents::Cluster(contents) = SetContents::of(&set)? else {
+                return Err(Error::new(
+                    ErrorKind::Precondition,
+                    format!("{id} is a dump, on which nothing can build"),
+                )
+                .with_state("nothing was changed")
+                .with_hint("name a base backup, or leave the set out: `--incremental`"));
+            };
+            (set, *contents)
         }
     };
     check_extendable(set.id(), &contents, fingerprint)?;
+    if !is_restorable(repository, &set, &contents).await? {
+        let message = format!("backup set {}, or one that it builds on, is missing or damaged", set.id());
+        return Err(Error::new(ErrorKind::Precondition, message)
+            .with_state("nothing was changed")
+            .with_hint("take a whole backup: leave `--incremental` out"));
+    }
     Ok(EarlierSet { set: set.id().clone(), manifest: set.manifest_blake3() })
 }
 
@@ -54,16 +68,37 @@ async fn newest(repository: &Repository, fingerprint: &str) -> Result<(Set, Clus
         if contents.server.fingerprint != fingerprint {
             continue;
         }
-        let record = set.last_verification().await?;
-        let is_damaged =
-            record.is_some_and(|record| !record.is_sound() && record.manifest == set.manifest_blake3());
-        if !is_damaged {
+        if !is_known_damaged(&set).await? {
             return Ok((set, contents));
         }
     }
     Err(Error::new(ErrorKind::NotFound, "the repository holds no base backup of this server to build on")
         .with_state("nothing was changed")
         .with_hint("take a whole backup first: leave `--incremental` out"))
+}
+
+/// Whether the last verification of `set`, as it is now, found it damaged.
+async fn is_known_damaged(set: &Set) -> Result<bool> {
+    let record = set.last_verification().await?;
+    Ok(record.is_some_and(|record| !record.is_sound() && record.manifest == set.manifest_blake3()))
+}
+
+/// Whether nothing is known that keeps `set` from being restored: all that it builds on is there, and none of it was found damaged.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn is_restorable(
+    repository: &Repository,
+    set: &Set,
+    contents: &ClusterSetContents,
+) -> Result<bool> {
+    for link in open_earlier(repository, contents).await? {
+        match link.opened {
+            Ok((earlier, _)) if !is_known_damaged(&earlier).await? => {}
+            _ => return Ok(false),
+        }
+    }
+    Ok(!is_known_damaged(set).await?)
 }
 
 /// Whether a set of the server with this `fingerprint` may build on set `id`.
@@ -154,15 +189,37 @@ pub(super) async fn open_chain(
 }
 
 /// The sets that others build on: whatever is left of them must stay.
+#[derive(Debug, Default)]
+pub(crate) struct NeededSets {
+    named: BTreeSet<SetId>,
+    /// A manifest cannot be read, and may come back from elsewhere: what it names is not known.
+    is_open: bool,
+}
+
+impl NeededSets {
+    /// Whether another set may build on what is left of set `id`.
+    pub(crate) fn may_need(&self, id: &SetId) -> bool {
+        self.is_open || self.named.contains(id)
+    }
+}
+
+/// The sets that others build on.
 ///
 /// # Errors
-/// The store's. Damaged sets do not count: what they need is not known.
-pub(crate) async fn needed_sets(repository: &Repository) -> Result<BTreeSet<SetId>> {
-    let mut needed = BTreeSet::new();
+/// The store's.
+pub(crate) async fn needed_sets(repository: &Repository) -> Result<NeededSets> {
+    let mut needed = NeededSets::default();
     for entry in repository.sets(Some(StoreKind::Postgres)).await.context("list backup sets")? {
-        let Ok(set) = entry.into_set() else { continue };
-        let Ok(contents) = set.contents::<ClusterSetContents>() else { continue };
-        needed.extend(contents.chain.into_iter().map(|earlier| earlier.set));
+        match entry.into_set() {
+            Err(_) => needed.is_open = true,
+            Ok(set) => match SetContents::of(&set) {
+                Ok(SetContents::Cluster(contents)) => {
+                    needed.named.extend(contents.chain.into_iter().map(|earlier| earlier.set));
+                }
+                Ok(_) => {}
+                Err(_) => needed.is_open = true,
+            },
+        }
     }
     Ok(needed)
 }

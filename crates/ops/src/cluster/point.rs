@@ -1,8 +1,9 @@
 //! Finding the base backup and the WAL that lead to a moment: reads only.
 //!
 //! The newest base backup that is consistent by then is taken. A server would also take one that is newer than a time, and bring back what was
-//! committed since; so one must be shown to be older, by a commit behind it that is, or by the clocks where no older set leads there. Whether it is, and whether the log reaches the moment at all, is decided by
-//! walking over the log as the server will, for a server that misses its target refuses to start.
+//! committed since; so one must be shown to be older, by a commit behind it that is, or by the clocks where no older set leads there. Whether
+//! it is, and whether the log reaches the moment at all, is decided by walking over the log as the server will, for a server that misses its
+//! target refuses to start.
 
 use mainstay_basebackup::SeenRecord;
 use mainstay_model::progress::Observer;
@@ -39,7 +40,7 @@ pub async fn find_recovery(
     request: &RecoveryRequest,
     observer: &dyn Observer,
 ) -> Result<(Set, Recovery)> {
-    let mut sets = match &request.set {
+    let sets = match &request.set {
         Some(set) => vec![ContinuedSet { set: set.clone(), contents: set.contents()? }],
         None => sets_to_continue(repository, None).await?,
     };
@@ -48,7 +49,17 @@ pub async fn find_recovery(
             .with_state("nothing was changed")
             .with_hint("`mainstay backup create --store postgres` makes one")
     })?;
-    sets.retain(|set| set.contents.server.fingerprint == server);
+    if let Some(other) = sets.iter().find(|set| set.contents.server.fingerprint != server) {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!(
+                "the repository holds base backups of servers {server} and {}, and it is not said which is meant",
+                other.contents.server.fingerprint
+            ),
+        )
+        .with_state("nothing was changed")
+        .with_hint("name a set of the right one: `mainstay backup list --store postgres`"));
+    }
     let log = WalLogs::read(repository).await?.of(&server).ok_or_else(|| {
         Error::new(ErrorKind::Precondition, format!("no WAL of server {server} was captured"))
             .with_state("nothing was changed")
@@ -69,7 +80,7 @@ struct Search<'a> {
 impl Search<'_> {
     async fn run(&self, sets: &[ContinuedSet]) -> Result<(Set, Recovery)> {
         let known = self.known_point().await?;
-        let (mut missed, mut undated) = (None, None);
+        let (mut missed, mut undated) = (None, Vec::new());
         for set in sets.iter().rev() {
             let Some((timeline, reach)) = self.reach(set)? else { continue };
             if known.is_some_and(|at| set.contents.end > at) {
@@ -78,7 +89,7 @@ impl Search<'_> {
             }
             match self.aim(set, timeline, reach).await? {
                 Ok(recovery) => return Ok((set.set.clone(), recovery)),
-                Err(Miss::Undated) => undated = undated.or(Some((set, timeline, reach))),
+                Err(Miss::Undated) => undated.push((set, timeline, reach)),
                 Err(miss) => missed = Some(miss),
             }
             if missed == Some(Miss::Beyond) {
@@ -86,10 +97,11 @@ impl Search<'_> {
             }
         }
         // No older set leads there, so that the clocks must do.
-        if let Some((set, timeline, reach)) = undated
-            && let RecoveryTarget::Time(wanted) = self.request.target
+        if let RecoveryTarget::Time(wanted) = self.request.target
+            && !undated.is_empty()
         {
-            if set.set.manifest().completed_at <= wanted
+            let older = undated.into_iter().find(|(set, ..)| set.set.manifest().completed_at <= wanted);
+            if let Some((set, timeline, reach)) = older
                 && let Ok(recovery) = self.aim_dated(set, timeline, reach).await?
             {
                 return Ok((set.set.clone(), recovery));

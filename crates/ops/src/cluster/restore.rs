@@ -502,8 +502,12 @@ impl Restoring<'_> {
             for above in folders.iter().filter_map(|folder| folder.parent()) {
                 sync_folder(above).map_err(|error| storage("sync", above, error))?;
             }
+            // The places of tablespaces are marked no more before a server can start: their marks would let another restore empty them.
+            let mut claimed = claimed.into_iter();
+            let data_directory = claimed.next();
+            claimed.try_for_each(Claimed::end)?;
             control.put(&into)?;
-            claimed.into_iter().try_for_each(Claimed::end)
+            data_directory.map_or(Ok(()), Claimed::end)
         })
         .await
     }

@@ -23,7 +23,7 @@ pub(crate) async fn inspect(
 ) -> Result<VerifyReport> {
     let contents: Arc<KeyFileSetContents> = Arc::new(set.contents()?);
     let inspector = |entry: &ObjectEntry| -> Option<Box<dyn Inspector>> {
-        let judge = (entry.name == contents.file).then(Judge::begin)?.ok()?;
+        let judge = (entry.name == contents.file).then(Judge::begin)?;
         Some(Box::new(FileInspector { contents: Arc::clone(&contents), judge }))
     };
     let mut report = repository.verify(set, &inspector, 1, observer).await?;
@@ -49,16 +49,19 @@ pub(crate) async fn inspect(
 
 struct FileInspector {
     contents: Arc<KeyFileSetContents>,
-    judge: Judge,
+    /// A file that could not be judged is not sound.
+    judge: Result<Judge>,
 }
 
 impl Inspector for FileInspector {
     fn bytes(&mut self, plain: &[u8]) {
-        self.judge.bytes_blocking(Bytes::copy_from_slice(plain));
+        if let Ok(judge) = &self.judge {
+            judge.bytes_blocking(Bytes::copy_from_slice(plain));
+        }
     }
 
     fn end(self: Box<Self>) -> Vec<String> {
-        match self.judge.end() {
+        match self.judge.map_err(|error| error.to_string()).and_then(Judge::end) {
             Err(fault) => vec![fault],
             Ok(seen) => differences(&self.contents, &seen),
         }

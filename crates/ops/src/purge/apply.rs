@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::PurgeRequest;
+use super::plan::check;
 
 /// What a purge works with.
 pub struct PurgeContext<'a> {
@@ -37,6 +38,7 @@ pub async fn apply(context: &PurgeContext<'_>, plan: &Plan, permit: &Permit) -> 
     let request: PurgeRequest = serde_json::from_value(plan.parameters.clone()).map_err(|source| {
         Error::new(ErrorKind::Usage, "the plan's parameters are not those of a purge").with_source(source)
     })?;
+    check(&request)?;
     context.observer.phase("purge");
     context.observer.expect(Work { items: plan.blast_radius.items, bytes: 0 });
     let mut removed = 0;
@@ -44,7 +46,7 @@ pub async fn apply(context: &PurgeContext<'_>, plan: &Plan, permit: &Permit) -> 
         Ok(()) => Ok(PurgeReport { removed, planned: plan.blast_radius.items }),
         Err(error) => Err(error
             .with_state(format!(
-                "{} keys are removed; those that match and are left stay whole",
+                "at least {} keys are removed; the others that match stay whole",
                 Count(removed)
             ))
             .with_hint("the same patterns again remove the rest")),

@@ -30,6 +30,8 @@ pub struct PurgeRequest {
     pub protect: Vec<String>,
     /// In these databases; in all when empty.
     pub databases: Vec<u64>,
+    /// Every key is meant, where the patterns match all.
+    pub everything: bool,
     /// The longest that the server should be busy with one answer, in microseconds.
     pub answer_micros_max: u64,
 }
@@ -63,17 +65,17 @@ impl PurgeRequest {
 /// Counts what matches, and decides its removal.
 ///
 /// # Errors
-/// `Usage` for a pattern that matches everything without `everything`; `Precondition` when nothing matches; the store's; `Interrupted`.
+/// `Usage` for a pattern that matches everything, or patterns that do together, unless `everything` is asked for; `Precondition` when nothing
+/// matches; the store's; `Interrupted`.
 pub async fn plan(
     keyspace: &dyn Keyspace,
     target: Target,
     request: &PurgeRequest,
-    everything: bool,
     clock: &dyn Clock,
     observer: &dyn Observer,
     cancel: &CancellationToken,
 ) -> Result<Plan> {
-    check(request, everything)?;
+    check(request)?;
     let options = CensusOptions { delimiter: b':', depth: 2, biggest: 0, now: clock.now().as_millisecond() };
     let census = count(keyspace, request, options, observer, cancel).await?;
     if census.total.keys == 0 {
@@ -81,6 +83,7 @@ pub async fn plan(
             .with_state("nothing was changed")
             .with_hint("`mainstay redis keys` shows what keys there are"));
     }
+    check_share(keyspace, request, census.total.keys).await?;
     let created_at = clock.now();
     let (keys, bytes) = (census.total.keys, census.total.bytes);
     Ok(Plan {
@@ -102,7 +105,8 @@ pub async fn plan(
     })
 }
 
-fn check(request: &PurgeRequest, everything: bool) -> Result<()> {
+/// Refuses patterns that mean nothing, or everything unasked.
+pub(super) fn check(request: &PurgeRequest) -> Result<()> {
     let refuse = |message: &str, hint: &str| {
         Err(Error::new(ErrorKind::Usage, message).with_state("nothing was changed").with_hint(hint))
     };
@@ -113,13 +117,26 @@ fn check(request: &PurgeRequest, everything: bool) -> Result<()> {
         );
     }
     let all = request.patterns.iter().any(|pattern| Glob::new(pattern).is_everything());
-    if all && !everything {
+    if all && !request.everything {
         return refuse(
             "the pattern matches every key: sessions, locks and queues too",
             "name prefixes, such as 'cache:*'; `--everything` if every key is meant",
         );
     }
     Ok(())
+}
+
+/// Refuses to remove all keys of the server unasked, whatever the patterns look like; the marker is one that stays anyway.
+async fn check_share(keyspace: &dyn Keyspace, request: &PurgeRequest, matching: u64) -> Result<()> {
+    /// So few keys are nobody's store.
+    const TELLING_KEYS: u64 = 20;
+    let all: u64 = keyspace.databases().await?.iter().map(|size| size.keys).sum();
+    if request.everything || all <= TELLING_KEYS || matching + 1 < all {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Usage, "the patterns match every key together: sessions, locks and queues too")
+        .with_state("nothing was changed")
+        .with_hint("name fewer prefixes; `--everything` if every key is meant"))
 }
 
 async fn count(

@@ -50,26 +50,32 @@ pub enum Fetched {
 pub async fn fetch(repository: &Repository, request: &FetchRequest) -> Result<Fetched> {
     let Some(file) = WalFile::parse(&request.name) else { return Ok(Fetched::Absent) };
     let logs = WalLogs::read(repository).await?;
-    let damaged = logs.damaged.first().map(|(id, _, why)| format!("chain {id} cannot be read: {why}"));
-    let Some(log) = choose(logs, request.server.as_deref())? else { return absent(damaged) };
+    let WalLogs { logs, damaged } = logs;
+    let log = choose(logs, request.server.as_deref())?;
+    // What is damaged of another server is no matter of this one.
+    let wanted = log.as_ref().map(|log| log.server.as_str()).or(request.server.as_deref());
+    let may_be_own = |server: &String| wanted.is_none_or(|wanted| wanted == server);
+    let own = damaged.iter().find(|it| it.server.as_ref().is_none_or(may_be_own));
+    let damaged = own.map(|it| format!("chain {} cannot be read: {}", it.chain, it.why));
+    let Some(log) = log else { return absent(damaged) };
     match file {
         WalFile::History { timeline } => fetch_history(&log, timeline, damaged, request).await,
         WalFile::Segment(segment) => fetch_segment(repository, &log, segment, damaged, request).await,
     }
 }
 
-fn choose(logs: WalLogs, server: Option<&str>) -> Result<Option<WalLog>> {
+fn choose(logs: Vec<WalLog>, server: Option<&str>) -> Result<Option<WalLog>> {
     match server {
-        Some(server) => Ok(logs.of(server)),
-        None if logs.logs.len() > 1 => {
-            let servers: Vec<_> = logs.logs.iter().map(|log| log.server.as_str()).collect();
+        Some(server) => Ok(logs.into_iter().find(|log| log.server == server)),
+        None if logs.len() > 1 => {
+            let servers: Vec<_> = logs.iter().map(|log| log.server.as_str()).collect();
             Err(Error::new(
                 ErrorKind::Usage,
                 format!("the repository holds WAL of servers {}", servers.join(", ")),
             )
             .with_hint("say which is meant: `--server FINGERPRINT`"))
         }
-        None => Ok(logs.logs.into_iter().next()),
+        None => Ok(logs.into_iter().next()),
     }
 }
 
@@ -109,9 +115,12 @@ async fn fetch_segment(
     let (begin, end) = (Lsn(begin), Lsn(begin.saturating_add(log.segment_bytes)));
     let reached = log.reach(segment.timeline, begin).min(end);
     // Between two chains nothing was captured, and the log ends; within one, slices are missing.
-    let is_inside = |chain: &Chain| chain.description().after.0 <= reached.0 && reached.0 < chain.end().0;
-    let mut of_timeline = log.chains.iter().filter(|(_, lineage)| lineage.timeline() == segment.timeline);
-    if reached < end && of_timeline.any(|(chain, _)| is_inside(chain)) {
+    let is_inside = |(index, (chain, lineage)): (usize, &(Chain, Lineage))| {
+        let end = chain.end().0.min(log.valid_end(index));
+        let holds = chain.description().after.0 <= reached.0 && reached.0 < end;
+        lineage.timeline() == segment.timeline && holds
+    };
+    if reached < end && log.chains.iter().enumerate().any(is_inside) {
         return Err(Error::new(
             ErrorKind::Corrupt,
             format!("the captured WAL of timeline {} has a hole at {reached}", segment.timeline),

@@ -2,6 +2,9 @@
 //!
 //! A segment of a timeline is read from chains of that timeline alone, from its first byte on: a server copies what its new timeline shares
 //! with the old one into the segment in which it branches off. So does this log, and so does a recovering server read it.
+//!
+//! A server that went back to an earlier state (a snapshot of its disk) writes another history on the same timeline. From where the chain begins
+//! that was begun then, earlier chains count no more, and neither do sets that were taken before and reach beyond: see [`WalLog::given_up`].
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -10,8 +13,8 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use mainstay_basebackup::{Lineage, SeenRecord, WalWalker};
 use mainstay_model::progress::{Observer, Work};
-use mainstay_model::{ChainId, Error, ErrorKind, LogPosition, Lsn, Result, ResultExt, StoreKind};
-use mainstay_repository::{Chain, ChainDamage, ChainEntry, Repository, Run, Slice};
+use mainstay_model::{ChainId, Error, ErrorKind, LogPosition, Lsn, Result, ResultExt, StoreKind, Timestamp};
+use mainstay_repository::{Chain, ChainDamage, ChainEntry, ChainReason, Repository, Run, Slice};
 
 use super::segment_begin;
 
@@ -37,13 +40,30 @@ pub(crate) struct Piece<'a> {
     pub(crate) through: u64,
 }
 
+/// A chain of which nobody can tell what it holds.
+pub(crate) struct DamagedLog {
+    pub(crate) chain: ChainId,
+    /// Whose it is, where that can be read.
+    pub(crate) server: Option<String>,
+    /// How many slices lie in it.
+    pub(crate) slices: usize,
+    pub(crate) why: String,
+}
+
 /// Everything that was captured of PostgreSQL.
 #[derive(Default)]
 pub(crate) struct WalLogs {
     /// By server.
     pub(crate) logs: Vec<WalLog>,
-    /// Chains of which nobody can tell what they hold: identifier, how many slices lie in them, and why.
-    pub(crate) damaged: Vec<(ChainId, usize, String)>,
+    /// Chains of which nobody can tell what they hold.
+    pub(crate) damaged: Vec<DamagedLog>,
+}
+
+impl DamagedLog {
+    fn of(chain: &Chain, slices: usize, why: String) -> Self {
+        let server = Some(chain.description().server.clone());
+        Self { chain: chain.id().clone(), server, slices, why }
+    }
 }
 
 impl WalLogs {
@@ -58,7 +78,8 @@ impl WalLogs {
             let chain = match entry {
                 ChainEntry::Whole(chain) => chain,
                 ChainEntry::Damaged { id, slices, error, .. } => {
-                    found.damaged.push((id, slices, error.to_string()));
+                    let why = error.to_string();
+                    found.damaged.push(DamagedLog { chain: id, server: None, slices, why });
                     continue;
                 }
             };
@@ -67,13 +88,13 @@ impl WalLogs {
             if empty > 0 {
                 let why =
                     format!("{empty} of its slices have 0 bytes; `mainstay backup verify --log` names them");
-                found.damaged.push((chain.id().clone(), chain.slices().len() + empty, why));
+                found.damaged.push(DamagedLog::of(&chain, chain.slices().len() + empty, why));
             }
             match lineage_of(&chain) {
                 Ok(lineage) => {
                     servers.entry(chain.description().server.clone()).or_default().push((chain, lineage))
                 }
-                Err(why) => found.damaged.push((chain.id().clone(), chain.slices().len(), why)),
+                Err(why) => found.damaged.push(DamagedLog::of(&chain, chain.slices().len(), why)),
             }
         }
         found.logs = servers.into_iter().filter_map(|(server, chains)| WalLog::new(server, chains)).collect();
@@ -135,7 +156,35 @@ impl WalLog {
         let of_timeline = self.chains.iter().enumerate().filter(|(_, (_, it))| it.timeline() == timeline);
         of_timeline
             .flat_map(|(index, (chain, _))| chain.runs().into_iter().map(move |run| (index, run)))
+            .filter_map(|(index, run)| {
+                let through = run.through.min(LogPosition(self.valid_end(index)));
+                (run.after < through).then_some((index, Run { after: run.after, through }))
+            })
             .collect()
+    }
+
+    /// Where the server of `timeline` had gone back, oldest first.
+    fn turns(&self, timeline: u32) -> Vec<Turn> {
+        let of_timeline = self.chains.iter().enumerate().filter(|(_, (_, it))| it.timeline() == timeline);
+        let turns = of_timeline.filter(|(_, (chain, _))| chain.description().why == ChainReason::Diverged);
+        turns
+            .map(|(index, (chain, _))| {
+                let description = chain.description();
+                Turn { index, begun_at: description.begun_at, after: description.after.0 }
+            })
+            .collect()
+    }
+
+    /// Up to where the chain at `index` is of the history that the server has now; beyond, it is of one that was given up.
+    pub(crate) fn valid_end(&self, index: usize) -> u64 {
+        let Some((_, lineage)) = self.chains.get(index) else { return 0 };
+        valid_end(&self.turns(lineage.timeline()), index)
+    }
+
+    /// Whether what was taken from `timeline` at `taken_at`, and goes up to `end`, is of a history that the server has given up since. Of two
+    /// histories that cannot be told apart the answer is yes.
+    pub(crate) fn given_up(&self, timeline: u32, taken_at: Timestamp, end: Lsn) -> bool {
+        given_up(&self.turns(timeline), taken_at, end.0)
     }
 
     /// How far the log of one timeline goes from `from` on without a hole; `from` itself when it is not there.
@@ -284,6 +333,25 @@ impl Piece<'_> {
     }
 }
 
+/// A server went back to an earlier state, and another chain was begun.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    /// The place of that chain among all chains.
+    index: usize,
+    begun_at: Timestamp,
+    /// Where it begins; before that both histories are the same.
+    after: u64,
+}
+
+/// Up to where the chain at `index` counts: each later turn cuts what it began anew.
+fn valid_end(turns: &[Turn], index: usize) -> u64 {
+    turns.iter().filter(|turn| turn.index > index).map(|turn| turn.after).min().unwrap_or(u64::MAX)
+}
+
+fn given_up(turns: &[Turn], taken_at: Timestamp, end: u64) -> bool {
+    turns.iter().any(|turn| taken_at < turn.begun_at && end > turn.after)
+}
+
 /// What one chain gives to a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stretch {
@@ -310,6 +378,21 @@ fn cover(runs: &[(usize, Run)], from: u64, through: u64) -> Vec<(usize, u64, u64
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_history_that_was_given_up_counts_up_to_where_the_next_one_begins() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap_or_default();
+        let turn = |index, seconds, after| Turn { index, begun_at: at(seconds), after };
+        let turns = [turn(1, 100, 500), turn(3, 200, 700)];
+        let ends: Vec<u64> = (0..4).map(|index| valid_end(&turns, index)).collect();
+        assert_eq!(ends, [500, 700, 700, u64::MAX]);
+        for (taken_at, end, expected) in
+            [(50, 500, false), (50, 501, true), (150, 600, false), (150, 701, true), (250, 900, false)]
+        {
+            assert_eq!(given_up(&turns, at(taken_at), end), expected, "{taken_at} {end}");
+        }
+        assert!(!given_up(&[], at(0), 9) && valid_end(&[], 0) == u64::MAX);
+    }
 
     #[test]
     fn a_range_is_covered_as_far_as_runs_reach() {

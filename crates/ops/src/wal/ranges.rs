@@ -12,7 +12,8 @@ use serde::Serialize;
 
 use super::log::{WalLog, WalLogs};
 use super::{segment_begin, timestamp};
-use crate::cluster::ClusterSetContents;
+use crate::cluster::{ClusterSetContents, is_restorable};
+use crate::logical::LogicalSetContents;
 
 /// How many slices are read at the same time when they are verified.
 const SLICE_COUNT_MAX: usize = 4;
@@ -102,10 +103,14 @@ impl ContinuedSet {
         segment_begin(self.contents.begin, segment_bytes)
     }
 
-    /// How far the log leads from it along `lineage`; `None` when it does not even reach the set's end, or another branch does.
+    /// How far the log leads from it along `lineage`; `None` when it does not even reach the set's end, or another branch does, or the set is of
+    /// a history that the server has given up.
     pub(crate) fn reach(&self, log: &WalLog, lineage: &Lineage) -> Option<Lsn> {
         let (_, end) = lineage.part(self.contents.timeline)?;
         if end.is_some_and(|end| self.contents.end.0 > end) {
+            return None;
+        }
+        if log.given_up(self.contents.timeline, self.set.manifest().begun_at, self.contents.end) {
             return None;
         }
         let reached = log.reach_along(lineage, self.needs_from(log.segment_bytes));
@@ -113,7 +118,8 @@ impl ContinuedSet {
     }
 }
 
-/// The base backups of `server`, oldest first. Damaged ones are left out: those whose manifest is, and those that a verification found to be.
+/// The base backups of `server`, oldest first. Damaged ones are left out: those whose manifest is, and those that a
+/// verification found to be, with those that build on them.
 ///
 /// # Errors
 /// The store's.
@@ -128,10 +134,7 @@ pub(crate) async fn sets_to_continue(
         if server.is_some_and(|server| contents.server.fingerprint != server) {
             continue;
         }
-        let record = set.last_verification().await?;
-        let is_damaged =
-            record.is_some_and(|record| !record.is_sound() && record.manifest == set.manifest_blake3());
-        if !is_damaged {
+        if is_restorable(repository, &set, &contents).await? {
             found.push(ContinuedSet { set, contents });
         }
     }
@@ -144,10 +147,10 @@ pub(crate) async fn sets_to_continue(
 /// The store's.
 pub async fn ranges(repository: &Repository) -> Result<WalRanges> {
     let WalLogs { logs, damaged } = WalLogs::read(repository).await?;
-    let damaged = damaged.into_iter().map(|(chain, slices, damaged)| crate::recoverable::DamagedChain {
-        chain,
-        slices,
-        damaged,
+    let damaged = damaged.into_iter().map(|it| crate::recoverable::DamagedChain {
+        chain: it.chain,
+        slices: it.slices,
+        damaged: it.why,
     });
     let mut found = WalRanges { servers: Vec::new(), damaged: damaged.collect() };
     if logs.is_empty() {
@@ -209,7 +212,7 @@ fn timeline(
     TimelineWal { timeline: number, ranges, without_set, gaps, recovery_point, last_change_at }
 }
 
-/// Reads back the WAL that continues `set`: the slices of its server's chains from its beginning on.
+/// Reads back the WAL that continues `set`: the slices of its server's chains from its beginning on. A dump is continued by none.
 ///
 /// # Errors
 /// The store's. Damage is a finding.
@@ -218,6 +221,9 @@ pub async fn verify_log_after(
     set: &Set,
     observer: &dyn Observer,
 ) -> Result<Vec<LogReport>> {
+    if LogicalSetContents::is_of(set) {
+        return Ok(Vec::new());
+    }
     let contents: ClusterSetContents = set.contents()?;
     let mut reports = Vec::new();
     for chain in repository.chains_of(StoreKind::Postgres, &contents.server.fingerprint).await? {

@@ -148,22 +148,35 @@ impl<'a> Databases<'a> {
     /// The configured database and the marker in it.
     pub(super) async fn resettable(&self) -> Result<(DatabaseFacts, Option<Marker>)> {
         let session = self.open().await?;
-        let facts = self.facts_of(&session).await?;
+        self.resettable_on(&session).await
+    }
+
+    async fn resettable_on(&self, session: &Session<'_>) -> Result<(DatabaseFacts, Option<Marker>)> {
+        let facts = self.facts_of(session).await?;
         let name = &facts.definition.name;
         if OWN.contains(&name.as_str()) {
             return Err(Error::new(ErrorKind::Precondition, format!("{name} is the server's own database"))
                 .with_state("nothing was changed")
                 .with_hint("name the application's database in the PostgreSQL URL"));
         }
-        let marker = read_marker(&session).await?;
+        let marker = read_marker(session).await?;
         Ok((facts, marker))
     }
 
     /// Wipes the configured database.
     pub(super) async fn reset(&self, oid: u32, like: &DatabaseDefinition, marker: &Marker) -> Result<()> {
-        self.check_resettable(oid, marker).await?;
+        let checked = self.check_resettable(oid, marker).await?;
         let elsewhere = self.elsewhere(&like.name).await?;
         let session = Session::open(&elsewhere).await.context("connect to PostgreSQL")?;
+        // Behind one address there may be several servers, and a copy of one has the same identifiers.
+        if process(&session).await? != checked {
+            return Err(Error::new(
+                ErrorKind::StalePlan,
+                "another server answers than the one whose environment marker was read",
+            )
+            .with_state("nothing was changed")
+            .with_hint("name one server in the PostgreSQL URL, by its own address"));
+        }
         // The name may have been given to another database since.
         let rows = session.rows(&format!("{DEFINITION} {}", literal(&like.name))).await?;
         let now = rows.first().map(|row| session.value::<u32>(row, "oid")).transpose()?.flatten();
@@ -191,9 +204,10 @@ impl<'a> Databases<'a> {
         write_marker(&session, marker).await.map_err(unmarked)
     }
 
-    /// The last look: the same database, and the marker inside it still says that it may be lost.
-    async fn check_resettable(&self, oid: u32, marker: &Marker) -> Result<()> {
-        let (facts, found) = self.resettable().await?;
+    /// The last look: the same database, and the marker inside it still says that it may be lost. Gives the process that said so.
+    async fn check_resettable(&self, oid: u32, marker: &Marker) -> Result<String> {
+        let session = self.open().await?;
+        let (facts, found) = self.resettable_on(&session).await?;
         if facts.oid != oid {
             return Err(another_database(&facts.definition.name));
         }
@@ -205,7 +219,7 @@ impl<'a> Databases<'a> {
             .with_state("nothing was changed")
             .with_hint("`mainstay environment show` tells what it says"));
         }
-        Ok(())
+        process(&session).await
     }
 
     /// Another database of the server that lets us in.
@@ -222,6 +236,16 @@ impl<'a> Databases<'a> {
             .unwrap_or_else(|| Error::new(ErrorKind::Internal, "there is no other database"))
             .with_state("nothing was changed"))
     }
+}
+
+/// Which process of which server answers: two that run at the same time differ in it, whatever they were copied from.
+async fn process(session: &Session<'_>) -> Result<String> {
+    const QUESTION: &str = "SELECT pg_postmaster_start_time()::text || ' ' || coalesce(inet_server_addr()::text, '') \
+                            || ' ' || coalesce(inet_server_port()::text, '') AS process";
+    let rows = session.rows(QUESTION).await?;
+    let row =
+        rows.first().ok_or_else(|| Error::new(ErrorKind::Server, "the server does not say when it began"))?;
+    session.text(row, "process").map(str::to_owned)
 }
 
 fn another_database(name: &str) -> Error {

@@ -54,12 +54,12 @@ pub(crate) async fn run(args: PurgeArgs, session: &Session) -> Result<ExitStatus
         patterns: args.patterns,
         protect: args.protect,
         databases: args.database,
+        everything: args.everything,
         answer_micros_max: u64::try_from(args.busy_at_most.as_micros()).unwrap_or(u64::MAX),
     };
     let progress = session.printer.progress();
     let (clock, observer, cancel) = (session.clock.as_ref(), progress.as_ref(), &session.cancel);
-    let plan =
-        purge::plan(keyspace.as_ref(), target, &request, args.everything, clock, observer, cancel).await?;
+    let plan = purge::plan(keyspace.as_ref(), target, &request, clock, observer, cancel).await?;
     drop(progress);
     if let Some(file) = &args.output {
         plan::write(&plan, &session.path(file))?;
