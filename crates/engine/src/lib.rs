@@ -17,6 +17,7 @@ mod logical;
 mod metadata;
 mod probe;
 mod relational;
+mod scratch;
 mod wal;
 
 pub use accounts::{AccountKind, AccountMerge, AccountName, AccountStore, Accounts};
@@ -56,6 +57,7 @@ pub use relational::{
     Backend, BackendEnd, BackendId, Backends, HeldLock, RelationalInspection, SlotUse, Slots, SqlText,
     StatementCost, StatementCosts, StatementRequest, TableUse, WalFlow, WantedLock,
 };
+pub use scratch::{RelationCheck, ScratchHost, ScratchProgress, ScratchServer, ScratchTable};
 pub use wal::{
     FollowWal, RestorePoint, SlotHealth, SlotRetention, TimelineHistory, WalEvent, WalPosition, WalSlot,
     WalSource, WalStream,

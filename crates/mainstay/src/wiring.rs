@@ -22,8 +22,8 @@ use mainstay_mongo::{MongoConfig, MongoServer};
 use mainstay_ops::Selection;
 use mainstay_ops::cluster::FetchCommand;
 use mainstay_postgres::{
-    PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInspection, PostgresProbe, ProgramPlaces,
-    TlsOptions,
+    PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInspection, PostgresProbe, PostgresScratch,
+    ProgramPlaces, TlsOptions,
 };
 use mainstay_redis::{RedisConfig, RedisKeyFile, RedisKeyspace, RedisProbe};
 use mainstay_repository::{Compression, Repository, RepositoryOptions};
@@ -337,13 +337,32 @@ impl Session {
     pub(crate) fn databases(&self) -> Result<Arc<PostgresDatabases>> {
         let kind = StoreKind::Postgres;
         let settings = self.configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?;
-        let path = self.outside.variable("PATH").unwrap_or_default();
-        let places = ProgramPlaces {
-            folder: settings.client_dir.clone(),
-            path: std::env::split_paths(path).collect(),
-            temporary: self.outside.variable("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from),
-        };
+        let places = self.program_places(settings.client_dir.clone());
         Ok(Arc::new(PostgresDatabases::new(&postgres(settings)?, places)?))
+    }
+
+    /// Where throw-away servers of PostgreSQL are started. Needs no configured server.
+    ///
+    /// # Errors
+    /// `Config` when the configured URL cannot be used.
+    pub(crate) fn scratch_host(&self) -> Result<PostgresScratch> {
+        let settings = self.configuration.postgres.as_ref();
+        let config = settings.map(postgres).transpose()?;
+        let places = self.program_places(settings.and_then(|settings| settings.client_dir.clone()));
+        let others = ["HOME", "PATH", "XDG_CONFIG_HOME"].map(str::to_owned);
+        let variables = self.repository_variables().into_iter().chain(others).filter_map(|name| {
+            let value = Secret::new(self.outside.variable(&name)?);
+            Some((name, value))
+        });
+        PostgresScratch::new(config.as_ref(), places, variables.collect())
+    }
+
+    fn program_places(&self, folder: Option<PathBuf>) -> ProgramPlaces {
+        ProgramPlaces {
+            folder,
+            path: std::env::split_paths(self.outside.variable("PATH").unwrap_or_default()).collect(),
+            temporary: self.outside.variable("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from),
+        }
     }
 
     /// What an operation on `probe`'s store acts upon: the environment by configuration and marker, and which server it is.

@@ -11,6 +11,7 @@
 //! | `session`, `probe`, `examine` | simple queries through the driver: facts, marker, findings |
 //! | `inspect`, `mask` | processes, locks, statements, tables, WAL, slots; statements without their values |
 //! | `logical` | dumps through `pg_dump` and `pg_restore`; making, renaming, removing and wiping databases |
+//! | `scratch` | throw-away servers on restored folders |
 //! | `wal_state` | slots and restore points, as the driver's connections see them |
 //! | `replication` | the replication protocol: login, messages, commands, base backups, WAL |
 //! | `tls`, `failure` | how much is asked of the server's certificate; what went wrong, by layer |
@@ -48,6 +49,7 @@ mod mask;
 mod probe;
 mod quote;
 mod replication;
+mod scratch;
 mod session;
 mod tls;
 mod wal_state;
@@ -57,3 +59,4 @@ pub use inspect::PostgresInspection;
 pub use logical::{PostgresDatabases, ProgramPlaces};
 pub use probe::PostgresProbe;
 pub use replication::base_backup::PostgresCluster;
+pub use scratch::PostgresScratch;

@@ -39,7 +39,7 @@ pub(crate) async fn run(args: ApplyArgs, session: &Session) -> Result<ExitStatus
         mainstay_ops::restore::OPERATION_ABANDON => restore::abandon_plan(&plan, approve, session).await,
         mainstay_ops::purge::OPERATION => redis::purge::apply_plan(&plan, approve, session).await,
         operation if operation.starts_with("restore.apply.") => {
-            restore::apply_plan(&plan, approve, session).await
+            restore::apply_plan(&plan, approve, false, session).await
         }
         operation if operation.starts_with("mongo.load.") => {
             mongo::load::apply_plan(&plan, approve, session).await

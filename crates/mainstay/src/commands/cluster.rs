@@ -6,28 +6,32 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use mainstay_engine::{BaseBackupRequest, CheckpointPace, FileChecksum};
+use mainstay_engine::{BaseBackupRequest, CheckpointPace, FileChecksum, ScratchHost, ScratchTable};
 use mainstay_guard::{BackupEvidence, Outcome, UNKNOWN_ENVIRONMENT};
 use mainstay_model::{
-    ByteSize, Count, EnvironmentClass, Error, ErrorKind, ExitStatus, Lsn, Plan, Result, StoreKind, Target,
+    ByteSize, Count, EnvironmentClass, Error, ErrorKind, ExitStatus, Lsn, Plan, Result, Severity, StoreKind,
+    Target,
 };
 use mainstay_ops::cluster::{
     self, ClusterBackupContext, ClusterBackupReport, ClusterRestoreContext, ClusterRestoreReport,
     ClusterRestoreRequest, ClusterSetContents, EarlierChoice, FetchCommand, Recovery, RecoveryAction,
-    RecoveryTarget,
+    RecoveryTarget, ScratchContext, ScratchReport,
 };
 use mainstay_repository::Set;
 use serde_json::{Map, Value, json};
 
 use super::backup::SetChoice;
-use super::close;
 use super::plan::PlanReport;
+use super::{close, findings};
 use crate::printer::shown::moment;
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
 
 /// Where the official container image from version 18 on keeps its data, with the version for `{}`.
 const CONTAINER_FOLDER: &str = "/var/lib/postgresql/{}/docker";
+
+/// How many tables are shown without `--verbose`.
+const TABLE_COUNT_MAX: usize = 50;
 
 /// How a server begins a base backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -386,10 +390,15 @@ fn whole_path(path: &Path) -> Result<PathBuf> {
 pub(crate) async fn apply_restore(
     plan: &Plan,
     approve: Option<&str>,
+    scratch: bool,
     session: &Session,
 ) -> Result<ExitStatus> {
     let began = Instant::now();
     let repository = session.repository().await?;
+    let host = if scratch { Some(session.scratch_host()?) } else { None };
+    if let Some(host) = &host {
+        cluster::check_scratch(host, &repository, plan).await?;
+    }
     let guard = session.guard(&repository);
     let permit = guard.permit(plan, &BackupEvidence::default(), &session.consent(approve)?).await?;
     let progress = session.printer.progress();
@@ -415,8 +424,24 @@ pub(crate) async fn apply_restore(
         Err(error) => Outcome::of_error(error),
     };
     let report = close(&guard, permit, restored, outcome).await?;
+    let elapsed = began.elapsed();
+    let scratch = match &host {
+        None => None,
+        Some(host) => Some(rehearse(host, &report, session).await?),
+    };
     let variables = session.repository_variables();
-    Ok(session.printer.report(&Restored { report, fetch, variables, elapsed: began.elapsed() }))
+    Ok(session.printer.report(&Restored { report, fetch, variables, elapsed, scratch }))
+}
+
+/// Proves what was restored by a throw-away server.
+async fn rehearse(
+    host: &dyn ScratchHost,
+    restored: &ClusterRestoreReport,
+    session: &Session,
+) -> Result<ScratchReport> {
+    let progress = session.printer.progress();
+    let context = ScratchContext { host, observer: progress.as_ref(), cancel: &session.cancel };
+    cluster::rehearse(&context, restored).await
 }
 
 struct Restored {
@@ -425,9 +450,43 @@ struct Restored {
     /// What the fetching of WAL needs in the server's environment.
     variables: Vec<String>,
     elapsed: Duration,
+    /// What a throw-away server showed, when one was asked for.
+    scratch: Option<ScratchReport>,
 }
 
 impl Restored {
+    /// What a throw-away server showed, and that the folder is used up.
+    fn scratch_text(&self, scratch: &ScratchReport, look: &Look) -> String {
+        let mut text = match (scratch.reached, scratch.timeline) {
+            (Some(reached), Some(timeline)) => format!(
+                "a scratch server recovered to {reached} and took writes on timeline {timeline}; it has ended\n"
+            ),
+            _ => "a scratch server did not recover; it has ended\n".to_owned(),
+        };
+        let shown = if look.verbose { usize::MAX } else { TABLE_COUNT_MAX };
+        let mut table = Table::new(&["DATABASE", "SCHEMA", "TABLE", "ROWS"]);
+        for counted in scratch.tables.iter().take(shown) {
+            let ScratchTable { database, schema, table: name } = &counted.table;
+            table.row(vec![
+                database.as_str().into(),
+                schema.as_str().into(),
+                name.as_str().into(),
+                Cell::right(Count(counted.rows).to_string()),
+            ]);
+        }
+        text.push_str(&table.render(look));
+        if scratch.tables.len() > shown {
+            let more = scratch.tables.len() - shown;
+            text.push_str(&format!("and {more} more tables: --verbose lists them\n"));
+        }
+        if scratch.relations_checked {
+            text.push_str("pg_amcheck looked at every relation of every database\n");
+        }
+        text.push_str(&findings::text(&scratch.findings, look));
+        let into = self.report.into.display();
+        text + &format!("{into} was used by the scratch server: restore anew for a server to keep\n")
+    }
+
     /// The first number of the server's version.
     fn major(&self) -> &str {
         self.report.contents.server.version.split('.').next().unwrap_or_default()
@@ -480,7 +539,12 @@ impl Report for Restored {
             ("server_version".to_owned(), json!(contents.server.version)),
             ("start".to_owned(), json!(self.start())),
             ("seconds".to_owned(), json!(self.elapsed.as_secs_f64())),
+            ("scratch".to_owned(), json!(self.scratch)),
         ])
+    }
+
+    fn exit_status(&self) -> ExitStatus {
+        Severity::worst_exit_status(self.scratch.iter().flat_map(|scratch| &scratch.findings))
     }
 
     fn text(&self, look: &Look) -> String {
@@ -495,6 +559,9 @@ impl Report for Restored {
             Count(contents.files()),
             ByteSize(contents.bytes()),
         );
+        if let Some(scratch) = &self.scratch {
+            return text + &self.scratch_text(scratch, look);
+        }
         text.push_str(&format!(
             "start it with PostgreSQL {}, as the user that owns the files; it recovers to {} by itself:\n  {}\n",
             self.major(),

@@ -125,6 +125,9 @@ pub(crate) struct ApplyArgs {
     /// Approve the plan with this hash beforehand; needed where there is no terminal
     #[arg(long, value_name = "HASH")]
     approve: Option<String>,
+    /// Prove a restored folder of PostgreSQL by a throw-away server, which uses it up: recover, read every table, look at every relation
+    #[arg(long)]
+    scratch: bool,
 }
 
 impl RestoreCommand {
@@ -156,7 +159,7 @@ pub(crate) async fn run(command: RestoreCommand, session: &Session) -> Result<Ex
         RestoreCommand::Plan(args) => plan_restore(*args, session).await,
         RestoreCommand::Apply(args) => {
             let plan = plan::read(&session.path(&args.file))?;
-            apply_plan(&plan, args.approve.as_deref(), session).await
+            apply_plan(&plan, args.approve.as_deref(), args.scratch, session).await
         }
         RestoreCommand::Abandon(args) => plan_abandon(args, session).await,
         RestoreCommand::List => list(session).await,
@@ -366,13 +369,20 @@ async fn basis(
 ///
 /// # Errors
 /// The operation's.
-pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Session) -> Result<ExitStatus> {
+pub(crate) async fn apply_plan(
+    plan: &Plan,
+    approve: Option<&str>,
+    scratch: bool,
+    session: &Session,
+) -> Result<ExitStatus> {
     if mainstay_ops::logical::is_restore(plan) {
+        cluster::refuse(&[("scratch", scratch)], "a logical dump")?;
         return logical::apply_restore(plan, approve, session).await;
     }
     if plan.target.store == StoreKind::Postgres {
-        return cluster::apply_restore(plan, approve, session).await;
+        return cluster::apply_restore(plan, approve, scratch, session).await;
     }
+    cluster::refuse(&[("scratch", scratch)], plan.target.store)?;
     let began = Instant::now();
     let needed = restore::needed_backup(plan)?;
     let work = Work::begin(plan, &needed, approve, session).await?;

@@ -4,4 +4,5 @@
 mod capture;
 mod damage;
 mod recovery;
+mod scratch;
 mod stack;

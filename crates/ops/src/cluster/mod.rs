@@ -4,7 +4,7 @@
 //! the server's manifest. [`inspect`] does the same to a set that is read back. [`plan_restore`] decides where a set would be unpacked and
 //! [`restore`] does it: it reads the whole set back first, writes into empty places alone, and puts the file without which no server
 //! starts into its place last. With captured WAL a set is brought forward: [`find_recovery`] decides where a recovery stops, and a restored
-//! folder is told of it. Relies on `mainstay-basebackup` for what an archive holds. Refuses to unpack over anything.
+//! folder is told of it. [`rehearse`] proves a restored folder by a throw-away server. Relies on `mainstay-basebackup` for what an archive holds. Refuses to unpack over anything.
 //!
 //! A set may hold what has changed since an earlier one alone: `chain` says on what it may build, and what it needs; `combine` which set of a chain
 //! gives what of which file.
@@ -20,6 +20,7 @@ mod point;
 mod read_back;
 mod recovery;
 mod restore;
+mod scratch;
 mod unpack;
 
 pub use crate::wal::seek::RecoveryTarget;
@@ -34,6 +35,7 @@ pub use recovery::{FetchCommand, Recovery, RecoveryAction};
 pub use restore::{
     ClusterRestoreContext, ClusterRestoreReport, ClusterRestoreRequest, RestorePlace, plan_restore, restore,
 };
+pub use scratch::{ScratchContext, ScratchReport, TableRows, check_scratch, rehearse};
 
 use mainstay_basebackup::{Algorithm, BuildsOn, JudgeOptions, Manifest, SeenArchive, builds_on};
 use mainstay_engine::FileChecksum;

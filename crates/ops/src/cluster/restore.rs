@@ -82,6 +82,13 @@ struct Parameters {
 }
 
 impl Parameters {
+    fn of(plan: &Plan) -> Result<Self> {
+        serde_json::from_value(plan.parameters.clone()).map_err(|source| {
+            Error::new(ErrorKind::Usage, "the plan's parameters are not those of such a restore")
+                .with_source(source)
+        })
+    }
+
     fn folders(&self) -> impl Iterator<Item = &Path> {
         std::iter::once(self.into.as_path())
             .chain(self.tablespaces.iter().map(|place| place.folder.as_path()))
@@ -113,6 +120,11 @@ impl Parameters {
                 }),
         }
     }
+}
+
+/// The set that a plan restores.
+pub(super) fn set_of(plan: &Plan) -> Result<SetId> {
+    Parameters::of(plan).map(|parameters| parameters.set)
 }
 
 /// What a restore works with.
@@ -283,10 +295,7 @@ pub async fn restore(
     permit: &Permit,
 ) -> Result<ClusterRestoreReport> {
     permit.covers(plan)?;
-    let parameters: Parameters = serde_json::from_value(plan.parameters.clone()).map_err(|source| {
-        Error::new(ErrorKind::Usage, "the plan's parameters are not those of such a restore")
-            .with_source(source)
-    })?;
+    let parameters = Parameters::of(plan)?;
     check_apart(&parameters)?;
     let set = context
         .repository

@@ -1,6 +1,6 @@
 //! Logical dumps through the server's own programs, `pg_dump` and `pg_restore`: nothing else knows how to write a database down as statements.
 //!
-//! These are the only programs that Mainstay starts. Each is looked for where the configuration says, must be of the server's major version,
+//! These, and those of a throw-away server (`scratch`), are the only programs that Mainstay starts. Each is looked for where the configuration says, must be of the server's major version,
 //! gets an empty environment, its connection as arguments and the password in a private file; what it says on its standard error is kept,
 //! bounded, and told when it fails. A dump is whole when the program ended well, and not before.
 //!
@@ -11,8 +11,8 @@
 //! | `databases` | databases as wholes: definitions, making, renaming, removing, wiping |
 
 mod databases;
-mod passfile;
-mod program;
+pub(crate) mod passfile;
+pub(crate) mod program;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -16,13 +16,13 @@ const PREFIX: &str = "mainstay-pg-";
 
 /// A folder that nobody else may look into.
 #[derive(Debug)]
-pub(super) struct PrivateFolder {
+pub(crate) struct PrivateFolder {
     folder: PathBuf,
 }
 
 impl PrivateFolder {
     /// A new one below `parent`.
-    pub(super) fn create(parent: &Path) -> Result<Self> {
+    pub(crate) fn create(parent: &Path) -> Result<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let process = std::process::id();
         for _ in 0..100 {
@@ -60,25 +60,25 @@ impl PrivateFolder {
     }
 
     /// The path of a file in it.
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
     /// A new file in it.
-    pub(super) fn create_file(&self, name: &str) -> Result<File> {
+    pub(crate) fn create_file(&self, name: &str) -> Result<File> {
         let path = self.path(name);
         let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         created.map_err(|error| unwritable(&path, &error))
     }
 
     /// A new file in it with these bytes; gives its path.
-    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
         self.create_file(name)?.write_all(bytes).map_err(|error| unwritable(&self.path(name), &error))?;
         Ok(self.path(name))
     }
 
     /// A password file for every connection (manual, "The Password File").
-    pub(super) fn write_password(&self, password: &[u8]) -> Result<PathBuf> {
+    pub(crate) fn write_password(&self, password: &[u8]) -> Result<PathBuf> {
         if password.iter().any(|byte| matches!(byte, b'\n' | b'\r' | 0)) {
             return Err(Error::new(
                 ErrorKind::Unsupported,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use mainstay_model::{Error, ErrorKind, Result};
+use mainstay_model::{Error, ErrorKind, Result, Secret};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
@@ -21,9 +21,12 @@ const LINE_COUNT_MAX: usize = 4;
 /// How long it may take to say its version.
 const VERSION_TIME_MAX: Duration = Duration::from_secs(10);
 
+/// Programs that come with the server.
+const SERVER_PROGRAMS: [&str; 2] = ["postgres", "pg_controldata"];
+
 /// What a program shares with us, its standard error aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pipe {
+pub(crate) enum Pipe {
     /// Nothing.
     None,
     /// What it reads.
@@ -34,7 +37,7 @@ pub(super) enum Pipe {
 
 /// A program that fits the server.
 #[derive(Debug)]
-pub(super) struct Program {
+pub(crate) struct Program {
     name: &'static str,
     path: PathBuf,
     /// With its version.
@@ -42,20 +45,21 @@ pub(super) struct Program {
 }
 
 /// Finds the program called `name` and compares its major version with that of the server.
-pub(super) async fn find(
+pub(crate) async fn find(
     name: &'static str,
     server_version: &str,
     places: &ProgramPlaces,
 ) -> Result<Program> {
     let major = major_of(server_version).unwrap_or_default();
     let path = candidates(name, &major, places).into_iter().find(|path| path.is_file());
+    let package = if SERVER_PROGRAMS.contains(&name) { "postgresql" } else { "postgresql-client" };
     let hint = match &places.folder {
         Some(folder) => format!(
-            "install the client programs of PostgreSQL {major} in {}, or correct `client_dir` in [postgres]",
+            "install the programs of PostgreSQL {major} in {}, or correct `client_dir` in [postgres]",
             folder.display()
         ),
         None => format!(
-            "install the client programs of PostgreSQL {major} (Debian: `postgresql-client-{major}`), or name their folder: `client_dir` in [postgres]"
+            "install the programs of PostgreSQL {major} (Debian: `{package}-{major}`), or name their folder: `client_dir` in [postgres]"
         ),
     };
     let refused = |message: String| {
@@ -115,9 +119,20 @@ fn bare(path: &Path) -> Command {
 
 impl Program {
     /// Starts it.
-    pub(super) fn start(&self, arguments: &[String], pipe: Pipe) -> Result<Running> {
+    pub(crate) fn start(&self, arguments: &[String], pipe: Pipe) -> Result<Running> {
+        self.start_with(arguments, &[], pipe)
+    }
+
+    /// Starts it with variables in its environment.
+    pub(crate) fn start_with(
+        &self,
+        arguments: &[String],
+        variables: &[(String, Secret)],
+        pipe: Pipe,
+    ) -> Result<Running> {
         let piped = |wanted: Pipe| if pipe == wanted { Stdio::piped() } else { Stdio::null() };
         let mut command = bare(&self.path);
+        command.envs(variables.iter().map(|(name, value)| (name, value.expose())));
         command.args(arguments).stdin(piped(Pipe::Input)).stdout(piped(Pipe::Output)).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| {
             Error::new(ErrorKind::Precondition, format!("{} cannot be started: {error}", self.path.display()))
@@ -140,7 +155,7 @@ async fn listen(mut stderr: ChildStderr) -> Vec<u8> {
 }
 
 /// A program that was started; killed when this is dropped before its end.
-pub(super) struct Running {
+pub(crate) struct Running {
     name: &'static str,
     title: String,
     child: Child,
@@ -150,30 +165,46 @@ pub(super) struct Running {
 
 impl Running {
     /// Its name and version.
-    pub(super) fn title(&self) -> &str {
+    pub(crate) fn title(&self) -> &str {
         &self.title
     }
 
     /// What it writes.
-    pub(super) fn take_output(&mut self) -> Result<ChildStdout> {
+    pub(crate) fn take_output(&mut self) -> Result<ChildStdout> {
         self.child.stdout.take().ok_or_else(|| Error::new(ErrorKind::Internal, "a program without an output"))
     }
 
     /// What it reads.
-    pub(super) fn take_input(&mut self) -> Result<ChildStdin> {
+    pub(crate) fn take_input(&mut self) -> Result<ChildStdin> {
         self.child.stdin.take().ok_or_else(|| Error::new(ErrorKind::Internal, "a program without an input"))
     }
 
     /// The pipe to or from it broke.
-    pub(super) fn broken(&self, error: &std::io::Error) -> Error {
+    pub(crate) fn broken(&self, error: &std::io::Error) -> Error {
         Error::new(ErrorKind::Internal, format!("the pipe of {} broke: {error}", self.name))
+    }
+
+    /// Its process, while it runs.
+    pub(crate) fn process(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Whether it has ended, and is not yet waited for.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits for its end; gives its exit status.
+    pub(crate) async fn exit_code(&mut self) -> Result<Option<i32>> {
+        let status = self.child.wait().await.map_err(|error| self.broken(&error))?;
+        Ok(status.code())
     }
 
     /// Waits for its end.
     ///
     /// # Errors
     /// When it ended otherwise than well, with the last lines it said.
-    pub(super) async fn end(&mut self) -> Result<()> {
+    pub(crate) async fn end(&mut self) -> Result<()> {
         let status = self.child.wait().await.map_err(|error| self.broken(&error))?;
         let said = match self.said.take() {
             Some(said) => said.await.unwrap_or_default(),
@@ -199,7 +230,7 @@ impl Running {
 fn told(name: &str, said: &str) -> String {
     let own: Vec<&str> = said
         .lines()
-        .filter_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        .filter_map(|line| own_line(name, line))
         .map(|line| line.strip_prefix("error: ").unwrap_or(line))
         .filter(|line| {
             !line.starts_with("detail:") && !line.starts_with("warning:") && !line.starts_with("while ")
@@ -208,8 +239,18 @@ fn told(name: &str, said: &str) -> String {
     own[own.len().saturating_sub(LINE_COUNT_MAX)..].join("; ")
 }
 
+/// What `line` says, if it is the program's own. A server's log is written without prefix, and shows what its restore_command says, too.
+fn own_line<'a>(name: &str, line: &'a str) -> Option<&'a str> {
+    let of_server = ["FATAL:  ", "PANIC:  ", "error: "];
+    let own = line.strip_prefix(name).and_then(|rest| rest.strip_prefix(": "));
+    own.or_else(|| match name {
+        "postgres" => of_server.iter().find_map(|prefix| line.strip_prefix(prefix)),
+        _ => None,
+    })
+}
+
 /// How a program connects to a database, as libpq reads it; the password is in `private`.
-pub(super) fn connection(settings: &Settings, database: &str, private: &PrivateFolder) -> Result<String> {
+pub(crate) fn connection(settings: &Settings, database: &str, private: &PrivateFolder) -> Result<String> {
     let driver = &settings.driver;
     let hosts: Vec<String> = driver
         .get_hosts()
