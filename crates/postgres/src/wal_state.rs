@@ -59,7 +59,16 @@ pub(crate) async fn create_restore_point(settings: &Settings, name: &str) -> Res
         .parse()
         .map_err(|source| Error::new(ErrorKind::Server, "the server told no position").with_source(source))?;
     let timeline = u32::try_from(session.number(row, "timeline")?).unwrap_or_default();
+    make_durable(&session).await?;
     Ok(RestorePoint { at: lsn, timeline })
+}
+
+/// Commits something that changes nothing, on this server's disk alone. A restore point is durable, and sent to whoever follows WAL, no
+/// sooner than the next commit, which on an idle server may be long in coming.
+async fn make_durable(session: &Session<'_>) -> Result<()> {
+    const COMMIT: &str = "SELECT set_config('synchronous_commit', 'local', true), \
+                          pg_logical_emit_message(true, 'mainstay', 'restore point')::text";
+    session.rows(COMMIT).await.map(drop)
 }
 
 /// Recovery is in progress (55000): a standby.
