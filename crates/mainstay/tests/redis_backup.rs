@@ -120,31 +120,36 @@ async fn a_backup_that_is_killed_stopped_or_cut_off_is_never_a_set() {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     };
-    let begun = |place: &Place| {
-        let child = command(place).spawn().unwrap();
+    let wait_until = |server: &Redis, sends: bool| {
+        let mut connection = redis::Client::open(server.uri()).unwrap().get_connection().unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
-        // Two sets have a folder then: the first one, and the one that is coming.
-        while fs::read_dir(place.path("backups/redis/sets")).unwrap().count() < 2 && Instant::now() < deadline
-        {
-            std::thread::sleep(Duration::from_millis(5));
+        loop {
+            let info: String = redis::cmd("INFO").arg("persistence").query(&mut connection).unwrap();
+            if info.contains("rdb_bgsave_in_progress:1") == sends {
+                return;
+            }
+            assert!(Instant::now() < deadline, "waited in vain until sending is {sends}: {info}");
         }
+    };
+    let begun = |place: &Place, server: &Redis| {
+        wait_until(server, false);
+        let child = command(place).spawn().unwrap();
+        wait_until(server, true);
         child
     };
-    let mut killed = begun(&place);
+    let mut killed = begun(&place, &server);
     killed.kill().unwrap();
     killed.wait().unwrap();
     assert_eq!(sets(&place), 1);
 
-    let stopped = command(&place).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(700));
+    let stopped = begun(&place, &server);
     let pid = rustix::process::Pid::from_child(&stopped);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let stopped: Seen = stopped.wait_with_output().unwrap().into();
     assert_eq!(stopped.status, 75, "{}", stopped.both());
     assert!(stopped.stderr.contains("no backup set was made"), "{}", stopped.both());
 
-    let cut = command(&place).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(700));
+    let cut = begun(&place, &server);
     server.kill9();
     let cut: Seen = cut.wait_with_output().unwrap().into();
     assert_eq!(cut.status, 6, "{}", cut.both());
