@@ -89,6 +89,9 @@ pub struct KeyScanRequest {
 /// A store of keys.
 #[async_trait]
 pub trait Keyspace: Send + Sync {
+    /// The key that holds the environment's marker, which nobody but its writer may touch.
+    fn marker(&self) -> &'static [u8];
+
     /// Databases that hold keys, by number.
     async fn databases(&self) -> Result<Vec<KeyspaceSize>>;
 

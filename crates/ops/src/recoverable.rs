@@ -141,10 +141,7 @@ pub(crate) async fn sets_to_continue(
         let Ok(set) = entry.into_set() else { continue };
         let Ok(contents) = set.contents::<DocumentSetContents>() else { continue };
         let Some(moment) = SetMoment::of(set.id(), &contents) else { continue };
-        let record = repository.last_verification(set.kind(), set.id()).await?;
-        let is_damaged =
-            record.is_some_and(|record| !record.is_sound() && record.manifest == set.manifest_blake3());
-        if !is_damaged {
+        if set.verdict().await?.is_none_or(|record| record.is_sound()) {
             found.push((set, contents, moment));
         }
     }

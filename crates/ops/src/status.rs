@@ -17,6 +17,7 @@ use mainstay_repository::{Chain, ChainEntry, LogKind, Repository, Set, SetEntry}
 use serde::Serialize;
 
 use crate::logical::LogicalSetContents;
+use crate::verify::newest_sound;
 
 /// How many verification records are read at the same time.
 const VERIFICATION_READS: usize = 8;
@@ -119,21 +120,12 @@ pub async fn repository(repository: &Repository) -> Result<RepositoryStatus> {
         }
         found.damaged.extend(unsound(&whole).await?);
         found.damaged.sort_unstable();
-        found.verified = newest_verified(&whole).await?;
+        let servers = whole.iter().rev().filter(|set| !LogicalSetContents::is_of(set));
+        let newest = newest_sound(servers).await?;
+        found.verified = newest.map(|(set, _)| (set.id().clone(), set.manifest().begun_at));
         backups.push(found);
     }
     Ok(RepositoryStatus { backups })
-}
-
-/// The newest of `sets`, dumps aside, that its last verification found sound, and when it was begun.
-async fn newest_verified(sets: &[Set]) -> Result<Option<(SetId, Timestamp)>> {
-    for set in sets.iter().rev().filter(|set| !LogicalSetContents::is_of(set)) {
-        let record = set.last_verification().await?;
-        if record.is_some_and(|record| record.is_sound() && record.manifest == set.manifest_blake3()) {
-            return Ok(Some((set.id().clone(), set.manifest().begun_at)));
-        }
-    }
-    Ok(None)
 }
 
 /// Those of `sets` that their last recorded verification found damaged.

@@ -3,7 +3,7 @@
 use mainstay_guard::BackupEvidence;
 use mainstay_model::progress::Observer;
 use mainstay_model::{Result, ResultExt, StoreKind};
-use mainstay_repository::{Repository, Set, VerifyReport};
+use mainstay_repository::{Repository, Set, VerificationRecord, VerifyReport};
 
 use crate::contents::{DocumentSetContents, Needed};
 use crate::inspect::inspect;
@@ -50,22 +50,46 @@ pub async fn verify(
 /// # Errors
 /// What the store fails with.
 pub async fn evidence(repository: &Repository, fingerprint: &str, needed: &Needed) -> Result<BackupEvidence> {
-    let sets = repository.sets(Some(StoreKind::Mongo)).await.context("look for verified backups")?;
-    for entry in sets.into_iter().rev() {
-        let Ok(set) = entry.into_set() else { continue };
-        if !covers(&set, fingerprint, needed) {
-            continue;
-        }
-        let last = repository.last_verification(set.kind(), set.id()).await?;
-        if let Some(record) =
-            last.filter(|record| record.is_sound() && record.manifest == set.manifest_blake3())
-        {
-            let newest_verified = Some((set.id().clone(), record.at));
-            let fingerprint = Some(fingerprint.to_owned());
-            return Ok(BackupEvidence { newest_verified, fingerprint, with_accounts: needed.accounts });
+    let counts = |set: &Set| covers(set, fingerprint, needed);
+    let evidence = evidence_among(repository, StoreKind::Mongo, fingerprint, counts).await?;
+    Ok(BackupEvidence { with_accounts: needed.accounts, ..evidence })
+}
+
+/// The newest sound set of `kind` that `counts` as a backup of the server with this `fingerprint`.
+///
+/// # Errors
+/// What the store fails with.
+pub(crate) async fn evidence_among(
+    repository: &Repository,
+    kind: StoreKind,
+    fingerprint: &str,
+    counts: impl Fn(&Set) -> bool,
+) -> Result<BackupEvidence> {
+    let entries = repository.sets(Some(kind)).await.context("look for verified backups")?;
+    let sets: Vec<Set> = entries.into_iter().filter_map(|entry| entry.into_set().ok()).collect();
+    let Some((set, record)) = newest_sound(sets.iter().rev().filter(|set| counts(set))).await? else {
+        return Ok(BackupEvidence::default());
+    };
+    Ok(BackupEvidence {
+        newest_verified: Some((set.id().clone(), record.at)),
+        fingerprint: Some(fingerprint.to_owned()),
+        with_accounts: false,
+    })
+}
+
+/// The first of `sets` that its last verification found sound, with that.
+///
+/// # Errors
+/// What the store fails with.
+pub(crate) async fn newest_sound<'s>(
+    sets: impl Iterator<Item = &'s Set>,
+) -> Result<Option<(&'s Set, VerificationRecord)>> {
+    for set in sets {
+        if let Some(record) = set.verdict().await?.filter(VerificationRecord::is_sound) {
+            return Ok(Some((set, record)));
         }
     }
-    Ok(BackupEvidence { with_accounts: needed.accounts, ..BackupEvidence::default() })
+    Ok(None)
 }
 
 fn covers(set: &Set, fingerprint: &str, needed: &Needed) -> bool {

@@ -43,6 +43,10 @@ impl RedisKeyspace {
 
 #[async_trait]
 impl Keyspace for RedisKeyspace {
+    fn marker(&self) -> &'static [u8] {
+        MARKER_KEY.as_bytes()
+    }
+
     async fn databases(&self) -> Result<Vec<KeyspaceSize>> {
         let mut session = Session::open(&self.settings).await.context("connect to Redis")?;
         let reply: String =

@@ -94,6 +94,14 @@ impl Set {
         self.repository.last_verification(self.kind(), self.id()).await
     }
 
+    /// The last verification, when it was of the manifest that the set has now.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn verdict(&self) -> Result<Option<VerificationRecord>> {
+        Ok(self.last_verification().await?.filter(|record| record.manifest == self.blake3))
+    }
+
     /// The hash that seals its manifest, and with it every object.
     pub fn manifest_blake3(&self) -> Blake3 {
         self.blake3

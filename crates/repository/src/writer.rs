@@ -328,6 +328,23 @@ impl SetWriter {
         let released = shared.repository.release_set_lease(&shared.id, lease, deleted.is_ok()).await;
         deleted.and(released).with_context(|| format!("abandon backup set {}", shared.id))
     }
+
+    /// As [`SetWriter::abandon`], because of `error`, which is given back with the state that things are in. For sets that cannot be continued.
+    pub async fn give_up(self, error: Error) -> Error {
+        let set = self.id().clone();
+        let error = error.with_state(match self.abandon().await {
+            Ok(()) => "no backup set was made; sets made before are untouched".to_owned(),
+            Err(_) => {
+                format!(
+                    "no backup set was made; remains of {set} are left, `mainstay backup prune` removes them"
+                )
+            }
+        });
+        match (error.kind(), error.hint()) {
+            (ErrorKind::Interrupted, None) => error.with_hint("run the same command again to start over"),
+            _ => error,
+        }
+    }
 }
 
 /// Why [`SetWriter::commit`] failed, and what that means for the set.

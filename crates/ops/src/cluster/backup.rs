@@ -141,22 +141,7 @@ pub async fn create(
             let stored_bytes = ByteSize(set.manifest().stored_bytes());
             Ok(ClusterBackupReport { set, contents, stored_bytes, pages_checked })
         }
-        Err(error) => Err(give_up(writer, error).await),
-    }
-}
-
-/// Removes what was written of a set that cannot be continued, because its server begins each anew.
-pub(crate) async fn give_up(writer: SetWriter, error: Error) -> Error {
-    let set = writer.id().clone();
-    let error = error.with_state(match writer.abandon().await {
-        Ok(()) => "no backup set was made; sets made before are untouched".to_owned(),
-        Err(_) => {
-            format!("no backup set was made; remains of {set} are left, `mainstay backup prune` removes them")
-        }
-    });
-    match error.kind() {
-        ErrorKind::Interrupted => error.with_hint("run the same command again to start over"),
-        _ => error,
+        Err(error) => Err(writer.give_up(error).await),
     }
 }
 

@@ -79,8 +79,7 @@ async fn newest(repository: &Repository, fingerprint: &str) -> Result<(Set, Clus
 
 /// Whether the last verification of `set`, as it is now, found it damaged.
 async fn is_known_damaged(set: &Set) -> Result<bool> {
-    let record = set.last_verification().await?;
-    Ok(record.is_some_and(|record| !record.is_sound() && record.manifest == set.manifest_blake3()))
+    Ok(set.verdict().await?.is_some_and(|record| !record.is_sound()))
 }
 
 /// Whether nothing is known that keeps `set` from being restored: all that it builds on is there, and none of it was found damaged.

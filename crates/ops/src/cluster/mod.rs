@@ -24,7 +24,6 @@ mod scratch;
 mod unpack;
 
 pub use crate::wal::seek::RecoveryTarget;
-pub(crate) use backup::give_up;
 pub use backup::{ClusterBackupContext, ClusterBackupReport, create, plan_backup};
 pub use chain::{EarlierChoice, find_earlier};
 pub(crate) use chain::{is_restorable, needed_sets};

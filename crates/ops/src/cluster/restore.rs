@@ -377,9 +377,7 @@ impl Restoring<'_> {
 
     async fn check_set_whole(&self, set: &Set, earlier: Option<&ClusterSetContents>) -> Result<()> {
         let ClusterRestoreContext { repository, observer, .. } = *self.context;
-        let record = set.last_verification().await?;
-        let is_known =
-            record.is_some_and(|record| record.is_sound() && record.manifest == set.manifest_blake3());
+        let is_known = set.verdict().await?.is_some_and(|record| record.is_sound());
         let findings = if is_known {
             repository.verify_stored(set, OBJECT_COUNT_MAX, observer).await?.findings
         } else {

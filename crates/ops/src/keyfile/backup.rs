@@ -14,7 +14,6 @@ use super::KeyFileSetContents;
 use super::contents::ROLE_KEY_FILE;
 use super::judge::{Judge, Seen};
 use crate::backup::OPERATION;
-use crate::cluster::give_up;
 
 /// The object with the file, named as a server would.
 const FILE: &str = "dump.rdb";
@@ -94,7 +93,7 @@ pub async fn create(
             let stored_bytes = ByteSize(set.manifest().stored_bytes());
             Ok(KeyFileBackupReport { set, contents, stored_bytes, has_checksum })
         }
-        Err(error) => Err(give_up(writer, error).await),
+        Err(error) => Err(writer.give_up(error).await),
     }
 }
 

@@ -109,26 +109,15 @@ pub async fn create(
             Ok(LogicalBackupReport { set, contents, stored_bytes })
         }
         Err(error) if context.cancel.is_cancelled() && error.kind() != ErrorKind::Interrupted => {
-            Err(give_up(writer, stopped()).await)
+            Err(writer.give_up(stopped()).await)
         }
-        Err(error) => Err(give_up(writer, error).await),
+        Err(error) => Err(writer.give_up(error).await),
     }
 }
 
 fn stopped() -> Error {
     Error::new(ErrorKind::Interrupted, "the backup was stopped on request")
         .with_hint("run the same command again to start over")
-}
-
-/// A dump cannot be continued: the server shows the moment of each but once.
-async fn give_up(writer: SetWriter, error: Error) -> Error {
-    let set = writer.id().clone();
-    error.with_state(match writer.abandon().await {
-        Ok(()) => "no backup set was made; sets made before are untouched".to_owned(),
-        Err(_) => {
-            format!("no backup set was made; remains of {set} are left, `mainstay backup prune` removes them")
-        }
-    })
 }
 
 /// Streams the dump into an object; gives what the set holds.

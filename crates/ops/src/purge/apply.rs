@@ -61,7 +61,7 @@ async fn sweep(
 ) -> Result<()> {
     let databases = request.databases(context.keyspace).await?;
     for (index, pattern) in request.patterns.iter().enumerate() {
-        let is_meant = request.selector(index);
+        let is_meant = request.selector(index, context.keyspace.marker());
         let scan_request = KeyScanRequest {
             databases: databases.clone(),
             pattern: Some(pattern.clone().into_bytes()),

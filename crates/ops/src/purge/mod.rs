@@ -14,5 +14,3 @@ pub use plan::{PurgeRequest, evidence, plan};
 
 /// The registered name.
 pub const OPERATION: &str = "redis.purge";
-/// What no purge removes: who the server is.
-const MARKER: &str = "mainstay:identity:*";

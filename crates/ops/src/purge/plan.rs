@@ -6,16 +6,17 @@ use mainstay_engine::{KeyScanRequest, Keyspace};
 use mainstay_guard::{BackupEvidence, operation};
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{
-    BlastRadius, ByteSize, Clock, Count, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result, ResultExt,
-    StoreKind, Target,
+    BlastRadius, ByteSize, Clock, Count, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result, StoreKind,
+    Target,
 };
-use mainstay_repository::Repository;
+use mainstay_repository::{Repository, Set};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::{Glob, MARKER, OPERATION};
+use super::{Glob, OPERATION};
 use crate::keyfile::KeyFileSetContents;
 use crate::keyspace::{CensusOptions, Counting, KeyCensus, KeyGroup, interrupted};
+use crate::verify::evidence_among;
 
 /// How many prefixes a plan names.
 const STEP_COUNT_MAX: usize = 30;
@@ -41,14 +42,18 @@ impl PurgeRequest {
         Duration::from_micros(self.answer_micros_max)
     }
 
-    /// Which names the walk for pattern number `index` means: not those that a pattern before it has met already.
-    pub(super) fn selector(&self, index: usize) -> impl Fn(&[u8]) -> bool + Send + Sync + use<> {
+    /// Which names the walk for pattern number `index` means: not those that a pattern before it has met already, and never the store's
+    /// `marker`.
+    pub(super) fn selector(
+        &self,
+        index: usize,
+        marker: &'static [u8],
+    ) -> impl Fn(&[u8]) -> bool + Send + Sync + use<> {
         let globs =
             |patterns: &[String]| patterns.iter().map(|pattern| Glob::new(pattern)).collect::<Vec<_>>();
         let mut passed_over = globs(&self.protect);
         passed_over.extend(globs(&self.patterns[..index]));
-        passed_over.push(Glob::new(MARKER));
-        move |name| !passed_over.iter().any(|glob| glob.matches(name))
+        move |name| name != marker && !passed_over.iter().any(|glob| glob.matches(name))
     }
 
     /// The databases that are meant, of those that hold keys.
@@ -150,7 +155,7 @@ async fn count(
     let mut counting = Counting::new(options.clone());
     for (index, pattern) in request.patterns.iter().enumerate() {
         observer.phase(&format!("count {pattern}"));
-        let is_meant = request.selector(index);
+        let is_meant = request.selector(index, keyspace.marker());
         let scan_request = KeyScanRequest {
             databases: databases.clone(),
             pattern: Some(pattern.clone().into_bytes()),
@@ -202,23 +207,9 @@ fn steps(census: &KeyCensus) -> Vec<PlanStep> {
 /// # Errors
 /// What the repository fails with.
 pub async fn evidence(repository: &Repository, fingerprint: &str) -> Result<BackupEvidence> {
-    let sets = repository.sets(Some(StoreKind::Redis)).await.context("look for verified backups")?;
-    for entry in sets.into_iter().rev() {
-        let Ok(set) = entry.into_set() else { continue };
-        let is_of_server = set
-            .contents::<KeyFileSetContents>()
-            .is_ok_and(|contents| contents.server.fingerprint == fingerprint);
-        if !is_of_server {
-            continue;
-        }
-        let last = repository.last_verification(set.kind(), set.id()).await?;
-        if let Some(record) =
-            last.filter(|record| record.is_sound() && record.manifest == set.manifest_blake3())
-        {
-            let newest_verified = Some((set.id().clone(), record.at));
-            let fingerprint = Some(fingerprint.to_owned());
-            return Ok(BackupEvidence { newest_verified, fingerprint, with_accounts: false });
-        }
-    }
-    Ok(BackupEvidence::default())
+    let counts = |set: &Set| {
+        let contents = set.contents::<KeyFileSetContents>();
+        contents.is_ok_and(|contents| contents.server.fingerprint == fingerprint)
+    };
+    evidence_among(repository, StoreKind::Redis, fingerprint, counts).await
 }
