@@ -5,6 +5,7 @@
 //! Medians over the runs; pairs alternate, so that a noisy neighbour hits both.
 
 mod postgres;
+mod redis;
 
 use std::fs;
 use std::io::{self, Read};
@@ -38,6 +39,8 @@ enum Subject {
     Mongo(MongoArguments),
     /// Base backup and restore of PostgreSQL beside `pg_basebackup` and `tar`.
     Postgres(postgres::Arguments),
+    /// Removing keys, reading a database file and fetching one from Redis, beside `redis-cli` and `redis-check-rdb`.
+    Redis(redis::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -99,6 +102,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     match &arguments.subject {
         Subject::Mongo(arguments) => mongo(arguments),
         Subject::Postgres(arguments) => postgres::run(arguments),
+        Subject::Redis(arguments) => redis::run(arguments),
     }
 }
 

@@ -222,6 +222,52 @@ pub fn key_count(sample: &Sample) -> u64 {
     KeyFamily::ALL.iter().map(|family| family.count(sample)).sum()
 }
 
+/// Keys for measurements, `count` of them: of each ten three idempotency keys, three refresh tokens, two cached answers, a rate limit and a room.
+/// About 400 bytes each, made with few random values so that many are quick to make. Not part of the sample proper.
+pub fn bulk_entries(sample: &Sample, count: u64) -> impl Iterator<Item = KeyEntry> + '_ {
+    const BULK: u64 = stream("bulk keys");
+    (0..count).map(move |index| {
+        let mut random = sample.random(BULK, index);
+        let (bits, text) = (random.bits(), hex(&random.bytes::<64>()));
+        let string = |text: String| KeyValue::String(text.into_bytes());
+        let (family, value, lifetime_hours) = match index % 10 {
+            0..3 => (
+                KeyFamily::PaymentIdempotency,
+                string(format!(
+                    r#"{{"paymentId":"{}","status":"processed","provider":"stripe","signature":"{text}{text}"}}"#,
+                    &text[..24]
+                )),
+                Some(48),
+            ),
+            3..6 => (
+                KeyFamily::RefreshToken,
+                KeyValue::Hash(vec![
+                    ("userId", text[..24].to_owned()),
+                    ("agent", "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36".to_owned()),
+                    ("fingerprint", text.clone()),
+                    ("issuedAt", (sample.now_ms() - (bits % 1_000_000) as i64).to_string()),
+                    ("rotation", (bits % 30).to_string()),
+                ]),
+                Some(720),
+            ),
+            6..8 => {
+                let item = |at: usize| {
+                    format!(r#"{{"id":"{}","price":{},"currency":"EUR"}}"#, &text[at..at + 24], bits >> (40 + at))
+                };
+                let items: Vec<String> = (0..12).map(|at| item(at * 2)).collect();
+                (KeyFamily::CatalogCache, string(format!("[{}]", items.join(","))), Some(24))
+            }
+            8 => (KeyFamily::RateLimitByAddress, string((bits % 100).to_string()), Some(12)),
+            _ => {
+                let members = (0..10).map(|at| text[at * 10..at * 10 + 20].to_owned()).collect();
+                (KeyFamily::SocketRoom, KeyValue::Set(members), None)
+            }
+        };
+        let name = format!("{}{index:08x}{:08x}", family.prefix(), bits as u32);
+        KeyEntry { name, value, expires_ms: lifetime_hours.map(|hours| sample.now_ms() + hours * HOUR_MS) }
+    })
+}
+
 fn refresh_token(sample: &Sample, index: u64, random: &mut Random) -> KeyValue {
     let user = hex(&sample.user_id(random.below(sample.count(Collection::Users))));
     let agent = random.pick(&["Mozilla/5.0 (X11; Linux x86_64)", "okhttp/4.12", "امنت/۱.۲ iOS"]);
@@ -324,6 +370,17 @@ mod tests {
             .filter_map(|entry| entry.expires_ms)
             .min();
         assert!(soonest.expect("some keys expire") >= sample.now_ms() + 12 * HOUR_MS);
+    }
+
+    #[test]
+    fn bulk_keys_have_names_of_their_own_and_three_of_ten_are_idempotency_keys() {
+        let sample = sample(0.0);
+        let entries: Vec<KeyEntry> = bulk_entries(&sample, 1_000).collect();
+        let names: HashSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+        assert_eq!(names.len(), 1_000);
+        let prefix = KeyFamily::PaymentIdempotency.prefix();
+        assert_eq!(names.iter().filter(|name| name.starts_with(prefix)).count(), 300);
+        assert_eq!(entries, bulk_entries(&sample, 1_000).collect::<Vec<_>>());
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub struct LoadOptions {
     pub sample: Sample,
     /// Bytes of [`Collection::Orders`] to load beside it, rounded up to whole documents; zero for none.
     pub bulk_bytes: u64,
+    /// Redis keys to load beside the sample's: [`crate::keys::bulk_entries`].
+    pub bulk_keys: u64,
     /// Whether to drop the collections and keys that this load writes first. Nothing else is dropped.
     pub drop: bool,
     /// Inserts under way at once, each on its own connection; at least 1.
@@ -61,7 +63,7 @@ pub struct LoadOptions {
 impl LoadOptions {
     /// Loads a sample over four connections, refusing to overwrite.
     pub fn new(sample: Sample) -> LoadOptions {
-        LoadOptions { sample, bulk_bytes: 0, drop: false, connections: 4 }
+        LoadOptions { sample, bulk_bytes: 0, bulk_keys: 0, drop: false, connections: 4 }
     }
 
     /// The number of documents of a collection that the load writes.

@@ -1,7 +1,7 @@
 //! The Redis half of a load: keys in pipelines over one connection.
 
 use super::{LoadError, LoadOptions, LoadReport, Meter, Phase, Progress};
-use crate::keys::{KeyEntry, KeyFamily, KeyValue, key_count};
+use crate::keys::{KeyEntry, KeyFamily, KeyValue, bulk_entries, key_count};
 use crate::url::without_secrets;
 use redis::aio::MultiplexedConnection;
 use redis::{Client, Pipeline, RedisError};
@@ -24,27 +24,26 @@ pub(super) async fn load(
     let client = Client::open(url).map_err(|error| failed("read the Redis URL", error))?;
     let connected = Box::pin(client.get_multiplexed_async_connection()).await;
     let mut connection = connected.map_err(|error| failed("connect to Redis", error))?;
-    if options.drop && !options.sample.scale().is_zero() {
+    if options.drop && (options.bulk_keys > 0 || !options.sample.scale().is_zero()) {
         remove(&mut connection).await.map_err(|error| failed("remove the sample's keys", error))?;
     }
-    let meter = Meter::begin(progress, Phase::Keys, key_count(&options.sample), 0);
-    for family in KeyFamily::ALL {
-        let mut pipeline = redis::pipe();
-        let mut pending = 0;
-        for entry in family.entries(&options.sample) {
-            write(&mut pipeline, entry);
-            pending += 1;
-            if pending == PIPELINE_KEYS {
-                send(&mut connection, &mut pipeline).await.map_err(|error| failed("write keys", error))?;
-                meter.add(std::mem::take(&mut pending) as u64, 0);
-            }
-        }
-        if pending > 0 {
+    report.key_count = key_count(&options.sample) + options.bulk_keys;
+    let meter = Meter::begin(progress, Phase::Keys, report.key_count, 0);
+    let sample = KeyFamily::ALL.iter().flat_map(|family| family.entries(&options.sample));
+    let mut pipeline = redis::pipe();
+    let mut pending = 0;
+    for entry in sample.chain(bulk_entries(&options.sample, options.bulk_keys)) {
+        write(&mut pipeline, entry);
+        pending += 1;
+        if pending == PIPELINE_KEYS {
             send(&mut connection, &mut pipeline).await.map_err(|error| failed("write keys", error))?;
-            meter.add(pending as u64, 0);
+            meter.add(std::mem::take(&mut pending) as u64, 0);
         }
     }
-    report.key_count = key_count(&options.sample);
+    if pending > 0 {
+        send(&mut connection, &mut pipeline).await.map_err(|error| failed("write keys", error))?;
+        meter.add(pending as u64, 0);
+    }
     report.keys_took = meter.elapsed();
     Ok(())
 }

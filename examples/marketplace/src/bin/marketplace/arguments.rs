@@ -51,6 +51,9 @@ pub(crate) struct LoadArguments {
     /// Also load this much into the collection `orders`, for measurements: 500MB, 1GiB
     #[arg(long, value_name = "BYTES", default_value = "0", value_parser = parse_bytes)]
     bulk_bytes: u64,
+    /// Also load this many Redis keys of 400 bytes or so, for measurements
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    bulk_keys: u64,
     /// Inserts under way at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     connections: u16,
@@ -113,6 +116,7 @@ impl LoadArguments {
         let options = LoadOptions {
             sample,
             bulk_bytes: self.bulk_bytes,
+            bulk_keys: self.bulk_keys,
             drop: self.drop,
             connections: usize::from(self.connections),
         };
