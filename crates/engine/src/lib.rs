@@ -57,7 +57,9 @@ pub use relational::{
     Backend, BackendEnd, BackendId, Backends, HeldLock, RelationalInspection, SlotUse, Slots, SqlText,
     StatementCost, StatementCosts, StatementRequest, TableUse, WalFlow, WantedLock,
 };
-pub use scratch::{RelationCheck, ScratchHost, ScratchProgress, ScratchServer, ScratchTable};
+pub use scratch::{
+    RelationCheck, ScratchAnswer, ScratchHost, ScratchProgress, ScratchQuery, ScratchServer, ScratchTable,
+};
 pub use wal::{
     FollowWal, RestorePoint, SlotHealth, SlotRetention, TimelineHistory, WalEvent, WalPosition, WalSlot,
     WalSource, WalStream,

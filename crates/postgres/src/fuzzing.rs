@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::mask::mask;
 use crate::replication::{self, Incoming, MESSAGE_BYTES_MAX};
+use crate::script::queries;
 
 /// A stream of messages of a server.
 ///
@@ -30,14 +31,17 @@ pub fn copy(bytes: &[u8]) {
     replication::exercise_copy(&Bytes::copy_from_slice(bytes));
 }
 
-/// A statement as the server shows it, cut off anywhere.
+/// A statement as the server shows it, cut off anywhere; and the same as a file of queries.
 ///
 /// # Panics
-/// When a quote is left outside of a quoted name, or the text grows without reason.
+/// When a quote is left outside of a quoted name, or a text grows without reason.
 pub fn statement(bytes: &[u8]) {
     let masked = mask(&String::from_utf8_lossy(bytes));
     // What stands between double quotes is a name.
     let outside = masked.split('"').step_by(2);
     assert!(outside.into_iter().all(|part| !part.contains('\'')), "a constant is left: {masked}");
     assert!(masked.len() <= bytes.len() * 8 + 8, "more came out than could");
+    let asked = queries(bytes).unwrap_or_default();
+    let taken: usize = asked.iter().map(|query| query.text.len()).sum();
+    assert!(taken <= bytes.len(), "more queries came out than went in");
 }

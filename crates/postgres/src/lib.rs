@@ -9,9 +9,9 @@
 //! |---|---|
 //! | `config` | URL and overrides, resolved for driver and replication alike |
 //! | `session`, `probe`, `examine` | simple queries through the driver: facts, marker, findings |
-//! | `inspect`, `mask` | processes, locks, statements, tables, WAL, slots; statements without their values |
+//! | `inspect`, `mask`, `lexical` | processes, locks, statements, tables, WAL, slots; statements without their values; the rules by which they are read |
 //! | `logical` | dumps through `pg_dump` and `pg_restore`; making, renaming, removing and wiping databases |
-//! | `scratch` | throw-away servers on restored folders |
+//! | `scratch`, `control`, `script` | throw-away servers on restored folders; what a control file says; files of queries |
 //! | `wal_state` | slots and restore points, as the driver's connections see them |
 //! | `replication` | the replication protocol: login, messages, commands, base backups, WAL |
 //! | `tls`, `failure` | how much is asked of the server's certificate; what went wrong, by layer |
@@ -39,17 +39,20 @@
 //! `CREATE ROLE mainstay LOGIN REPLICATION PASSWORD '…' IN ROLE pg_monitor` makes a role for all of it but the marker.
 
 mod config;
+mod control;
 mod examine;
 mod failure;
 #[doc(hidden)]
 pub mod fuzzing;
 mod inspect;
+mod lexical;
 mod logical;
 mod mask;
 mod probe;
 mod quote;
 mod replication;
 mod scratch;
+mod script;
 mod session;
 mod tls;
 mod wal_state;

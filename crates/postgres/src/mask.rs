@@ -7,6 +7,11 @@
 //! not by `standard_conforming_strings`), everything from there on is hidden. Words stay words: `true`, `NULL`, and names, whatever they
 //! are made of.
 
+use crate::lexical::{
+    Dollar, Quoting, begins_word, block_comment_end, continuation, dollar_string_end, quoted_name_end,
+    string_end, word_end,
+};
+
 /// `sql` on one line, its constants replaced by their types.
 pub(crate) fn mask(sql: &str) -> String {
     let mut lexer = Lexer { rest: sql, masked: String::with_capacity(sql.len()) };
@@ -25,15 +30,6 @@ struct Lexer<'a> {
     masked: String,
 }
 
-/// How a quoted string is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Quoting {
-    /// `'…'`: a backslash is one, or is not.
-    Plain,
-    /// `E'…'`: a backslash takes the next character with it.
-    Escapes,
-}
-
 impl Lexer<'_> {
     /// Reads one token; false at the end.
     fn step(&mut self) -> bool {
@@ -42,7 +38,7 @@ impl Lexer<'_> {
             _ if first.is_whitespace() => self.space(),
             '-' if self.rest.starts_with("--") => self.line_comment(),
             '/' if self.rest.starts_with("/*") => self.block_comment(),
-            '\'' => self.string(Quoting::Plain, STRING),
+            '\'' => self.string(Quoting::Either, STRING),
             '"' => self.quoted_name(),
             '$' => self.dollar(),
             '0'..='9' => self.number(),
@@ -81,27 +77,8 @@ impl Lexer<'_> {
         self.space();
     }
 
-    /// Comments are nested.
     fn block_comment(&mut self) {
-        let mut depth = 0_usize;
-        let bytes = self.rest.as_bytes();
-        let mut at = 0;
-        while at < bytes.len() {
-            if bytes[at..].starts_with(b"/*") {
-                depth += 1;
-                at += 2;
-            } else if bytes[at..].starts_with(b"*/") {
-                depth -= 1;
-                at += 2;
-                if depth == 0 {
-                    break;
-                }
-            } else {
-                at += 1;
-            }
-        }
-        // Both ends of what is skipped are ASCII, so no character is cut.
-        self.skip(at.min(bytes.len()));
+        self.skip(block_comment_end(self.rest).unwrap_or(self.rest.len()));
         self.space();
     }
 
@@ -125,47 +102,23 @@ impl Lexer<'_> {
     }
 
     fn quoted_name(&mut self) {
-        let mut end = self.rest.len();
-        let mut from = 1;
-        while let Some(found) = self.rest[from..].find('"') {
-            let quote = from + found;
-            if self.rest[quote + 1..].starts_with('"') {
-                from = quote + 2;
-                continue;
-            }
-            end = quote + 1;
-            break;
-        }
-        self.keep(end);
+        self.keep(quoted_name_end(self.rest).unwrap_or(self.rest.len()));
     }
 
     /// A parameter, or a string in dollar quotes.
     fn dollar(&mut self) {
-        let after = &self.rest[1..];
-        let digits = after.len() - after.trim_start_matches(|next: char| next.is_ascii_digit()).len();
-        if digits > 0 {
-            return self.keep(1 + digits);
-        }
-        let tag = match after.chars().next() {
-            Some(first) if begins_word(first) => {
-                after.find(|next: char| !begins_word(next) && !next.is_ascii_digit()).unwrap_or(after.len())
+        match Dollar::of(self.rest) {
+            Dollar::Parameter(bytes) => self.keep(bytes),
+            Dollar::Quote(delimiter) => {
+                self.put(STRING);
+                self.skip(dollar_string_end(self.rest, delimiter).unwrap_or(self.rest.len()));
             }
-            _ => 0,
-        };
-        if after[tag..].starts_with('$') {
-            let delimiter = self.rest[..tag + 2].to_owned();
-            self.put(STRING);
-            self.skip(delimiter.len());
-            let end = self.rest.find(&delimiter).map_or(self.rest.len(), |found| found + delimiter.len());
-            return self.skip(end);
+            Dollar::Cut => {
+                self.put(STRING);
+                self.rest = "";
+            }
+            Dollar::Other => self.keep(1),
         }
-        if tag == after.len() && tag > 0 {
-            // Cut off within what may be the beginning of a string.
-            self.put(STRING);
-            self.rest = "";
-            return;
-        }
-        self.keep(1);
     }
 
     /// A number, and whatever is written directly behind it: no name begins there.
@@ -188,11 +141,7 @@ impl Lexer<'_> {
 
     /// A keyword or name; before a quote it may say how the string is read.
     fn word(&mut self) {
-        let end = self
-            .rest
-            .find(|next: char| !begins_word(next) && !next.is_ascii_digit() && next != '$')
-            .unwrap_or(self.rest.len());
-        let (word, after) = self.rest.split_at(end);
+        let (word, after) = self.rest.split_at(word_end(self.rest));
         match (word, after.chars().next()) {
             ("e" | "E", Some('\'')) => {
                 self.skip(1);
@@ -200,53 +149,18 @@ impl Lexer<'_> {
             }
             ("b" | "B" | "x" | "X", Some('\'')) => {
                 self.skip(1);
-                self.string(Quoting::Plain, BITS);
+                self.string(Quoting::Either, BITS);
             }
             ("n" | "N", Some('\'')) => {
                 self.skip(1);
-                self.string(Quoting::Plain, STRING);
+                self.string(Quoting::Either, STRING);
             }
             ("u" | "U", Some('&')) if after[1..].starts_with('\'') => {
                 self.skip(2);
-                self.string(Quoting::Plain, STRING);
+                self.string(Quoting::Either, STRING);
             }
-            _ => self.keep(end),
+            _ => self.keep(word.len()),
         }
-    }
-}
-
-/// Whether a word may begin with this: letters, `_`, and everything beyond ASCII.
-fn begins_word(first: char) -> bool {
-    first.is_ascii_alphabetic() || first == '_' || !first.is_ascii()
-}
-
-/// Where the string that begins at the quote ends, behind its last quote; `None` when it does not, or when that is not certain.
-fn string_end(text: &str, quoting: Quoting) -> Option<usize> {
-    let bytes = text.as_bytes();
-    let mut at = 1;
-    loop {
-        match (bytes.get(at)?, bytes.get(at + 1), quoting) {
-            (b'\\', Some(_), Quoting::Escapes) => at += 2,
-            (b'\\', Some(b'\''), Quoting::Plain) => return None,
-            (b'\\', Some(b'\\'), Quoting::Plain) => at += 2,
-            (b'\'', Some(b'\''), _) => at += 2,
-            (b'\'', _, _) => return Some(at + 1),
-            _ => at += 1,
-        }
-    }
-}
-
-/// Where the quote of the same string's next piece is: behind space that holds a line break, comments to the ends of lines included.
-fn continuation(text: &str) -> Option<usize> {
-    let mut has_break = false;
-    let mut rest = text;
-    loop {
-        let trimmed = rest.trim_start();
-        has_break |= rest[..rest.len() - trimmed.len()].contains(['\n', '\r']);
-        if trimmed.starts_with('\'') {
-            return has_break.then_some(text.len() - trimmed.len());
-        }
-        rest = &trimmed[trimmed.starts_with("--").then(|| trimmed.find(['\n', '\r'])).flatten()?..];
     }
 }
 

@@ -5,23 +5,31 @@
 //! recovery ends. `postgresql.conf` and `pg_hba.conf` of the folder are not read, and nothing of its configuration is written. What hot standby
 //! asks to be as large as on the backed-up server comes from the control file. PostgreSQL refuses to run as root, so this does too.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use mainstay_engine::{RelationCheck, ScratchHost, ScratchProgress, ScratchServer, ScratchTable};
+use futures::TryStreamExt as _;
+use mainstay_engine::{
+    RelationCheck, ScratchAnswer, ScratchHost, ScratchProgress, ScratchQuery, ScratchServer, ScratchTable,
+};
 use mainstay_model::{Error, ErrorKind, Lsn, Result, ResultExt, Secret};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
+use tokio_postgres::types::Type;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use crate::config::{PostgresConfig, Settings, TlsMode};
+use crate::control::{self, CONTROL_BYTES};
 use crate::failure::failure;
 use crate::logical::ProgramPlaces;
 use crate::logical::passfile::PrivateFolder;
 use crate::logical::program::{Pipe, Program, Running, find};
 use crate::quote;
+use crate::script;
 use crate::session::Session;
 
 /// What the socket is called; the folder is private, so that no other can be meant.
@@ -74,25 +82,23 @@ const SETTINGS: &[&str] = &[
 /// Settings of servers from 17 on.
 const SETTINGS_17: &[&str] = &["event_triggers=off", "sync_replication_slots=off", "summarize_wal=off"];
 
-/// What hot standby wants as large as it was: by the name in the control file's listing, the setting.
-const LIMITS: &[(&str, &str)] = &[
-    ("max_connections setting", "max_connections"),
-    ("max_worker_processes setting", "max_worker_processes"),
-    ("max_wal_senders setting", "max_wal_senders"),
-    ("max_prepared_xacts setting", "max_prepared_transactions"),
-    ("max_locks_per_xact setting", "max_locks_per_transaction"),
-];
+/// How many rows of an answer are kept.
+const ROW_COUNT_MAX: usize = 20;
+/// How many characters of a value are kept.
+const VALUE_CHARS_MAX: usize = 200;
 
 /// Starts throw-away servers from local programs.
 #[derive(Debug)]
 pub struct PostgresScratch {
     places: ProgramPlaces,
     users: Vec<String>,
+    /// The configured database.
+    database: Option<String>,
     variables: Vec<(String, Secret)>,
 }
 
 impl PostgresScratch {
-    /// With programs from `places`. The user of `config` is one who may log in; `variables` are what fetching WAL needs in its environment.
+    /// With programs from `places`. The user of `config` is one who may log in, its database the one that is asked; `variables` are what fetching WAL needs in its environment.
     ///
     /// # Errors
     /// `Config` when the URL cannot be used.
@@ -102,27 +108,23 @@ impl PostgresScratch {
         variables: Vec<(String, Secret)>,
     ) -> Result<Self> {
         let settings = config.map(Settings::resolve).transpose()?;
-        let configured = settings.and_then(|settings| settings.driver.get_user().map(str::to_owned));
+        let configured = settings.as_ref().and_then(|settings| settings.driver.get_user().map(str::to_owned));
+        let database = settings.as_ref().and_then(|settings| settings.driver.get_dbname().map(str::to_owned));
         let users = configured.into_iter().chain(["postgres".to_owned()]).collect();
-        Ok(Self { places, users, variables })
-    }
-
-    /// What the control file says of the limits, as settings; the server's own where the program that reads it is not installed.
-    async fn limits(&self, folder: &Path, version: &str) -> Result<Vec<String>> {
-        let Ok(program) = find("pg_controldata", version, &self.places).await else { return Ok(Vec::new()) };
-        let mut running = program.start(&[folder.display().to_string()], Pipe::Output)?;
-        let text = output(&mut running).await?;
-        running.end().await?;
-        Ok(limits(&text))
+        Ok(Self { places, users, database, variables })
     }
 }
 
-fn limits(listing: &str) -> Vec<String> {
-    let value = |wanted: &str| {
-        let mut lines = listing.lines().filter_map(|line| line.split_once(':'));
-        lines.find(|(name, _)| *name == wanted)?.1.trim().parse::<u32>().ok()
+/// What the control file of `folder` says of the limits, as settings.
+fn limits(folder: &Path) -> Result<Vec<String>> {
+    let path = folder.join("global/pg_control");
+    let unreadable = |error: std::io::Error| {
+        Error::new(ErrorKind::Storage, format!("cannot read {}: {error}", path.display()))
     };
-    LIMITS.iter().filter_map(|(name, setting)| Some(format!("{setting}={}", value(name)?))).collect()
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(&path).map_err(unreadable)?;
+    file.take(CONTROL_BYTES as u64).read_to_end(&mut bytes).map_err(unreadable)?;
+    control::limits(&bytes)
 }
 
 async fn output(running: &mut Running) -> Result<String> {
@@ -143,7 +145,12 @@ impl ScratchHost for PostgresScratch {
                 .with_state("nothing was changed")
                 .with_hint("run the same command as the server's user: `sudo -u postgres mainstay …`"));
         }
+        control::check_known(major_of(version))?;
         find("postgres", version, &self.places).await.map(drop)
+    }
+
+    fn queries(&self, file: &[u8]) -> Result<Vec<ScratchQuery>> {
+        script::queries(file)
     }
 
     async fn start(&self, folder: &Path, version: &str) -> Result<Box<dyn ScratchServer>> {
@@ -165,12 +172,11 @@ impl ScratchHost for PostgresScratch {
             ("ident_file", private.write("pg_ident.conf", b"")?),
             ("unix_socket_directories", sockets.clone()),
         ];
-        let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
-        let newer = if major >= 17 { SETTINGS_17 } else { &[] };
+        let newer = if major_of(version) >= 17 { SETTINGS_17 } else { &[] };
         let mut arguments = vec!["-D".to_owned(), folder.display().to_string()];
         let files = files.iter().map(|(name, path)| format!("{name}={}", path.display()));
         let settings = SETTINGS.iter().chain(newer).map(|&setting| setting.to_owned());
-        let settings = settings.chain(self.limits(folder, version).await?).chain(files);
+        let settings = settings.chain(limits(folder)?).chain(files);
         for setting in settings.chain([format!("port={PORT}")]) {
             arguments.extend(["-c".to_owned(), setting]);
         }
@@ -179,6 +185,7 @@ impl ScratchHost for PostgresScratch {
             running,
             amcheck,
             users: self.users.clone(),
+            database: self.database.clone(),
             login: None,
             sockets,
             _private: private,
@@ -192,6 +199,8 @@ struct Server {
     amcheck: Result<Program>,
     /// Who may be able to log in.
     users: Vec<String>,
+    /// The configured database.
+    database: Option<String>,
     /// Who can, a superuser where one can, and a database.
     login: Option<(String, String)>,
     sockets: PathBuf,
@@ -240,7 +249,7 @@ impl Server {
     }
 
     /// The rows of a question that may take as long as it takes.
-    async fn ask(&self, database: &str, query: &str) -> Result<Vec<SimpleQueryRow>> {
+    async fn rows(&self, database: &str, query: &str) -> Result<Vec<SimpleQueryRow>> {
         let settings = self.settings(&self.login()?.0, database);
         let session = Session::open(&settings).await?;
         let messages = session.client.simple_query(query).await.map_err(|error| failure(&settings, error))?;
@@ -253,12 +262,37 @@ impl Server {
 
     async fn databases(&self) -> Result<Vec<String>> {
         let query = "SELECT datname FROM pg_database WHERE datallowconn ORDER BY datname";
-        Ok(texts(&self.ask(&self.login()?.1, query).await?, 0))
+        Ok(texts(&self.rows(&self.login()?.1, query).await?, 0))
     }
+}
+
+/// The first number of a version.
+fn major_of(version: &str) -> u32 {
+    version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0)
 }
 
 fn texts(rows: &[SimpleQueryRow], column: usize) -> Vec<String> {
     rows.iter().filter_map(|row| row.try_get(column).ok().flatten().map(str::to_owned)).collect()
+}
+
+/// The beginning of a value, as text.
+fn shown(value: &str) -> String {
+    match value.char_indices().nth(VALUE_CHARS_MAX) {
+        None => value.to_owned(),
+        Some((end, _)) => format!("{}…", &value[..end]),
+    }
+}
+
+/// Gathers the answer to a query.
+fn gather(answer: &mut ScratchAnswer, row: &SimpleQueryRow) {
+    answer.row_count += 1;
+    let value = |column: usize| row.try_get(column).ok().flatten();
+    if answer.is_claim && answer.untrue_row.is_none() && value(0) != Some("t") {
+        answer.untrue_row = Some(answer.row_count);
+    }
+    if answer.rows.len() < ROW_COUNT_MAX {
+        answer.rows.push((0..answer.columns.len()).map(|column| value(column).map(shown)).collect());
+    }
 }
 
 #[async_trait]
@@ -291,7 +325,7 @@ impl ScratchServer for Server {
                      AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_toast' ORDER BY 1, 2";
         let mut tables = Vec::new();
         for database in self.databases().await? {
-            let rows = self.ask(&database, query).await?;
+            let rows = self.rows(&database, query).await?;
             let names = texts(&rows, 0).into_iter().zip(texts(&rows, 1));
             tables.extend(names.map(|(schema, table)| ScratchTable {
                 database: database.clone(),
@@ -304,11 +338,45 @@ impl ScratchServer for Server {
 
     async fn count(&mut self, table: &ScratchTable) -> Result<u64> {
         let name = format!("{}.{}", quote::name(&table.schema), quote::name(&table.table));
-        let rows = self.ask(&table.database, &format!("SELECT count(*) FROM {name}")).await?;
+        let rows = self.rows(&table.database, &format!("SELECT count(*) FROM {name}")).await?;
         let count = texts(&rows, 0).first().and_then(|text| text.parse().ok());
         count.ok_or_else(|| {
             Error::new(ErrorKind::Server, "the server counted in a way that is not understood")
         })
+    }
+
+    async fn ask(&mut self, query: &ScratchQuery) -> Result<ScratchAnswer> {
+        let (user, database) = self.login()?;
+        let database = query.database.as_ref().or(self.database.as_ref()).unwrap_or(database);
+        let settings = self.settings(user, database);
+        let session = Session::open(&settings).await?;
+        let client = &session.client;
+        let refused = |error| failure(&settings, error);
+        client
+            .batch_execute("SET standard_conforming_strings = on; BEGIN READ ONLY")
+            .await
+            .map_err(refused)?;
+        // The server takes one statement alone here, and says what will come of it.
+        let prepared = client.prepare(&query.text).await.map_err(refused)?;
+        if prepared.columns().is_empty() || !prepared.params().is_empty() {
+            let what = if prepared.params().is_empty() { "gives no rows" } else { "has parameters" };
+            return Err(Error::new(ErrorKind::Usage, format!("the query {what}, so that it shows nothing")));
+        }
+        let mut answer = ScratchAnswer {
+            database: database.clone(),
+            columns: prepared.columns().iter().map(|column| column.name().to_owned()).collect(),
+            rows: Vec::new(),
+            row_count: 0,
+            is_claim: matches!(prepared.columns(), [only] if *only.type_() == Type::BOOL),
+            untrue_row: None,
+        };
+        let mut messages = pin!(client.simple_query_raw(&query.text).await.map_err(refused)?);
+        while let Some(message) = messages.try_next().await.map_err(refused)? {
+            if let SimpleQueryMessage::Row(row) = message {
+                gather(&mut answer, &row);
+            }
+        }
+        Ok(answer)
     }
 
     async fn check_relations(&mut self) -> Result<RelationCheck> {
@@ -318,7 +386,7 @@ impl ScratchServer for Server {
         };
         let (user, database) = self.login()?;
         let query = "SELECT name FROM pg_available_extensions WHERE name = 'amcheck'";
-        if self.ask(database, query).await?.is_empty() {
+        if self.rows(database, query).await?.is_empty() {
             return Ok(RelationCheck::Unavailable("the extension amcheck is not installed here".to_owned()));
         }
         let arguments = [
@@ -358,18 +426,5 @@ impl ScratchServer for Server {
             }
         }
         Err(Error::new(ErrorKind::Server, "the scratch server did not end when asked, and was killed"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn limits_are_those_of_the_control_file() {
-        let listing = "wal_level setting:                    replica\nmax_connections setting:              250\n\
-                       max_prepared_xacts setting:           7\n";
-        assert_eq!(limits(listing), ["max_connections=250", "max_prepared_transactions=7"]);
-        assert!(limits("").is_empty());
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use mainstay_model::{Error, ErrorKind, ExitStatus, Result};
 
+use super::cluster::ScratchArgs;
 use super::{environment, mongo, pg, plan, redis, restore};
 use crate::wiring::Session;
 
@@ -39,7 +40,7 @@ pub(crate) async fn run(args: ApplyArgs, session: &Session) -> Result<ExitStatus
         mainstay_ops::restore::OPERATION_ABANDON => restore::abandon_plan(&plan, approve, session).await,
         mainstay_ops::purge::OPERATION => redis::purge::apply_plan(&plan, approve, session).await,
         operation if operation.starts_with("restore.apply.") => {
-            restore::apply_plan(&plan, approve, false, session).await
+            restore::apply_plan(&plan, approve, &ScratchArgs::default(), session).await
         }
         operation if operation.starts_with("mongo.load.") => {
             mongo::load::apply_plan(&plan, approve, session).await

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -9,13 +11,13 @@ use clap::{Args, ValueEnum};
 use mainstay_engine::{BaseBackupRequest, CheckpointPace, FileChecksum, ScratchHost, ScratchTable};
 use mainstay_guard::{BackupEvidence, Outcome, UNKNOWN_ENVIRONMENT};
 use mainstay_model::{
-    ByteSize, Count, EnvironmentClass, Error, ErrorKind, ExitStatus, Lsn, Plan, Result, Severity, StoreKind,
-    Target,
+    ByteSize, Count, EnvironmentClass, Error, ErrorKind, ExitStatus, Lsn, Plan, Result, ResultExt, Severity,
+    StoreKind, Target,
 };
 use mainstay_ops::cluster::{
-    self, ClusterBackupContext, ClusterBackupReport, ClusterRestoreContext, ClusterRestoreReport,
-    ClusterRestoreRequest, ClusterSetContents, EarlierChoice, FetchCommand, Recovery, RecoveryAction,
-    RecoveryTarget, ScratchContext, ScratchReport,
+    self, Asked, ClusterBackupContext, ClusterBackupReport, ClusterRestoreContext, ClusterRestoreReport,
+    ClusterRestoreRequest, ClusterSetContents, EarlierChoice, FetchCommand, Questions, Recovery,
+    RecoveryAction, RecoveryTarget, ScratchContext, ScratchReport,
 };
 use mainstay_repository::Set;
 use serde_json::{Map, Value, json};
@@ -23,13 +25,17 @@ use serde_json::{Map, Value, json};
 use super::backup::SetChoice;
 use super::plan::PlanReport;
 use super::{close, findings};
-use crate::printer::shown::moment;
+use crate::printer::shown::{moment, plain};
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
 
 /// Where the official container image from version 18 on keeps its data, with the version for `{}`.
 const CONTAINER_FOLDER: &str = "/var/lib/postgresql/{}/docker";
 
+/// How much of a file of queries is read: more than any may have.
+const CHECK_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// How wide a value of an answer is shown.
+const VALUE_COLUMNS_MAX: usize = 60;
 /// How many tables are shown without `--verbose`.
 const TABLE_COUNT_MAX: usize = 50;
 
@@ -106,6 +112,42 @@ impl ClusterArgs {
             },
             check_pages: !self.allow_damaged_pages,
         }
+    }
+}
+
+/// Arguments of `restore apply` that mean something for the files of a server alone.
+#[derive(Debug, Default, Args)]
+pub(crate) struct ScratchArgs {
+    /// Prove a restored folder of PostgreSQL by a throw-away server, which uses it up: recover, read every table, look at every relation
+    #[arg(long)]
+    scratch: bool,
+    /// Ask the throw-away server the queries of this file too, read-only; each must be answered, and what is one column of truth values be true
+    #[arg(long, value_name = "FILE", requires = "scratch")]
+    check: Option<PathBuf>,
+}
+
+impl ScratchArgs {
+    /// Refuses them for something else.
+    ///
+    /// # Errors
+    /// `Usage`.
+    pub(crate) fn refuse(&self, what: impl Display) -> Result<()> {
+        refuse(&[("scratch", self.scratch)], what)
+    }
+
+    /// The file of queries, read and told apart.
+    fn questions(&self, host: &dyn ScratchHost, session: &Session) -> Result<Option<Questions>> {
+        let Some(file) = &self.check else { return Ok(None) };
+        let shown = file.display().to_string();
+        let path = session.path(file);
+        let mut bytes = Vec::new();
+        let read = File::open(&path).and_then(|file| file.take(CHECK_BYTES_MAX).read_to_end(&mut bytes));
+        read.map_err(|error| {
+            Error::new(ErrorKind::NotFound, format!("cannot read {}: {error}", path.display()))
+                .with_state("nothing was changed")
+        })?;
+        let queries = host.queries(&bytes).with_context(|| format!("read {shown}"))?;
+        Ok(Some(Questions { file: shown, queries }))
     }
 }
 
@@ -390,13 +432,15 @@ fn whole_path(path: &Path) -> Result<PathBuf> {
 pub(crate) async fn apply_restore(
     plan: &Plan,
     approve: Option<&str>,
-    scratch: bool,
+    scratch: &ScratchArgs,
     session: &Session,
 ) -> Result<ExitStatus> {
     let began = Instant::now();
     let repository = session.repository().await?;
-    let host = if scratch { Some(session.scratch_host()?) } else { None };
+    let host = if scratch.scratch { Some(session.scratch_host()?) } else { None };
+    let mut questions = None;
     if let Some(host) = &host {
+        questions = scratch.questions(host, session)?;
         cluster::check_scratch(host, &repository, plan).await?;
     }
     let guard = session.guard(&repository);
@@ -427,7 +471,7 @@ pub(crate) async fn apply_restore(
     let elapsed = began.elapsed();
     let scratch = match &host {
         None => None,
-        Some(host) => Some(rehearse(host, &report, session).await?),
+        Some(host) => Some(rehearse(host, questions.as_ref(), &report, session).await?),
     };
     let variables = session.repository_variables();
     Ok(session.printer.report(&Restored { report, fetch, variables, elapsed, scratch }))
@@ -436,11 +480,12 @@ pub(crate) async fn apply_restore(
 /// Proves what was restored by a throw-away server.
 async fn rehearse(
     host: &dyn ScratchHost,
+    questions: Option<&Questions>,
     restored: &ClusterRestoreReport,
     session: &Session,
 ) -> Result<ScratchReport> {
     let progress = session.printer.progress();
-    let context = ScratchContext { host, observer: progress.as_ref(), cancel: &session.cancel };
+    let context = ScratchContext { host, questions, observer: progress.as_ref(), cancel: &session.cancel };
     cluster::rehearse(&context, restored).await
 }
 
@@ -479,6 +524,7 @@ impl Restored {
             let more = scratch.tables.len() - shown;
             text.push_str(&format!("and {more} more tables: --verbose lists them\n"));
         }
+        scratch.queries.iter().for_each(|asked| text.push_str(&asked_text(asked, look)));
         if scratch.relations_checked {
             text.push_str("pg_amcheck looked at every relation of every database\n");
         }
@@ -519,6 +565,31 @@ impl Restored {
         }
         text
     }
+}
+
+/// A query of a file, and what came of it.
+fn asked_text(asked: &Asked, look: &Look) -> String {
+    let Asked { query, answer, passed } = asked;
+    let verdict = match (passed, answer) {
+        (false, _) => look.paint(Tone::Bad, "FAILED"),
+        (true, Some(answer)) if answer.is_claim => look.paint(Tone::Good, "true"),
+        (true, _) => look.paint(Tone::Good, "answered"),
+    };
+    let mut text = format!("query {}, line {}: {verdict}\n", query.number, query.line);
+    let Some(answer) = answer.as_ref().filter(|answer| !(answer.is_claim && *passed)) else { return text };
+    let line = |values: &mut dyn Iterator<Item = &str>| {
+        let cells: Vec<String> = values.map(|value| plain(value, VALUE_COLUMNS_MAX)).collect();
+        format!("  {}\n", cells.join(" | "))
+    };
+    text.push_str(&look.paint(Tone::Faint, &line(&mut answer.columns.iter().map(String::as_str))));
+    for row in &answer.rows {
+        text.push_str(&line(&mut row.iter().map(|value| value.as_deref().unwrap_or("NULL"))));
+    }
+    let more = answer.row_count - answer.rows.len() as u64;
+    if more > 0 {
+        text.push_str(&format!("  and {} more rows\n", Count(more)));
+    }
+    text
 }
 
 impl Report for Restored {

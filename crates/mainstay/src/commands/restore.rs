@@ -21,6 +21,7 @@ use mainstay_repository::{Repository, Set};
 use serde_json::{Map, Value, json};
 
 use super::backup::{SetChoice, choose, parse_namespace};
+use super::cluster::ScratchArgs;
 use super::logical::{self, LogicalRestoreArgs};
 use super::moment::MomentArg;
 use super::plan::{self, PlanReport, by_plan_file};
@@ -125,9 +126,8 @@ pub(crate) struct ApplyArgs {
     /// Approve the plan with this hash beforehand; needed where there is no terminal
     #[arg(long, value_name = "HASH")]
     approve: Option<String>,
-    /// Prove a restored folder of PostgreSQL by a throw-away server, which uses it up: recover, read every table, look at every relation
-    #[arg(long)]
-    scratch: bool,
+    #[command(flatten)]
+    scratch: ScratchArgs,
 }
 
 impl RestoreCommand {
@@ -159,7 +159,7 @@ pub(crate) async fn run(command: RestoreCommand, session: &Session) -> Result<Ex
         RestoreCommand::Plan(args) => plan_restore(*args, session).await,
         RestoreCommand::Apply(args) => {
             let plan = plan::read(&session.path(&args.file))?;
-            apply_plan(&plan, args.approve.as_deref(), args.scratch, session).await
+            apply_plan(&plan, args.approve.as_deref(), &args.scratch, session).await
         }
         RestoreCommand::Abandon(args) => plan_abandon(args, session).await,
         RestoreCommand::List => list(session).await,
@@ -372,17 +372,17 @@ async fn basis(
 pub(crate) async fn apply_plan(
     plan: &Plan,
     approve: Option<&str>,
-    scratch: bool,
+    scratch: &ScratchArgs,
     session: &Session,
 ) -> Result<ExitStatus> {
     if mainstay_ops::logical::is_restore(plan) {
-        cluster::refuse(&[("scratch", scratch)], "a logical dump")?;
+        scratch.refuse("a logical dump")?;
         return logical::apply_restore(plan, approve, session).await;
     }
     if plan.target.store == StoreKind::Postgres {
         return cluster::apply_restore(plan, approve, scratch, session).await;
     }
-    cluster::refuse(&[("scratch", scratch)], plan.target.store)?;
+    scratch.refuse(plan.target.store)?;
     let began = Instant::now();
     let needed = restore::needed_backup(plan)?;
     let work = Work::begin(plan, &needed, approve, session).await?;

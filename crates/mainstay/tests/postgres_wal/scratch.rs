@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::stack::{Seen, Stack, wait_for};
 
 /// The restore of the plan called `name`, rehearsed, with the programs of server and client on the PATH and nothing of its own in the way.
-fn apply(stack: &Stack, name: &str, more: &[&str]) -> Command {
+pub(crate) fn apply(stack: &Stack, name: &str, more: &[&str]) -> Command {
     let server = locate(EngineKind::Postgres).unwrap().tool("postgres");
     let client = locate(EngineKind::PgClient).unwrap().tool("pg_amcheck");
     let path = [&server, &client].map(|tool| tool.parent().unwrap().to_owned());

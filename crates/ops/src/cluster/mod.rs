@@ -34,7 +34,7 @@ pub use recovery::{FetchCommand, Recovery, RecoveryAction};
 pub use restore::{
     ClusterRestoreContext, ClusterRestoreReport, ClusterRestoreRequest, RestorePlace, plan_restore, restore,
 };
-pub use scratch::{ScratchContext, ScratchReport, TableRows, check_scratch, rehearse};
+pub use scratch::{Asked, Questions, ScratchContext, ScratchReport, TableRows, check_scratch, rehearse};
 
 use mainstay_basebackup::{Algorithm, BuildsOn, JudgeOptions, Manifest, SeenArchive, builds_on};
 use mainstay_engine::FileChecksum;

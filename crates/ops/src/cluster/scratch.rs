@@ -1,12 +1,14 @@
 //! A restored folder, proven by a throw-away server.
 //!
 //! [`check_scratch`] looks before the restore whether a server can be started here at all. [`rehearse`] starts one on what was restored, waits
-//! until it takes writes, compares where its recovery ended with what was planned, reads every table to its end, looks at every relation, and
-//! ends the server, whatever came of it. What it meets are findings; the folder is used up, for the server wrote into it.
+//! until it takes writes, compares where its recovery ended with what was planned, reads every table to its end, asks the queries of a file if
+//! there is one, looks at every relation, and ends the server, whatever came of it. What it meets are findings; the folder is used up, for the server wrote into it.
 
 use std::time::Duration;
 
-use mainstay_engine::{RelationCheck, ScratchHost, ScratchProgress, ScratchServer, ScratchTable};
+use mainstay_engine::{
+    RelationCheck, ScratchAnswer, ScratchHost, ScratchProgress, ScratchQuery, ScratchServer, ScratchTable,
+};
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{Error, ErrorKind, Finding, Lsn, Plan, Result, ResultExt, Severity, StoreKind};
 use mainstay_repository::Repository;
@@ -26,10 +28,34 @@ const ASK_INTERVAL: Duration = Duration::from_millis(100);
 pub struct ScratchContext<'a> {
     /// Where servers are started.
     pub host: &'a dyn ScratchHost,
+    /// What is asked of the server besides, if there is anything.
+    pub questions: Option<&'a Questions>,
     /// Told how far it is.
     pub observer: &'a dyn Observer,
     /// Ends server and rehearsal.
     pub cancel: &'a CancellationToken,
+}
+
+/// A file of queries.
+#[derive(Debug, Clone)]
+pub struct Questions {
+    /// What the file is called.
+    pub file: String,
+    /// Its queries, in order.
+    pub queries: Vec<ScratchQuery>,
+}
+
+/// A query that was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Asked {
+    /// The query.
+    #[serde(flatten)]
+    pub query: ScratchQuery,
+    /// Whether it was answered, and what it claims is so.
+    pub passed: bool,
+    /// What came of it; `None` when it failed.
+    #[serde(flatten)]
+    pub answer: Option<ScratchAnswer>,
 }
 
 /// A table that was read to its end.
@@ -51,6 +77,8 @@ pub struct ScratchReport {
     pub timeline: Option<u32>,
     /// What every table holds that could be read.
     pub tables: Vec<TableRows>,
+    /// The queries of the file, each with what came of it; empty without a file.
+    pub queries: Vec<Asked>,
     /// Whether every relation was looked at with `pg_amcheck`.
     pub relations_checked: bool,
     /// What is wrong; none is what is wanted.
@@ -79,7 +107,7 @@ pub async fn rehearse(
     let mut server = context.host.start(&restored.into, version).await.context("start a scratch server")?;
     let mut report = ScratchReport::default();
     let looked = tokio::select! {
-        looked = look(context.observer, restored, server.as_mut(), &mut report) => looked,
+        looked = look(context, restored, server.as_mut(), &mut report) => looked,
         () = context.cancel.cancelled() => Err(
             Error::new(ErrorKind::Interrupted, "the rehearsal was stopped on request")
                 .with_state("the folder is restored and was used; its scratch server has ended")
@@ -94,11 +122,12 @@ pub async fn rehearse(
 }
 
 async fn look(
-    observer: &dyn Observer,
+    context: &ScratchContext<'_>,
     restored: &ClusterRestoreReport,
     server: &mut dyn ScratchServer,
     report: &mut ScratchReport,
 ) -> Result<()> {
+    let observer = context.observer;
     let subject = restored.into.display().to_string();
     let reached = match recover(observer, restored, server).await {
         Ok(reached) => reached,
@@ -114,6 +143,9 @@ async fn look(
         report.findings.push(finding("postgres.scratch_target", &subject, message, remedy));
     }
     count(observer, server, report).await?;
+    if let Some(questions) = context.questions {
+        ask(observer, questions, server, report).await;
+    }
     observer.phase("pg_amcheck");
     match server.check_relations().await? {
         RelationCheck::Sound => report.relations_checked = true,
@@ -216,6 +248,39 @@ async fn count(
         observer.advance(Work { items: 1, bytes: 0 });
     }
     Ok(())
+}
+
+/// Asks the queries of a file; one that fails keeps no other from being asked.
+async fn ask(
+    observer: &dyn Observer,
+    questions: &Questions,
+    server: &mut dyn ScratchServer,
+    report: &mut ScratchReport,
+) {
+    observer.phase(&format!("ask {}", questions.file));
+    observer.expect(Work { items: questions.queries.len() as u64, bytes: 0 });
+    for query in &questions.queries {
+        let asked = server.ask(query).await;
+        let fault = fault_of(&asked);
+        report.queries.push(Asked { query: query.clone(), passed: fault.is_none(), answer: asked.ok() });
+        if let Some(fault) = fault {
+            let subject = format!("{}, line {}", questions.file, query.line);
+            let message = format!("query {} {fault}", query.number);
+            report.findings.push(finding("postgres.scratch_query", &subject, message, OTHER_SET));
+        }
+        observer.advance(Work { items: 1, bytes: 0 });
+    }
+}
+
+/// What is wrong with what came of a query.
+fn fault_of(asked: &Result<ScratchAnswer>) -> Option<String> {
+    match asked {
+        Err(error) => Some(format!("failed: {error}")),
+        Ok(ScratchAnswer { untrue_row: Some(row), row_count, .. }) => {
+            Some(format!("is not true in row {row} of {row_count}"))
+        }
+        Ok(_) => None,
+    }
 }
 
 fn finding(id: &str, subject: &str, message: String, remedy: &str) -> Finding {

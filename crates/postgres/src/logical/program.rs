@@ -21,8 +21,8 @@ const LINE_COUNT_MAX: usize = 4;
 /// How long it may take to say its version.
 const VERSION_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Programs that come with the server.
-const SERVER_PROGRAMS: [&str; 2] = ["postgres", "pg_controldata"];
+/// The program that comes with the server.
+const SERVER_PROGRAM: &str = "postgres";
 
 /// What a program shares with us, its standard error aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub(crate) async fn find(
 ) -> Result<Program> {
     let major = major_of(server_version).unwrap_or_default();
     let path = candidates(name, &major, places).into_iter().find(|path| path.is_file());
-    let package = if SERVER_PROGRAMS.contains(&name) { "postgresql" } else { "postgresql-client" };
+    let package = if name == SERVER_PROGRAM { "postgresql" } else { "postgresql-client" };
     let hint = match &places.folder {
         Some(folder) => format!(
             "install the programs of PostgreSQL {major} in {}, or correct `client_dir` in [postgres]",
