@@ -143,17 +143,18 @@ pub trait LogicalSink: Send + Sync {
     /// As [`LogicalSink::check_program`]; `Refused` as above.
     async fn load(&self, request: &LoadRequest, permit: &Permit) -> Result<Box<dyn LogicalLoad>>;
 
-    /// Gives `working`, which must bear its mark, the free name `name`, and takes the mark away.
+    /// Gives `working`, which must bear its mark, the free name `name`, and takes the mark away: both, or neither.
     ///
     /// # Errors
     /// `Conflict` when the name is taken or the mark is another one; `Refused` as above.
     async fn place_database(&self, working: &WorkingDatabase, name: &str, permit: &Permit) -> Result<()>;
 
-    /// Removes `working` if it bears its mark; one that is not there is no error.
+    /// Removes `working` if it bears its mark, or was made by [`LogicalSink::create_database`] of the same `working` that was cut off before it was
+    /// marked, and is empty. Gives whether there was one.
     ///
     /// # Errors
-    /// `Conflict` when it bears another mark or none; `Locked` when somebody is connected to it; `Refused` as above.
-    async fn remove_database(&self, working: &WorkingDatabase, permit: &Permit) -> Result<()>;
+    /// `Conflict` when it is somebody else's; `Locked` when somebody is connected to it; `Refused` as above.
+    async fn remove_database(&self, working: &WorkingDatabase, permit: &Permit) -> Result<bool>;
 }
 
 /// A database that is being filled.

@@ -40,7 +40,7 @@ const SHOP: &[&str] = &[
 ];
 
 /// A server with a password, roles, and a database that holds a shop.
-fn shop_server() -> Postgres {
+pub(crate) fn shop_server() -> Postgres {
     let server = Postgres::options().scram(PASSWORD).start().unwrap();
     server.execute("postgres", "CREATE ROLE app; CREATE ROLE reader;").unwrap();
     server.execute("postgres", &format!("CREATE DATABASE \"{DATABASE}\"")).unwrap();
@@ -59,13 +59,13 @@ fn url_name(database: &str) -> String {
 }
 
 /// The folder of the programs, for the configuration.
-fn programs() -> String {
+pub(crate) fn programs() -> String {
     let folder = tool("pg_dump");
     format!("client_dir = \"{}\"", Path::new(folder.get_program()).parent().unwrap().display())
 }
 
 /// A marked project on `server` that finds the programs, and whose temporary files are its own.
-fn dumping(server: &Postgres) -> Place {
+pub(crate) fn dumping(server: &Postgres) -> Place {
     let place = project(&server.uri());
     let temporary = place.path("tmp");
     fs::create_dir(&temporary).unwrap();
@@ -77,13 +77,13 @@ fn dumping(server: &Postgres) -> Place {
 
 /// Runs a command that must show no part of the password.
 #[track_caller]
-fn run(place: &Place, arguments: &[&str]) -> Seen {
+pub(crate) fn run(place: &Place, arguments: &[&str]) -> Seen {
     place.run(arguments).hides("hun:ter2").hides("hun%3Ater2")
 }
 
 const CREATE: &[&str] = &["backup", "create", "--store", "postgres", "--logical", "--database", DATABASE];
 
-fn dump(place: &Place) -> Value {
+pub(crate) fn dump(place: &Place) -> Value {
     run(place, &[CREATE, &["--json"]].concat()).expect(0).json()
 }
 
@@ -92,13 +92,13 @@ fn sets(place: &Place) -> usize {
 }
 
 /// Plans a restore of the latest dump into `plan.json`.
-fn plan(place: &Place, more: &[&str]) -> Seen {
+pub(crate) fn plan(place: &Place, more: &[&str]) -> Seen {
     let _ = fs::remove_file(place.path("plan.json"));
     let base = ["restore", "plan", "--store", "postgres", "--logical", "--output", "plan.json"];
     run(place, &[&base[..], more].concat())
 }
 
-fn databases(server: &Postgres) -> Vec<String> {
+pub(crate) fn databases(server: &Postgres) -> Vec<String> {
     server.texts("postgres", "SELECT datname::text FROM pg_database ORDER BY 1")
 }
 
@@ -333,10 +333,10 @@ fn what_keeps_a_dump_from_being_whole_leaves_no_set() {
 }
 
 /// The binary, running; killed when dropped.
-struct Started(Child);
+pub(crate) struct Started(Child);
 
 impl Started {
-    fn begin(place: &Place, arguments: &[&str]) -> Self {
+    pub(crate) fn begin(place: &Place, arguments: &[&str]) -> Self {
         Self(place.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     }
 
@@ -350,11 +350,11 @@ impl Started {
         processes.filter(is_child).collect()
     }
 
-    fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), signal).unwrap();
     }
 
-    fn end(&mut self) -> Option<i32> {
+    pub(crate) fn end(&mut self) -> Option<i32> {
         self.0.wait().unwrap().code()
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The plan names the database that will be there, the name under which it is filled, and the entries that are taken. [`restore`] looks again, reads the
 //! whole set back, and only then makes a database; it gets its name when everything is in it. What is made bears a mark with the plan's
-//! hash, so that the same plan removes what an interrupted try left, and nothing else is ever removed.
+//! hash, so that the same plan removes what an interrupted try left, wherever it was interrupted, and nothing else is ever removed.
 
 use std::collections::BTreeSet;
 
@@ -293,6 +293,8 @@ pub async fn restore(
         working: working(plan, &parameters)?,
         permit,
     };
+    // An earlier try of the same plan may have been killed.
+    context.sink.remove_database(&attempt.working, permit).await?;
     let filled = tokio::select! {
         biased;
         () = context.cancel.cancelled() => Err(stopped()),
@@ -357,8 +359,6 @@ impl Attempt<'_> {
     /// Makes, fills and names the database; gives the bytes of the dump that were read.
     async fn run(&self) -> Result<u64> {
         let sink = self.context.sink;
-        // An earlier try of the same plan may have been killed.
-        sink.remove_database(&self.working, self.permit).await?;
         let like = &self.contents.database;
         let owner = self.parameters.owners.then_some(like.owner.as_str());
         sink.create_database(&self.working, like, owner, self.permit).await?;
@@ -391,10 +391,18 @@ impl Attempt<'_> {
 
     /// Removes what was made; says what stands.
     async fn give_up(&self, error: Error) -> Error {
-        match self.context.sink.remove_database(&self.working, self.permit).await {
-            Ok(()) => error.with_state("what was made is removed; nothing else was changed"),
+        let sink = self.context.sink;
+        let name = &self.parameters.database;
+        match sink.remove_database(&self.working, self.permit).await {
+            Ok(true) => error.with_state("what was made is removed; nothing else was changed"),
+            // It was named, and the answer was lost; or it was never made.
+            Ok(false) => match sink.has_database(name).await {
+                Ok(true) => error.with_state(format!("database {name} is there; if nobody else made it, it is whole")),
+                Ok(false) => error.with_state("nothing was changed"),
+                Err(_) => error.with_state(format!("either nothing was changed, or database {name} is there, whole")),
+            },
             Err(_) => error.with_state(format!(
-                "database {} is left half filled, nothing else was changed; applying the same plan again removes it",
+                "database {} may be left half filled, nothing else was changed; applying the same plan again removes it",
                 self.working.name
             )),
         }

@@ -1,7 +1,9 @@
 //! Databases as wholes: what they are, making, renaming, removing and wiping them.
 //!
-//! Statements on databases cannot be undone by a transaction, so each is preceded by a look at what it is about to change: a database in
-//! progress is known by the mark in its comment, one that is wiped by its number and the environment marker inside it.
+//! Making and dropping a database cannot be undone by a transaction, so each is preceded by a look at what it is about to change: a database in
+//! progress is known by the mark in its comment, one that is wiped by its number and the environment marker inside it. No statement makes a
+//! database and its comment, so it is made with a limit of connections that nobody else would choose: who was killed between the two finds
+//! it again by that, and takes it for its own while nothing is in it.
 
 use std::collections::BTreeSet;
 
@@ -122,7 +124,7 @@ impl<'a> Databases<'a> {
         owner: Option<&str>,
     ) -> Result<()> {
         let session = self.open().await?;
-        create(&session, &working.name, like, owner).await?;
+        create(&session, &working.name, like, owner, Some(limit_of(&working.mark))).await?;
         said(session.command(&comment(&working.name, Some(&working.mark))).await?)
     }
 
@@ -130,19 +132,37 @@ impl<'a> Databases<'a> {
     pub(super) async fn place(&self, working: &WorkingDatabase, name: &str) -> Result<()> {
         let session = self.open().await?;
         check_mark(&session, working).await?;
-        let rename = format!("ALTER DATABASE {} RENAME TO {}", quoted(&working.name), quoted(name));
-        said(session.command(&rename).await?)?;
-        said(session.command(&comment(name, None)).await?)
+        // One message is one transaction: it gets its name and loses its mark, or neither.
+        let (old, new) = (quoted(&working.name), quoted(name));
+        let placed = format!(
+            "{}; ALTER DATABASE {old} CONNECTION LIMIT -1; ALTER DATABASE {old} RENAME TO {new}",
+            comment(&working.name, None)
+        );
+        said(session.command(&placed).await?)
     }
 
-    /// Removes a database that bears its mark.
-    pub(super) async fn remove(&self, working: &WorkingDatabase) -> Result<()> {
+    /// Removes a database that bears its mark, or was only just made; whether there was one.
+    pub(super) async fn remove(&self, working: &WorkingDatabase) -> Result<bool> {
         let session = self.open().await?;
-        if mark_of(&session, &working.name).await?.is_none() {
-            return Ok(());
+        match mark_of(&session, &working.name).await? {
+            None => return Ok(false),
+            Some(None) if self.is_just_made(&session, working).await? => {}
+            Some(_) => check_mark(&session, working).await?,
         }
-        check_mark(&session, working).await?;
-        said(session.command(&format!("DROP DATABASE IF EXISTS {}", quoted(&working.name))).await?)
+        said(session.command(&format!("DROP DATABASE IF EXISTS {}", quoted(&working.name))).await?)?;
+        Ok(true)
+    }
+
+    /// Whether `working`, which bears no mark, was made for it: it has its limit of connections, and is as the server makes databases.
+    async fn is_just_made(&self, session: &Session<'_>, working: &WorkingDatabase) -> Result<bool> {
+        let (name, limit) = (literal(&working.name), limit_of(&working.mark));
+        let query = format!("SELECT 1 FROM pg_database WHERE datname = {name} AND datconnlimit = {limit}");
+        if session.rows(&query).await?.is_empty() {
+            return Ok(false);
+        }
+        let settings = self.settings_of(&working.name);
+        let inside = Session::open(&settings).await.context("look into it")?;
+        Ok(inside.rows(&anything()).await?.is_empty())
     }
 
     /// The configured database and the marker in it.
@@ -193,7 +213,7 @@ impl<'a> Databases<'a> {
                 ),
             )
         };
-        create(&session, &like.name, like, Some(&like.owner)).await.map_err(gone)?;
+        create(&session, &like.name, like, Some(&like.owner), None).await.map_err(gone)?;
         let unmarked = |error: Error| {
             error
                 .with_state(format!("database {} is new and empty, and has no environment marker", like.name))
@@ -278,13 +298,52 @@ async fn create(
     name: &str,
     like: &DatabaseDefinition,
     owner: Option<&str>,
+    limit: Option<u32>,
 ) -> Result<()> {
     let query = format!("SELECT 1 FROM pg_tablespace WHERE spcname = {}", literal(&like.tablespace));
     let tablespace = match session.rows(&query).await?.is_empty() {
         true => None,
         false => Some(like.tablespace.as_str()),
     };
-    said(session.command(&statement(name, like, owner, tablespace)).await?)
+    let limit = limit.map(|limit| format!(" CONNECTION LIMIT {limit}")).unwrap_or_default();
+    said(session.command(&(statement(name, like, owner, tablespace) + &limit)).await?)
+}
+
+/// The limit of connections that a database with this mark is made with: more than any server bears, and hardly another's.
+fn limit_of(mark: &str) -> u32 {
+    let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, mark.as_bytes());
+    1_000_000_000 + (sum % 1_000_000_000) as u32
+}
+
+/// Catalogs of what a database may hold, large objects aside. What the server makes by itself has numbers below those of everything else.
+const CATALOGS: &[&str] = &[
+    "pg_cast",
+    "pg_class",
+    "pg_collation",
+    "pg_default_acl",
+    "pg_event_trigger",
+    "pg_extension",
+    "pg_foreign_data_wrapper",
+    "pg_language",
+    "pg_namespace",
+    "pg_operator",
+    "pg_proc",
+    "pg_publication",
+    "pg_ts_config",
+    "pg_ts_dict",
+    "pg_type",
+];
+/// The first number of what somebody makes (source, `src/include/access/transam.h`).
+const FIRST_OID: u32 = 16_384;
+
+/// A query that gives a row when somebody has made something in the database, or chosen something for it.
+fn anything() -> String {
+    let made = CATALOGS.iter().map(|catalog| format!("SELECT 1 FROM {catalog} WHERE oid >= {FIRST_OID}"));
+    // Of large objects the server makes none, and who makes one may choose any number.
+    let large = "SELECT 1 FROM pg_largeobject_metadata";
+    let chosen = "SELECT 1 FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase \
+                  WHERE d.datname = current_database()";
+    format!("{} UNION ALL {large} UNION ALL {chosen} LIMIT 1", made.collect::<Vec<_>>().join(" UNION ALL "))
 }
 
 /// What makes a database like another one. Only `template0` may be copied into any encoding and locale.

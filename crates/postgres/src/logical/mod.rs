@@ -192,7 +192,7 @@ impl LogicalSink for PostgresDatabases {
         placed.with_context(|| format!("rename database {} to {name}", working.name))
     }
 
-    async fn remove_database(&self, working: &WorkingDatabase, permit: &Permit) -> Result<()> {
+    async fn remove_database(&self, working: &WorkingDatabase, permit: &Permit) -> Result<bool> {
         let databases = self.databases();
         databases.check(permit).await?;
         databases.remove(working).await.with_context(|| format!("drop database {}", working.name))
