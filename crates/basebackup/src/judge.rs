@@ -1,5 +1,7 @@
 //! Looking at an archive while it passes: what each file holds, and whether its pages are sound.
 
+use std::fmt;
+
 use crc_fast::{CrcAlgorithm, Digest};
 use sha2::{Digest as _, Sha256};
 
@@ -10,7 +12,9 @@ use crate::page::{self, PAGE_BYTES, Page, Verdict};
 use crate::tar::{Entry, EntryKind, TarError, TarReader, Visitor};
 
 /// How many damaged pages are named.
-const DAMAGED_COUNT_MAX: usize = 20;
+pub const DAMAGED_COUNT_MAX: usize = 10_000;
+/// How many faults of changes are told.
+const MALFORMED_COUNT_MAX: usize = 20;
 
 /// How an archive is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +36,21 @@ pub struct SeenFile {
     pub sum: FileSum,
 }
 
+/// A page whose checksum is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedPage {
+    /// Its file as a manifest names it.
+    pub path: String,
+    /// Which block of its relation it is.
+    pub block: u32,
+}
+
+impl fmt::Display for DamagedPage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "block {} of {}", self.block, self.path)
+    }
+}
+
 /// What was seen of an archive.
 #[derive(Debug, Default)]
 pub struct SeenArchive {
@@ -43,8 +62,8 @@ pub struct SeenArchive {
     pub bytes: u64,
     /// Pages whose checksums were looked at.
     pub pages: u64,
-    /// Pages whose checksum is wrong, named; not more than a screenful.
-    pub damaged_pages: Vec<String>,
+    /// Pages whose checksum is wrong, the first [`DAMAGED_COUNT_MAX`].
+    pub damaged_pages: Vec<DamagedPage>,
     /// How many such pages there are.
     pub damaged_page_count: u64,
     /// What is wrong with files that hold changes, one line each; not more than a screenful.
@@ -198,7 +217,7 @@ impl Seeing {
 
 impl SeenArchive {
     fn tell_malformed(&mut self, path: &str, error: IncrementalError) {
-        if self.malformed.len() < DAMAGED_COUNT_MAX {
+        if self.malformed.len() < MALFORMED_COUNT_MAX {
             self.malformed.push(format!("{path} holds no changes of its file: {error}"));
         }
     }
@@ -306,7 +325,7 @@ impl Pages {
             if page::judge(page, self.block, self.begun_at) == Verdict::Damaged {
                 seen.damaged_page_count += 1;
                 if seen.damaged_pages.len() < DAMAGED_COUNT_MAX {
-                    seen.damaged_pages.push(format!("block {} of {path}", self.block));
+                    seen.damaged_pages.push(DamagedPage { path: path.to_owned(), block: self.block });
                 }
             }
             self.block = self.block.wrapping_add(1);
@@ -338,7 +357,8 @@ mod tests {
             archive.chunks(cut).for_each(|piece| judge.bytes(piece));
             let seen = judge.end();
             assert_eq!(seen.fault, None);
-            assert_eq!(seen.damaged_pages, ["block 1 of pg_tblspc/7/PG_18_1/5/16401"], "cut at {cut}");
+            let damaged = DamagedPage { path: "pg_tblspc/7/PG_18_1/5/16401".to_owned(), block: 1 };
+            assert_eq!(seen.damaged_pages, [damaged], "cut at {cut}");
             assert_eq!((seen.pages, seen.damaged_page_count, seen.bytes), (3, 1, 3 * 8192 + 9));
             assert_eq!(seen.files[1].path, "pg_tblspc/7/PG_18_1/5/PG_VERSION");
             assert_eq!(seen.files[1].sum.checksum, Checksum::Crc32c(0xE306_9283));
@@ -372,7 +392,7 @@ mod tests {
         let mut damaged = file.clone();
         damaged[blocks + 2 * PAGE_BYTES + 77] ^= 1;
         let seen = judged(&damaged, true, 5_000);
-        assert_eq!(seen.damaged_pages, ["block 131081 of base/5/INCREMENTAL.16401.1"]);
+        assert_eq!(seen.damaged_pages[0].to_string(), "block 131081 of base/5/INCREMENTAL.16401.1");
         let mut other = file.clone();
         other[0] ^= 1;
         let seen = judged(&other, true, 5_000);

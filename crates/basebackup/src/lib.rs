@@ -26,7 +26,9 @@ pub use incremental::{
     Changed, Changes, INCREMENTAL_PREFIX, IncrementalError, IncrementalReader, incremental_of,
     incremental_path,
 };
-pub use judge::{ArchiveJudge, FileJudge, JudgeOptions, SeenArchive, SeenFile};
+pub use judge::{
+    ArchiveJudge, DAMAGED_COUNT_MAX, DamagedPage, FileJudge, JudgeOptions, SeenArchive, SeenFile,
+};
 pub use label::{BuildsOn, LABEL_BYTES_MAX, LABEL_FILE, builds_on, combined_label};
 pub use manifest::{Algorithm, FileSum, MANIFEST_BYTES_MAX, Manifest, ManifestError, combined_manifest};
 pub use record::{RecordKind, SeenRecord, WalError, WalWalker};

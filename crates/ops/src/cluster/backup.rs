@@ -1,6 +1,8 @@
 //! Taking a base backup: archives pass from the wire to the repository as they are, and are looked at on the way.
 
-use mainstay_basebackup::{ArchiveJudge, BuildsOn, MANIFEST_BYTES_MAX, Manifest, SeenArchive};
+use mainstay_basebackup::{
+    ArchiveJudge, BuildsOn, DAMAGED_COUNT_MAX, DamagedPage, MANIFEST_BYTES_MAX, Manifest, SeenArchive,
+};
 use mainstay_engine::{
     BackupBeginning, BackupEnding, BackupEvent, BaseBackup, BaseBackupRequest, BaseBackupSource,
     EarlierBackup, Tablespace,
@@ -16,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::contents::{EarlierSet, ROLE_ARCHIVE, ROLE_FILE_LIST};
+use super::damage::by_file;
 use super::judging::Judging;
 use super::{ArchiveRecord, ClusterSetContents, Expected, Foundation, first_of, judge_options};
 use crate::backup::OPERATION;
@@ -363,6 +366,7 @@ impl Attempt<'_> {
             checksum: self.request.checksum,
             page_checksums: beginning.page_checksums,
             damaged_pages,
+            damaged: by_file(&damaged),
             wal_segment_bytes: beginning.wal_segment_bytes,
             file_list: name,
             archives,
@@ -371,7 +375,7 @@ impl Attempt<'_> {
         Ok((contents, pages))
     }
 
-    fn judge_pages(&self, damaged: &[String], count: u64) -> Result<()> {
+    fn judge_pages(&self, damaged: &[DamagedPage], count: u64) -> Result<()> {
         if count == 0 {
             return Ok(());
         }
@@ -380,6 +384,12 @@ impl Attempt<'_> {
             return Err(Error::new(ErrorKind::Corrupt, told).with_hint(
                 "find out what is damaged with pg_amcheck; `--allow-damaged-pages` takes a backup nevertheless",
             ));
+        }
+        // Damage that is not known by name would hide other damage later.
+        if damaged.len() as u64 != count || damaged.len() > DAMAGED_COUNT_MAX {
+            return Err(Error::new(ErrorKind::Corrupt, told).with_hint(format!(
+                "that is more than a set may know of ({DAMAGED_COUNT_MAX}); save what can be read: `mainstay backup create --store postgres --logical`"
+            )));
         }
         self.context.observer.notice(&format!("warning: {told}"));
         Ok(())

@@ -250,6 +250,7 @@ mod tests {
             checksum: FileChecksum::Crc32c,
             page_checksums: true,
             damaged_pages: 0,
+            damaged: Vec::new(),
             wal_segment_bytes: 1 << 24,
             file_list: ObjectName::from_parts(["backup_manifest"]),
             archives: Vec::new(),

@@ -4,6 +4,8 @@ use mainstay_engine::{FileChecksum, ServerFacts, Tablespace};
 use mainstay_model::{Blake3, Lsn, ObjectName, SetId};
 use serde::{Deserialize, Serialize};
 
+use super::damage::DamagedFile;
+
 /// The role of objects that are archives of files.
 pub(super) const ROLE_ARCHIVE: &str = "archive";
 /// The role of the server's list of files.
@@ -31,6 +33,9 @@ pub struct ClusterSetContents {
     pub page_checksums: bool,
     /// Pages whose checksums were wrong on the server already, when that was allowed.
     pub damaged_pages: u64,
+    /// Which pages these are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<DamagedFile>,
     /// How long a segment of WAL is, in bytes.
     pub wal_segment_bytes: u64,
     /// The object with the server's list of files, `backup_manifest`.

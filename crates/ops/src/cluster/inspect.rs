@@ -15,6 +15,7 @@ use mainstay_repository::{Inspector, ObjectEntry, Repository, Set, VerifyReport}
 use super::chain::{open_chain, open_earlier};
 use super::combine::Combination;
 use super::contents::EarlierSet;
+use super::damage::KnownDamage;
 use super::judging::Judging;
 use super::{ClusterSetContents, Expected, Foundation, first_of, judge_options};
 
@@ -233,9 +234,7 @@ impl Inspector for ArchiveInspector {
             Expected { manifest: &manifest, place, places: &places, wal_segment_bytes, foundation };
         let mut faults = expected.faults(&seen);
         // Pages that were damaged on the server are known, and have been told when the set was made.
-        if seen.damaged_page_count > contents.damaged_pages {
-            faults.extend(seen.damaged_pages.iter().map(|page| format!("{page} has a wrong checksum")));
-        }
+        faults.extend(KnownDamage::of([contents.as_ref()]).unknown(&seen));
         faults
     }
 }

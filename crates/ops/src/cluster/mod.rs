@@ -13,6 +13,7 @@ mod backup;
 mod chain;
 mod combine;
 mod contents;
+mod damage;
 mod inspect;
 mod judging;
 mod place;
@@ -28,6 +29,7 @@ pub use backup::{ClusterBackupContext, ClusterBackupReport, create, plan_backup}
 pub use chain::{EarlierChoice, find_earlier};
 pub(crate) use chain::{is_restorable, needed_sets};
 pub use contents::{ArchiveRecord, ClusterSetContents, EarlierSet};
+pub use damage::DamagedFile;
 pub(crate) use inspect::inspect_chain;
 pub use point::{RecoveryRequest, find_recovery};
 pub use recovery::{FetchCommand, Recovery, RecoveryAction};
@@ -128,8 +130,8 @@ impl Expected<'_> {
 const FAULT_COUNT_MAX: usize = 5;
 
 /// The first few lines as one, and how many more there are.
-fn first_of(lines: &[String]) -> String {
-    let mut text = lines.iter().take(FAULT_COUNT_MAX).cloned().collect::<Vec<_>>().join("; ");
+fn first_of(lines: &[impl ToString]) -> String {
+    let mut text = lines.iter().take(FAULT_COUNT_MAX).map(ToString::to_string).collect::<Vec<_>>().join("; ");
     if lines.len() > FAULT_COUNT_MAX {
         text.push_str(&format!("; and {} more", lines.len() - FAULT_COUNT_MAX));
     }

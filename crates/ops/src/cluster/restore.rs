@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use super::chain::open_chain;
 use super::combine::Combination;
 use super::contents::ArchiveRecord;
+use super::damage::KnownDamage;
 use super::inspect::{OBJECT_COUNT_MAX, combination, inspect};
 use super::place::{Claimed, claim, standing, storage, sync_folder};
 use super::read_back::read_back;
@@ -481,15 +482,14 @@ impl Restoring<'_> {
         let files: Vec<(String, PathBuf)> = files.collect::<Result<_>>()?;
         let contents = self.contents;
         let options = judge_options(contents.checksum, contents.page_checksums, contents.begin, false);
-        let known_damage = self.chain.iter().map(|(_, contents)| contents.damaged_pages).sum::<u64>();
+        let known_damage = KnownDamage::of(self.chain.iter().map(|(_, contents)| contents));
         let seen = read_back(files, options).await?;
-        let damaged_count: u64 = seen.iter().map(|seen| seen.damaged_page_count).sum();
-        if damaged_count > known_damage {
-            let pages: Vec<String> = seen.into_iter().flat_map(|seen| seen.damaged_pages).collect();
-            let told = first_of(&pages);
+        let unknown: Vec<String> = seen.iter().flat_map(|seen| known_damage.unknown(seen)).collect();
+        if !unknown.is_empty() {
+            let told = first_of(&unknown);
             return Err(Error::new(
                 ErrorKind::Corrupt,
-                format!("what was put together has {damaged_count} damaged pages: {told}"),
+                format!("what was put together has damaged pages: {told}"),
             ));
         }
         let listed = |file: SeenFile| match file.path.as_str() {
