@@ -186,7 +186,7 @@ pub fn backups(
             );
             findings.push(finding("damaged", Severity::Critical, message, remedy));
         }
-        match &backups.last {
+        let last = match &backups.last {
             None => {
                 findings.push(finding(
                     "none",
@@ -196,7 +196,8 @@ pub fn backups(
                 ));
                 continue;
             }
-            Some((id, at)) if now.duration_since(*at) > age_max => {
+            Some((id, at)) if now.duration_since(*at) <= age_max => id,
+            Some((id, _)) => {
                 let message = format!("the last backup, {id}, is older than {age_max:#}");
                 findings.push(finding(
                     "old",
@@ -204,9 +205,9 @@ pub fn backups(
                     message,
                     format!("`{}`, and let it run regularly", create()),
                 ));
+                id
             }
-            Some(_) => {}
-        }
+        };
         if backups.verified.is_none() {
             let message =
                 "no backup has been read back, so nobody knows whether one can be restored".to_owned();
@@ -214,7 +215,7 @@ pub fn backups(
                 "unverified",
                 Severity::Warning,
                 message,
-                format!("`mainstay backup verify latest --store {kind}`"),
+                format!("`mainstay backup verify {last}`"),
             ));
         }
     }

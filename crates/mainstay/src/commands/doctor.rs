@@ -16,8 +16,6 @@ use crate::wiring::Session;
 
 /// How long a store may take to be examined.
 const EXAMINATION_TIME_MAX: Duration = Duration::from_secs(10);
-/// The stores whose backups this version can make, so that their absence is a finding with a remedy.
-const BACKED_UP: &[StoreKind] = &[StoreKind::Mongo, StoreKind::Postgres];
 /// The compose files that Docker looks for, in its order, and the name that production stacks use beside it.
 const COMPOSE_FILES: &[&str] = &[
     "compose.yaml",
@@ -64,12 +62,11 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
     }
     found.extend(examinations.into_iter().flat_map(|Examination { findings, .. }| findings));
     if let (Some(location), Some(status)) = (session.repository_location(), repository) {
-        let backed_up: Vec<StoreKind> =
-            session.configuration.stores().into_iter().filter(|kind| BACKED_UP.contains(kind)).collect();
+        let stores = session.configuration.stores();
         match status {
             Ok(status) => {
                 let age_max = session.configuration.backup_age_max;
-                found.extend(doctor::backups(&status, &backed_up, age_max, session.clock.now()));
+                found.extend(doctor::backups(&status, &stores, age_max, session.clock.now()));
                 let restores = unfinished_runs(&session.repository().await?).await;
                 found.extend(restores.map_or_else(
                     |error| vec![doctor::repository_unreadable(&location, &error)],

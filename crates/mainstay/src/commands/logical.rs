@@ -1,12 +1,14 @@
 //! What `backup` and `restore` do for logical dumps of PostgreSQL, and `backup export`, which hands one out.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use mainstay_engine::DatabaseDefinition;
+use mainstay_engine::{DatabaseDefinition, ServerFacts};
 use mainstay_guard::{BackupEvidence, Outcome};
 use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Plan, Result, StoreKind};
+use mainstay_ops::cluster::ClusterSetContents;
 use mainstay_ops::logical::{
     self, LogicalBackupContext, LogicalBackupReport, LogicalRestoreContext, LogicalRestoreReport,
     LogicalRestoreRequest, LogicalSetContents,
@@ -77,23 +79,84 @@ pub(crate) struct ExportArgs {
 /// The set that is meant: the latest that holds a dump (or, with `logical` false, that holds the files of a server), or the one that is named.
 ///
 /// # Errors
-/// `NotFound` when there is none; what the repository fails with.
+/// `NotFound` when there is none; `Usage` when there are sets of several servers, or dumps of several databases, for none of them is the one
+/// that is meant; what the repository fails with.
 pub(crate) async fn choose_form(repository: &Repository, choice: &SetChoice, logical: bool) -> Result<Set> {
     if let SetChoice::Id(_) = choice {
         return choose(repository, choice, StoreKind::Postgres).await;
-    }
-    for entry in repository.sets(Some(StoreKind::Postgres)).await?.into_iter().rev() {
-        let set = entry.into_set()?;
-        if LogicalSetContents::is_of(&set) == logical {
-            return Ok(set);
-        }
     }
     let (what, option) = match logical {
         true => ("logical dump", " --logical"),
         false => ("base backup", ""),
     };
-    Err(Error::new(ErrorKind::NotFound, format!("the repository holds no {what} of postgres"))
-        .with_hint(format!("`mainstay backup create --store postgres{option}` makes one")))
+    // The newest of each server, and of each of its databases.
+    let mut newest: Vec<(Origin, Set)> = Vec::new();
+    let mut has_others = false;
+    for entry in repository.sets(Some(StoreKind::Postgres)).await?.into_iter().rev() {
+        let set = match entry.into_set() {
+            Ok(set) => set,
+            // It may be the latest that is meant; an older one that is damaged is of no matter.
+            Err(error) if newest.is_empty() => return Err(error),
+            Err(_) => continue,
+        };
+        if LogicalSetContents::is_of(&set) == logical {
+            let origin = Origin::of(&set, logical)?;
+            if newest.iter().all(|(other, _)| !other.is_same(&origin)) {
+                newest.push((origin, set));
+            }
+        } else {
+            has_others = true;
+        }
+    }
+    if newest.len() > 1 {
+        let told: Vec<String> =
+            newest.iter().map(|(origin, set)| format!("{} of {origin}", set.id())).collect();
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!("it is not said which latest {what} is meant: {}", told.join(", ")),
+        )
+        .with_state("nothing was changed")
+        .with_hint("name the set: `mainstay backup list --store postgres`"));
+    }
+    newest.pop().map(|(_, set)| set).ok_or_else(|| {
+        let hint = match (has_others, logical) {
+            (true, false) => "`--logical` means the latest logical dump".to_owned(),
+            (true, true) => "without `--logical` the latest base backup is meant".to_owned(),
+            (false, _) => format!("`mainstay backup create --store postgres{option}` makes one"),
+        };
+        Error::new(ErrorKind::NotFound, format!("the repository holds no {what} of postgres")).with_hint(hint)
+    })
+}
+
+/// What a set is of.
+struct Origin {
+    server: ServerFacts,
+    /// The database of a dump.
+    database: Option<String>,
+}
+
+impl Origin {
+    fn of(set: &Set, logical: bool) -> Result<Self> {
+        if logical {
+            let LogicalSetContents { server, database, .. } = set.contents()?;
+            return Ok(Self { server, database: Some(database.name) });
+        }
+        Ok(Self { server: set.contents::<ClusterSetContents>()?.server, database: None })
+    }
+
+    /// Whether both are of one server, however it was reached, and of one database.
+    fn is_same(&self, other: &Self) -> bool {
+        (&self.server.fingerprint, &self.database) == (&other.server.fingerprint, &other.database)
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(database) = &self.database {
+            write!(formatter, "database {database} of ")?;
+        }
+        write!(formatter, "server {} at {}", self.server.fingerprint, self.server.address)
+    }
 }
 
 /// Dumps a database.

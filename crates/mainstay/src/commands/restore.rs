@@ -20,7 +20,7 @@ use mainstay_ops::{Selection, verify};
 use mainstay_repository::{Repository, Set};
 use serde_json::{Map, Value, json};
 
-use super::backup::{SetChoice, choose, parse_namespace};
+use super::backup::{PARALLEL_DEFAULT, SetChoice, choose, parse_namespace};
 use super::cluster::ScratchArgs;
 use super::logical::{self, LogicalRestoreArgs};
 use super::moment::MomentArg;
@@ -97,9 +97,9 @@ pub(crate) struct PlanArgs {
     /// Put collections in place although the server describes them otherwise than the set: for another server version
     #[arg(long)]
     accept_differences: bool,
-    /// Most objects loaded at the same time
-    #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
-    parallel: u16,
+    /// Most objects of MongoDB loaded at the same time [default: 4]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=64))]
+    parallel: Option<u16>,
     /// Write the plan to this file
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -214,7 +214,7 @@ async fn plan_restore(args: PlanArgs, session: &Session) -> Result<ExitStatus> {
             (_, true) => RestoreMode::Merge,
             _ => RestoreMode::New,
         },
-        load_count_max: args.parallel.into(),
+        load_count_max: args.parallel.unwrap_or(PARALLEL_DEFAULT).into(),
         accounts: args.users_and_roles,
         accept_differences: args.accept_differences,
     };
@@ -330,6 +330,7 @@ impl PlanArgs {
             ("merge", self.merge),
             ("users-and-roles", self.users_and_roles),
             ("accept-differences", self.accept_differences),
+            ("parallel", self.parallel.is_some()),
         ];
         cluster::refuse(&given, what)
     }

@@ -251,7 +251,10 @@ fn what_is_damaged_or_does_not_fit_writes_nothing() {
     flipped[whole.len() / 2] ^= 1;
     for damaged in [flipped, whole[..whole.len() / 2].to_vec()] {
         fs::write(&object, damaged).unwrap();
-        run(&place, &["backup", "verify", "--store", "postgres"]).expect(4).says("DAMAGED");
+        run(&place, &["backup", "verify", "--store", "postgres"])
+            .expect(1)
+            .says("`--logical` means the latest");
+        run(&place, &["backup", "verify", "--store", "postgres", "--logical"]).expect(4).says("DAMAGED");
         run(&place, &["restore", "apply", "plan.json"]).expect(4).says("nothing was written");
         run(&place, &["backup", "export", "latest", "out.dump"]).expect(4);
         assert!(!place.path("out.dump").exists());

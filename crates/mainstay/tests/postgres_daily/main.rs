@@ -3,6 +3,7 @@
 
 #[path = "../binary/mod.rs"]
 mod binary;
+mod choice;
 mod interrupted;
 mod logical;
 mod queries;

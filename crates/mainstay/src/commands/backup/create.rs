@@ -13,7 +13,7 @@ use mainstay_model::{
 use mainstay_ops::backup::{self, BackupContext, BackupReport, BackupRequest, ResumeRequest, SnapshotChoice};
 use serde_json::{Map, Value, json};
 
-use super::{label, moment_of, parse_namespace, set_json};
+use super::{PARALLEL_DEFAULT, label, moment_of, parse_namespace, set_json};
 use crate::commands::cluster::{self, ClusterArgs};
 use crate::commands::logical;
 use crate::commands::plan::PlanReport;
@@ -61,9 +61,9 @@ pub(crate) struct CreateArgs {
     /// Which moment the backup shows
     #[arg(long, value_enum, default_value_t)]
     consistency: ConsistencyArgument,
-    /// Most ranges read at the same time
-    #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
-    parallel: u16,
+    /// Most ranges of MongoDB read at the same time [default: 4]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=64))]
+    parallel: Option<u16>,
     /// Take the server's users and roles along, with what their passwords are checked with
     #[arg(long)]
     users_and_roles: bool,
@@ -90,6 +90,11 @@ pub(crate) struct CreateArgs {
 }
 
 impl CreateArgs {
+    /// How many ranges are read at the same time.
+    fn scan_count_max(&self) -> usize {
+        self.parallel.unwrap_or(PARALLEL_DEFAULT).into()
+    }
+
     /// Refuses what means something for documents alone; a database can be named for a logical dump, too.
     fn refuse_documents(&self) -> Result<()> {
         let given = [
@@ -98,6 +103,7 @@ impl CreateArgs {
             ("all-databases", self.all_databases),
             ("consistency", !matches!(self.consistency, ConsistencyArgument::Best)),
             ("users-and-roles", self.users_and_roles),
+            ("parallel", self.parallel.is_some()),
             ("max-impact", self.max_impact.is_some()),
             ("resume", self.resume.is_some()),
         ];
@@ -155,7 +161,7 @@ pub(super) async fn run(args: CreateArgs, session: &Session) -> Result<ExitStatu
             let request = BackupRequest {
                 selection: session.selection(&args.database, &args.collection, args.all_databases),
                 snapshot: args.consistency.into(),
-                scan_count_max: args.parallel.into(),
+                scan_count_max: args.scan_count_max(),
                 impact_max: args.max_impact,
                 accounts: args.users_and_roles,
             };
@@ -215,7 +221,7 @@ async fn plan_resume(
             }
         },
     };
-    let request = ResumeRequest { run, scan_count_max: args.parallel.into(), impact_max: args.max_impact };
+    let request = ResumeRequest { run, scan_count_max: args.scan_count_max(), impact_max: args.max_impact };
     backup::plan_resume(&repository, target, &request, session.clock.as_ref()).await
 }
 

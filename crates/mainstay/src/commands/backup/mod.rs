@@ -17,10 +17,14 @@ use mainstay_ops::contents::DocumentSetContents;
 use mainstay_repository::{Repository, Set};
 use serde_json::{Value, json};
 
+use crate::commands::cluster::refuse;
 use crate::commands::logical::{self, ExportArgs};
 use crate::printer::shown::moment;
 use crate::printer::{Look, Tone};
 use crate::wiring::Session;
+
+/// How much is done at the same time with MongoDB unless it is said.
+pub(crate) const PARALLEL_DEFAULT: u16 = 4;
 
 /// The commands below `backup`.
 #[derive(Debug, Subcommand)]
@@ -67,6 +71,31 @@ pub(crate) struct SetArgs {
     /// The store whose latest set is meant
     #[arg(long, default_value = "mongo")]
     pub(crate) store: StoreKind,
+    /// PostgreSQL: the latest logical dump is meant, not the latest base backup
+    #[arg(long)]
+    logical: bool,
+}
+
+impl SetArgs {
+    /// The set that is meant.
+    ///
+    /// # Errors
+    /// As [`choose`]; `Usage` when several are meant, or `--logical` means nothing.
+    async fn find(&self, repository: &Repository) -> Result<Set> {
+        match (&self.set, self.store) {
+            (SetChoice::Latest, StoreKind::Postgres) => {
+                logical::choose_form(repository, &self.set, self.logical).await
+            }
+            (SetChoice::Latest, store) => {
+                refuse(&[("logical", self.logical)], store)?;
+                choose(repository, &self.set, store).await
+            }
+            (SetChoice::Id(id), store) => {
+                refuse(&[("logical", self.logical)], format!("set {id}, which is named"))?;
+                choose(repository, &self.set, store).await
+            }
+        }
+    }
 }
 
 impl BackupCommand {

@@ -8,7 +8,7 @@ use mainstay_ops::contents::{DocumentSetContents, SetContents};
 use mainstay_repository::Set;
 use serde_json::{Map, Value, json};
 
-use super::{SetArgs, choose, label, moment_of, set_json};
+use super::{SetArgs, label, moment_of, set_json};
 use crate::commands::{cluster, keyfile, logical};
 use crate::printer::shown::moment;
 use crate::printer::{Cell, Look, Report, Table, Tone};
@@ -20,7 +20,7 @@ use crate::wiring::Session;
 /// `NotFound` when there is none; the repository's.
 pub(super) async fn run(args: &SetArgs, session: &Session) -> Result<ExitStatus> {
     let repository = session.repository().await?;
-    let set = choose(&repository, &args.set, args.store).await?;
+    let set = args.find(&repository).await?;
     match SetContents::of(&set)? {
         SetContents::Documents(contents) => Ok(session.printer.report(&Shown { set, contents: *contents })),
         SetContents::Cluster(contents) => {

@@ -8,7 +8,7 @@ use mainstay_ops::{recoverable, verify};
 use mainstay_repository::{LogReport, VerifyReport};
 use serde_json::{Map, Value, json};
 
-use super::{SetArgs, choose};
+use super::SetArgs;
 use crate::commands::findings;
 use crate::printer::{Look, Report, Tone, problem_details, problem_json};
 use crate::wiring::Session;
@@ -29,7 +29,7 @@ pub(crate) struct VerifyArgs {
 /// The operation's. Damage is a finding.
 pub(super) async fn run(args: &VerifyArgs, session: &Session) -> Result<ExitStatus> {
     let repository = session.repository().await?;
-    let set = choose(&repository, &args.set.set, args.set.store).await?;
+    let set = args.set.find(&repository).await?;
     let progress = session.printer.progress();
     let verified = async {
         let (report, recorded) = verify::verify(&repository, &set, progress.as_ref()).await?;
