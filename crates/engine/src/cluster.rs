@@ -34,6 +34,31 @@ pub enum FileChecksum {
     Sha256,
 }
 
+/// How the server packs archives for the way to us.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkCompression {
+    /// Not at all.
+    #[default]
+    None,
+    /// With gzip at its quickest.
+    Gzip,
+    /// With zstd at its quickest.
+    Zstd,
+}
+
+/// What is wanted of the link.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkChoice {
+    /// Packed when the server is far away, with the best that it has.
+    #[default]
+    Auto,
+    /// This.
+    #[serde(untagged)]
+    Always(LinkCompression),
+}
+
 /// How a base backup is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,6 +74,9 @@ pub struct BaseBackupRequest {
     pub checksum: FileChecksum,
     /// Whether the server checks its pages while it reads them, and fails when one is damaged.
     pub check_pages: bool,
+    /// How archives come. Whoever reads them has them as they were.
+    #[serde(default)]
+    pub link: LinkChoice,
 }
 
 /// The backup that an incremental one builds on.
@@ -91,6 +119,10 @@ pub struct BackupBeginning {
     pub tablespaces: Vec<Tablespace>,
     /// The server's estimate of all archives, in bytes; WAL is not counted.
     pub estimated_bytes: u64,
+    /// How archives come.
+    pub link: LinkCompression,
+    /// Why they do not come as it was asked.
+    pub link_refusal: Option<String>,
 }
 
 /// What a base backup gives.

@@ -28,7 +28,7 @@ pub use changes::{
 };
 pub use cluster::{
     BackupBeginning, BackupEnding, BackupEvent, BaseBackup, BaseBackupRequest, BaseBackupSource,
-    CheckpointPace, EarlierBackup, FileChecksum, Tablespace,
+    CheckpointPace, EarlierBackup, FileChecksum, LinkChoice, LinkCompression, Tablespace,
 };
 pub use digest::{DocumentDigest, ParseDigestError};
 pub use documents::{

@@ -3,6 +3,8 @@
 
 mod binary;
 mod cluster;
+#[path = "postgres_damage/link.rs"]
+mod link;
 
 use std::fs;
 use std::path::PathBuf;

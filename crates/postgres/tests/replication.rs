@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mainstay_engine::{
     BackupEvent, BaseBackup, BaseBackupRequest, BaseBackupSource, CheckpointPace, FileChecksum, FollowWal,
-    WalEvent, WalSource, WalStream,
+    LinkChoice, WalEvent, WalSource, WalStream,
 };
 use mainstay_guard::testing_permit;
 use mainstay_model::{
@@ -33,6 +33,7 @@ fn request() -> BaseBackupRequest {
         rate_max: None,
         checksum: FileChecksum::Crc32c,
         check_pages: true,
+        link: LinkChoice::default(),
     }
 }
 

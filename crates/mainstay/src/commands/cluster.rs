@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use mainstay_engine::{BaseBackupRequest, CheckpointPace, FileChecksum, ScratchHost, ScratchTable};
+use mainstay_engine::{
+    BaseBackupRequest, CheckpointPace, FileChecksum, LinkChoice, LinkCompression, ScratchHost, ScratchTable,
+};
 use mainstay_guard::{BackupEvidence, Outcome, UNKNOWN_ENVIRONMENT};
 use mainstay_model::{
     ByteSize, Count, EnvironmentClass, Error, ErrorKind, ExitStatus, Lsn, Plan, Result, ResultExt, Severity,
@@ -57,6 +59,19 @@ pub(crate) enum ChecksumArgument {
     Sha256,
 }
 
+/// How the server packs its files for the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LinkArgument {
+    /// When its answers take 5 ms or longer: with zstd, else gzip, where the server has them
+    Auto,
+    /// Not at all
+    None,
+    /// With gzip
+    Gzip,
+    /// With zstd
+    Zstd,
+}
+
 /// Arguments of `backup create` that mean something for PostgreSQL alone.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "PostgreSQL")]
@@ -73,6 +88,9 @@ pub(crate) struct ClusterArgs {
     /// How the server sums up each file [default: crc32c]
     #[arg(long, value_enum)]
     file_checksum: Option<ChecksumArgument>,
+    /// How the server packs its files for a slow link; here they are unpacked again [default: auto]
+    #[arg(long, value_enum)]
+    link_compression: Option<LinkArgument>,
     /// Take the backup although pages of the server are damaged
     #[arg(long)]
     allow_damaged_pages: bool,
@@ -92,6 +110,7 @@ impl ClusterArgs {
             ("label", self.label.is_some()),
             ("checkpoint", self.checkpoint.is_some()),
             ("file-checksum", self.file_checksum.is_some()),
+            ("link-compression", self.link_compression.is_some()),
             ("allow-damaged-pages", self.allow_damaged_pages),
             ("incremental", self.incremental.is_some()),
         ];
@@ -111,6 +130,12 @@ impl ClusterArgs {
                 Some(ChecksumArgument::Sha256) => FileChecksum::Sha256,
             },
             check_pages: !self.allow_damaged_pages,
+            link: match self.link_compression {
+                None | Some(LinkArgument::Auto) => LinkChoice::Auto,
+                Some(LinkArgument::None) => LinkChoice::Always(LinkCompression::None),
+                Some(LinkArgument::Gzip) => LinkChoice::Always(LinkCompression::Gzip),
+                Some(LinkArgument::Zstd) => LinkChoice::Always(LinkCompression::Zstd),
+            },
         }
     }
 }
@@ -226,6 +251,7 @@ impl Report for Created {
             ("bytes".to_owned(), json!(contents.bytes())),
             ("stored_bytes".to_owned(), json!(self.report.stored_bytes)),
             ("pages_checked".to_owned(), json!(self.report.pages_checked)),
+            ("link_compression".to_owned(), json!(self.report.link)),
             ("seconds".to_owned(), json!(self.elapsed.as_secs_f64())),
         ])
     }

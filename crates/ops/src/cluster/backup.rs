@@ -5,7 +5,7 @@ use mainstay_basebackup::{
 };
 use mainstay_engine::{
     BackupBeginning, BackupEnding, BackupEvent, BaseBackup, BaseBackupRequest, BaseBackupSource,
-    EarlierBackup, Tablespace,
+    EarlierBackup, LinkCompression, Tablespace,
 };
 use mainstay_guard::Permit;
 use mainstay_model::progress::{Observer, Work};
@@ -51,6 +51,8 @@ pub struct ClusterBackupReport {
     pub stored_bytes: ByteSize,
     /// Pages whose checksums were looked at.
     pub pages_checked: u64,
+    /// How the server packed archives for the way.
+    pub link: LinkCompression,
 }
 
 /// The decided parameters.
@@ -139,10 +141,10 @@ pub async fn create(
         }
     };
     match made {
-        Ok((contents, pages_checked)) => {
+        Ok(Made { contents, pages_checked, link }) => {
             let set = writer.commit(&contents).await.context("write manifest")?;
             let stored_bytes = ByteSize(set.manifest().stored_bytes());
-            Ok(ClusterBackupReport { set, contents, stored_bytes, pages_checked })
+            Ok(ClusterBackupReport { set, contents, stored_bytes, pages_checked, link })
         }
         Err(error) => Err(writer.give_up(error).await),
     }
@@ -188,6 +190,13 @@ struct Attempt<'a> {
     writer: &'a SetWriter,
 }
 
+/// What a try made: all but the manifest.
+struct Made {
+    contents: ClusterSetContents,
+    pages_checked: u64,
+    link: LinkCompression,
+}
+
 /// An archive that is passing.
 struct Passing {
     tablespace: Option<Tablespace>,
@@ -203,13 +212,16 @@ struct Passed {
 }
 
 impl Attempt<'_> {
-    async fn run(&self) -> Result<(ClusterSetContents, u64)> {
+    async fn run(&self) -> Result<Made> {
         self.context.observer.phase("checkpoint");
         let earlier = self.earlier.map(|earlier| &earlier.backup);
         let mut backup = self.context.source.begin(self.request, earlier).await?;
         let beginning = backup.beginning().clone();
         self.check_server(&beginning)?;
         self.check_pages_alike(&beginning)?;
+        if let Some(refusal) = &beginning.link_refusal {
+            self.context.observer.notice(&format!("the server sends its files as they are: {refusal}"));
+        }
         self.context.observer.phase("back up");
         self.context.observer.expect(Work { items: 0, bytes: beginning.estimated_bytes });
         let (passed, file_list) = self.copy(backup.as_mut(), &beginning).await?;
@@ -217,7 +229,8 @@ impl Attempt<'_> {
         for notice in &ending.notices {
             self.context.observer.notice(&format!("the server remarks: {notice}"));
         }
-        self.judge(&beginning, &ending, passed, &file_list).await
+        let (contents, pages_checked) = self.judge(&beginning, &ending, passed, &file_list).await?;
+        Ok(Made { contents, pages_checked, link: beginning.link })
     }
 
     fn check_server(&self, beginning: &BackupBeginning) -> Result<()> {

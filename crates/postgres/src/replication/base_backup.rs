@@ -2,21 +2,23 @@
 //!
 //! `BASE_BACKUP` answers with where it begins, with the tablespaces, with one copy that holds every archive and the manifest, and with where
 //! it ends. Source: manual (18), "Streaming Replication Protocol". WAL that the files need to be consistent comes at the end of the archive of
-//! the data directory; the server waits for no archiver, as nobody needs to find it there.
+//! the data directory; the server waits for no archiver, as nobody needs to find it there. Archives may come packed, where the link is the
+//! slowest part: they are unpacked here, and nobody else sees it.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use mainstay_engine::{
     BackupBeginning, BackupEnding, BackupEvent, BaseBackup, BaseBackupRequest, BaseBackupSource,
-    CheckpointPace, EarlierBackup, FileChecksum, ServerFacts, Tablespace,
+    CheckpointPace, EarlierBackup, FileChecksum, LinkChoice, LinkCompression, ServerFacts, Tablespace,
 };
 use mainstay_model::{ByteSize, Error, ErrorKind, Lsn, Result, ResultExt};
 use tokio::time::timeout;
 
 use super::command::{Row, literal};
 use super::copy::BackupPiece;
+use super::inflate::Inflating;
 use super::{Connection, WireError};
 use crate::config::{PostgresConfig, Settings};
 
@@ -30,6 +32,10 @@ const RATE_KB: std::ops::RangeInclusive<u64> = 32..=1_048_576;
 const CHECKPOINT_TIME_MAX: Duration = Duration::from_secs(2 * 60 * 60);
 /// How long a server may send nothing: it may sync, or wait for WAL.
 const SILENCE_MAX: Duration = Duration::from_secs(10 * 60);
+/// From which distance on packing is worth a core of the server: no network of one place takes so long for a question and its answer.
+const FAR_TIME_MIN: Duration = Duration::from_millis(5);
+/// What a server says that does not know how to pack: its grammar, or what it was built without.
+const UNPACKED_CODES: [&str; 2] = ["42601", "0A000"];
 /// The archive of the data directory.
 const BASE_ARCHIVE: &str = "base.tar";
 
@@ -75,7 +81,7 @@ impl BaseBackupSource for PostgresCluster {
         request: &BaseBackupRequest,
         earlier: Option<&EarlierBackup>,
     ) -> Result<Box<dyn BaseBackup>> {
-        let command = command(request, earlier.is_some())?;
+        command(request, earlier.is_some(), LinkCompression::None)?;
         let mut connection = self.open().await?;
         let (server, timeline) =
             facts(&mut connection, &self.settings).await.map_err(|error| self.explain(error))?;
@@ -88,12 +94,8 @@ impl BaseBackupSource for PostgresCluster {
             told.and_then(|summarizes| check_summaries(&server, summarizes))
                 .context("tell the server of the earlier backup")?;
         }
-        let begun = timeout(CHECKPOINT_TIME_MAX, begin(&mut connection, &command));
-        let (at, timeline, places) = begun
-            .await
-            .unwrap_or(Err(WireError::Timeout))
-            .map_err(|error| self.explain(error))
-            .context("begin a base backup")?;
+        let Begun { at, timeline, places, link, link_refusal } =
+            self.begin_packed(&mut connection, request, earlier.is_some(), setup.distance).await?;
         let (tablespaces, estimated_bytes) = places_of(&places).map_err(|error| self.explain(error))?;
         check_places(&tablespaces)?;
         Ok(Box::new(Streaming {
@@ -101,6 +103,7 @@ impl BaseBackupSource for PostgresCluster {
             connection,
             seen: BTreeSet::new(),
             stage: Stage::Begun,
+            inflating: None,
             beginning: BackupBeginning {
                 server,
                 at,
@@ -109,8 +112,61 @@ impl BaseBackupSource for PostgresCluster {
                 wal_segment_bytes: setup.wal_segment_bytes,
                 tablespaces,
                 estimated_bytes,
+                link,
+                link_refusal,
             },
         }))
+    }
+}
+
+/// What a server answered when a backup began.
+struct Begun {
+    at: Lsn,
+    timeline: u32,
+    places: Vec<Row>,
+    link: LinkCompression,
+    link_refusal: Option<String>,
+}
+
+impl PostgresCluster {
+    /// Begins a backup, packed as it is wanted if the server can.
+    async fn begin_packed(
+        &self,
+        connection: &mut Connection,
+        request: &BaseBackupRequest,
+        incremental: bool,
+        distance: Duration,
+    ) -> Result<Begun> {
+        let mut refusal = None;
+        for link in links(request.link, distance) {
+            let command = command(request, incremental, link)?;
+            let begun = timeout(CHECKPOINT_TIME_MAX, begin(connection, &command)).await;
+            match begun.unwrap_or(Err(WireError::Timeout)) {
+                Ok((at, timeline, places)) => {
+                    // What nobody insisted on is not missed.
+                    let link_refusal = refusal.filter(|_| request.link != LinkChoice::Auto);
+                    return Ok(Begun { at, timeline, places, link, link_refusal });
+                }
+                Err(WireError::Server(error))
+                    if link != LinkCompression::None && UNPACKED_CODES.contains(&error.code.as_str()) =>
+                {
+                    refusal = Some(error.text());
+                    connection.ready().await.map_err(|error| self.explain(error))?;
+                }
+                Err(error) => return Err(self.explain(error)).context("begin a base backup"),
+            }
+        }
+        Err(Error::new(ErrorKind::Internal, "there is no way to send a backup"))
+    }
+}
+
+/// The ways in which archives may come, the best first; the last is one that every server knows.
+fn links(choice: LinkChoice, distance: Duration) -> Vec<LinkCompression> {
+    match choice {
+        LinkChoice::Always(LinkCompression::None) => vec![LinkCompression::None],
+        LinkChoice::Always(link) => vec![link, LinkCompression::None],
+        LinkChoice::Auto if distance < FAR_TIME_MIN => vec![LinkCompression::None],
+        LinkChoice::Auto => vec![LinkCompression::Zstd, LinkCompression::Gzip, LinkCompression::None],
     }
 }
 
@@ -118,20 +174,32 @@ impl BaseBackupSource for PostgresCluster {
 struct Setup {
     page_checksums: bool,
     wal_segment_bytes: u64,
+    /// How long the quickest answer took.
+    distance: Duration,
 }
 
 impl Setup {
     async fn read(connection: &mut Connection) -> Result<Self, WireError> {
+        let mut began = Instant::now();
+        let mut distance = Duration::MAX;
+        let mut lap = || {
+            distance = distance.min(began.elapsed());
+            began = Instant::now();
+            distance
+        };
         let block = connection.show("block_size").await?;
+        lap();
         if block != "8192" {
             return Err(WireError::Setup(format!(
                 "the server was built with blocks of {block} bytes, not of 8192"
             )));
         }
         let segment = connection.show("wal_segment_size").await?;
+        lap();
         let wal_segment_bytes = segment_bytes(&segment)
             .ok_or_else(|| WireError::Protocol(format!("wal_segment_size is `{segment}`")))?;
-        Ok(Self { page_checksums: connection.show("data_checksums").await? == "on", wal_segment_bytes })
+        let page_checksums = connection.show("data_checksums").await? == "on";
+        Ok(Self { page_checksums, wal_segment_bytes, distance: lap() })
     }
 }
 
@@ -220,7 +288,7 @@ fn check_summaries(server: &ServerFacts, summarizes: bool) -> Result<()> {
 ///
 /// # Errors
 /// `Usage` when no server takes such a rate or label.
-fn command(request: &BaseBackupRequest, incremental: bool) -> Result<String> {
+fn command(request: &BaseBackupRequest, incremental: bool, link: LinkCompression) -> Result<String> {
     if request.label.len() > 1_000 || request.label.chars().any(char::is_control) {
         return Err(Error::new(
             ErrorKind::Usage,
@@ -252,6 +320,9 @@ fn command(request: &BaseBackupRequest, incremental: bool) -> Result<String> {
     if incremental {
         options.push("INCREMENTAL true".to_owned());
     }
+    if let Some(name) = algorithm(link) {
+        options.extend([format!("COMPRESSION '{name}'"), "COMPRESSION_DETAIL 'level=1'".to_owned()]);
+    }
     if let Some(rate) = request.rate_max {
         let kilobytes = rate / 1024;
         if !RATE_KB.contains(&kilobytes) {
@@ -265,6 +336,24 @@ fn command(request: &BaseBackupRequest, incremental: bool) -> Result<String> {
         options.push(format!("MAX_RATE {kilobytes}"));
     }
     Ok(format!("BASE_BACKUP ({})", options.join(", ")))
+}
+
+/// What the server calls a way of packing.
+fn algorithm(link: LinkCompression) -> Option<&'static str> {
+    match link {
+        LinkCompression::None => None,
+        LinkCompression::Gzip => Some("gzip"),
+        LinkCompression::Zstd => Some("zstd"),
+    }
+}
+
+/// What the server appends to the name of an archive that it packs.
+fn suffix(link: LinkCompression) -> &'static str {
+    match link {
+        LinkCompression::None => "",
+        LinkCompression::Gzip => ".gz",
+        LinkCompression::Zstd => ".zst",
+    }
 }
 
 /// Sends the command and reads what comes before the copy: position, timeline, places.
@@ -326,6 +415,8 @@ struct Streaming {
     /// Names of the archives that have begun.
     seen: BTreeSet<String>,
     stage: Stage,
+    /// The archive that is being unpacked, when archives come packed.
+    inflating: Option<Inflating>,
 }
 
 impl Streaming {
@@ -339,6 +430,8 @@ impl Streaming {
                 if !self.seen.insert(name.clone()) {
                     return Err(WireError::Protocol(format!("archive {name} came twice")));
                 }
+                self.end_inflating()?;
+                self.inflating = Inflating::begin(self.beginning.link)?;
                 self.stage = Stage::Archive;
                 Ok(Some(BackupEvent::Archive(place)))
             }
@@ -346,27 +439,44 @@ impl Streaming {
             (BackupPiece::Manifest, Stage::Archive)
                 if self.seen.len() == self.beginning.tablespaces.len() + 1 =>
             {
+                self.end_inflating()?;
                 self.stage = Stage::Manifest;
                 Ok(Some(BackupEvent::Manifest))
             }
             (BackupPiece::Manifest, _) => out_of_order("the manifest"),
-            (BackupPiece::Data(bytes), Stage::Archive | Stage::Manifest) => {
-                Ok(Some(BackupEvent::Bytes(bytes)))
-            }
+            (BackupPiece::Data(bytes), Stage::Archive | Stage::Manifest) => match &mut self.inflating {
+                None => Ok(Some(BackupEvent::Bytes(bytes))),
+                Some(inflating) => {
+                    inflating.push(bytes);
+                    self.unpacked()
+                }
+            },
             (BackupPiece::Data(_), _) => out_of_order("a piece of an archive"),
         }
     }
 
+    /// More of the archive that is being unpacked, of what has come.
+    fn unpacked(&mut self) -> Result<Option<BackupEvent>, WireError> {
+        let portion = self.inflating.as_mut().map_or(Ok(None), Inflating::next)?;
+        Ok(portion.map(BackupEvent::Bytes))
+    }
+
+    /// Makes sure that the archive before is whole.
+    fn end_inflating(&mut self) -> Result<(), WireError> {
+        self.inflating.take().map_or(Ok(()), Inflating::end)
+    }
+
     /// Which place the archive called `name` is of. Servers name them; a name that was not announced is refused.
     fn place(&self, name: &str, location: &str) -> Result<Option<Tablespace>, WireError> {
-        if name == BASE_ARCHIVE && location.is_empty() {
+        let plain = name.strip_suffix(suffix(self.beginning.link)).unwrap_or_default();
+        if plain == BASE_ARCHIVE && location.is_empty() {
             return Ok(None);
         }
         let announced = self
             .beginning
             .tablespaces
             .iter()
-            .find(|place| name == format!("{}.tar", place.oid) && location == place.location);
+            .find(|place| plain == format!("{}.tar", place.oid) && location == place.location);
         match announced {
             Some(place) => Ok(Some(place.clone())),
             None => Err(WireError::Protocol(format!("archive {name:?} was not announced"))),
@@ -381,6 +491,10 @@ impl BaseBackup for Streaming {
     }
 
     async fn next(&mut self) -> Result<Option<BackupEvent>> {
+        // One piece may be many portions.
+        if let Some(event) = self.unpacked().map_err(|error| error.into_error(&self.settings))? {
+            return Ok(Some(event));
+        }
         while self.stage != Stage::Copied {
             let piece = self.connection.copied(SILENCE_MAX).await.and_then(|piece| match piece {
                 Some(piece) => BackupPiece::read(piece).map(Some),
@@ -427,22 +541,58 @@ mod tests {
             rate_max: Some(1 << 20),
             checksum: FileChecksum::Sha256,
             check_pages: false,
+            link: LinkChoice::Auto,
         }
     }
 
     #[test]
     fn commands_say_what_was_asked_for() {
         assert_eq!(
-            command(&request(), false).unwrap(),
+            command(&request(), false, LinkCompression::None).unwrap(),
             "BASE_BACKUP (LABEL 'it''s', PROGRESS true, CHECKPOINT 'spread', WAL true, WAIT false, MANIFEST 'yes', \
              MANIFEST_CHECKSUMS 'SHA256', VERIFY_CHECKSUMS false, MAX_RATE 1024)"
         );
         for rate in [0, 32 * 1024 - 1, u64::MAX] {
-            let error = command(&BaseBackupRequest { rate_max: Some(rate), ..request() }, false).unwrap_err();
+            let error = command(
+                &BaseBackupRequest { rate_max: Some(rate), ..request() },
+                false,
+                LinkCompression::None,
+            )
+            .unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Usage, "{rate}");
         }
-        assert!(command(&BaseBackupRequest { label: "a\nb".to_owned(), ..request() }, false).is_err());
-        assert!(command(&request(), true).unwrap().contains("INCREMENTAL true"));
+        assert!(
+            command(
+                &BaseBackupRequest { label: "a\nb".to_owned(), ..request() },
+                false,
+                LinkCompression::None
+            )
+            .is_err()
+        );
+        let packed = command(&request(), true, LinkCompression::Gzip).unwrap();
+        assert!(
+            packed.contains("INCREMENTAL true, COMPRESSION 'gzip', COMPRESSION_DETAIL 'level=1'"),
+            "{packed}"
+        );
+    }
+
+    #[test]
+    fn archives_are_packed_for_a_long_way_or_when_it_is_asked() {
+        use LinkCompression::{Gzip, None, Zstd};
+        let millis = Duration::from_millis;
+        for (choice, distance, ways) in [
+            (LinkChoice::Auto, millis(4), vec![None]),
+            (LinkChoice::Auto, millis(5), vec![Zstd, Gzip, None]),
+            (LinkChoice::Always(None), millis(900), vec![None]),
+            (LinkChoice::Always(Gzip), millis(0), vec![Gzip, None]),
+            (LinkChoice::Always(Zstd), millis(0), vec![Zstd, None]),
+        ] {
+            assert_eq!(links(choice, distance), ways, "{choice:?} at {distance:?}");
+        }
+        for (choice, text) in [(LinkChoice::Auto, "\"auto\""), (LinkChoice::Always(Zstd), "\"zstd\"")] {
+            assert_eq!(serde_json::to_string(&choice).unwrap(), text);
+            assert_eq!(serde_json::from_str::<LinkChoice>(text).unwrap(), choice);
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The replication protocol, physical half: what a standby and a base backup speak with a server.
 //!
 //! Neither libpq's tools nor the driver under this crate are used for it: the driver knows no copy in both directions. [`Connection`] frames
-//! messages, logs in and runs commands; `command` spells them and reads their rows; `copy` reads what flows inside a copy; `base_backup` and
-//! `wal` are what the operations see of it. Source:
+//! messages, logs in and runs commands; `command` spells them and reads their rows; `copy` reads what flows inside a copy, `inflate` unpacks
+//! it; `base_backup` and `wal` are what the operations see of it. Source:
 //! manual (18), "Streaming Replication Protocol", "Message Formats", "SASL Authentication".
 //!
 //! Relies on PostgreSQL 15 or newer, whose `BASE_BACKUP` takes options in parentheses and streams archives inside one copy. Memory is
@@ -16,6 +16,7 @@ mod command;
 mod connection;
 mod copy;
 mod error;
+mod inflate;
 mod login;
 mod message;
 mod transport;
