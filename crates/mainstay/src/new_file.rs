@@ -15,7 +15,7 @@ use mainstay_model::{Error, ErrorKind, Result};
 /// # Errors
 /// `Usage` when `path` names no file; `Precondition` when it exists; `Storage` when it cannot be written, and then nothing is left of it.
 pub(crate) fn write(path: &Path, text: &str, instead: &str) -> Result<()> {
-    let partial = partial(path)?;
+    let partial = partial_of(path)?;
     place(path, &partial, text).map_err(|source| explain(path, instead, source))
 }
 
@@ -34,7 +34,7 @@ impl NewFile {
     /// # Errors
     /// As [`write`].
     pub(crate) fn begin(path: &Path, instead: &'static str) -> Result<Self> {
-        let partial = partial(path)?;
+        let partial = partial_of(path)?;
         let opened = check_free(path).and_then(|()| {
             // As in `place`.
             drop(fs::remove_file(&partial));
@@ -98,13 +98,16 @@ fn explain(path: &Path, instead: &str, source: io::Error) -> Error {
     }
 }
 
-/// A name beside `path`, of this process alone.
-fn partial(path: &Path) -> Result<PathBuf> {
+/// A name beside `path` that says that what bears it is not whole, of this process alone.
+///
+/// # Errors
+/// `Usage` when `path` names no file.
+pub(crate) fn partial_of(path: &Path) -> Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| {
         Error::new(ErrorKind::Usage, format!("{} names no file", path.display()))
             .with_state("nothing was written")
     })?;
-    Ok(path.with_file_name(format!(".{}.{}.partial", name.to_string_lossy(), std::process::id())))
+    Ok(path.with_file_name(format!("{}.{}.partial", name.to_string_lossy(), std::process::id())))
 }
 
 fn place(path: &Path, partial: &Path, text: &str) -> io::Result<()> {

@@ -1,12 +1,12 @@
 //! What the manifest of a backup set says of its contents: of a document store's here, of a cluster's in [`crate::cluster`], of a dump's in
 //! [`crate::logical`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_engine::{
     CollectionIdentity, CollectionKind, Consistency, DocumentDigest, Namespace, ServerFacts,
 };
-use mainstay_model::{Error, ErrorKind, ObjectName, OpTime, Result, StoreKind};
+use mainstay_model::{Error, ErrorKind, Finding, ObjectName, OpTime, Result, Severity, StoreKind};
 use mainstay_repository::Set;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,21 @@ pub(crate) const ROLE_ACCOUNTS: &str = "accounts";
 pub(crate) const ACCOUNTS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The most bytes of a metadata object.
 pub(crate) const METADATA_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What is wrong with a set whose contents need objects that its manifest does not list.
+pub(crate) fn unlisted<'a>(set: &Set, needed: impl IntoIterator<Item = &'a ObjectName>) -> Vec<Finding> {
+    let present: BTreeSet<&ObjectName> = set.manifest().objects.iter().map(|entry| &entry.name).collect();
+    let unlisted = needed.into_iter().filter(|name| !present.contains(name));
+    let finding = |name: &ObjectName| Finding {
+        id: "set.object_unlisted".to_owned(),
+        severity: Severity::Critical,
+        store: Some(set.kind()),
+        subject: name.to_string(),
+        message: format!("the contents of set {} need {name}, its manifest does not list it", set.id()),
+        remedy: "take a new backup; this set cannot be restored whole".to_owned(),
+    };
+    unlisted.map(finding).collect()
+}
 
 /// The contents of a set of any store.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_engine::DocumentDigest;
 use mainstay_model::progress::Observer;
-use mainstay_model::{Finding, ObjectName, Result, Severity, StoreKind};
+use mainstay_model::{Finding, ObjectName, Result};
 use mainstay_repository::{Inspector, ObjectEntry, Repository, Set, VerifyReport};
 
-use crate::contents::{DocumentSetContents, METADATA_BYTES_MAX, ROLE_METADATA};
+use crate::contents::{DocumentSetContents, METADATA_BYTES_MAX, ROLE_METADATA, unlisted};
 use crate::framing::DocumentInspector;
 
 /// How many objects are read at the same time.
@@ -30,7 +30,7 @@ pub(crate) async fn inspect(
     let digests = contents.part_digests();
     let inspector = |entry: &ObjectEntry| inspector(&digests, entry);
     let mut report = repository.verify(set, &inspector, OBJECT_COUNT_MAX, observer).await?;
-    let mut findings = cross_check(set, contents.objects());
+    let mut findings = unlisted(set, contents.objects());
     findings.append(&mut report.findings);
     report.findings = findings;
     Ok(report)
@@ -49,7 +49,7 @@ pub(crate) async fn inspect_objects(
     let contents: DocumentSetContents = set.contents()?;
     let digests = contents.part_digests();
     let inspector = |entry: &ObjectEntry| inspector(&digests, entry);
-    let mut findings = cross_check(set, names.iter().copied());
+    let mut findings = unlisted(set, names.iter().copied());
     let listed = names.iter().filter(|name| set.entry(name).is_some()).map(|name| (*name).clone()).collect();
     let report = repository.verify_objects(set, &listed, &inspector, OBJECT_COUNT_MAX, observer).await?;
     findings.extend(report.findings);
@@ -65,22 +65,6 @@ fn inspector(
         None if entry.role == ROLE_METADATA => Some(Box::<MetadataInspector>::default()),
         None => None,
     }
-}
-
-/// Objects that the contents need and the manifest lacks.
-fn cross_check<'a>(set: &Set, needed: impl Iterator<Item = &'a ObjectName>) -> Vec<Finding> {
-    let present: BTreeSet<&ObjectName> = set.manifest().objects.iter().map(|entry| &entry.name).collect();
-    needed
-        .filter(|name| !present.contains(name))
-        .map(|name| Finding {
-            id: "set.object_unlisted".to_owned(),
-            severity: Severity::Critical,
-            store: Some(StoreKind::Mongo),
-            subject: name.to_string(),
-            message: format!("the contents of set {} need {name}, its manifest does not list it", set.id()),
-            remedy: "take a new backup; this set cannot be restored whole".to_owned(),
-        })
-        .collect()
 }
 
 /// Checks that metadata is readable JSON of a sane size.

@@ -113,162 +113,226 @@ async fn observe_trust(session: &Session<'_>) -> Result<Option<Vec<(u64, String)
     Ok(Some(trusted))
 }
 
+/// What is wrong with a server.
+struct Fault {
+    id: &'static str,
+    severity: Severity,
+    message: String,
+    remedy: String,
+}
+
+impl Fault {
+    fn new(
+        id: &'static str,
+        severity: Severity,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Option<Self> {
+        Some(Self { id, severity, message: message.into(), remedy: remedy.into() })
+    }
+}
+
+/// A setting with a value that nobody should want.
+struct SettingCheck {
+    name: &'static str,
+    value: &'static str,
+    id: &'static str,
+    severity: Severity,
+    message: &'static str,
+    remedy: &'static str,
+}
+
+const SETTING_CHECKS: &[SettingCheck] = &[
+    SettingCheck {
+        name: "fsync",
+        value: "off",
+        id: "fsync_off",
+        severity: Severity::Critical,
+        message: "fsync is off: a crash of the machine may destroy the whole cluster",
+        remedy: "type `ALTER SYSTEM SET fsync = on; SELECT pg_reload_conf();`",
+    },
+    SettingCheck {
+        name: "full_page_writes",
+        value: "off",
+        id: "full_page_writes_off",
+        severity: Severity::Critical,
+        message: "full_page_writes is off: a page half written at a crash cannot be repaired",
+        remedy: "type `ALTER SYSTEM SET full_page_writes = on; SELECT pg_reload_conf();`",
+    },
+    SettingCheck {
+        name: "wal_level",
+        value: "minimal",
+        id: "wal_level_minimal",
+        severity: Severity::Warning,
+        message: "wal_level is minimal: neither base backups nor replication are possible",
+        remedy: "type `ALTER SYSTEM SET wal_level = replica;`, then restart the server",
+    },
+    SettingCheck {
+        name: "data_checksums",
+        value: "off",
+        id: "data_checksums_off",
+        severity: Severity::Warning,
+        message: "data checksums are off: damaged pages are served as if they were whole",
+        remedy: "stop the server and run `pg_checksums --enable` on its data folder",
+    },
+    SettingCheck {
+        name: "max_wal_senders",
+        value: "0",
+        id: "wal_senders_none",
+        severity: Severity::Warning,
+        message: "max_wal_senders is 0: neither base backups nor replication are possible",
+        remedy: "type `ALTER SYSTEM SET max_wal_senders = 10;`, then restart the server",
+    },
+    SettingCheck {
+        name: "password_encryption",
+        value: "md5",
+        id: "password_encryption_md5",
+        severity: Severity::Warning,
+        message: "new passwords are stored as MD5",
+        remedy: "type `ALTER SYSTEM SET password_encryption = 'scram-sha-256'; SELECT pg_reload_conf();`, then set the passwords again",
+    },
+];
+
+/// The checks that take more than one setting.
+const CHECKS: &[fn(&Observed) -> Option<Fault>] = &[
+    pages_damaged,
+    |observed| not_frozen("xid_age", "transactions", observed.freeze_age.as_ref()),
+    |observed| not_frozen("multixact_age", "multixacts", observed.multixact_age.as_ref()),
+    let_in_without_password,
+    indexes_invalid,
+    data_directory_moved,
+    role_is_superuser,
+    not_examined,
+];
+
+impl SettingCheck {
+    fn fault(&self, observed: &Observed) -> Option<Fault> {
+        let Self { name, value, id, severity, message, remedy } = self;
+        if observed.setting(name) != Some(value) {
+            return None;
+        }
+        Fault::new(id, *severity, *message, *remedy)
+    }
+}
+
+impl Observed {
+    fn setting(&self, name: &str) -> Option<&str> {
+        self.settings.get(name).map(String::as_str)
+    }
+}
+
 /// What is wrong with a server so observed, worst first.
 pub(crate) fn findings(observed: &Observed, address: &str) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let mut report = |id: &str, severity, message: String, remedy: &str| {
-        findings.push(Finding {
-            id: format!("postgres.{id}"),
-            severity,
-            store: Some(StoreKind::Postgres),
-            subject: address.to_owned(),
-            message,
-            remedy: remedy.to_owned(),
-        });
+    let of_settings = SETTING_CHECKS.iter().filter_map(|check| check.fault(observed));
+    let faults = of_settings.chain(CHECKS.iter().filter_map(|check| check(observed)));
+    let finding = |Fault { id, severity, message, remedy }| Finding {
+        id: format!("postgres.{id}"),
+        severity,
+        store: Some(StoreKind::Postgres),
+        subject: address.to_owned(),
+        message,
+        remedy,
     };
-    let setting = |name: &str| observed.settings.get(name).map(String::as_str);
-    let is_off = |name: &str| setting(name) == Some("off");
-
-    if is_off("fsync") {
-        report(
-            "fsync_off",
-            Severity::Critical,
-            "fsync is off: a crash of the machine may destroy the whole cluster".to_owned(),
-            "type `ALTER SYSTEM SET fsync = on; SELECT pg_reload_conf();`",
-        );
-    }
-    if is_off("full_page_writes") {
-        report(
-            "full_page_writes_off",
-            Severity::Critical,
-            "full_page_writes is off: a page half written at a crash cannot be repaired".to_owned(),
-            "type `ALTER SYSTEM SET full_page_writes = on; SELECT pg_reload_conf();`",
-        );
-    }
-    if observed.checksum_failures > 0 {
-        report(
-            "checksum_failures",
-            Severity::Critical,
-            format!("{} pages were found damaged by their checksums", observed.checksum_failures),
-            "look into the server's log for which; find all with pg_amcheck, and restore what is damaged from a backup",
-        );
-    }
-    age_finding("xid_age", "transactions", observed.freeze_age.as_ref(), &mut report);
-    age_finding("multixact_age", "multixacts", observed.multixact_age.as_ref(), &mut report);
-    trust_finding(observed, &mut report);
-    if setting("wal_level") == Some("minimal") {
-        report(
-            "wal_level_minimal",
-            Severity::Warning,
-            "wal_level is minimal: neither base backups nor replication are possible".to_owned(),
-            "type `ALTER SYSTEM SET wal_level = replica;`, then restart the server",
-        );
-    }
-    if is_off("data_checksums") {
-        report(
-            "data_checksums_off",
-            Severity::Warning,
-            "data checksums are off: damaged pages are served as if they were whole".to_owned(),
-            "stop the server and run `pg_checksums --enable` on its data folder",
-        );
-    }
-    if setting("max_wal_senders") == Some("0") {
-        report(
-            "wal_senders_none",
-            Severity::Warning,
-            "max_wal_senders is 0: neither base backups nor replication are possible".to_owned(),
-            "type `ALTER SYSTEM SET max_wal_senders = 10;`, then restart the server",
-        );
-    }
-    if let Some(first) = observed.invalid_indexes.first() {
-        let count = match observed.invalid_indexes.len() {
-            1 => "an index is invalid: it costs writes and serves no query".to_owned(),
-            count => format!("{count} indexes are invalid: they cost writes and serve no query"),
-        };
-        let named: Vec<&str> =
-            observed.invalid_indexes.iter().take(INDEX_COUNT_MAX).map(String::as_str).collect();
-        report(
-            "invalid_indexes",
-            Severity::Warning,
-            format!("{count}: {}", named.join(", ")),
-            &format!(
-                "build each anew, `REINDEX INDEX CONCURRENTLY {first};`, or `DROP INDEX CONCURRENTLY {first};`"
-            ),
-        );
-    }
-    if setting("password_encryption") == Some("md5") {
-        report(
-            "password_encryption_md5",
-            Severity::Warning,
-            "new passwords are stored as MD5".to_owned(),
-            "type `ALTER SYSTEM SET password_encryption = 'scram-sha-256'; SELECT pg_reload_conf();`, then set the passwords again",
-        );
-    }
-    let version = setting("server_version_num").and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-    if version >= 180_000 && setting("data_directory") == Some("/var/lib/postgresql/data") {
-        report(
-            "data_directory_moved",
-            Severity::Note,
-            "the data folder is /var/lib/postgresql/data; from version 18 on the official image keeps it below /var/lib/postgresql/<version>"
-                .to_owned(),
-            "mount the volume at /var/lib/postgresql, so that an upgrade finds old and new data side by side",
-        );
-    }
-    if let Some(role) = &observed.superuser {
-        report(
-            "superuser_role",
-            Severity::Note,
-            format!("role {role} is a superuser: whoever has its password may do anything"),
-            "give applications a role of their own without SUPERUSER",
-        );
-    }
-    let unseen = unseen(observed);
-    if !unseen.is_empty() {
-        report(
-            "not_examined",
-            Severity::Note,
-            format!("the role may not see {}", unseen.join(", ")),
-            "grant it pg_read_all_settings and EXECUTE on pg_hba_file_rules(), or use another role",
-        );
-    }
+    let mut findings: Vec<Finding> = faults.map(finding).collect();
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
 }
 
-fn age_finding(
-    id: &str,
-    what: &str,
-    oldest: Option<&(String, u64)>,
-    report: &mut impl FnMut(&str, Severity, String, &str),
-) {
-    let Some((database, age)) = oldest.filter(|(_, age)| *age >= FREEZE_AGE_HIGH) else { return };
+fn pages_damaged(observed: &Observed) -> Option<Fault> {
+    if observed.checksum_failures == 0 {
+        return None;
+    }
+    Fault::new(
+        "checksum_failures",
+        Severity::Critical,
+        format!("{} pages were found damaged by their checksums", observed.checksum_failures),
+        "look into the server's log for which; find all with pg_amcheck, and restore what is damaged from a backup",
+    )
+}
+
+fn not_frozen(id: &'static str, what: &str, oldest: Option<&(String, u64)>) -> Option<Fault> {
+    let (database, age) = oldest.filter(|(_, age)| *age >= FREEZE_AGE_HIGH)?;
     let severity = if *age >= FREEZE_AGE_DANGEROUS { Severity::Critical } else { Severity::Warning };
-    report(
+    Fault::new(
         id,
         severity,
         format!(
             "rows of database {database} have not been frozen for {age} {what}; at 2,147,483,648 the server stops"
         ),
         "`mainstay pg activity` and `mainstay pg slots` show what keeps vacuum from it; then `vacuumdb --all --freeze`",
-    );
+    )
 }
 
-fn trust_finding(observed: &Observed, report: &mut impl FnMut(&str, Severity, String, &str)) {
-    let open: Vec<_> =
-        observed.trusted.iter().flatten().filter(|(_, address)| !is_loopback(address)).collect();
-    let Some((line, address)) = open.first() else { return };
-    let listens = observed.settings.get("listen_addresses").map_or("*", String::as_str);
+fn let_in_without_password(observed: &Observed) -> Option<Fault> {
+    let trusted = observed.trusted.iter().flatten();
+    let (line, address) = trusted.into_iter().find(|(_, address)| !is_loopback(address))?;
+    let listens = observed.setting("listen_addresses").unwrap_or("*");
     let reachable = listens.split(',').map(str::trim).any(|part| !part.is_empty() && !is_loopback(part));
     let (severity, reach) = match reachable {
         true => (Severity::Critical, "and the server listens on the network"),
         false => (Severity::Note, "though the server listens on this machine alone"),
     };
-    report(
+    Fault::new(
         "trust_on_network",
         severity,
         format!("pg_hba.conf line {line} lets clients from {address} in without a password, {reach}"),
         "replace `trust` by `scram-sha-256` in pg_hba.conf, then type `SELECT pg_reload_conf();`",
-    );
+    )
+}
+
+fn indexes_invalid(observed: &Observed) -> Option<Fault> {
+    let first = observed.invalid_indexes.first()?;
+    let count = match observed.invalid_indexes.len() {
+        1 => "an index is invalid: it costs writes and serves no query".to_owned(),
+        count => format!("{count} indexes are invalid: they cost writes and serve no query"),
+    };
+    let named: Vec<&str> =
+        observed.invalid_indexes.iter().take(INDEX_COUNT_MAX).map(String::as_str).collect();
+    Fault::new(
+        "invalid_indexes",
+        Severity::Warning,
+        format!("{count}: {}", named.join(", ")),
+        format!(
+            "build each anew, `REINDEX INDEX CONCURRENTLY {first};`, or `DROP INDEX CONCURRENTLY {first};`"
+        ),
+    )
+}
+
+fn data_directory_moved(observed: &Observed) -> Option<Fault> {
+    let version = observed.setting("server_version_num").and_then(|text| text.parse::<u64>().ok());
+    let is_old_place = observed.setting("data_directory") == Some("/var/lib/postgresql/data");
+    if !is_old_place || version.unwrap_or(0) < 180_000 {
+        return None;
+    }
+    Fault::new(
+        "data_directory_moved",
+        Severity::Note,
+        "the data folder is /var/lib/postgresql/data; from version 18 on the official image keeps it below /var/lib/postgresql/<version>",
+        "mount the volume at /var/lib/postgresql, so that an upgrade finds old and new data side by side",
+    )
+}
+
+fn role_is_superuser(observed: &Observed) -> Option<Fault> {
+    let role = observed.superuser.as_ref()?;
+    Fault::new(
+        "superuser_role",
+        Severity::Note,
+        format!("role {role} is a superuser: whoever has its password may do anything"),
+        "give applications a role of their own without SUPERUSER",
+    )
+}
+
+fn not_examined(observed: &Observed) -> Option<Fault> {
+    let unseen = unseen(observed);
+    if unseen.is_empty() {
+        return None;
+    }
+    Fault::new(
+        "not_examined",
+        Severity::Note,
+        format!("the role may not see {}", unseen.join(", ")),
+        "grant it pg_read_all_settings and EXECUTE on pg_hba_file_rules(), or use another role",
+    )
 }
 
 fn is_loopback(address: &str) -> bool {

@@ -329,29 +329,6 @@ impl Repository {
         }
     }
 
-    /// The newest set of `kind` whose last recorded verification found it sound, with the instant it was begun: everything written to
-    /// the store before that instant is in it. `None` when there is none. Damaged sets and records do not count.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn newest_verified(&self, kind: StoreKind) -> Result<Option<(SetId, Timestamp)>> {
-        for id in self.set_ids(kind).await?.into_iter().rev() {
-            let Some(record) = self.last_verification(kind, &id).await?.filter(VerificationRecord::is_sound)
-            else {
-                continue;
-            };
-            match self.place(kind, &id).await {
-                Ok(Place::Manifest(manifest, blake3)) if blake3 == record.manifest => {
-                    return Ok(Some((id, manifest.begun_at)));
-                }
-                Ok(_) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(None)
-    }
-
     fn verification_sequence(&self, kind: StoreKind, id: &SetId) -> Sequence {
         Sequence::new(self.store().clone(), layout::verifications(kind, id), VERIFICATION_KIND)
     }

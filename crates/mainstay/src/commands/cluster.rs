@@ -25,6 +25,7 @@ use mainstay_repository::Set;
 use serde_json::{Map, Value, json};
 
 use super::backup::SetChoice;
+use super::backup::making::Making;
 use super::plan::PlanReport;
 use super::{close, findings};
 use crate::printer::shown::{moment, plain};
@@ -212,29 +213,18 @@ pub(crate) async fn create(args: &ClusterArgs, dry_run: bool, session: &Session)
     if dry_run {
         return Ok(session.printer.report(&PlanReport::new(plan, None, session.clock.now())?));
     }
-    let repository = session.repository_or_create().await?;
-    let guard = session.guard(&repository);
-    let permit = guard.permit(&plan, &BackupEvidence::default(), &session.consent(None)?).await?;
-    let began = Instant::now();
-    let progress = session.printer.progress();
+    let making = Making::begin(&plan, session).await?;
     let context = ClusterBackupContext {
         source: source.as_ref(),
-        repository: &repository,
-        holder: &session.holder(),
-        observer: progress.as_ref(),
+        repository: &making.repository,
+        holder: &making.holder,
+        observer: making.progress.as_ref(),
         cancel: &session.cancel,
     };
-    let made = cluster::create(&context, &plan, &permit).await;
-    drop(progress);
-    let outcome = match &made {
-        Ok(report) => Outcome::Done {
-            summary: format!("made backup set {}", report.set.id()),
-            facts: json!({"set": report.set.id(), "manifest": report.set.manifest_blake3(), "end": report.contents.end}),
-        },
-        Err(error) => Outcome::of_error(error),
-    };
-    let report = close(&guard, permit, made, outcome).await?;
-    Ok(session.printer.report(&Created { report, elapsed: began.elapsed() }))
+    let made = cluster::create(&context, &plan, &making.permit).await;
+    let facts = |made: &ClusterBackupReport| json!({"end": made.contents.end});
+    let (report, elapsed) = making.close(made, |made| (&made.set, facts(made))).await?;
+    Ok(session.printer.report(&Created { report, elapsed }))
 }
 
 struct Created {

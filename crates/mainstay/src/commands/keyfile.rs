@@ -1,14 +1,13 @@
 //! What `backup` does for a store that writes all its keys into one file: Redis.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use mainstay_guard::{BackupEvidence, Outcome};
 use mainstay_model::{ByteSize, Count, ExitStatus, Result, StoreKind};
 use mainstay_ops::keyfile::{self, KeyFileBackupContext, KeyFileBackupReport, KeyFileSetContents};
 use mainstay_repository::Set;
 use serde_json::{Map, Value, json};
 
-use super::close;
+use super::backup::making::Making;
 use super::plan::PlanReport;
 use crate::printer::shown::moment;
 use crate::printer::{Cell, Look, Report, Table, Tone};
@@ -26,33 +25,18 @@ pub(crate) async fn create(dry_run: bool, session: &Session) -> Result<ExitStatu
     if dry_run {
         return Ok(session.printer.report(&PlanReport::new(plan, None, session.clock.now())?));
     }
-    let repository = session.repository_or_create().await?;
-    let guard = session.guard(&repository);
-    let permit = guard.permit(&plan, &BackupEvidence::default(), &session.consent(None)?).await?;
-    let began = Instant::now();
-    let progress = session.printer.progress();
+    let making = Making::begin(&plan, session).await?;
     let context = KeyFileBackupContext {
         source: source.as_ref(),
-        repository: &repository,
-        holder: &session.holder(),
-        observer: progress.as_ref(),
+        repository: &making.repository,
+        holder: &making.holder,
+        observer: making.progress.as_ref(),
         cancel: &session.cancel,
     };
-    let made = keyfile::create(&context, &plan, &permit).await;
-    drop(progress);
-    let outcome = match &made {
-        Ok(report) => Outcome::Done {
-            summary: format!("made backup set {}", report.set.id()),
-            facts: json!({
-                "set": report.set.id(),
-                "manifest": report.set.manifest_blake3(),
-                "replication": report.contents.replication,
-            }),
-        },
-        Err(error) => Outcome::of_error(error),
-    };
-    let report = close(&guard, permit, made, outcome).await?;
-    Ok(session.printer.report(&Created { report, elapsed: began.elapsed() }))
+    let made = keyfile::create(&context, &plan, &making.permit).await;
+    let facts = |made: &KeyFileBackupReport| json!({"replication": made.contents.replication});
+    let (report, elapsed) = making.close(made, |made| (&made.set, facts(made))).await?;
+    Ok(session.printer.report(&Created { report, elapsed }))
 }
 
 struct Created {

@@ -16,6 +16,7 @@ use mainstay_ops::logical::{
 use mainstay_repository::{Repository, Set};
 use serde_json::{Map, Value, json};
 
+use super::backup::making::Making;
 use super::backup::{SetChoice, choose};
 use super::close;
 use super::plan::PlanReport;
@@ -181,30 +182,19 @@ pub(crate) async fn create(databases: &[String], dry_run: bool, session: &Sessio
     if dry_run {
         return Ok(session.printer.report(&PlanReport::new(plan, None, session.clock.now())?));
     }
-    let repository = session.repository_or_create().await?;
-    let guard = session.guard(&repository);
-    let permit = guard.permit(&plan, &BackupEvidence::default(), &session.consent(None)?).await?;
-    let began = Instant::now();
-    let progress = session.printer.progress();
+    let making = Making::begin(&plan, session).await?;
     let context = LogicalBackupContext {
         source: source.as_ref(),
-        repository: &repository,
-        holder: &session.holder(),
+        repository: &making.repository,
+        holder: &making.holder,
         clock: session.clock.as_ref(),
-        observer: progress.as_ref(),
+        observer: making.progress.as_ref(),
         cancel: &session.cancel,
     };
-    let made = logical::create(&context, &plan, &permit).await;
-    drop(progress);
-    let outcome = match &made {
-        Ok(report) => Outcome::Done {
-            summary: format!("made backup set {}", report.set.id()),
-            facts: json!({"set": report.set.id(), "manifest": report.set.manifest_blake3(), "database": report.contents.database.name}),
-        },
-        Err(error) => Outcome::of_error(error),
-    };
-    let report = close(&guard, permit, made, outcome).await?;
-    Ok(session.printer.report(&Created { report, elapsed: began.elapsed() }))
+    let made = logical::create(&context, &plan, &making.permit).await;
+    let facts = |made: &LogicalBackupReport| json!({"database": made.contents.database.name});
+    let (report, elapsed) = making.close(made, |made| (&made.set, facts(made))).await?;
+    Ok(session.printer.report(&Created { report, elapsed }))
 }
 
 struct Created {

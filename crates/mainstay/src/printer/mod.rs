@@ -28,7 +28,7 @@ pub(crate) use table::{Cell, Table};
 
 use hide::Hider;
 pub(crate) use problem::{details as problem_details, json as problem_json};
-use progress::Progress;
+pub(crate) use progress::Progress;
 use shown::plain_lines;
 
 /// Version of the JSON objects' form; it grows when a field changes its meaning or goes away.

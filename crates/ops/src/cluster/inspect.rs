@@ -4,12 +4,11 @@
 //! list that the server made, and every page with its checksum. A set that builds on others is worth nothing without them: they are read back,
 //! too, and each must hold what the next one holds changes of. Records nothing.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mainstay_basebackup::{ArchiveJudge, MANIFEST_BYTES_MAX, Manifest};
 use mainstay_model::progress::Observer;
-use mainstay_model::{Error, ErrorKind, Finding, ObjectName, Result, Severity, StoreKind};
+use mainstay_model::{Error, ErrorKind, Finding, Result, Severity, StoreKind};
 use mainstay_repository::{Inspector, ObjectEntry, Repository, Set, VerifyReport};
 
 use super::chain::{open_chain, open_earlier};
@@ -18,6 +17,7 @@ use super::contents::EarlierSet;
 use super::damage::KnownDamage;
 use super::judging::Judging;
 use super::{ClusterSetContents, Expected, Foundation, first_of, judge_options};
+use crate::contents::unlisted;
 
 /// How many objects are read at the same time.
 pub(super) const OBJECT_COUNT_MAX: usize = 4;
@@ -146,7 +146,7 @@ pub(super) async fn inspect(
     let manifest = file_list(set, &contents).await?;
     let inspector = |entry: &ObjectEntry| inspector(&contents, foundation, manifest.as_ref(), entry);
     let mut report = repository.verify(set, &inspector, OBJECT_COUNT_MAX, observer).await?;
-    let mut findings = cross_check(set, &contents);
+    let mut findings = unlisted(set, contents.objects());
     findings.append(&mut report.findings);
     report.findings = findings;
     Ok(report)
@@ -180,23 +180,6 @@ fn inspector(
         manifest: manifest.cloned(),
         judging: Judging::begin(ArchiveJudge::new(place, options)),
     }))
-}
-
-/// Objects that the contents need and the manifest lacks.
-fn cross_check(set: &Set, contents: &ClusterSetContents) -> Vec<Finding> {
-    let present: BTreeSet<&ObjectName> = set.manifest().objects.iter().map(|entry| &entry.name).collect();
-    contents
-        .objects()
-        .filter(|name| !present.contains(name))
-        .map(|name| Finding {
-            id: "set.object_unlisted".to_owned(),
-            severity: Severity::Critical,
-            store: Some(set.kind()),
-            subject: name.to_string(),
-            message: format!("the contents of set {} need {name}, its manifest does not list it", set.id()),
-            remedy: "take a new backup; this set cannot be restored".to_owned(),
-        })
-        .collect()
 }
 
 /// Checks an archive while it is read.

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mainstay_engine::KeyspaceSize;
 use mainstay_model::progress::Observer;
-use mainstay_model::{Count, Finding, Result, Severity};
+use mainstay_model::{Count, Result};
 use mainstay_repository::{Inspector, ObjectEntry, Repository, Set, VerifyReport};
 
 use super::KeyFileSetContents;
 use super::judge::{Judge, Seen};
+use crate::contents::unlisted;
 
 /// Reads the file of `set` back and judges it.
 ///
@@ -27,23 +28,7 @@ pub(crate) async fn inspect(
         Some(Box::new(FileInspector { contents: Arc::clone(&contents), judge }))
     };
     let mut report = repository.verify(set, &inspector, 1, observer).await?;
-    if set.manifest().objects.iter().all(|entry| entry.name != contents.file) {
-        report.findings.insert(
-            0,
-            Finding {
-                id: "set.object_unlisted".to_owned(),
-                severity: Severity::Critical,
-                store: Some(set.kind()),
-                subject: contents.file.to_string(),
-                message: format!(
-                    "the contents of set {} need {}, its manifest does not list it",
-                    set.id(),
-                    contents.file
-                ),
-                remedy: "take a new backup; this set cannot be restored".to_owned(),
-            },
-        );
-    }
+    report.findings.splice(0..0, unlisted(set, [&contents.file]));
     Ok(report)
 }
 

@@ -3,12 +3,13 @@
 //! The repository checks lengths, hashes, decryption and decompression; here the table of contents is read again and compared with what the set
 //! says of it. Records nothing.
 
+use mainstay_model::Result;
 use mainstay_model::progress::Observer;
-use mainstay_model::{Finding, Result, Severity};
 use mainstay_repository::{Inspector, ObjectEntry, Repository, Set, VerifyReport};
 
 use super::LogicalSetContents;
 use super::contents::TocSeeker;
+use crate::contents::unlisted;
 
 /// Reads every object of `set` back and judges it.
 ///
@@ -26,23 +27,7 @@ pub(crate) async fn inspect(
         is_dump.then(|| Box::new(DumpInspector { entries, seeker: TocSeeker::new() }) as Box<dyn Inspector>)
     };
     let mut report = repository.verify(set, &inspector, 1, observer).await?;
-    if set.entry(&contents.logical.object).is_none() {
-        report.findings.insert(
-            0,
-            Finding {
-                id: "set.object_unlisted".to_owned(),
-                severity: Severity::Critical,
-                store: Some(set.kind()),
-                subject: contents.logical.object.to_string(),
-                message: format!(
-                    "the contents of set {} need {}, its manifest does not list it",
-                    set.id(),
-                    contents.logical.object
-                ),
-                remedy: "take a new backup; this set cannot be restored".to_owned(),
-            },
-        );
-    }
+    report.findings.splice(0..0, unlisted(set, [&contents.logical.object]));
     Ok(report)
 }
 

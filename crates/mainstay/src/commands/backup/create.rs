@@ -1,23 +1,23 @@
 //! `backup create`: a set of what was named, or an interrupted one continued.
 
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use jiff::SignedDuration;
 use mainstay_engine::Namespace;
-use mainstay_guard::{BackupEvidence, Outcome};
 use mainstay_model::{
     ByteSize, Count, Error, ErrorKind, ExitStatus, IdError, Plan, Result, RunId, StoreKind, Target,
 };
 use mainstay_ops::backup::{self, BackupContext, BackupReport, BackupRequest, ResumeRequest, SnapshotChoice};
 use serde_json::{Map, Value, json};
 
+use super::making::Making;
 use super::{PARALLEL_DEFAULT, label, moment_of, parse_namespace, set_json};
 use crate::commands::cluster::{self, ClusterArgs};
+use crate::commands::keyfile;
 use crate::commands::logical;
 use crate::commands::plan::PlanReport;
-use crate::commands::{close, keyfile};
 use crate::printer::{Look, Report, Tone};
 use crate::wiring::Session;
 
@@ -172,31 +172,20 @@ pub(super) async fn run(args: CreateArgs, session: &Session) -> Result<ExitStatu
     if args.dry_run {
         return Ok(session.printer.report(&PlanReport::new(plan, None, session.clock.now())?));
     }
-    let repository = session.repository_or_create().await?;
-    let guard = session.guard(&repository);
-    let permit = guard.permit(&plan, &BackupEvidence::default(), &session.consent(None)?).await?;
-    let began = Instant::now();
-    let progress = session.printer.progress();
+    let making = Making::begin(&plan, session).await?;
     let context = BackupContext {
         source: documents.source.as_ref(),
         accounts: documents.accounts.as_ref(),
-        repository: &repository,
-        holder: &session.holder(),
+        repository: &making.repository,
+        holder: &making.holder,
         clock: session.clock.as_ref(),
-        observer: progress.as_ref(),
+        observer: making.progress.as_ref(),
         cancel: &session.cancel,
     };
-    let made = backup::create(&context, &plan, &permit).await;
-    drop(progress);
-    let outcome = match &made {
-        Ok(report) => Outcome::Done {
-            summary: format!("made backup set {}", report.set.id()),
-            facts: json!({"set": report.set.id(), "manifest": report.set.manifest_blake3(), "digest": report.contents.digest()}),
-        },
-        Err(error) => Outcome::of_error(error),
-    };
-    let report = close(&guard, permit, made, outcome).await?;
-    Ok(session.printer.report(&Created { report, elapsed: began.elapsed() }))
+    let made = backup::create(&context, &plan, &making.permit).await;
+    let facts = |made: &BackupReport| json!({"digest": made.contents.digest()});
+    let (report, elapsed) = making.close(made, |made| (&made.set, facts(made))).await?;
+    Ok(session.printer.report(&Created { report, elapsed }))
 }
 
 /// The plan of continuing the run that `choice` means.

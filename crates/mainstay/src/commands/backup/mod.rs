@@ -1,8 +1,9 @@
-//! `backup create|list|log|show|verify|prune`, one file each; what they share is here.
+//! `backup create|list|log|show|verify|prune`, one file each; what they share is here, and in `making` what every `create` does.
 
 pub(crate) mod create;
 mod list;
 mod log;
+pub(crate) mod making;
 mod prune;
 mod show;
 mod verify;

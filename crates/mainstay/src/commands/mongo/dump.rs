@@ -19,6 +19,7 @@ use serde_json::{Map, Value, json};
 
 use crate::commands::backup::create::ConsistencyArgument;
 use crate::commands::backup::{moment_of, parse_namespace};
+use crate::new_file::partial_of;
 use crate::printer::{Cell, Look, Report, Table};
 use crate::wiring::Session;
 
@@ -250,16 +251,6 @@ fn lives(process: i32) -> bool {
 #[cfg(not(unix))]
 fn lives(_process: i32) -> bool {
     true
-}
-
-/// A name beside `path` that says that the dump is not whole.
-fn partial_of(path: &Path) -> Result<PathBuf> {
-    let name = path.file_name().ok_or_else(|| {
-        Error::new(ErrorKind::Usage, format!("{} names no file", path.display()))
-            .with_state("nothing was written")
-    })?;
-    let partial = format!("{}.{}.partial", name.to_string_lossy(), std::process::id());
-    Ok(path.with_file_name(partial))
 }
 
 /// Refuses a name that is taken. Only a plain file is ever replaced: not a folder, a device, a pipe or a link.
