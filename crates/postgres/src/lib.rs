@@ -18,7 +18,7 @@
 //!
 //! # Privileges
 //!
-//! The least a role needs. Where a right is missing the error says which. No superuser is needed for anything here.
+//! The least a role needs; by command in `docs/privileges.md`. Where a right is missing the error says which. No superuser is needed for anything here.
 //!
 //! | operation | rights |
 //! |---|---|

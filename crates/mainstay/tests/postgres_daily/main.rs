@@ -8,4 +8,5 @@ mod interrupted;
 mod logical;
 mod queries;
 mod reset;
+mod rights;
 mod support;
