@@ -3,6 +3,8 @@
 
 mod binary;
 mod cluster;
+#[path = "postgres_damage/mod.rs"]
+mod damage;
 #[path = "postgres_damage/link.rs"]
 mod link;
 
