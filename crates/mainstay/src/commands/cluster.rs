@@ -314,6 +314,7 @@ pub(crate) fn set_json(set: &Set, contents: &ClusterSetContents) -> Value {
         "timeline": contents.timeline,
         "page_checksums": contents.page_checksums,
         "damaged_pages": contents.damaged_pages,
+        "damaged": contents.damaged,
         "tablespaces": contents.tablespaces().collect::<Vec<_>>(),
         "incremental": contents.is_incremental(),
         "chain": contents.chain,
