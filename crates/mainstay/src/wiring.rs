@@ -291,18 +291,26 @@ impl Session {
                 "the file of this program has no name that a server could be told",
             )
         })?;
-        let settings = self.repository_settings()?;
-        let location: Location = settings.location.parse()?;
         let mut words = vec![program];
         if let Some(file) = self.configuration.files.first() {
             words.extend(["--config".to_owned(), self.path(file).display().to_string()]);
         }
-        let url = match location.as_directory() {
-            Some(folder) => format!("file:{}", settings.folder.join(folder).display()),
-            None => settings.location.clone(),
-        };
+        let url = self.repository_url()?;
         words.extend(["--repository-url".to_owned(), url, "wal".to_owned(), "fetch".to_owned()]);
         Ok(FetchCommand(words))
+    }
+
+    /// Where the repository is, wherever that is said from.
+    ///
+    /// # Errors
+    /// `Precondition` when no repository is configured.
+    pub(crate) fn repository_url(&self) -> Result<String> {
+        let settings = self.repository_settings()?;
+        let location: Location = settings.location.parse()?;
+        Ok(match location.as_directory() {
+            Some(folder) => format!("file:{}", settings.folder.join(folder).display()),
+            None => settings.location.clone(),
+        })
     }
 
     /// The variables that reading the repository needs, by name: whoever fetches from it needs them, too.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use mainstay_model::{ExitStatus, Result};
-use mainstay_ops::wal::fetch::{self, FetchRequest, Fetched};
+use mainstay_ops::wal::fetch::{self, AHEAD_COUNT_MAX, FetchRequest, Fetched};
 use serde_json::{Map, Value, json};
 
 use crate::printer::{Look, Report};
@@ -33,6 +33,9 @@ pub(crate) struct FetchArgs {
     /// Whose log, by fingerprint; needed when the repository holds that of several servers
     #[arg(long, value_name = "FINGERPRINT")]
     server: Option<String>,
+    /// Fetch up to so many of the segments behind it, too, into a folder beside PATH where the next calls find them; 64 at most
+    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=i64::from(AHEAD_COUNT_MAX)))]
+    prefetch: u32,
 }
 
 impl WalCommand {
@@ -55,9 +58,17 @@ pub(crate) fn trouble(status: ExitStatus) -> u8 {
 /// The operation's.
 pub(crate) async fn run(command: WalCommand, session: &Session) -> Result<ExitStatus> {
     let WalCommand::Fetch(args) = command;
-    let repository = session.repository().await?;
-    let request = FetchRequest { server: args.server, path: session.path(&args.path), name: args.name };
-    let fetched = fetch::fetch(&repository, &request).await?;
+    let request = FetchRequest {
+        server: args.server,
+        path: session.path(&args.path),
+        name: args.name,
+        ahead: args.prefetch,
+        repository: session.repository_url()?,
+    };
+    let fetched = match fetch::take_ahead(&request) {
+        Some(fetched) => fetched,
+        None => fetch::fetch(&session.repository().await?, &request).await?,
+    };
     Ok(session.printer.report(&Done { request, fetched }))
 }
 
@@ -68,27 +79,30 @@ struct Done {
 
 impl Report for Done {
     fn json(&self) -> Map<String, Value> {
-        let captured = match self.fetched {
-            Fetched::Written { captured_bytes } => Some(captured_bytes),
-            Fetched::Absent => None,
+        let (captured, ahead) = match self.fetched {
+            Fetched::Written { captured_bytes, ahead } => (Some(captured_bytes), ahead),
+            Fetched::Waited { captured_bytes } => (Some(captured_bytes), 0),
+            Fetched::Absent => (None, 0),
         };
         Map::from_iter([
             ("file".to_owned(), json!(self.request.name)),
             ("found".to_owned(), json!(captured.is_some())),
             ("captured_bytes".to_owned(), json!(captured)),
+            ("prefetched".to_owned(), json!(ahead)),
+            ("was_prefetched".to_owned(), json!(matches!(self.fetched, Fetched::Waited { .. }))),
         ])
     }
 
     fn text(&self, _look: &Look) -> String {
         match self.fetched {
-            Fetched::Written { .. } => String::new(),
+            Fetched::Written { .. } | Fetched::Waited { .. } => String::new(),
             Fetched::Absent => format!("{} was not captured\n", self.request.name),
         }
     }
 
     fn exit_status(&self) -> ExitStatus {
         match self.fetched {
-            Fetched::Written { .. } => ExitStatus::Ok,
+            Fetched::Written { .. } | Fetched::Waited { .. } => ExitStatus::Ok,
             Fetched::Absent => ExitStatus::Failed,
         }
     }

@@ -10,7 +10,7 @@ use mainstay_repository::{Chain, Repository};
 use mainstay_testkit::engines::{EngineKind, locate};
 use mainstay_testkit::s3::S3Fault;
 use mainstay_testkit::{FaultProxy, Postgres, S3Server};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::stack::{Capture, Stack, lsn, wait_for};
 
@@ -144,21 +144,10 @@ async fn what_was_written_is_recoverable_soon_and_a_stop_is_no_failure() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_fails_for_a_while_is_waited_for() {
-    let (stack, s3) = (Stack::start(), S3Server::start());
-    let section = format!(
-        "\n[repository.s3]\nendpoint = \"{}\"\nregion = \"{}\"\naccess_key_id = \"{}\"\nallow_http = true\n",
-        s3.endpoint(),
-        s3.region(),
-        s3.access_key()
-    );
-    stack.configure_repository(&stack.server.uri(), &format!("s3://{}/l", s3.bucket()), &section);
-    let command = |arguments: &[&str]| {
-        let mut command = stack.command(arguments);
-        command.env("MAINSTAY_S3_SECRET_ACCESS_KEY", s3.secret_key());
-        command
-    };
+    let (mut stack, s3) = (Stack::start(), S3Server::start());
+    stack.configure_s3(&s3, "l");
     let writer = Writer::begin(&stack.server);
-    let mut capture = Capture::begin(command(&["capture", "postgres", "--json", "--slice-age", "200ms"]));
+    let mut capture = Capture::of(&stack, "200ms");
     let before = capture.until("slice_stored");
     s3.set_fault(S3Fault::Failing);
     let waiting = capture.until("waiting");
@@ -173,8 +162,7 @@ async fn a_store_that_fails_for_a_while_is_waited_for() {
     writer.end();
     let (ended, status) = capture.stop();
     assert_eq!((status, &ended["chain"]), (0, &before["chain"]), "the same chain");
-    let listed = command(&["backup", "list", "--json"]).output().unwrap();
-    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let listed = stack.json(&["backup", "list"]);
     assert_eq!(listed["wal"][0]["timelines"][0]["gaps"], json!([]), "{listed}");
 }
 

@@ -3,6 +3,7 @@
 
 mod capture;
 mod damage;
+mod fetch;
 mod recovery;
 mod scratch;
 mod stack;

@@ -7,14 +7,16 @@
 //! that was begun then, earlier chains count no more, and neither do sets that were taken before and reach beyond: see [`WalLog::given_up`].
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use mainstay_basebackup::{Lineage, SeenRecord, WalWalker};
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{ChainId, Error, ErrorKind, LogPosition, Lsn, Result, ResultExt, StoreKind, Timestamp};
-use mainstay_repository::{Chain, ChainDamage, ChainEntry, ChainReason, Repository, Run, Slice};
+use mainstay_repository::{
+    Chain, ChainDamage, ChainDescription, ChainEntry, ChainReason, Repository, Run, Slice, WalChain,
+};
 
 use super::segment_begin;
 
@@ -72,9 +74,29 @@ impl WalLogs {
     /// # Errors
     /// The store's.
     pub(crate) async fn read(repository: &Repository) -> Result<Self> {
+        Ok(Self::from_entries(repository.chains(StoreKind::Postgres).await?))
+    }
+
+    /// The same of the slices alone that begin in the range that `within` says of chains of WAL; it begins and ends where segments do. How far
+    /// a log goes beyond is not known then.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn read_within(
+        repository: &Repository,
+        within: impl Fn(&WalChain) -> Range<u64>,
+    ) -> Result<Self> {
+        let positions = |description: &ChainDescription| {
+            let Range { start, end } = description.wal.as_ref().map_or(0..0, &within);
+            LogPosition(start)..LogPosition(end)
+        };
+        Ok(Self::from_entries(repository.chains_within(StoreKind::Postgres, positions).await?))
+    }
+
+    fn from_entries(entries: Vec<ChainEntry>) -> Self {
         let mut found = Self::default();
         let mut servers: BTreeMap<String, Vec<(Chain, Lineage)>> = BTreeMap::new();
-        for entry in repository.chains(StoreKind::Postgres).await? {
+        for entry in entries {
             let chain = match entry {
                 ChainEntry::Whole(chain) => chain,
                 ChainEntry::Damaged { id, slices, error, .. } => {
@@ -98,7 +120,7 @@ impl WalLogs {
             }
         }
         found.logs = servers.into_iter().filter_map(|(server, chains)| WalLog::new(server, chains)).collect();
-        Ok(found)
+        found
     }
 
     /// The log of `server`.

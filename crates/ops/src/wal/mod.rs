@@ -6,6 +6,7 @@
 //! are in chains of that timeline alone. Refuses to make up bytes: only the last segment of a timeline is filled up, with zeros, where
 //! the log ends.
 
+mod ahead;
 pub mod fetch;
 pub(crate) mod log;
 pub mod ranges;

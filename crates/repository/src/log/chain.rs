@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -356,6 +357,30 @@ impl Repository {
         Ok(entries)
     }
 
+    /// All chains of the log of `store`, oldest first, each with the slices alone that begin within the range that `within` says of it. What
+    /// lies before and behind costs nothing on S3. Where the range does not begin at the chain's own beginning it must begin where a slice
+    /// does. Of chains with an empty range the description alone is read.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn chains_within(
+        &self,
+        store: StoreKind,
+        within: impl Fn(&ChainDescription) -> Range<LogPosition>,
+    ) -> Result<Vec<ChainEntry>> {
+        let folder = layout::log(store);
+        let names = self.store().folders(&folder).await.with_context(|| format!("list log of {store}"))?;
+        let ids = names.iter().filter_map(|name| name.parse().ok());
+        let mut reads = futures::stream::iter(ids)
+            .map(|id| self.chain_entry_within(store, id, &within))
+            .buffered(LISTING_READS);
+        let mut entries = Vec::new();
+        while let Some(entry) = reads.next().await {
+            entries.push(entry?);
+        }
+        Ok(entries)
+    }
+
     /// The whole chains of the server with this `fingerprint`, oldest first; damaged ones are left out.
     ///
     /// # Errors
@@ -397,6 +422,33 @@ impl Repository {
             }
             Err(error) => Err(error),
         }
+    }
+
+    async fn chain_entry_within(
+        &self,
+        store: StoreKind,
+        id: ChainId,
+        within: impl Fn(&ChainDescription) -> Range<LogPosition>,
+    ) -> Result<ChainEntry> {
+        let description = match self.chain_description(store, &id).await {
+            Ok(description) => description,
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
+                return Ok(ChainEntry::Damaged { store, id, slices: 0, error });
+            }
+            Err(error) => return Err(error),
+        };
+        let Range { start, end } = within(&description);
+        let mut slices = Vec::new();
+        if start < end {
+            let folder = layout::chain(store, &id);
+            let (from, until) = (folder.child(start.to_string())?, folder.child(end.to_string())?);
+            let objects = self.store().list_between(&folder, &from, &until).await;
+            let objects = objects.with_context(|| format!("list chain {id}"))?;
+            slices
+                .extend(objects.iter().filter_map(|info| Slice::parse(info.key.below(&folder)?, info.bytes)));
+        }
+        let ordered = Arc::new(order::order(description.after.max(start), slices));
+        Ok(ChainEntry::Whole(Chain { repository: self.clone(), description: Arc::new(description), ordered }))
     }
 
     pub(super) async fn chain_description(&self, store: StoreKind, id: &ChainId) -> Result<ChainDescription> {
