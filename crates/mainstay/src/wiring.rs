@@ -390,6 +390,20 @@ impl Session {
         })
     }
 
+    /// What an operation acts upon that asks nothing of the server itself: the environment by configuration alone.
+    ///
+    /// # Errors
+    /// None but those of a configuration that contradicts itself.
+    pub(crate) fn absent_target(
+        &self,
+        store: StoreKind,
+        fingerprint: String,
+        address: String,
+    ) -> Result<Target> {
+        let environment = identify(&self.configured_environment(), &[])?;
+        Ok(Target { environment: environment.name, class: environment.class, store, fingerprint, address })
+    }
+
     /// The database that the configuration names for document operations.
     pub(crate) fn configured_database(&self) -> Option<String> {
         self.configuration.mongo.as_ref()?.database.clone()

@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod capture;
+mod continuity;
 mod damage;
 mod fetch;
+mod import;
 mod recovery;
 mod scratch;
 mod stack;

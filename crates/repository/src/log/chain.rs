@@ -22,8 +22,8 @@ use crate::manifest::Encryption;
 use crate::repository::{LISTING_READS, Repository, open_versioned};
 use crate::source::ObjectSource;
 
-/// The newest version of the description that this code reads. What a chain of WAL is needs 2; others are written as 1.
-pub(super) const CHAIN_FORMAT: u32 = 2;
+/// The newest version of the description that this code reads. An imported chain needs 3, another one of WAL 2; others are written as 1.
+pub(super) const CHAIN_FORMAT: u32 = 3;
 
 /// How long segments of WAL may be, in bytes.
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
@@ -76,6 +76,8 @@ pub enum ChainReason {
     Unreadable,
     /// The server began a new timeline. The chain begins with the segment in which that branches off.
     Timeline,
+    /// It was brought from an archive that somebody else filled: it is of a time before it was begun, and no capture goes on with it.
+    Imported,
 }
 
 impl ChainReason {
@@ -87,6 +89,7 @@ impl ChainReason {
             Self::Diverged => "the server went back to an earlier state",
             Self::Unreadable => "the end of the chain before cannot be read",
             Self::Timeline => "the server began a new timeline",
+            Self::Imported => "the archive that the rest was imported from has no more before that",
         }
     }
 }
@@ -138,6 +141,15 @@ pub struct WalChain {
 }
 
 impl ChainDescription {
+    /// The version that a description of this kind is written as.
+    pub(super) fn format_of(why: ChainReason, wal: Option<&WalChain>) -> u32 {
+        match (why, wal) {
+            (ChainReason::Imported, _) => CHAIN_FORMAT,
+            (_, Some(_)) => 2,
+            (_, None) => 1,
+        }
+    }
+
     /// Whether it says of WAL what the kind of its slices asks for.
     fn is_consistent(&self) -> bool {
         let sound = |wal: &WalChain| {

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
-use mainstay_basebackup::Lineage;
+use bytes::{Bytes, BytesMut};
+use mainstay_basebackup::{Lineage, WalError, WalWalker};
 use mainstay_engine::{FollowWal, SlotRetention, WalEvent, WalPosition, WalStream};
 use mainstay_guard::Permit;
-use mainstay_model::{Error, ErrorKind, Lsn, Result, ResultExt, Target};
-use mainstay_repository::{Chain, ChainBeginning, ChainReason, ChainWriter, LogClaim, LogKind, WalChain};
+use mainstay_model::{Error, ErrorKind, ErrorStatus, Lsn, Result, ResultExt, Target};
+use mainstay_repository::{
+    Chain, ChainBeginning, ChainReason, ChainWriter, LogClaim, LogKind, Slice, WalChain,
+};
 use tokio::time::{Instant, sleep};
 
 use super::{WalCaptureContext, WalCaptureEvent};
@@ -16,6 +18,9 @@ use crate::wal::segment_begin;
 
 /// How many bytes before the end of what is stored are read again and compared.
 const PROOF_BYTES: u64 = 64 * 1024;
+
+/// How many bytes are read for a record that tells which one is before it. Each page of a longer one tells that it goes on with it.
+const RECORD_PROOF_BYTES: usize = 1024 * 1024;
 
 /// How long the server may take to send what it has already.
 const PROOF_TIME_MAX: Duration = Duration::from_secs(30);
@@ -71,34 +76,61 @@ enum Next {
 /// Decides, from what is stored (oldest first) and where the server stands.
 ///
 /// # Errors
-/// A timeline of the server that is stored with another history: another copy of the same cluster is there.
-fn decide(server: &Lineage, flushed: Lsn, stored: &[StoredChain]) -> Result<Next, Branched> {
+/// A timeline of the server that is stored with another history: another copy of the same cluster is there. A standby that has not come as
+/// far as what is stored.
+fn decide(server: &Lineage, stand: Stand, stored: &[StoredChain]) -> Result<Next, Unfit> {
     let own = |chain: &StoredChain| chain.lineage.leads_to(server);
     if let Some(other) =
         stored.iter().find(|chain| server.part(chain.lineage.timeline()).is_some() && !own(chain))
     {
-        return Err(Branched(other.lineage.timeline()));
+        return Err(Unfit::Branched(other.lineage.timeline()));
     }
     let known = stored.iter().enumerate().filter(|(_, chain)| own(chain));
     let Some((index, chain)) = known.max_by_key(|(index, chain)| (chain.lineage.timeline(), *index)) else {
-        return Ok(match stored.len().checked_sub(1) {
-            None => Next::New(ChainReason::First, None),
-            last => Next::New(ChainReason::Diverged, last),
-        });
+        let Some(last) = stored.len().checked_sub(1) else { return Ok(Next::New(ChainReason::First, None)) };
+        // What is stored begins on a timeline that a standby will come to.
+        let ahead = stored.iter().filter(|chain| stand.is_standby && server.leads_to(&chain.lineage));
+        return match ahead.map(|chain| chain.end).max() {
+            Some(end) => Err(Unfit::Behind(end)),
+            None => Ok(Next::New(ChainReason::Diverged, Some(last))),
+        };
     };
     match server.part(chain.lineage.timeline()) {
         Some((_, Some(end))) if chain.end.0 >= end => match server.after(chain.lineage.timeline()) {
             Some((timeline, at)) => Ok(Next::Branch { after: index, timeline, at: Lsn(at) }),
             None => Ok(Next::New(ChainReason::Diverged, Some(index))),
         },
-        Some((_, None)) if flushed < chain.end => Ok(Next::New(ChainReason::Diverged, Some(index))),
+        Some((_, None)) if stand.flushed < chain.end => match stand.is_standby {
+            true => Err(Unfit::Behind(chain.end)),
+            false => Ok(Next::New(ChainReason::Diverged, Some(index))),
+        },
         _ => Ok(Next::Resume(index)),
     }
 }
 
-/// The number of a timeline that is two.
+/// How far a server is, and whether it may come further by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Branched(u32);
+struct Stand {
+    flushed: Lsn,
+    is_standby: bool,
+}
+
+/// Why the server's log cannot be what is written next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unfit {
+    /// The number of a timeline that is two.
+    Branched(u32),
+    /// The server has not come as far as this, which is stored.
+    Behind(Lsn),
+}
+
+/// Where a new chain begins, and why.
+struct Begins<'a> {
+    timeline: u32,
+    from: Lsn,
+    why: ChainReason,
+    before: Option<&'a Chain>,
+}
 
 /// How a chain was gone on with.
 enum Resumed {
@@ -110,12 +142,13 @@ impl Beginning<'_> {
     /// The newest chain of the server's own history, gone on with where its end is at the server still; else a new one.
     ///
     /// # Errors
-    /// The server's and the store's; `StalePlan` for another server; `Precondition` for another branch under a number that is taken.
+    /// The server's and the store's; `StalePlan` for another server; `Precondition` for another branch under a number that is taken, and, as
+    /// something that passes, for a standby that is behind what is stored.
     pub(super) async fn begin(&self) -> Result<Begun> {
         let server = self.server().await?;
         let kept_from = self.ensure_slot(&server).await?;
         let chains = self.context.repository.chains_of(self.target.store, &self.target.fingerprint).await?;
-        let mut known = Vec::new();
+        let (mut known, mut imported) = (Vec::new(), Vec::new());
         for chain in chains {
             let lineage = lineage_of(&chain).map_err(|why| {
                 Error::new(
@@ -124,11 +157,20 @@ impl Beginning<'_> {
                 )
             })?;
             let end = Lsn(chain.end().0);
-            known.push((chain, StoredChain { lineage, end }));
+            let is_imported = chain.description().why == ChainReason::Imported;
+            let chains = if is_imported { &mut imported } else { &mut known };
+            chains.push((chain, StoredChain { lineage, end }));
+        }
+        if let Some(begun) = self.begin_behind_import(&server, &known, &imported).await? {
+            return Ok(begun);
         }
         let stored: Vec<StoredChain> = known.iter().map(|(_, stored)| stored.clone()).collect();
-        let decided = decide(&server.lineage, server.position.flushed, &stored);
-        let next = decided.map_err(|branched| self.other_branch(branched))?;
+        let WalPosition { flushed, is_standby, .. } = server.position;
+        let decided = decide(&server.lineage, Stand { flushed, is_standby }, &stored);
+        let next = decided.map_err(|unfit| match unfit {
+            Unfit::Branched(timeline) => self.other_branch(timeline),
+            Unfit::Behind(end) => self.behind(flushed, end),
+        })?;
         let at = |index: usize| known.get(index).map(|(chain, _)| chain);
         match next {
             Next::Resume(index) => {
@@ -150,6 +192,54 @@ impl Beginning<'_> {
             Next::New(why, before) => {
                 self.begin_where_kept(&server, kept_from, why, before.and_then(at)).await
             }
+        }
+    }
+
+    /// Where nothing was captured yet: the first chain, behind the end of what was imported, when the server has all of its log from there on.
+    ///
+    /// # Errors
+    /// `Precondition` when what was imported is of another history than the server's.
+    async fn begin_behind_import(
+        &self,
+        server: &ServerLog,
+        captured: &[(Chain, StoredChain)],
+        imported: &[(Chain, StoredChain)],
+    ) -> Result<Option<Begun>> {
+        let other = imported.iter().find(|(_, stored)| {
+            let is_known = server.lineage.part(stored.lineage.timeline()).is_some();
+            is_known && !stored.lineage.leads_to(&server.lineage)
+        });
+        if let Some((_, stored)) = other {
+            return Err(self.other_branch(stored.lineage.timeline()));
+        }
+        let (position, lineage) = (&server.position, &server.lineage);
+        let newest = imported.iter().filter(|(_, stored)| {
+            stored.lineage == *lineage
+                && stored.end.0.is_multiple_of(position.segment_bytes)
+                && stored.end <= position.flushed
+        });
+        let newest = newest.max_by_key(|(_, stored)| stored.end).filter(|_| captured.is_empty());
+        let Some((chain, stored)) = newest else { return Ok(None) };
+        match self.compare(chain, stored, position.segment_bytes).await? {
+            Compared::Same(stream, first) => {
+                let begins = Begins {
+                    timeline: lineage.timeline(),
+                    from: stored.end,
+                    why: ChainReason::First,
+                    before: Some(chain),
+                };
+                self.write_chain(server, begins, stream, first).await.map(Some)
+            }
+            Compared::Other => Err(Error::new(
+                ErrorKind::Precondition,
+                format!(
+                    "the WAL that was imported up to {} is of another history than that of the server at {}",
+                    stored.end, self.target.address
+                ),
+            )
+            .with_state("nothing was stored")
+            .with_hint("capture this server into a repository of its own")),
+            Compared::Gone | Compared::Unknown => Ok(None),
         }
     }
 
@@ -203,7 +293,20 @@ impl Beginning<'_> {
         self.context.observer.event(event);
     }
 
-    fn other_branch(&self, Branched(timeline): Branched) -> Error {
+    fn behind(&self, flushed: Lsn, end: Lsn) -> Error {
+        Error::new(
+            ErrorKind::Precondition,
+            format!(
+                "the standby at {} is behind: it has WAL up to {flushed}, stored is {end}",
+                self.target.address
+            ),
+        )
+        .with_status(ErrorStatus::Temporary)
+        .with_state("nothing is missing from what is stored, and nothing was added")
+        .with_hint("capture goes on when the standby has caught up; or let it follow the primary")
+    }
+
+    fn other_branch(&self, timeline: u32) -> Error {
         Error::new(
             ErrorKind::Precondition,
             format!(
@@ -219,34 +322,43 @@ impl Beginning<'_> {
     async fn resume(&self, chain: &Chain, stored: &StoredChain, server: &ServerLog) -> Result<Resumed> {
         let segment_bytes = server.position.segment_bytes;
         let timeline = stored.lineage.timeline();
-        let proof = match self.proof(chain, segment_bytes).await {
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                return Ok(Resumed::No(ChainReason::Unreadable));
-            }
-            proof => proof?,
+        let compared = self.compare(chain, stored, segment_bytes).await?;
+        let (stream, first) = match compared {
+            Compared::Same(stream, first) => (stream, first),
+            Compared::Other => return Ok(Resumed::No(ChainReason::Diverged)),
+            Compared::Gone => return Ok(Resumed::No(ChainReason::Overrun)),
+            Compared::Unknown => return Ok(Resumed::No(ChainReason::Unreadable)),
         };
-        let from = Lsn(stored.end.0 - proof.len() as u64);
-        let followed = match self.follow(from, timeline).await? {
-            // The segment before the last may be gone while the end is there.
-            None if !proof.is_empty() => {
-                self.follow(stored.end, timeline).await?.map(|stream| (stream, BytesMut::new()))
-            }
-            None => None,
-            Some(mut stream) => match prove(stream.as_mut(), from, &proof).await? {
-                Proof::Same(first) => Some((stream, first)),
-                Proof::Other => return Ok(Resumed::No(ChainReason::Diverged)),
-                Proof::Gone => None,
-            },
-        };
-        let Some((stream, first)) = followed else { return Ok(Resumed::No(ChainReason::Overrun)) };
         let writer = self.claim.resume_chain(chain)?;
         self.tell(&WalCaptureEvent::ChainResumed { chain: chain.id().clone(), timeline, at: stored.end });
         Ok(Resumed::Yes(Box::new(Begun { writer, stream, first, timeline, segment_bytes })))
     }
 
-    /// The last bytes of a chain, as far as they lie in the segment that the server keeps. Nothing where the chain ends with a segment.
-    async fn proof(&self, chain: &Chain, segment_bytes: u64) -> Result<bytes::Bytes> {
-        let Some(last) = chain.slices().last() else { return Ok(bytes::Bytes::new()) };
+    /// Whether the server's log continues `chain`: by the last bytes that are stored, where the server has these still, or by the record that
+    /// follows them.
+    async fn compare(&self, chain: &Chain, stored: &StoredChain, segment_bytes: u64) -> Result<Compared> {
+        let proof = match self.proof(chain).await {
+            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Compared::Unknown),
+            proof => proof?,
+        };
+        if !proof.is_empty() && proof.iter().all(|byte| *byte == 0) {
+            return self.compare_unused(chain, stored, segment_bytes).await;
+        }
+        let from = Lsn(stored.end.0 - proof.len() as u64);
+        let compared = match self.follow(from, stored.lineage.timeline()).await? {
+            Some(mut stream) => prove(stream.as_mut(), from, &proof).await?.of(stream),
+            None => Compared::Gone,
+        };
+        match compared {
+            // The segment of the last bytes may be gone while what follows them is there.
+            Compared::Gone if !proof.is_empty() => self.compare_records(chain, stored, segment_bytes).await,
+            compared => Ok(compared),
+        }
+    }
+
+    /// The last bytes of a chain, all in one segment.
+    async fn proof(&self, chain: &Chain) -> Result<Bytes> {
+        let Some(last) = chain.slices().last() else { return Ok(Bytes::new()) };
         let plain = self.context.repository.read_slice(chain, last).await.context("read the last slice")?;
         if plain.len() as u64 != last.through.0 - last.after.0 {
             return Err(Error::new(
@@ -254,9 +366,96 @@ impl Beginning<'_> {
                 format!("{} is not as long as its name says", last.name()),
             ));
         }
-        let in_segment = last.through.0 % segment_bytes;
-        let length = in_segment.min(PROOF_BYTES).min(plain.len() as u64);
-        Ok(plain.slice(plain.len() - usize::try_from(length).unwrap_or(0)..))
+        let length = usize::try_from(PROOF_BYTES).unwrap_or(usize::MAX).min(plain.len());
+        Ok(plain.slice(plain.len() - length..))
+    }
+
+    /// Compares what follows the chain at the server by its first record alone, which names the one before it.
+    async fn compare_records(
+        &self,
+        chain: &Chain,
+        stored: &StoredChain,
+        segment_bytes: u64,
+    ) -> Result<Compared> {
+        let walker = match self.walk_end(chain, segment_bytes).await {
+            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Compared::Unknown),
+            walker => walker?,
+        };
+        let Some(walker) = walker else { return Ok(Compared::Unknown) };
+        let Some(mut stream) = self.follow(stored.end, stored.lineage.timeline()).await? else {
+            return Ok(Compared::Gone);
+        };
+        Ok(prove_records(stream.as_mut(), stored.end, walker).await?.of(stream))
+    }
+
+    /// The same for a chain that ends with the unused rest of a segment, which says nothing: the last record before it is compared.
+    async fn compare_unused(
+        &self,
+        chain: &Chain,
+        stored: &StoredChain,
+        segment_bytes: u64,
+    ) -> Result<Compared> {
+        let walker = match self.walk_end(chain, segment_bytes).await {
+            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Compared::Unknown),
+            walker => walker?,
+        };
+        let Some(last) = walker.and_then(|walker| walker.last()) else { return Ok(Compared::Unknown) };
+        let until = last.saturating_add(PROOF_BYTES).min(stored.end.0);
+        let mut expected = BytesMut::new();
+        for slice in chain.slices_between(Lsn(last).into(), Lsn(until).into()) {
+            let plain = self.context.repository.read_slice(chain, slice).await;
+            let plain = plain.with_context(|| format!("read {}", slice.name()))?;
+            let within = |position: u64| {
+                usize::try_from(position.saturating_sub(slice.after.0)).unwrap_or(usize::MAX).min(plain.len())
+            };
+            expected.extend_from_slice(&plain[within(last)..within(until)]);
+        }
+        let timeline = stored.lineage.timeline();
+        let look = FollowWal { slot: None, from: Lsn(last), timeline };
+        let looked = match self.context.source.follow_wal(&look).await {
+            Err(error) if error.kind() == ErrorKind::Precondition => Proof::Gone,
+            stream => prove(stream?.as_mut(), Lsn(last), &expected).await?,
+        };
+        match looked {
+            Proof::Same(_) => {}
+            Proof::Other => return Ok(Compared::Other),
+            Proof::Gone => return self.compare_records(chain, stored, segment_bytes).await,
+        }
+        match self.follow(stored.end, timeline).await? {
+            Some(mut stream) => Ok(prove(stream.as_mut(), stored.end, &[]).await?.of(stream)),
+            None => Ok(Compared::Gone),
+        }
+    }
+
+    /// A walker that has come to the end of `chain`, and knows its last record; `None` when the last slices hold none.
+    async fn walk_end(&self, chain: &Chain, segment_bytes: u64) -> Result<Option<WalWalker>> {
+        let slices = chain.slices();
+        let Some(last) = slices.last() else { return Ok(None) };
+        // From the first byte of the last segment on nothing is in the way of finding a record but damage.
+        let begin = segment_begin(Lsn(last.after.0), segment_bytes);
+        let in_segment = slices.len() - slices.partition_point(|slice| slice.after.0 < begin.0);
+        let mut failed = None;
+        for count in [1, 8, 64].into_iter().filter(|count| *count < in_segment).chain([in_segment]) {
+            match self.walk(chain, &slices[slices.len() - count..], segment_bytes).await {
+                Ok(walker) if walker.last().is_some() => return Ok(Some(walker)),
+                Ok(_) => {}
+                // What begins in the unused rest of a segment finds no page there.
+                Err(error) if error.kind() == ErrorKind::Corrupt => failed = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        failed.map_or(Ok(None), Err)
+    }
+
+    async fn walk(&self, chain: &Chain, slices: &[Slice], segment_bytes: u64) -> Result<WalWalker> {
+        let from = slices.first().map_or(chain.end(), |slice| slice.after);
+        let mut walker = WalWalker::anywhere(from.0, segment_bytes);
+        for slice in slices {
+            let plain = self.context.repository.read_slice(chain, slice).await;
+            let plain = plain.with_context(|| format!("read {}", slice.name()))?;
+            walker.push(&plain, &mut |_| ()).map_err(|error| damaged(&slice.name(), error))?;
+        }
+        Ok(walker)
     }
 
     /// Follows the log from `from` on; `None` when the server no longer has it. Waits for the connection of a capture that was killed to end.
@@ -267,7 +466,7 @@ impl Beginning<'_> {
             match self.context.source.follow_wal(&request).await {
                 Ok(stream) => return Ok(Some(stream)),
                 Err(error) if error.kind() == ErrorKind::Precondition => return Ok(None),
-                Err(error) if error.message().contains("serves that slot") && Instant::now() < deadline => {
+                Err(error) if error.kind() == ErrorKind::Locked && Instant::now() < deadline => {
                     sleep(SLOT_LOOK_PAUSE).await;
                 }
                 Err(error) => return Err(error),
@@ -317,6 +516,17 @@ impl Beginning<'_> {
             Proof::Same(first) => first,
             Proof::Other | Proof::Gone => return Ok(None),
         };
+        self.write_chain(server, Begins { timeline, from, why, before }, stream, first).await.map(Some)
+    }
+
+    /// The new chain that `stream` fills.
+    async fn write_chain(
+        &self,
+        server: &ServerLog,
+        Begins { timeline, from, why, before }: Begins<'_>,
+        stream: Box<dyn WalStream>,
+        first: BytesMut,
+    ) -> Result<Begun> {
         let history = match timeline == server.position.timeline {
             true => server.history.clone(),
             false => self.history(timeline).await?,
@@ -339,7 +549,7 @@ impl Beginning<'_> {
             why,
             gap_after: before_end.filter(|end| *end < from),
         });
-        Ok(Some(Begun { writer, stream, first, timeline, segment_bytes }))
+        Ok(Begun { writer, stream, first, timeline, segment_bytes })
     }
 }
 
@@ -353,14 +563,61 @@ fn read_lineage(timeline: u32, history: Option<&str>) -> Result<Lineage> {
     }
 }
 
-/// Whether the first bytes of a stream are those that are stored.
+fn damaged(name: &str, error: WalError) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("{name}: {error}")).with_source(error)
+}
+
+/// Whether the first bytes of a stream continue those that are stored.
 enum Proof {
-    /// They are; these came behind them.
+    /// They do; these came behind what is stored.
     Same(BytesMut),
-    /// They are not.
+    /// They do not.
     Other,
     /// The server no longer has them.
     Gone,
+}
+
+/// The same, with the stream that goes on from there.
+enum Compared {
+    Same(Box<dyn WalStream>, BytesMut),
+    Other,
+    Gone,
+    /// What is stored does not tell.
+    Unknown,
+}
+
+impl Proof {
+    fn of(self, stream: Box<dyn WalStream>) -> Compared {
+        match self {
+            Self::Same(first) => Compared::Same(stream, first),
+            Self::Other => Compared::Other,
+            Self::Gone => Compared::Gone,
+        }
+    }
+}
+
+/// What a server has sent by now of what it has already.
+enum Sent {
+    Bytes(Bytes),
+    /// How far its log goes, or nothing.
+    Word(bool),
+    Gone,
+}
+
+async fn sent(stream: &mut dyn WalStream) -> Result<Sent> {
+    match stream.next(Duration::from_secs(1)).await {
+        Ok(WalEvent::Bytes { bytes, .. }) => Ok(Sent::Bytes(bytes)),
+        Ok(WalEvent::Quiet { server_end }) => Ok(Sent::Word(server_end.is_some())),
+        Ok(WalEvent::TimelineEnd { .. }) => {
+            Err(Error::new(ErrorKind::Unreachable, "the timeline ended before what is stored of it did"))
+        }
+        Err(error) if error.kind() == ErrorKind::Precondition => Ok(Sent::Gone),
+        Err(error) => Err(error),
+    }
+}
+
+fn not_sent() -> Error {
+    Error::new(ErrorKind::Unreachable, "the server does not send what it has")
 }
 
 /// Reads as many bytes as `expected` has, from `from` on, and compares; without any, waits for a sign that the server has what was asked for.
@@ -372,27 +629,46 @@ async fn prove(stream: &mut dyn WalStream, from: Lsn, expected: &[u8]) -> Result
         stream.acknowledge(from).await?;
     }
     loop {
-        let has_answered = match stream.next(Duration::from_secs(1)).await {
-            Ok(WalEvent::Bytes { bytes, .. }) => {
+        let has_answered = match sent(stream).await? {
+            Sent::Bytes(bytes) => {
                 received.extend_from_slice(&bytes);
                 true
             }
-            Ok(WalEvent::Quiet { server_end }) => server_end.is_some(),
-            Ok(WalEvent::TimelineEnd { .. }) => {
-                return Err(Error::new(
-                    ErrorKind::Unreachable,
-                    "the timeline ended before what is stored of it did",
-                ));
-            }
-            Err(error) if error.kind() == ErrorKind::Precondition => return Ok(Proof::Gone),
-            Err(error) => return Err(error),
+            Sent::Word(is_one) => is_one,
+            Sent::Gone => return Ok(Proof::Gone),
         };
         if has_answered && received.len() >= expected.len() {
             let begins = received.split_to(expected.len());
             return Ok(if begins == expected { Proof::Same(received) } else { Proof::Other });
         }
         if Instant::now() >= deadline {
-            return Err(Error::new(ErrorKind::Unreachable, "the server does not send what it has"));
+            return Err(not_sent());
+        }
+    }
+}
+
+/// Reads from `from` on, where `walker` is, until a record has ended there that follows the last one it has seen.
+async fn prove_records(stream: &mut dyn WalStream, from: Lsn, mut walker: WalWalker) -> Result<Proof> {
+    let deadline = Instant::now() + PROOF_TIME_MAX;
+    let mut received = BytesMut::new();
+    stream.acknowledge(from).await?;
+    loop {
+        match sent(stream).await? {
+            Sent::Bytes(bytes) => {
+                let mut has_ended = false;
+                if walker.push(&bytes, &mut |_| has_ended = true).is_err() {
+                    return Ok(Proof::Other);
+                }
+                received.extend_from_slice(&bytes);
+                if has_ended || received.len() >= RECORD_PROOF_BYTES {
+                    return Ok(Proof::Same(received));
+                }
+            }
+            Sent::Word(_) => {}
+            Sent::Gone => return Ok(Proof::Gone),
+        }
+        if Instant::now() >= deadline {
+            return Err(not_sent());
         }
     }
 }
@@ -414,7 +690,10 @@ mod tests {
             |timeline, history, end| StoredChain { lineage: lineage(timeline, history), end: Lsn(end) };
         let one = |end| chain(1, "", end);
         let next = |timeline, history, flushed, stored: &[StoredChain]| {
-            decide(&lineage(timeline, history), Lsn(flushed), stored)
+            decide(&lineage(timeline, history), Stand { flushed: Lsn(flushed), is_standby: false }, stored)
+        };
+        let standby = |timeline, history, flushed, stored: &[StoredChain]| {
+            decide(&lineage(timeline, history), Stand { flushed: Lsn(flushed), is_standby: true }, stored)
         };
         let branch = |after, timeline, at| Ok(Next::Branch { after, timeline, at: Lsn(at) });
         let new = |why, before| Ok(Next::New(why, before));
@@ -446,6 +725,19 @@ mod tests {
             "the old primary"
         );
         assert_eq!(next(1, "", 0x400, &[chain(2, TO_TWO, 0x500)]), new(ChainReason::Diverged, Some(0)));
-        assert_eq!(next(2, TO_TWO, 0x400, &[one(0x300), chain(2, "1 0/280 x", 0x400)]), Err(Branched(2)));
+        assert_eq!(
+            next(2, TO_TWO, 0x400, &[one(0x300), chain(2, "1 0/280 x", 0x400)]),
+            Err(Unfit::Branched(2))
+        );
+
+        let behind = |end| Err(Unfit::Behind(Lsn(end)));
+        assert_eq!(standby(1, "", 0x200, &[one(0x200)]), Ok(Next::Resume(0)));
+        assert_eq!(standby(1, "", 0x200, &[one(0x201)]), behind(0x201), "it comes further by itself");
+        assert_eq!(standby(1, "", 0x280, &[chain(2, TO_TWO, 0x500)]), behind(0x500));
+        let both = [one(0x300), chain(2, TO_TWO, 0x500)];
+        assert_eq!(standby(1, "", 0x280, &both), behind(0x300));
+        assert_eq!(standby(1, "", 0x300, &both), Ok(Next::Resume(0)), "and then to the next timeline");
+        let other = [chain(2, "1 0/180 x", 0x500)];
+        assert_eq!(standby(3, TO_THREE, 0x600, &other), Err(Unfit::Branched(2)));
     }
 }
