@@ -267,15 +267,14 @@ async fn what_is_damaged_missing_or_of_another_server_is_named() {
     assert_eq!(archiving.gaps(), json!([]));
 
     // Another server's, and a timeline of which nobody knows what leads to it.
-    let other = Archiving::start();
-    wait_for("it has come as far", || {
-        other.commit();
-        other.archive() >= names[1]
-    });
-    put(&other.file(&names[1]), &file);
+    let mut foreign = whole.clone();
+    foreign[24] ^= 1;
+    fs::write(&file, foreign).unwrap();
     refused(8, "is of server").says("must not be mixed");
-    other.stack.run(&["wal", "import", archiving.path()]).expect(8).says("is of server");
+    fs::remove_file(&file).unwrap();
+    stack.run(&["wal", "import", archiving.path(), "--server", "7"]).expect(8).says("not of 7");
     stack.run(&["wal", "import", "no-such-folder"]).expect(1).says("is no folder");
+    stack.run(&["wal", "import", "."]).expect(8).says("holds no segment of WAL");
     stack.run(&["wal", "import"]).expect(2);
 }
 

@@ -177,8 +177,18 @@ struct Survey {
 
 impl Survey {
     async fn take(repository: Option<&Repository>, server: &str, folder: &Path) -> Result<Self> {
-        let (folder, wanted) = (folder.to_owned(), server.to_owned());
-        let archive = blocking(move || Archive::look(&folder, &wanted)).await?;
+        let (place, wanted) = (folder.to_owned(), server.to_owned());
+        let archive = blocking(move || Archive::look(&place, &wanted)).await?;
+        if archive.segments.is_empty() {
+            let hint = match archive.unread.first() {
+                Some(first) => format!("what is packed as {first} is must be unpacked first"),
+                None => "name the folder that `archive_command` copies to; what is in folders below it is not looked for".to_owned(),
+            };
+            let message = format!("{} holds no segment of WAL that is read here", folder.display());
+            return Err(Error::new(ErrorKind::Precondition, message)
+                .with_state("nothing was changed")
+                .with_hint(hint));
+        }
         let log = match repository {
             Some(repository) => WalLogs::read(repository).await?.of(server),
             None => None,
@@ -209,9 +219,7 @@ impl Survey {
 
     /// Segments of one length alone can be put together.
     fn check_against_log(&self) -> Result<()> {
-        let Some(log) = self.log.as_ref().filter(|_| !self.archive.segments.is_empty()) else {
-            return Ok(());
-        };
+        let Some(log) = &self.log else { return Ok(()) };
         if log.segment_bytes == self.archive.segment_bytes {
             return Ok(());
         }
