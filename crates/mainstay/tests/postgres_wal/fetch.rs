@@ -72,9 +72,6 @@ async fn a_fetch_asks_the_repository_once_for_many_segments() {
     }
     let sum = |calls: &[u64]| calls.iter().sum::<u64>();
     assert!(sum(&ahead) * 2 <= sum(&alone), "{ahead:?} {alone:?}");
-    println!(
-        "requests of the store for {SEGMENT_COUNT} segments, one by one {alone:?}, with four ahead {ahead:?}"
-    );
 
     // The last one is not whole, and never fetched before it is asked for; behind it the log ends, and nothing is left behind.
     let last = fetch(&stack, &name(first + SEGMENT_COUNT), "4").expect(0).json();
