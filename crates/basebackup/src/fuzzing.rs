@@ -4,7 +4,7 @@ use crate::incremental::{Changed, Changes, IncrementalError, IncrementalReader};
 use crate::judge::{ArchiveJudge, JudgeOptions};
 use crate::label;
 use crate::manifest::{Algorithm, Manifest};
-use crate::record::WalWalker;
+use crate::record::{SegmentHeader, WalWalker};
 use crate::tar::{Entry, EntryKind, TarError, TarReader, Visitor};
 use crate::timeline::Lineage;
 use crate::wal::WalFile;
@@ -103,6 +103,9 @@ pub fn wal(bytes: &[u8]) {
             };
             assert_eq!(walked(bytes.len().max(1)), walked(97), "the cut decides what comes out");
         }
+    }
+    if let Ok(header) = SegmentHeader::read(bytes) {
+        assert!(header.position.is_multiple_of(header.segment_bytes));
     }
     if let Ok(lineage) = Lineage::read(7, bytes) {
         assert!(lineage.leads_to(&lineage));

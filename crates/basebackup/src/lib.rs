@@ -31,7 +31,7 @@ pub use judge::{
 };
 pub use label::{BuildsOn, LABEL_BYTES_MAX, LABEL_FILE, builds_on, combined_label};
 pub use manifest::{Algorithm, FileSum, MANIFEST_BYTES_MAX, Manifest, ManifestError, combined_manifest};
-pub use record::{RecordKind, SeenRecord, WalError, WalWalker};
+pub use record::{FIRST_PAGE_BYTES, RecordKind, SeenRecord, SegmentHeader, WalError, WalWalker};
 pub use tar::{BLOCK_BYTES, Entry, EntryKind, TarError, TarReader, Visitor, padding};
 pub use timeline::{Branch, Lineage, LineageError};
 pub use wal::{WalFile, WalRange, WalSegment};

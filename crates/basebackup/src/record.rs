@@ -1,7 +1,7 @@
 //! WAL as bytes, record by record: where each lies, that it is whole, and what recovery could be told to stop at.
 //!
 //! A walker begins at a record, or at a page, where it looks for the first record that begins there. Page headers are checked for their
-//! position and taken out, records are summed up, and the few of them that matter to a recovery target are read: commits, aborts, restore
+//! position and taken out, records are summed up, each must name the one before it, and the few of them that matter to a recovery target are read: commits, aborts, restore
 //! points. Everything else is passed over. Bytes come in pieces cut anywhere; what is kept of a record is bounded, whatever its length.
 //!
 //! Source: manual (18), "WAL Internals"; the structures `XLogPageHeaderData` and `XLogRecord` of PostgreSQL 15 to 18 on little-endian
@@ -87,6 +87,56 @@ pub struct WalError {
     pub what: &'static str,
 }
 
+/// How many bytes of a segment [`SegmentHeader::read`] needs.
+pub const FIRST_PAGE_BYTES: usize = LONG_HEADER_BYTES;
+
+/// How long segments may be, in bytes.
+const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
+/// What the pages of PostgreSQL 15 to 18 begin with.
+const MAGICS: std::ops::RangeInclusive<u16> = 0xD110..=0xD118;
+
+/// What the first page of a segment says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// The timeline of the page, which is the segment's or one that leads to it.
+    pub timeline: u32,
+    /// The position of its first byte.
+    pub position: u64,
+    /// The identifier of the cluster.
+    pub system: u64,
+    /// How long a segment is, in bytes.
+    pub segment_bytes: u64,
+}
+
+impl SegmentHeader {
+    /// Reads the beginning of a segment, of which at least [`FIRST_PAGE_BYTES`] must be there.
+    ///
+    /// # Errors
+    /// Why it is no beginning of a segment, to follow "it is none:".
+    pub fn read(front: &[u8]) -> Result<Self, &'static str> {
+        let header = front.get(..LONG_HEADER_BYTES).ok_or("it is shorter than the header of a page")?;
+        let (magic, flags) = (half(header, 0), half(header, 2));
+        let segment_bytes = u64::from(short(header, 32));
+        if !MAGICS.contains(&magic) {
+            return Err("its first page is not one of PostgreSQL 15 to 18");
+        }
+        if flags & PAGE_LONG == 0 {
+            return Err("its first page has the header of another");
+        }
+        if !segment_bytes.is_power_of_two() || !SEGMENT_BYTES.contains(&segment_bytes) {
+            return Err("its first page tells a length that segments do not have");
+        }
+        if u64::from(short(header, 36)) != PAGE_BYTES {
+            return Err("its pages are not of 8 KiB");
+        }
+        let (timeline, position, system) = (short(header, 4), number(header, 8), number(header, 24));
+        if timeline == 0 || !position.is_multiple_of(segment_bytes) {
+            return Err("its first page belongs elsewhere");
+        }
+        Ok(Self { timeline, position, system, segment_bytes })
+    }
+}
+
 /// Walks over WAL.
 pub struct WalWalker {
     segment_bytes: u64,
@@ -99,6 +149,8 @@ pub struct WalWalker {
     header: Vec<u8>,
     record: Option<Partial>,
     last: Option<u64>,
+    /// The timeline of the newest page.
+    timeline: Option<u32>,
 }
 
 /// A record of which not all has come.
@@ -122,6 +174,7 @@ impl WalWalker {
             header: Vec::with_capacity(LONG_HEADER_BYTES),
             record: None,
             last: None,
+            timeline: None,
         }
     }
 
@@ -139,6 +192,11 @@ impl WalWalker {
     /// Where the last whole record begins; `None` before there was one.
     pub fn last(&self) -> Option<u64> {
         self.last
+    }
+
+    /// The timeline that the newest page says it is of; `None` before there was one.
+    pub fn timeline(&self) -> Option<u32> {
+        self.timeline
     }
 
     /// Walks over `bytes`, and gives every record that ends in them.
@@ -177,10 +235,14 @@ impl WalWalker {
 
     fn enter_page(&mut self, page: u64, header: &[u8], is_long: bool) -> Result<(), WalError> {
         let fault = |what| Err(WalError { at: page, what });
-        let flags = u16::from_le_bytes([header[2], header[3]]);
+        let (flags, timeline) = (half(header, 2), short(header, 4));
         if number(header, 8) != page {
             return fault("its page belongs elsewhere");
         }
+        if self.timeline.is_some_and(|before| timeline < before) {
+            return fault("its page is of an earlier timeline than the one before it");
+        }
+        self.timeline = Some(timeline);
         if (flags & PAGE_LONG != 0) != is_long {
             return fault("its page has the header of another");
         }
@@ -222,7 +284,7 @@ impl WalWalker {
         let taken = record.take(bytes)?;
         if record.is_whole() {
             let end = self.at + taken as u64;
-            let seen = self.record.take().map(|record| record.end(end)).transpose()?;
+            let seen = self.record.take().map(|record| record.end(end, self.last)).transpose()?;
             if let Some((seen, is_switch)) = seen {
                 self.last = Some(seen.at);
                 let unit = if is_switch { self.segment_bytes } else { ALIGNMENT };
@@ -267,12 +329,15 @@ impl Partial {
         Ok(bytes.len())
     }
 
-    /// What it is, and whether the rest of its segment is unused.
-    fn end(mut self, end: u64) -> Result<(SeenRecord, bool), WalError> {
+    /// What it is, and whether the rest of its segment is unused. `before` is where the record before it begins, as far as that is known.
+    fn end(mut self, end: u64, before: Option<u64>) -> Result<(SeenRecord, bool), WalError> {
         let (header, body) = self.head.split_at(RECORD_HEADER_BYTES);
         self.sum.update(&header[..20]);
         if self.sum.finalize() != u64::from(short(header, 20)) {
             return Err(WalError { at: self.at, what: "a record has a wrong checksum" });
+        }
+        if before.is_some_and(|before| number(header, 8) != before) {
+            return Err(WalError { at: self.at, what: "a record follows another one than that before it" });
         }
         let (info, resource) = (header[16], header[17]);
         let is_switch = resource == RESOURCE_XLOG && info & 0xF0 == XLOG_SWITCH;
@@ -314,6 +379,11 @@ fn main_data(mut body: &[u8]) -> Option<&[u8]> {
     }
 }
 
+/// Two bytes at `offset`.
+fn half(bytes: &[u8], offset: usize) -> u16 {
+    bytes.get(offset..).and_then(|bytes| bytes.first_chunk()).copied().map_or(0, u16::from_le_bytes)
+}
+
 /// Four bytes at `offset`.
 fn short(bytes: &[u8], offset: usize) -> u32 {
     bytes.get(offset..).and_then(|bytes| bytes.first_chunk()).copied().map_or(0, u32::from_le_bytes)
@@ -330,16 +400,19 @@ mod tests {
     use super::*;
 
     const SEGMENT: u64 = 1 << 20;
+    const SYSTEM: u64 = 7_000_000_000_000_000_001;
 
     /// A writer of WAL, as far as the walker reads it.
     struct Log {
         begin: u64,
         bytes: Vec<u8>,
+        /// Where the last record begins.
+        last: u64,
     }
 
     impl Log {
         fn at(begin: u64) -> Self {
-            Self { begin, bytes: Vec::new() }
+            Self { begin, bytes: Vec::new(), last: 0 }
         }
 
         fn end(&self) -> u64 {
@@ -357,7 +430,9 @@ mod tests {
             self.bytes.extend(rest.to_le_bytes());
             self.bytes.extend([0; 4]);
             if is_long {
-                self.bytes.extend([0; 16]);
+                self.bytes.extend(SYSTEM.to_le_bytes());
+                self.bytes.extend(u32::try_from(SEGMENT).unwrap().to_le_bytes());
+                self.bytes.extend(u32::try_from(PAGE_BYTES).unwrap().to_le_bytes());
             }
         }
 
@@ -366,7 +441,7 @@ mod tests {
             let mut record = Vec::new();
             record.extend(u32::try_from(RECORD_HEADER_BYTES + body.len()).unwrap().to_le_bytes());
             record.extend(xid.to_le_bytes());
-            record.extend([0; 8]);
+            record.extend(self.last.to_le_bytes());
             record.extend([info, resource, 0, 0]);
             let mut sum = Digest::new(CrcAlgorithm::Crc32Iscsi);
             sum.update(body);
@@ -377,6 +452,7 @@ mod tests {
                 self.page_header(0, 0);
             }
             let at = self.end();
+            self.last = at;
             for (index, byte) in record.iter().enumerate() {
                 if self.end().is_multiple_of(PAGE_BYTES) {
                     self.page_header(PAGE_CONTINUES, u32::try_from(record.len() - index).unwrap());
@@ -461,6 +537,32 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_tells_whose_it_is() {
+        let (log, _) = sample();
+        let header = SegmentHeader::read(&log.bytes).unwrap();
+        assert_eq!(
+            header,
+            SegmentHeader { timeline: 1, position: SEGMENT, system: SYSTEM, segment_bytes: SEGMENT }
+        );
+        let mut walker = WalWalker::at_record(log.begin, SEGMENT);
+        assert_eq!(walker.timeline(), None);
+        walker.push(&log.bytes, &mut |_| ()).unwrap();
+        assert_eq!(walker.timeline(), Some(1));
+        let fault = |offset: usize, byte: u8| {
+            let mut front = log.bytes[..FIRST_PAGE_BYTES].to_vec();
+            front[offset] = byte;
+            SegmentHeader::read(&front).unwrap_err()
+        };
+        assert_eq!(fault(0, 0x19), "its first page is not one of PostgreSQL 15 to 18");
+        assert_eq!(fault(2, 0), "its first page has the header of another");
+        assert_eq!(fault(4, 0), "its first page belongs elsewhere");
+        assert_eq!(fault(9, 1), "its first page belongs elsewhere");
+        assert_eq!(fault(33, 3), "its first page tells a length that segments do not have");
+        assert_eq!(fault(37, 0x10), "its pages are not of 8 KiB");
+        assert_eq!(SegmentHeader::read(&log.bytes[..39]), Err("it is shorter than the header of a page"));
+    }
+
+    #[test]
     fn damage_is_told_with_its_place() {
         let (log, expected) = sample();
         let fault = |change: &dyn Fn(&mut Vec<u8>)| {
@@ -473,11 +575,21 @@ mod tests {
         assert_eq!(fault(&|bytes| bytes[8_192 + 9] ^= 1).what, "its page belongs elsewhere");
         assert_eq!(fault(&|bytes| bytes[8_192 + 16] ^= 1).what, "its page goes on with another record");
         assert_eq!(
+            fault(&|bytes| bytes[8_192 + 4] = 0).what,
+            "its page is of an earlier timeline than the one before it"
+        );
+        assert_eq!(
             fault(&|bytes| bytes[8_192 + 2] ^= 1).what,
             "its page does not go on with the record before it"
         );
         assert_eq!(fault(&|bytes| bytes[40..44].fill(0)).what, "a record has no length that records have");
         assert_eq!(fault(&|bytes| bytes[40..44].fill(0xFF)).what, "a record has no length that records have");
+        let mut other = Log::at(SEGMENT);
+        other.commit(1, 2);
+        other.last -= 8;
+        let (at, _) = other.commit(2, 3);
+        let error = walk(WalWalker::at_record(other.begin, SEGMENT), &other.bytes, 64).unwrap_err();
+        assert_eq!((error.at, error.what), (at, "a record follows another one than that before it"));
         let error = WalError { at: 0x1_0000_00AB, what: "x" };
         assert_eq!(error.to_string(), "WAL at 1/AB is damaged: x");
     }

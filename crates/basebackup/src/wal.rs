@@ -1,5 +1,7 @@
 //! Files of WAL: which ones a range of positions lies in, and what a name means.
 
+use std::fmt;
+
 /// WAL that a backup needs, on one timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WalRange {
@@ -69,10 +71,25 @@ impl WalFile {
 }
 
 impl WalSegment {
+    /// The segment of `timeline` that holds `position`; `None` where no server numbers it.
+    pub fn at(timeline: u32, position: u64, segment_bytes: u64) -> Option<Self> {
+        let per_id = (1_u64 << 32).checked_div(segment_bytes).filter(|count| *count > 0)?;
+        let number = position / segment_bytes;
+        let half = |number: u64| u32::try_from(number).ok();
+        Some(Self { timeline, high: half(number / per_id)?, low: half(number % per_id)? })
+    }
+
     /// The position of its first byte, for segments of `segment_bytes`; `None` when there is no such segment.
     pub fn begin(&self, segment_bytes: u64) -> Option<u64> {
         let within = u64::from(self.low).checked_mul(segment_bytes).filter(|within| *within < 1 << 32)?;
         Some(u64::from(self.high) << 32 | within)
+    }
+}
+
+/// The name of its file.
+impl fmt::Display for WalSegment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08X}{:08X}{:08X}", self.timeline, self.high, self.low)
     }
 }
 
@@ -102,6 +119,9 @@ mod tests {
             panic!("a segment");
         };
         assert_eq!((segment.timeline, segment.begin(16 << 20)), (2, Some(0x1_FE00_0000)));
+        assert_eq!(segment.to_string(), "0000000200000001000000FE");
+        assert_eq!(WalSegment::at(2, 0x1_FE00_0001, 16 << 20), Some(segment));
+        assert_eq!(WalSegment::at(2, 5, 0), None);
         assert_eq!(segment.begin(64 << 20), None, "there are 64 such segments in four gigabytes");
         assert_eq!(WalFile::parse("0000000A.history"), Some(WalFile::History { timeline: 10 }));
         for other in [

@@ -20,6 +20,8 @@ pub struct WalPosition {
     pub timeline: u32,
     /// Durable up to here.
     pub flushed: Lsn,
+    /// Whether the server takes its log from elsewhere and may be behind that.
+    pub is_standby: bool,
     /// How long a segment is, in bytes.
     pub segment_bytes: u64,
 }
@@ -143,7 +145,11 @@ pub trait WalSource: Send + Sync {
     /// Lets the server forget what it keeps for a slot; needs the permit of a capture of this server.
     async fn drop_wal_slot(&self, name: &str, permit: &Permit) -> Result<()>;
 
-    /// Follows the log. That the server no longer has what is asked for may be told by the first event only: `Precondition`.
+    /// Follows the log.
+    ///
+    /// # Errors
+    /// `Precondition` when the server no longer has what is asked for, which may be told by the first event only; `Locked` while the slot
+    /// serves somebody else.
     async fn follow_wal(&self, request: &FollowWal) -> Result<Box<dyn WalStream>>;
 }
 

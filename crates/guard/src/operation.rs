@@ -151,6 +151,7 @@ pub const OPERATIONS: &[Operation] = &[
     reads("restore.point.list", "list named restore points with their positions"),
     reads("status", "show the stores at a glance"),
     reads("wal.fetch", "write a file of captured WAL for a server that recovers"),
+    keeps("wal.import", "bring the WAL of an archive into the repository; the archive is only read"),
 ];
 
 const fn reads(name: &'static str, summary: &'static str) -> Operation {

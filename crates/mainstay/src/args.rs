@@ -102,7 +102,7 @@ pub(crate) enum Command {
     Plan(plan::PlanCommand),
     /// Carry out a stored plan
     Apply(apply::ApplyArgs),
-    /// Captured WAL, for a PostgreSQL that recovers
+    /// Captured WAL for a PostgreSQL that recovers, and what an archive has of it
     #[command(subcommand)]
     Wal(wal::WalCommand),
     /// Show, check and begin a configuration

@@ -106,6 +106,7 @@ fn has_safe_point(command: &Command) -> bool {
         "restore.plan",
         "redis.purge",
         "pg.reset",
+        "wal.import",
         "apply",
     ];
     stoppable.contains(&command.name())
@@ -137,7 +138,8 @@ fn not_understood(error: &clap::Error) -> ExitCode {
         printer.complaint(&text);
     }
     // A server whose restore_command is mistyped must not take it for the end of its log.
-    match arguments.iter().any(|argument| argument == "wal") {
+    let is_given = |word: &str| arguments.iter().any(|argument| argument == word);
+    match is_given("wal") && !is_given("import") {
         true => ExitCode::from(wal::trouble(ExitStatus::Usage)),
         false => ExitStatus::Usage.into(),
     }

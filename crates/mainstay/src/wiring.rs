@@ -291,18 +291,26 @@ impl Session {
                 "the file of this program has no name that a server could be told",
             )
         })?;
-        let settings = self.repository_settings()?;
-        let location: Location = settings.location.parse()?;
         let mut words = vec![program];
         if let Some(file) = self.configuration.files.first() {
             words.extend(["--config".to_owned(), self.path(file).display().to_string()]);
         }
-        let url = match location.as_directory() {
-            Some(folder) => format!("file:{}", settings.folder.join(folder).display()),
-            None => settings.location.clone(),
-        };
+        let url = self.repository_url()?;
         words.extend(["--repository-url".to_owned(), url, "wal".to_owned(), "fetch".to_owned()]);
         Ok(FetchCommand(words))
+    }
+
+    /// Where the repository is, wherever that is said from.
+    ///
+    /// # Errors
+    /// `Precondition` when no repository is configured.
+    pub(crate) fn repository_url(&self) -> Result<String> {
+        let settings = self.repository_settings()?;
+        let location: Location = settings.location.parse()?;
+        Ok(match location.as_directory() {
+            Some(folder) => format!("file:{}", settings.folder.join(folder).display()),
+            None => settings.location.clone(),
+        })
     }
 
     /// The variables that reading the repository needs, by name: whoever fetches from it needs them, too.
@@ -380,6 +388,20 @@ impl Session {
             fingerprint: facts.fingerprint,
             address: facts.address,
         })
+    }
+
+    /// What an operation acts upon that asks nothing of the server itself: the environment by configuration alone.
+    ///
+    /// # Errors
+    /// None but those of a configuration that contradicts itself.
+    pub(crate) fn absent_target(
+        &self,
+        store: StoreKind,
+        fingerprint: String,
+        address: String,
+    ) -> Result<Target> {
+        let environment = identify(&self.configured_environment(), &[])?;
+        Ok(Target { environment: environment.name, class: environment.class, store, fingerprint, address })
     }
 
     /// The database that the configuration names for document operations.

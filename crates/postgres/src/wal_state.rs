@@ -38,13 +38,14 @@ pub(crate) async fn slot_health(settings: &Settings, name: &str) -> Result<Optio
 /// Writes a restore point.
 pub(crate) async fn create_restore_point(settings: &Settings, name: &str) -> Result<RestorePoint> {
     let session = Session::open(settings).await?;
+    refuse_standby(&session).await?;
     let query = format!(
         "SELECT lsn::text AS lsn, ('x' || substr(pg_walfile_name(lsn), 1, 8))::bit(32)::int AS timeline \
          FROM pg_create_restore_point({}) AS lsn",
         literal(name)
     );
     let denied = [SqlState::INSUFFICIENT_PRIVILEGE];
-    let Some(rows) = session.rows_unless(&denied, &query).await.map_err(on_a_standby)? else {
+    let Some(rows) = session.rows_unless(&denied, &query).await? else {
         let (user, database) = (settings.user(), settings.database());
         return Err(Error::new(ErrorKind::Auth, format!("user {user} may not create restore points in database {database}"))
             .with_state("nothing was changed")
@@ -71,18 +72,16 @@ async fn make_durable(session: &Session<'_>) -> Result<()> {
     session.rows(COMMIT).await.map(drop)
 }
 
-/// Recovery is in progress (55000): a standby.
-fn on_a_standby(error: Error) -> Error {
-    if error.message().contains("55000") {
-        return Error::new(
-            ErrorKind::Precondition,
-            "the server is a standby, which writes no WAL of its own",
-        )
-        .with_state("nothing was changed")
-        .with_hint("connect to the primary")
-        .with_source(error);
+/// A standby writes no log of its own.
+async fn refuse_standby(session: &Session<'_>) -> Result<()> {
+    let rows = session.rows("SELECT pg_is_in_recovery()::text AS in_recovery").await?;
+    let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Server, "the server told nothing"))?;
+    if session.text(row, "in_recovery")? == "false" {
+        return Ok(());
     }
-    error
+    Err(Error::new(ErrorKind::Precondition, "the server is a standby, which writes no WAL of its own")
+        .with_state("nothing was changed")
+        .with_hint("connect to the primary"))
 }
 
 /// Text in the quotes of SQL, whatever `standard_conforming_strings` says.

@@ -11,6 +11,7 @@
 //! <store>/points/<server>/<name>.json                 a position with a name
 //! leases/set-<set-id>/<n>.json                        while the set is written or removed
 //! leases/capture-<store>-<server>/<n>.json            while a server's log is captured
+//! leases/import-<store>-<server>/<n>.json             while an archive of a server's log is imported
 //! ```
 
 use mainstay_model::{Blake3, ChainId, ObjectName, Result, SetId, StoreKind};
@@ -118,6 +119,11 @@ pub(crate) fn point(store: StoreKind, fingerprint: &str, name: &str) -> Result<K
 /// The name of the lease that whoever captures the log of a server holds. Fingerprints may have any characters.
 pub(crate) fn log_lease(store: StoreKind, fingerprint: &str) -> String {
     format!("capture-{store}-{}", Blake3::of(fingerprint.as_bytes()).short())
+}
+
+/// The name of the lease that whoever imports an archive of a server's log holds.
+pub(crate) fn import_lease(store: StoreKind, fingerprint: &str) -> String {
+    format!("import-{store}-{}", Blake3::of(fingerprint.as_bytes()).short())
 }
 
 fn key(text: String) -> Key {

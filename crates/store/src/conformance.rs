@@ -240,6 +240,11 @@ async fn listings(store: &Store, folder: &Key) {
     for after in listed.iter().map(|info| info.key.clone()).chain(absent) {
         let later: Vec<_> = listed.iter().filter(|info| info.key > after).cloned().collect();
         assert_eq!(store.list_after(folder, &after).await.unwrap(), later, "after {after}");
+        for until in listed.iter().map(|info| &info.key) {
+            let between: Vec<_> = later.iter().filter(|info| info.key < *until).cloned().collect();
+            let found = store.list_between(folder, &after, until).await.unwrap();
+            assert_eq!(found, between, "after {after} until {until}");
+        }
     }
     assert!(store.list_after(&folder.child("none").unwrap(), folder).await.unwrap().is_empty());
 

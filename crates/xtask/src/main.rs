@@ -12,6 +12,7 @@ mod fuzz;
 mod interop;
 mod programs;
 mod soak;
+mod soak_outage;
 mod soak_postgres;
 mod tidy;
 

@@ -17,6 +17,7 @@ use mainstay_testkit::history::Random;
 
 use crate::Outcome;
 use crate::programs::{build, plan_hash};
+use crate::soak_outage;
 
 /// How long a server may take to recover.
 const RECOVERY_TIME_MAX: Duration = Duration::from_secs(120);
@@ -53,6 +54,9 @@ pub(crate) struct Arguments {
     /// The same seed gives the same acts; the present time otherwise.
     #[arg(long)]
     seed: Option<u64>,
+    /// Restore nothing; capture through a store that is slow for half as many seconds, then down for so many, then killed again and again.
+    #[arg(long, value_name = "SECONDS")]
+    outage: Option<u64>,
 }
 
 /// A moment of the history.
@@ -68,6 +72,9 @@ struct Moment {
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let seed = arguments.seed.unwrap_or_else(|| u64::from(std::process::id()) * 1_000_003);
     println!("seed {seed}: `--seed {seed}` repeats the acts");
+    if let Some(seconds) = arguments.outage {
+        return soak_outage::run(Duration::from_secs(seconds), seed);
+    }
     let mut soak = Soak::set_up(seed)?;
     let began = Instant::now();
     soak.write(arguments.acts)?;
@@ -105,9 +112,7 @@ impl Soak {
     fn set_up(seed: u64) -> Result<Self, Box<dyn std::error::Error>> {
         let [built] = build(["mainstay"], false)?;
         let server = Postgres::options().parameter("max_prepared_transactions", "5").start()?;
-        let program = server.make_folder("bin").join("mainstay");
-        // The folder of builds may be closed to the server's user.
-        fs::hard_link(&built, &program).or_else(|_| fs::copy(&built, &program).map(drop))?;
+        let program = place(&server, &built)?;
         let folder = server.make_folder("project");
         let configuration = format!(
             "[environment]\nname = \"soak\"\nclass = \"development\"\n[postgres]\nurl = \"{}\"\n[repository]\nurl = \"file:./repository\"\nlease_ttl = \"2s\"\n",
@@ -340,6 +345,13 @@ fn takes_writes(server: &Postgres) -> Outcome {
         thread::sleep(Duration::from_millis(50));
     }
     Ok(())
+}
+
+/// Puts the program where the server's user can run it: the folder of builds may be closed to it.
+pub(crate) fn place(server: &Postgres, built: &Path) -> std::io::Result<PathBuf> {
+    let program = server.make_folder("bin").join("mainstay");
+    fs::hard_link(built, &program).or_else(|_| fs::copy(built, &program).map(drop))?;
+    Ok(program)
 }
 
 /// Gives `folder` to whom `like` belongs.

@@ -1,18 +1,21 @@
 //! Capture: killed, locked out, cut off, without its store, without its slot.
 
 use std::fs;
-use std::process::{Child, Command};
-use std::thread;
-use std::time::Duration;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use mainstay_model::{LogPosition, Lsn, Timestamp};
 use mainstay_repository::{Chain, Repository};
 use mainstay_testkit::engines::{EngineKind, locate};
 use mainstay_testkit::s3::S3Fault;
 use mainstay_testkit::{FaultProxy, Postgres, S3Server};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::stack::{Capture, Stack, lsn, wait_for};
+use crate::stack::{Capture, Stack, lsn, segment_name, wait_for};
 
 const SEGMENT_BYTES: u64 = 16 << 20;
 
@@ -42,7 +45,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-async fn stored(repository: &Repository, chain: &Chain) -> Vec<u8> {
+pub(crate) async fn stored(repository: &Repository, chain: &Chain) -> Vec<u8> {
     let mut all = Vec::new();
     for slice in chain.slices() {
         all.extend_from_slice(&repository.read_slice(chain, slice).await.unwrap());
@@ -51,7 +54,7 @@ async fn stored(repository: &Repository, chain: &Chain) -> Vec<u8> {
 }
 
 /// What lies in the server's own segments of timeline 1 from `from` to `through`.
-fn on_disk(server: &Postgres, from: LogPosition, through: LogPosition) -> Vec<u8> {
+pub(crate) fn on_disk(server: &Postgres, from: LogPosition, through: LogPosition) -> Vec<u8> {
     let mut all = Vec::new();
     for number in from.0 / SEGMENT_BYTES..=(through.0 - 1) / SEGMENT_BYTES {
         let name = format!("00000001{:08X}{:08X}", number / 256, number % 256);
@@ -143,39 +146,116 @@ async fn what_was_written_is_recoverable_soon_and_a_stop_is_no_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_fails_for_a_while_is_waited_for() {
-    let (stack, s3) = (Stack::start(), S3Server::start());
-    let section = format!(
-        "\n[repository.s3]\nendpoint = \"{}\"\nregion = \"{}\"\naccess_key_id = \"{}\"\nallow_http = true\n",
-        s3.endpoint(),
-        s3.region(),
-        s3.access_key()
-    );
-    stack.configure_repository(&stack.server.uri(), &format!("s3://{}/l", s3.bucket()), &section);
-    let command = |arguments: &[&str]| {
-        let mut command = stack.command(arguments);
-        command.env("MAINSTAY_S3_SECRET_ACCESS_KEY", s3.secret_key());
-        command
-    };
+async fn a_store_that_is_slow_and_then_fails_for_a_while_is_caught_up_with() {
+    let (mut stack, s3) = (Stack::start(), S3Server::start());
+    stack.configure_s3(&s3, "l");
     let writer = Writer::begin(&stack.server);
-    let mut capture = Capture::begin(command(&["capture", "postgres", "--json", "--slice-age", "200ms"]));
+    let mut capture = Capture::of(&stack, "200ms");
     let before = capture.until("slice_stored");
+    // Slow: slices are put one after another, and each waits for the one before.
+    s3.set_fault(S3Fault::Slow(Duration::from_millis(700)));
+    let slow = (0..3).map(|_| capture.until("slice_stored")["held_ms"].as_u64().unwrap()).max().unwrap();
+    assert!(slow >= 700, "{slow} ms");
+    // Down: it stays connected meanwhile, and the server keeps what is not stored.
     s3.set_fault(S3Fault::Failing);
-    let waiting = capture.until("waiting");
-    assert!(waiting["recovery_point"].is_string(), "{waiting}");
-    // It stays connected meanwhile, and the server keeps what is not stored.
-    thread::sleep(Duration::from_secs(3));
+    let position = || lsn(&stack.server.texts("postgres", "SELECT pg_current_wal_flush_lsn()")[0]);
+    let down_at = position();
+    for _ in 0..3 {
+        assert!(capture.until("waiting")["recovery_point"].is_string());
+    }
+    // More than it holds in memory comes meanwhile.
+    stack.execute(
+        "INSERT INTO written (pad) SELECT repeat(md5(i::text), 30) FROM generate_series(1, 40000) AS i",
+    );
+    wait_for("more is written than memory holds", || position().0 - down_at.0 > 40 << 20);
     let active = "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'mainstay'";
     assert_eq!(stack.server.texts("postgres", active), ["1"]);
+    assert!(slot(&stack.server) <= down_at, "nothing was acknowledged that is not stored");
     s3.set_fault(S3Fault::None);
-    let end = stack.server.texts("postgres", "SELECT pg_current_wal_flush_lsn()").remove(0);
-    capture.until_stored(&end);
+    capture.until_stored(&Lsn(position().0).to_string());
+    // And then it is as quick as before.
+    let held = (0..4).map(|_| capture.until("slice_stored")["held_ms"].as_u64().unwrap()).last().unwrap();
+    assert!(held <= 1_200, "a byte waited {held} ms, with a slice age of 200 ms");
     writer.end();
     let (ended, status) = capture.stop();
     assert_eq!((status, &ended["chain"]), (0, &before["chain"]), "the same chain");
-    let listed = command(&["backup", "list", "--json"]).output().unwrap();
-    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let listed = stack.json(&["backup", "list"]);
     assert_eq!(listed["wal"][0]["timelines"][0]["gaps"], json!([]), "{listed}");
+    let first = ended["recovery_point"].as_str().unwrap();
+    let number = down_at.0 / SEGMENT_BYTES;
+    assert!(lsn(first).0 >= (number + 1) * SEGMENT_BYTES, "{first}");
+    stack.run(&["wal", "fetch", &segment_name(1, number), "fetched"]).expect(0);
+    let (from, through) = (LogPosition(number * SEGMENT_BYTES), LogPosition((number + 1) * SEGMENT_BYTES));
+    assert!(fs::read(stack.path("fetched")).unwrap() == on_disk(&stack.server, from, through));
+}
+
+/// Where the server's log was when, as far as somebody looked.
+struct Sampler {
+    samples: Arc<Mutex<Vec<(Instant, LogPosition)>>>,
+    stopped: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Sampler {
+    fn begin(server: &Postgres) -> Self {
+        let (samples, stopped) = (Arc::<Mutex<Vec<_>>>::default(), Arc::new(AtomicBool::new(false)));
+        let psql = locate(EngineKind::PgClient).unwrap().tool("psql");
+        let look = "SELECT pg_current_wal_flush_lsn() FROM pg_sleep(0.02)";
+        let (uri, into, stop) = (server.uri(), Arc::clone(&samples), Arc::clone(&stopped));
+        let thread = thread::spawn(move || {
+            let mut client = Command::new(psql)
+                .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", &uri])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let (mut ask, answers) = (client.stdin.take().unwrap(), client.stdout.take().unwrap());
+            let mut answers = BufReader::new(answers).lines();
+            while !stop.load(Ordering::Relaxed) {
+                writeln!(ask, "{look};").unwrap();
+                let position = lsn(&answers.next().unwrap().unwrap());
+                into.lock().unwrap().push((Instant::now(), position));
+            }
+            drop(ask);
+            client.wait().unwrap();
+        });
+        Self { samples, stopped, thread }
+    }
+
+    /// How long ago the server was seen to be past `position` for the first time; nothing when it was not.
+    fn age(&self, position: LogPosition) -> Duration {
+        let samples = self.samples.lock().unwrap();
+        let index = samples.partition_point(|(_, seen)| *seen <= position);
+        samples.get(index).map_or(Duration::ZERO, |(at, _)| at.elapsed())
+    }
+
+    fn end(self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_recovery_point_is_no_older_than_a_slice_and_a_second() {
+    let stack = Stack::start();
+    let writer = Writer::begin(&stack.server);
+    let mut capture = Capture::of(&stack, "1s");
+    let mut stored = lsn(capture.until("slice_stored")["through"].as_str().unwrap());
+    let sampler = Sampler::begin(&stack.server);
+    let mut oldest = Duration::ZERO;
+    for _ in 0..5 {
+        // Right before a slice is stored the recovery point is oldest: what came behind the one before is missing.
+        let event = capture.until("slice_stored");
+        oldest = oldest.max(sampler.age(stored));
+        stored = lsn(event["through"].as_str().unwrap());
+    }
+    assert!(
+        oldest > Duration::from_millis(500) && oldest <= Duration::from_secs(2),
+        "the recovery point became {oldest:?} old, with a slice age of one second"
+    );
+    sampler.end();
+    writer.end();
+    assert_eq!(capture.stop().1, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

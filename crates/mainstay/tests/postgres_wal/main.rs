@@ -3,7 +3,10 @@
 
 mod capture;
 mod check;
+mod continuity;
 mod damage;
+mod fetch;
+mod import;
 mod recovery;
 mod scratch;
 mod stack;

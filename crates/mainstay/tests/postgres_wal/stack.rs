@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use mainstay_model::{LogPosition, StoreKind, SystemClock};
 use mainstay_repository::{Chain, Repository, RepositoryOptions};
 use mainstay_store::{Location, Store, StoreOptions};
-use mainstay_testkit::Postgres;
+use mainstay_testkit::{Postgres, S3Server};
 use serde_json::Value;
 
 /// A server with a project.
@@ -21,6 +21,7 @@ pub(crate) struct Stack {
     pub(crate) server: Postgres,
     program: PathBuf,
     project: PathBuf,
+    variables: Vec<(&'static str, String)>,
 }
 
 /// What was seen of a run.
@@ -41,7 +42,7 @@ impl Stack {
         // The folder of builds may be closed to the server's user.
         fs::hard_link(built, &program).or_else(|_| fs::copy(built, &program).map(drop)).unwrap();
         let project = server.make_folder("project");
-        let stack = Self { server, program, project };
+        let stack = Self { server, program, project, variables: Vec::new() };
         let url = stack.server.uri();
         stack.configure(&url);
         stack
@@ -59,6 +60,19 @@ impl Stack {
         fs::write(self.path("mainstay.toml"), text).unwrap();
     }
 
+    /// The repository is in the bucket of `s3` from now on, under `prefix`.
+    pub(crate) fn configure_s3(&mut self, s3: &S3Server, prefix: &str) {
+        let section = format!(
+            "\n[repository.s3]\nendpoint = \"{}\"\nregion = \"{}\"\naccess_key_id = \"{}\"\nallow_http = true\n",
+            s3.endpoint(),
+            s3.region(),
+            s3.access_key()
+        );
+        self.variables = vec![("MAINSTAY_S3_SECRET_ACCESS_KEY", s3.secret_key().to_owned())];
+        let repository = format!("s3://{}/{prefix}", s3.bucket());
+        self.configure_repository(&self.server.uri(), &repository, &section);
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.project.join(name)
     }
@@ -67,6 +81,7 @@ impl Stack {
         let owner = fs::metadata(&self.project).unwrap();
         let mut command = Command::new(&self.program);
         command.args(arguments).current_dir(&self.project).env_clear().env("HOME", &self.project);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.uid(owner.uid()).gid(owner.gid());
         command
     }
@@ -257,6 +272,11 @@ impl Drop for Capture {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The name of the segment of that number, of the usual length.
+pub(crate) fn segment_name(timeline: u32, number: u64) -> String {
+    format!("{timeline:08X}{:08X}{:08X}", number / 256, number % 256)
 }
 
 pub(crate) fn lsn(text: &str) -> LogPosition {

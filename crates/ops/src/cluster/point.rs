@@ -87,8 +87,9 @@ impl Search<'_> {
                 missed = missed.or(Some(Miss::TooEarly));
                 continue;
             }
-            match self.aim(set, timeline, reach).await? {
+            match self.aim(set, timeline, reach, known).await? {
                 Ok(recovery) => return Ok((set.set.clone(), recovery)),
+                Err(miss @ Miss::Ambiguous(..)) => return Err(self.refuse(sets, Some(miss)).await),
                 Err(Miss::Undated) => undated.push((set, timeline, reach)),
                 Err(miss) => missed = Some(miss),
             }
@@ -133,8 +134,14 @@ impl Search<'_> {
         Ok(lineage.and_then(|lineage| Some((lineage.timeline(), set.reach(self.log, lineage)?))))
     }
 
-    async fn aim(&self, set: &ContinuedSet, timeline: u32, reach: Lsn) -> Result<Result<Recovery, Miss>> {
-        let seeker = Seeker::new(&self.request.target, self.request.inclusive);
+    async fn aim(
+        &self,
+        set: &ContinuedSet,
+        timeline: u32,
+        reach: Lsn,
+        known: Option<Lsn>,
+    ) -> Result<Result<Recovery, Miss>> {
+        let seeker = Seeker::new(&self.request.target, self.request.inclusive).recorded(known);
         self.aim_with(seeker, set, timeline, reach).await
     }
 
@@ -176,6 +183,15 @@ impl Search<'_> {
     }
 
     async fn refuse(&self, sets: &[ContinuedSet], missed: Option<Miss>) -> Error {
+        if let Some(Miss::Ambiguous(first, second)) = missed {
+            let what = asked(&self.request.target);
+            return Error::new(
+                ErrorKind::Precondition,
+                format!("{what} is in the captured WAL twice, at {first} and at {second}"),
+            )
+            .with_state("nothing was changed; a server would stop at the first")
+            .with_hint(format!("say which is meant by its position: `--to {first}` or `--to {second}`"));
+        }
         let mut range: Option<(Lsn, Timestamp, Lsn, u32)> = None;
         for set in sets {
             if let Ok(Some((timeline, reach))) = self.reach(set) {
@@ -197,7 +213,7 @@ impl Search<'_> {
                 format!("{what} lies before the first moment that can be restored")
             }
             Some(Miss::Beyond) => format!("{what} lies behind the end of the captured WAL"),
-            Some(Miss::Unknown) | None => format!("{what} is not in the captured WAL"),
+            Some(Miss::Unknown | Miss::Ambiguous(..)) | None => format!("{what} is not in the captured WAL"),
         };
         let last_change = self.log.last_change(self.repository, timeline).await.and_then(timestamp);
         let last_change =

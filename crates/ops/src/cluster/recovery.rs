@@ -21,6 +21,9 @@ use crate::wal::log::WalLogs;
 use crate::wal::seek::RecoveryTarget;
 use crate::wal::segment_begin;
 
+/// How many segments a recovering server's fetches bring along: with those of the usual length, 128 MiB.
+const AHEAD_COUNT: u32 = 8;
+
 /// What a server does when it has reached its target.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -61,7 +64,8 @@ pub struct Recovery {
 impl FetchCommand {
     /// The command for the log of `server`, as a setting of the server: quoted for its shell, per cent signs doubled.
     pub fn for_server(&self, server: &str) -> String {
-        let words = self.0.iter().map(String::as_str).chain(["--server", server]);
+        let ahead = AHEAD_COUNT.to_string();
+        let words = self.0.iter().map(String::as_str).chain(["--prefetch", &ahead, "--server", server]);
         let quoted: Vec<String> = words.map(|word| shell_quoted(word).replace('%', "%%")).collect();
         format!("{} \"%f\" \"%p\"", quoted.join(" "))
     }
@@ -207,7 +211,7 @@ mod tests {
         let command = FetchCommand(words.to_vec()).for_server("7");
         assert_eq!(
             command,
-            r#"'/opt/it'\''s here/mainstay' --config '/etc/100%%.toml' wal fetch --server 7 "%f" "%p""#
+            r#"'/opt/it'\''s here/mainstay' --config '/etc/100%%.toml' wal fetch --prefetch 8 --server 7 "%f" "%p""#
         );
         let setting = config_quoted(&command);
         assert!(setting.starts_with(r"'''/opt/it''\\''''s here/mainstay'' "), "{setting}");

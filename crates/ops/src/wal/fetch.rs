@@ -3,22 +3,34 @@
 //! A segment is put together from slices, each verified; a history stands in the description of its timeline's chain. The file appears under
 //! its name only when it is whole. The server must be able to tell "not there" from trouble: where a file is not there it takes its log to
 //! end, so only what was never captured is called absent; slices that are missing, damage, or a store that does not answer are errors.
+//!
+//! A server asks for one segment after another, and waits. So a fetch may bring those behind it along ([`ahead`](super::ahead)), from the same
+//! look at the repository, which is one at the names of these segments' slices and not at those of the whole log.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use mainstay_basebackup::{Lineage, WalFile, WalSegment};
 use mainstay_model::{Error, ErrorKind, Lsn, Result, ResultExt};
-use mainstay_repository::{Chain, Repository};
+use mainstay_repository::{Chain, Repository, WalChain};
 use tokio::task::spawn_blocking;
 
+use super::ahead::Ahead;
 use super::log::{WalLog, WalLogs};
 
 /// How many slices are read at the same time: a segment of an idle server has many small ones.
 const SLICE_READS: usize = 8;
+
+/// How many segments are put together at the same time when they are fetched ahead.
+const SEGMENTS_AT_ONCE: usize = 2;
+
+/// The most segments that are fetched ahead, and their bytes, but for the next one.
+pub const AHEAD_COUNT_MAX: u32 = 64;
+const AHEAD_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -29,6 +41,10 @@ pub struct FetchRequest {
     pub name: String,
     /// Where it goes, as the server gives it for `%p`.
     pub path: PathBuf,
+    /// How many of the segments behind it are fetched, too, into a folder beside `path`.
+    pub ahead: u32,
+    /// Where the repository is: what was fetched ahead from another is not used.
+    pub repository: String,
 }
 
 /// What came of it.
@@ -38,30 +54,77 @@ pub enum Fetched {
     Written {
         /// Bytes of it that were captured; the rest of a last segment is zeros.
         captured_bytes: u64,
+        /// How many of the segments behind it were fetched, too.
+        ahead: u32,
+    },
+    /// It was fetched with an earlier one, and is there.
+    Waited {
+        /// Its bytes.
+        captured_bytes: u64,
     },
     /// It was never captured.
     Absent,
 }
 
-/// Fetches a file.
+impl FetchRequest {
+    fn waiting(&self) -> Ahead {
+        Ahead::beside(&self.path, &self.repository, self.server.as_deref())
+    }
+}
+
+/// Hands over the file when it was fetched ahead; `None` when it was not. Asks the repository nothing.
+pub fn take_ahead(request: &FetchRequest) -> Option<Fetched> {
+    if request.ahead == 0 {
+        return None;
+    }
+    let captured_bytes = request.waiting().take(&request.name, &request.path)?;
+    Some(Fetched::Waited { captured_bytes })
+}
+
+/// Fetches a file, and those behind it that are wanted ahead. That one of the latter cannot be fetched is told when it is asked for.
 ///
 /// # Errors
 /// `Usage` when it is not clear whose log is meant; `Corrupt` for damage and holes; `Storage` when it cannot be written; the store's.
 pub async fn fetch(repository: &Repository, request: &FetchRequest) -> Result<Fetched> {
-    let Some(file) = WalFile::parse(&request.name) else { return Ok(Fetched::Absent) };
-    let logs = WalLogs::read(repository).await?;
-    let WalLogs { logs, damaged } = logs;
+    let fetched = match WalFile::parse(&request.name) {
+        None => Fetched::Absent,
+        Some(WalFile::History { timeline }) => {
+            // Histories stand in descriptions.
+            let own = own_log(repository, request, |_| 0..0).await?;
+            match own.log {
+                Some(log) => fetch_history(&log, timeline, own.damaged, request).await?,
+                None => absent(own.damaged)?,
+            }
+        }
+        Some(WalFile::Segment(segment)) => fetch_segment(repository, segment, request).await?,
+    };
+    if fetched == Fetched::Absent && request.ahead > 0 {
+        // A server asks for what is not there at the end of a log, and of its recovery.
+        request.waiting().keep_only(&[]);
+    }
+    Ok(fetched)
+}
+
+/// The log that is meant, as far as it was listed.
+struct OwnLog {
+    log: Option<WalLog>,
+    /// What may have been part of it, and cannot be read.
+    damaged: Option<String>,
+}
+
+async fn own_log(
+    repository: &Repository,
+    request: &FetchRequest,
+    within: impl Fn(&WalChain) -> Range<u64>,
+) -> Result<OwnLog> {
+    let WalLogs { logs, damaged } = WalLogs::read_within(repository, within).await?;
     let log = choose(logs, request.server.as_deref())?;
     // What is damaged of another server is no matter of this one.
     let wanted = log.as_ref().map(|log| log.server.as_str()).or(request.server.as_deref());
     let may_be_own = |server: &String| wanted.is_none_or(|wanted| wanted == server);
     let own = damaged.iter().find(|it| it.server.as_ref().is_none_or(may_be_own));
     let damaged = own.map(|it| format!("chain {} cannot be read: {}", it.chain, it.why));
-    let Some(log) = log else { return absent(damaged) };
-    match file {
-        WalFile::History { timeline } => fetch_history(&log, timeline, damaged, request).await,
-        WalFile::Segment(segment) => fetch_segment(repository, &log, segment, damaged, request).await,
-    }
+    Ok(OwnLog { log, damaged })
 }
 
 fn choose(logs: Vec<WalLog>, server: Option<&str>) -> Result<Option<WalLog>> {
@@ -99,12 +162,63 @@ async fn fetch_history(
     let chains = log.chains.iter().rev().filter(|(_, lineage)| lineage.timeline() == timeline);
     let content = chains.filter_map(|(chain, _)| chain.description().wal.as_ref()?.history.clone()).next();
     match content {
-        Some(content) => write(request, vec![content.into_bytes().into()], 0).await,
+        Some(content) => {
+            let captured_bytes = write(&request.path, vec![content.into_bytes().into()], 0).await?;
+            Ok(Fetched::Written { captured_bytes, ahead: 0 })
+        }
         None => absent(damaged),
     }
 }
 
+/// What is listed of a chain for `segment` and `count` more: from its first byte to their last; nothing for lengths that have no such segment.
+fn window(segment: WalSegment, count: u32) -> impl Fn(&WalChain) -> Range<u64> {
+    move |wal| match segment.begin(wal.segment_bytes) {
+        Some(begin) => {
+            let count = u64::from(ahead_max(count, wal.segment_bytes)) + 1;
+            begin..begin.saturating_add(wal.segment_bytes.saturating_mul(count))
+        }
+        None => 0..0,
+    }
+}
+
+/// How many segments are fetched ahead when `count` are wanted.
+fn ahead_max(count: u32, segment_bytes: u64) -> u32 {
+    let by_bytes = u32::try_from(AHEAD_BYTES_MAX / segment_bytes.max(1)).unwrap_or(u32::MAX);
+    count.min(AHEAD_COUNT_MAX).min(by_bytes.max(1))
+}
+
+/// A segment, by the part of the listing that it needs. Only where that does not show all of it the whole rest is listed, to tell the end of the
+/// log from a hole.
 async fn fetch_segment(
+    repository: &Repository,
+    segment: WalSegment,
+    request: &FetchRequest,
+) -> Result<Fetched> {
+    let own = own_log(repository, request, window(segment, request.ahead)).await?;
+    let whole = own.log.as_ref().and_then(|log| Some((log, whole(log, segment)?)));
+    let Some((log, range)) = whole else {
+        let from = |wal: &WalChain| segment.begin(wal.segment_bytes).map_or(0..0, |begin| begin..u64::MAX);
+        let OwnLog { log, damaged } = own_log(repository, request, from).await?;
+        return match log {
+            Some(log) => fetch_last(repository, &log, segment, damaged, request).await,
+            None => absent(damaged),
+        };
+    };
+    let parts = read(repository, log, segment.timeline, range).await?;
+    let captured_bytes = write(&request.path, parts, 0).await?;
+    let ahead = fetch_ahead(repository, log, segment, request).await;
+    Ok(Fetched::Written { captured_bytes, ahead })
+}
+
+/// Where a segment begins and ends, when all of it was captured.
+fn whole(log: &WalLog, segment: WalSegment) -> Option<Range<u64>> {
+    let begin = segment.begin(log.segment_bytes)?;
+    let end = begin.checked_add(log.segment_bytes)?;
+    (log.reach(segment.timeline, Lsn(begin)).0 >= end).then_some(begin..end)
+}
+
+/// A segment that may be the last of its timeline; `log` is listed to its end.
+async fn fetch_last(
     repository: &Repository,
     log: &WalLog,
     segment: WalSegment,
@@ -130,16 +244,54 @@ async fn fetch_segment(
     if reached == begin {
         return absent(damaged);
     }
-    let lineage = Lineage::without_history(segment.timeline);
-    let pieces = log.pieces(&lineage, begin, reached)?;
-    let reads = futures::stream::iter(&pieces).map(|piece| piece.read(repository)).buffered(SLICE_READS);
-    let parts: Vec<Bytes> = reads.try_collect().await?;
-    write(request, parts, log.segment_bytes - (reached.0 - begin.0)).await
+    let parts = read(repository, log, segment.timeline, begin.0..reached.0).await?;
+    let captured_bytes = write(&request.path, parts, log.segment_bytes - (reached.0 - begin.0)).await?;
+    Ok(Fetched::Written { captured_bytes, ahead: 0 })
 }
 
-/// Writes the file under another name in its folder, and gives it its own when it is durable.
-async fn write(request: &FetchRequest, parts: Vec<Bytes>, zeros: u64) -> Result<Fetched> {
-    let path = request.path.clone();
+/// What a timeline's own chains have of a range, every slice verified.
+async fn read(repository: &Repository, log: &WalLog, timeline: u32, range: Range<u64>) -> Result<Vec<Bytes>> {
+    let lineage = Lineage::without_history(timeline);
+    let pieces = log.pieces(&lineage, Lsn(range.start), Lsn(range.end))?;
+    let reads = futures::stream::iter(&pieces).map(|piece| piece.read(repository)).buffered(SLICE_READS);
+    reads.try_collect().await
+}
+
+/// Fetches the segments behind `segment` that are captured whole, in order and without a hole, and removes what else waits. Gives how many
+/// were fetched now. Whatever keeps one from being fetched is told by the fetch that asks for it.
+async fn fetch_ahead(
+    repository: &Repository,
+    log: &WalLog,
+    segment: WalSegment,
+    request: &FetchRequest,
+) -> u32 {
+    if request.ahead == 0 {
+        return 0;
+    }
+    let begin = segment.begin(log.segment_bytes).unwrap_or(u64::MAX);
+    let behind = (1..=u64::from(ahead_max(request.ahead, log.segment_bytes))).map_while(|number| {
+        let position = begin.checked_add(number.checked_mul(log.segment_bytes)?)?;
+        let next = WalSegment::at(segment.timeline, position, log.segment_bytes)?;
+        Some((next.to_string(), whole(log, next)?))
+    });
+    let (behind, waiting) = (behind.collect::<Vec<_>>(), request.waiting());
+    waiting.keep_only(&behind.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>());
+    let missing = behind.into_iter().filter(|(name, _)| !waiting.has(name));
+    let fetches = futures::stream::iter(missing).map(|(name, range)| {
+        let waiting = &waiting;
+        async move {
+            let place = waiting.place(&name).ok()?;
+            let parts = read(repository, log, segment.timeline, range).await.ok()?;
+            write(&place, parts, 0).await.ok()
+        }
+    });
+    let fetched = fetches.buffered(SEGMENTS_AT_ONCE).take_while(|one| std::future::ready(one.is_some()));
+    u32::try_from(fetched.count().await).unwrap_or(u32::MAX)
+}
+
+/// Writes the file under another name in its folder, and gives it its own when it is durable. Gives the bytes of its parts.
+async fn write(path: &Path, parts: Vec<Bytes>, zeros: u64) -> Result<u64> {
+    let path = path.to_owned();
     let captured_bytes = parts.iter().map(|part| part.len() as u64).sum();
     let written = spawn_blocking(move || {
         let partial = partial(&path)?;
@@ -155,7 +307,7 @@ async fn write(request: &FetchRequest, parts: Vec<Bytes>, zeros: u64) -> Result<
         Error::new(ErrorKind::Internal, "the writing thread ended early").with_source(source)
     });
     ended?.context("write the file")?;
-    Ok(Fetched::Written { captured_bytes })
+    Ok(captured_bytes)
 }
 
 /// A name beside `path`, of this process alone.

@@ -3,18 +3,22 @@
 //! A segment of a timeline is read from chains of that timeline alone, from its first byte on: a server copies what its new timeline shares
 //! with the old one into the segment in which it branches off. So does this log, and so does a recovering server read it.
 //!
+//! What was imported from an archive is older than whatever was captured, whenever that was done: such chains come first.
+//!
 //! A server that went back to an earlier state (a snapshot of its disk) writes another history on the same timeline. From where the chain begins
 //! that was begun then, earlier chains count no more, and neither do sets that were taken before and reach beyond: see [`WalLog::given_up`].
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use mainstay_basebackup::{Lineage, SeenRecord, WalWalker};
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{ChainId, Error, ErrorKind, LogPosition, Lsn, Result, ResultExt, StoreKind, Timestamp};
-use mainstay_repository::{Chain, ChainDamage, ChainEntry, ChainReason, Repository, Run, Slice};
+use mainstay_repository::{
+    Chain, ChainDamage, ChainDescription, ChainEntry, ChainReason, Repository, Run, Slice, WalChain,
+};
 
 use super::segment_begin;
 
@@ -27,7 +31,7 @@ pub(crate) struct WalLog {
     pub(crate) server: String,
     /// How long a segment is, in bytes.
     pub(crate) segment_bytes: u64,
-    /// Chains with their lineages, oldest first.
+    /// Chains with their lineages, oldest first: those that were imported, then those that were captured.
     pub(crate) chains: Vec<(Chain, Lineage)>,
 }
 
@@ -72,9 +76,29 @@ impl WalLogs {
     /// # Errors
     /// The store's.
     pub(crate) async fn read(repository: &Repository) -> Result<Self> {
+        Ok(Self::from_entries(repository.chains(StoreKind::Postgres).await?))
+    }
+
+    /// The same of the slices alone that begin in the range that `within` says of chains of WAL; it begins and ends where segments do. How far
+    /// a log goes beyond is not known then.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn read_within(
+        repository: &Repository,
+        within: impl Fn(&WalChain) -> Range<u64>,
+    ) -> Result<Self> {
+        let positions = |description: &ChainDescription| {
+            let Range { start, end } = description.wal.as_ref().map_or(0..0, &within);
+            LogPosition(start)..LogPosition(end)
+        };
+        Ok(Self::from_entries(repository.chains_within(StoreKind::Postgres, positions).await?))
+    }
+
+    fn from_entries(entries: Vec<ChainEntry>) -> Self {
         let mut found = Self::default();
         let mut servers: BTreeMap<String, Vec<(Chain, Lineage)>> = BTreeMap::new();
-        for entry in repository.chains(StoreKind::Postgres).await? {
+        for entry in entries {
             let chain = match entry {
                 ChainEntry::Whole(chain) => chain,
                 ChainEntry::Damaged { id, slices, error, .. } => {
@@ -98,7 +122,7 @@ impl WalLogs {
             }
         }
         found.logs = servers.into_iter().filter_map(|(server, chains)| WalLog::new(server, chains)).collect();
-        Ok(found)
+        found
     }
 
     /// The log of `server`.
@@ -122,6 +146,7 @@ impl WalLog {
         let length = |chain: &Chain| chain.description().wal.as_ref().map(|wal| wal.segment_bytes);
         let segment_bytes = chains.last().and_then(|(chain, _)| length(chain))?;
         chains.retain(|(chain, _)| length(chain) == Some(segment_bytes));
+        chains.sort_by_key(|(chain, _)| chain.description().why != ChainReason::Imported);
         Some(Self { server, segment_bytes, chains })
     }
 
@@ -161,6 +186,26 @@ impl WalLog {
                 (run.after < through).then_some((index, Run { after: run.after, through }))
             })
             .collect()
+    }
+
+    /// The continuous parts of one timeline's chains, as far as they are of the history that the server has now.
+    pub(crate) fn parts_of(&self, timeline: u32) -> impl Iterator<Item = (u64, u64)> {
+        self.runs(timeline).into_iter().map(|(_, run)| (run.after.0, run.through.0))
+    }
+
+    /// From where on the log of one timeline leads to `position` without a hole; `position` itself when nothing leads there.
+    pub(crate) fn since(&self, timeline: u32, position: Lsn) -> Lsn {
+        let runs = self.runs(timeline);
+        let mut at = position.0;
+        while let Some(after) = runs
+            .iter()
+            .filter(|(_, run)| run.after.0 < at && at <= run.through.0)
+            .map(|(_, run)| run.after.0)
+            .min()
+        {
+            at = after;
+        }
+        Lsn(at)
     }
 
     /// Where the server of `timeline` had gone back, oldest first.
@@ -293,7 +338,9 @@ impl WalLog {
     pub(crate) async fn last_change(&self, repository: &Repository, timeline: u32) -> Option<i64> {
         /// How many slices are looked at, of which idle servers write few bytes each.
         const SLICE_COUNT_MAX: usize = 16;
-        let chain = self.chains.iter().rev().find(|(_, lineage)| lineage.timeline() == timeline)?;
+        let of_timeline = self.chains.iter().enumerate().filter(|(_, (_, it))| it.timeline() == timeline);
+        let (_, chain) = of_timeline
+            .max_by_key(|(index, (chain, _))| (chain.end().0.min(self.valid_end(*index)), *index))?;
         let slices = chain.0.slices();
         for count in [1, 4, SLICE_COUNT_MAX] {
             let from = slices.len().saturating_sub(count);

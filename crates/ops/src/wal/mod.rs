@@ -2,11 +2,13 @@
 //!
 //! Slices are any ranges of bytes; [`log`] puts the chains of a server together, timeline by timeline, and says how far one gets without a
 //! hole. [`seek`] decides, record by record, where a recovery would stop. [`fetch`] hands a recovering server the file that it asks for.
-//! [`ranges`] says what can be restored. Relies on every chain to begin where a segment begins, so that the segments of a timeline
+//! [`ranges`] says what can be restored. [`import`] brings what an archive has of the time before it was captured. Relies on every chain to begin where a segment begins, so that the segments of a timeline
 //! are in chains of that timeline alone. Refuses to make up bytes: only the last segment of a timeline is filled up, with zeros, where
 //! the log ends.
 
+mod ahead;
 pub mod fetch;
+pub mod import;
 pub(crate) mod log;
 pub mod ranges;
 pub(crate) mod seek;

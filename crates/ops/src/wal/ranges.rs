@@ -7,7 +7,7 @@
 use mainstay_basebackup::Lineage;
 use mainstay_model::progress::Observer;
 use mainstay_model::{ChainId, LogPosition, Lsn, Result, ResultExt, SetId, StoreKind, Timestamp};
-use mainstay_repository::{Chain, Inspector, LogReport, Repository, Set, Slice};
+use mainstay_repository::{Chain, Inspector, LogReport, Repository, Run, Set, Slice};
 use serde::Serialize;
 
 use super::log::{WalLog, WalLogs};
@@ -191,22 +191,27 @@ fn timeline(
     let (mut without_set, mut gaps) = (Vec::new(), Vec::new());
     let mut previous: Option<Lsn> = None;
     let chains = log.chains.iter().filter(|(_, lineage)| lineage.timeline() == number);
-    for (chain, _) in chains {
-        for (index, run) in chain.runs().iter().enumerate() {
-            let (from, through) = (Lsn(run.after.0), Lsn(run.through.0));
-            let why = match index {
-                0 => chain.description().why.explanation(),
-                _ => "slices are missing from the repository",
-            };
-            if let Some(end) = previous.filter(|end| *end < from) {
-                gaps.push(WalGap { from: end, until: from, why: why.to_owned() });
-            }
-            let is_led_to = ranges.iter().any(|range| range.through > from && range.from <= through);
-            if from < through && !is_led_to {
-                without_set.push(WalPart { from, through, chain: chain.id().clone() });
-            }
-            previous = Some(previous.map_or(through, |end| end.max(through)));
+    let mut parts: Vec<(Run, usize, &Chain)> = chains
+        .flat_map(|(chain, _)| {
+            chain.runs().into_iter().enumerate().map(move |(index, run)| (run, index, chain))
+        })
+        .collect();
+    // What was imported may lie between what was captured.
+    parts.sort_by_key(|(run, ..)| run.after);
+    for (run, index, chain) in parts {
+        let (from, through) = (Lsn(run.after.0), Lsn(run.through.0));
+        let why = match index {
+            0 => chain.description().why.explanation(),
+            _ => "slices are missing from the repository",
+        };
+        if let Some(end) = previous.filter(|end| *end < from) {
+            gaps.push(WalGap { from: end, until: from, why: why.to_owned() });
         }
+        let is_led_to = ranges.iter().any(|range| range.through > from && range.from <= through);
+        if from < through && !is_led_to {
+            without_set.push(WalPart { from, through, chain: chain.id().clone() });
+        }
+        previous = Some(previous.map_or(through, |end| end.max(through)));
     }
     let recovery_point = previous.unwrap_or_default();
     TimelineWal { timeline: number, ranges, without_set, gaps, recovery_point, last_change_at }

@@ -1,7 +1,8 @@
 //! Where a recovery would stop: decides, record by record, as the server does (`recoveryStopsBefore` and `recoveryStopsAfter`).
 //!
 //! A server that does not find its target refuses to start, and one that meets it before its files are consistent does, too. Both are found
-//! out here first. Where the log ends before a position or time that it is known to reach, the last record stands for it.
+//! out here first. Where the log ends before a position or time that it is known to reach, the last record stands for it. Of two restore points
+//! of one name a server stops at the first, whichever was meant: such a name is looked for to the end of the log, and leads nowhere.
 
 use std::ops::ControlFlow;
 
@@ -25,12 +26,17 @@ pub enum RecoveryTarget {
     Name(String),
 }
 
+/// Records begin at multiples of this; a server tells as the end of one where the next may begin.
+const RECORD_ALIGNMENT: u64 = 8;
+
 /// Looks for a target.
 pub(crate) struct Seeker<'a> {
     target: &'a RecoveryTarget,
     inclusive: bool,
     /// Whether a set is known to be older than the time that is looked for.
     is_dated: bool,
+    /// Where the repository says that the restore point lies that is looked for.
+    recorded: Option<Lsn>,
     pub(crate) seen: Seen,
 }
 
@@ -43,6 +49,10 @@ pub(crate) struct Seen {
     pub(crate) last: Option<(Lsn, Lsn)>,
     /// The newest time of a commit or rollback before it.
     pub(crate) last_change_us: Option<i64>,
+    /// Where the restore point begins that the recovery stops at.
+    point: Option<Lsn>,
+    /// Where another one of that name begins.
+    again: Option<Lsn>,
 }
 
 /// How a target is given to the server.
@@ -67,11 +77,13 @@ pub(crate) enum Miss {
     Beyond,
     /// The log holds no such transaction or restore point since the set.
     Unknown,
+    /// The log holds two restore points of that name, which begin here.
+    Ambiguous(Lsn, Lsn),
 }
 
 impl<'a> Seeker<'a> {
     pub(crate) fn new(target: &'a RecoveryTarget, inclusive: bool) -> Self {
-        Self { target, inclusive, is_dated: false, seen: Seen::default() }
+        Self { target, inclusive, is_dated: false, recorded: None, seen: Seen::default() }
     }
 
     /// The same for a set that is known to be older than the time that is looked for.
@@ -79,10 +91,15 @@ impl<'a> Seeker<'a> {
         Self { is_dated: true, ..self }
     }
 
-    /// Takes the next record. Breaks when the target is found.
+    /// The same for a restore point that the repository says lies at `at`, if it says so: no other one can be meant.
+    pub(crate) fn recorded(self, at: Option<Lsn>) -> Self {
+        Self { recorded: at, ..self }
+    }
+
+    /// Takes the next record. Breaks when the target is found, and nothing more has to be known.
     pub(crate) fn see(&mut self, record: &SeenRecord) -> ControlFlow<()> {
-        if self.seen.stop.is_some() {
-            return ControlFlow::Break(());
+        if let Some(stop) = self.seen.stop {
+            return self.look_for_another(record, stop);
         }
         self.seen.stop = self.stop_at(record);
         let stops_before = self.seen.stop == Some(Lsn(record.at));
@@ -90,7 +107,31 @@ impl<'a> Seeker<'a> {
             self.seen.last = Some((Lsn(record.at), Lsn(record.end)));
             self.seen.last_change_us = transaction_time(&record.kind).max(self.seen.last_change_us);
         }
-        if self.seen.stop.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        match self.seen.stop {
+            Some(stop) if self.is_settled(stop) => ControlFlow::Break(()),
+            Some(_) => {
+                self.seen.point = Some(Lsn(record.at));
+                ControlFlow::Continue(())
+            }
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    /// Whether what begins behind `stop` is of no matter: but for restore points that the repository does not know to be there.
+    fn is_settled(&self, stop: Lsn) -> bool {
+        let is_recorded = |at: Lsn| at.0 == stop.0.next_multiple_of(RECORD_ALIGNMENT);
+        !matches!(self.target, RecoveryTarget::Name(_)) || self.recorded.is_some_and(is_recorded)
+    }
+
+    fn look_for_another(&mut self, record: &SeenRecord, stop: Lsn) -> ControlFlow<()> {
+        if self.is_settled(stop) || self.seen.again.is_some() {
+            return ControlFlow::Break(());
+        }
+        if self.stop_at(record).is_none() {
+            return ControlFlow::Continue(());
+        }
+        self.seen.again = Some(Lsn(record.at));
+        ControlFlow::Break(())
     }
 
     /// The position after the last record that is replayed, when `record` is what the recovery stops at.
@@ -118,6 +159,9 @@ impl<'a> Seeker<'a> {
     pub(crate) fn aim(&self, consistent: Lsn, log_end: Lsn) -> Result<Aim, Miss> {
         let (target, inclusive) = (self.target.clone(), self.inclusive);
         let last = self.seen.last;
+        if let (Some(first), Some(second)) = (self.seen.point, self.seen.again) {
+            return Err(Miss::Ambiguous(first, second));
+        }
         match (self.seen.stop, self.target) {
             (Some(stop), _) if stop < consistent => Err(Miss::TooEarly),
             (Some(_), RecoveryTarget::Time(_)) if self.seen.last_change_us.is_none() && !self.is_dated => {
@@ -227,6 +271,28 @@ mod tests {
         assert_eq!(last(&time(3), true), expected);
         assert_eq!(last(&RecoveryTarget::Lsn(Lsn(166)), true), Err(Miss::Beyond));
         assert_eq!(last(&time(4), true), Err(Miss::Beyond));
+    }
+
+    #[test]
+    fn a_name_that_was_given_twice_leads_nowhere_unless_it_is_known_which_is_meant() {
+        let named = |at| SeenRecord {
+            at,
+            end: at + 6,
+            kind: RecordKind::RestorePoint { name: "here".to_owned(), at_us: 0 },
+        };
+        let other = SeenRecord { at: 108, end: 116, kind: RecordKind::Other };
+        let target = RecoveryTarget::Name("here".to_owned());
+        let aim = |recorded: Option<u64>, log: &[SeenRecord]| {
+            let mut seeker = Seeker::new(&target, true).recorded(recorded.map(Lsn));
+            let _ = log.iter().try_for_each(|record| seeker.see(record));
+            seeker.aim(Lsn(90), Lsn(200)).map(|aim| aim.stop.0)
+        };
+        let twice = [named(100), other.clone(), named(120), named(140)];
+        let ambiguous = Err(Miss::Ambiguous(Lsn(100), Lsn(120)));
+        assert_eq!(aim(None, &twice), ambiguous);
+        assert_eq!(aim(Some(128), &twice), ambiguous, "the server would stop before the one that is meant");
+        assert_eq!(aim(Some(112), &[named(104), other.clone(), named(120)]), Ok(110));
+        assert_eq!(aim(None, &[named(100), other]), Ok(106));
     }
 
     #[test]

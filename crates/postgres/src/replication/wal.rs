@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use mainstay_engine::{
-    FollowWal, RestorePoint, SlotHealth, TimelineHistory, WalEvent, WalPosition, WalSlot, WalSource,
-    WalStream,
+    FollowWal, RestorePoint, SlotHealth, SlotRetention, TimelineHistory, WalEvent, WalPosition, WalSlot,
+    WalSource, WalStream,
 };
 use mainstay_guard::Permit;
-use mainstay_model::{Error, ErrorKind, Lsn, Result, ResultExt, StoreKind};
+use mainstay_model::{Error, ErrorKind, ErrorStatus, Lsn, Result, ResultExt, StoreKind};
 use tokio::time::timeout;
 
 use super::base_backup::{PostgresCluster, segment_bytes};
@@ -22,6 +22,11 @@ use super::{Connection, WireError};
 use crate::config::Settings;
 use crate::wal_state;
 
+/// SQLSTATEs that have a meaning here.
+const NOT_IN_STATE: &str = "55000";
+const OBJECT_IN_USE: &str = "55006";
+const FILE_UNDEFINED: &str = "58P01";
+
 #[async_trait]
 impl WalSource for PostgresCluster {
     async fn wal_position(&self) -> Result<WalPosition> {
@@ -31,8 +36,9 @@ impl WalSource for PostgresCluster {
             let shown = connection.show("wal_segment_size").await?;
             let segment_bytes = segment_bytes(&shown)
                 .ok_or_else(|| WireError::Protocol(format!("wal_segment_size is `{shown}`")))?;
+            let is_standby = connection.parameter("in_hot_standby") == Some("on");
             let (fingerprint, timeline, flushed) = (system.identifier, system.timeline, system.flushed);
-            Ok(WalPosition { fingerprint, timeline, flushed, segment_bytes })
+            Ok(WalPosition { fingerprint, timeline, flushed, is_standby, segment_bytes })
         };
         let position =
             asked.await.map_err(|error| self.explain(error)).context("ask for the position of WAL")?;
@@ -101,9 +107,10 @@ impl WalSource for PostgresCluster {
         let mut connection = self.open().await?;
         let begun =
             connection.start_replication(request.slot.as_deref(), request.from, request.timeline).await;
-        begun
-            .map_err(|error| lost_or(error, self.settings()))
-            .with_context(|| format!("follow WAL from {}", request.from))?;
+        if let Err(error) = begun {
+            let error = not_followed(error, self.settings(), request.slot.as_deref()).await;
+            return Err(error.context(format!("follow WAL from {}", request.from)));
+        }
         Ok(Box::new(Following {
             settings: self.settings().clone(),
             connection,
@@ -115,18 +122,28 @@ impl WalSource for PostgresCluster {
     }
 }
 
+/// Why a log cannot be followed. A slot that was given up is refused with a code that means other things, too, so that the server is asked
+/// what has become of it.
+async fn not_followed(error: WireError, settings: &Settings, slot: Option<&str>) -> Error {
+    match (error, slot) {
+        (WireError::Server(answer), Some(slot)) if answer.code == NOT_IN_STATE => {
+            let health = wal_state::slot_health(settings, slot).await;
+            match health.ok().flatten().map(|health| health.retention) {
+                Some(SlotRetention::Lost) => lost(answer, settings),
+                _ => WireError::Server(answer).into_error(settings),
+            }
+        }
+        (error, _) => lost_or(error, settings),
+    }
+}
+
 /// The server's word that it has removed a segment is one about the world, not about the server.
 fn lost_or(error: WireError, settings: &Settings) -> Error {
     match error {
-        WireError::Server(answer) if is_lost(&answer) => Error::new(
-            ErrorKind::Precondition,
-            format!("{} no longer has that WAL: {}", settings.address, answer.text()),
-        )
-        .with_state("nothing was changed")
-        .with_hint("begin with a new base backup, and let a replication slot keep what comes after it")
-        .with_source(answer),
-        WireError::Server(answer) if answer.code == "55006" => {
-            Error::new(ErrorKind::Unreachable, format!("{} serves that slot to somebody else: {}", settings.address, answer.text()))
+        WireError::Server(answer) if answer.code == FILE_UNDEFINED => lost(answer, settings),
+        WireError::Server(answer) if answer.code == OBJECT_IN_USE => {
+            Error::new(ErrorKind::Locked, format!("{} serves that slot to somebody else: {}", settings.address, answer.text()))
+                .with_status(ErrorStatus::Temporary)
                 .with_hint("the connection of a capture that was killed ends by itself; `pg_stat_replication` shows who it is")
                 .with_source(answer)
         }
@@ -134,9 +151,14 @@ fn lost_or(error: WireError, settings: &Settings) -> Error {
     }
 }
 
-/// The segment was removed, or the slot was given up because of it.
-fn is_lost(answer: &ServerError) -> bool {
-    answer.code == "58P01" || (answer.code == "55000" && answer.message.contains("replication slot"))
+fn lost(answer: ServerError, settings: &Settings) -> Error {
+    Error::new(
+        ErrorKind::Precondition,
+        format!("{} no longer has that WAL: {}", settings.address, answer.text()),
+    )
+    .with_state("nothing was changed")
+    .with_hint("begin with a new base backup, and let a replication slot keep what comes after it")
+    .with_source(answer)
 }
 
 struct Following {

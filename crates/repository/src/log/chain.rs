@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -21,8 +22,8 @@ use crate::manifest::Encryption;
 use crate::repository::{LISTING_READS, Repository, open_versioned};
 use crate::source::ObjectSource;
 
-/// The newest version of the description that this code reads. What a chain of WAL is needs 2; others are written as 1.
-pub(super) const CHAIN_FORMAT: u32 = 2;
+/// The newest version of the description that this code reads. An imported chain needs 3, another one of WAL 2; others are written as 1.
+pub(super) const CHAIN_FORMAT: u32 = 3;
 
 /// How long segments of WAL may be, in bytes.
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
@@ -75,6 +76,8 @@ pub enum ChainReason {
     Unreadable,
     /// The server began a new timeline. The chain begins with the segment in which that branches off.
     Timeline,
+    /// It was brought from an archive that somebody else filled: it is of a time before it was begun, and no capture goes on with it.
+    Imported,
 }
 
 impl ChainReason {
@@ -86,6 +89,7 @@ impl ChainReason {
             Self::Diverged => "the server went back to an earlier state",
             Self::Unreadable => "the end of the chain before cannot be read",
             Self::Timeline => "the server began a new timeline",
+            Self::Imported => "the archive that the rest was imported from has no more before that",
         }
     }
 }
@@ -137,6 +141,15 @@ pub struct WalChain {
 }
 
 impl ChainDescription {
+    /// The version that a description of this kind is written as.
+    pub(super) fn format_of(why: ChainReason, wal: Option<&WalChain>) -> u32 {
+        match (why, wal) {
+            (ChainReason::Imported, _) => CHAIN_FORMAT,
+            (_, Some(_)) => 2,
+            (_, None) => 1,
+        }
+    }
+
     /// Whether it says of WAL what the kind of its slices asks for.
     fn is_consistent(&self) -> bool {
         let sound = |wal: &WalChain| {
@@ -356,6 +369,30 @@ impl Repository {
         Ok(entries)
     }
 
+    /// All chains of the log of `store`, oldest first, each with the slices alone that begin within the range that `within` says of it. What
+    /// lies before and behind costs nothing on S3. Where the range does not begin at the chain's own beginning it must begin where a slice
+    /// does. Of chains with an empty range the description alone is read.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn chains_within(
+        &self,
+        store: StoreKind,
+        within: impl Fn(&ChainDescription) -> Range<LogPosition>,
+    ) -> Result<Vec<ChainEntry>> {
+        let folder = layout::log(store);
+        let names = self.store().folders(&folder).await.with_context(|| format!("list log of {store}"))?;
+        let ids = names.iter().filter_map(|name| name.parse().ok());
+        let mut reads = futures::stream::iter(ids)
+            .map(|id| self.chain_entry_within(store, id, &within))
+            .buffered(LISTING_READS);
+        let mut entries = Vec::new();
+        while let Some(entry) = reads.next().await {
+            entries.push(entry?);
+        }
+        Ok(entries)
+    }
+
     /// The whole chains of the server with this `fingerprint`, oldest first; damaged ones are left out.
     ///
     /// # Errors
@@ -397,6 +434,33 @@ impl Repository {
             }
             Err(error) => Err(error),
         }
+    }
+
+    async fn chain_entry_within(
+        &self,
+        store: StoreKind,
+        id: ChainId,
+        within: impl Fn(&ChainDescription) -> Range<LogPosition>,
+    ) -> Result<ChainEntry> {
+        let description = match self.chain_description(store, &id).await {
+            Ok(description) => description,
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
+                return Ok(ChainEntry::Damaged { store, id, slices: 0, error });
+            }
+            Err(error) => return Err(error),
+        };
+        let Range { start, end } = within(&description);
+        let mut slices = Vec::new();
+        if start < end {
+            let folder = layout::chain(store, &id);
+            let (from, until) = (folder.child(start.to_string())?, folder.child(end.to_string())?);
+            let objects = self.store().list_between(&folder, &from, &until).await;
+            let objects = objects.with_context(|| format!("list chain {id}"))?;
+            slices
+                .extend(objects.iter().filter_map(|info| Slice::parse(info.key.below(&folder)?, info.bytes)));
+        }
+        let ordered = Arc::new(order::order(description.after.max(start), slices));
+        Ok(ChainEntry::Whole(Chain { repository: self.clone(), description: Arc::new(description), ordered }))
     }
 
     pub(super) async fn chain_description(&self, store: StoreKind, id: &ChainId) -> Result<ChainDescription> {

@@ -9,7 +9,7 @@ use mainstay_journal::{KeptLease, Lease};
 use mainstay_model::{Blake3, ChainId, Error, ErrorKind, LogPosition, Result, ResultExt, StoreKind, sealed};
 use mainstay_store::Key;
 
-use super::chain::{CHAIN_FORMAT, CHAIN_KIND};
+use super::chain::CHAIN_KIND;
 use super::{Chain, ChainDescription, ChainReason, LogKind, SLICE_BYTES_MAX, Slice, WalChain};
 use crate::compress::{FRAME_BYTES, Pending, Plain};
 use crate::layout;
@@ -94,8 +94,33 @@ impl Repository {
         holder: &str,
         ttl: SignedDuration,
     ) -> Result<LogClaim> {
-        let name = layout::log_lease(store, fingerprint);
-        let lease = Lease::acquire(self.store(), Arc::clone(self.clock()), &name, holder, ttl).await?.keep();
+        self.claim(store, fingerprint, &layout::log_lease(store, fingerprint), holder, ttl).await
+    }
+
+    /// Claims the import of what an archive has of the log of the server with `fingerprint`: chains of its own, so that the log may be captured
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// As [`Repository::claim_log`].
+    pub async fn claim_import(
+        &self,
+        store: StoreKind,
+        fingerprint: &str,
+        holder: &str,
+        ttl: SignedDuration,
+    ) -> Result<LogClaim> {
+        self.claim(store, fingerprint, &layout::import_lease(store, fingerprint), holder, ttl).await
+    }
+
+    async fn claim(
+        &self,
+        store: StoreKind,
+        fingerprint: &str,
+        name: &str,
+        holder: &str,
+        ttl: SignedDuration,
+    ) -> Result<LogClaim> {
+        let lease = Lease::acquire(self.store(), Arc::clone(self.clock()), name, holder, ttl).await?.keep();
         let (repository, server) = (self.clone(), fingerprint.to_owned());
         Ok(LogClaim(Arc::new(Claimed { repository, store, server, lease })))
     }
@@ -133,7 +158,7 @@ impl LogClaim {
             u32::try_from(begun_at.subsec_nanosecond().max(0)).expect("it is below a thousand million");
         let ChainBeginning { kind, environment, after, why, predecessor, wal } = beginning;
         let mut description = ChainDescription {
-            format: if wal.is_some() { CHAIN_FORMAT } else { 1 },
+            format: ChainDescription::format_of(why, wal.as_ref()),
             repository_id: repository.id().to_owned(),
             chain_id: ChainId::new(begun_at, nanosecond),
             store: *store,

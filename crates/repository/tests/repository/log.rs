@@ -6,8 +6,8 @@ use bytes::Bytes;
 use jiff::SignedDuration;
 use mainstay_model::{Clock, ErrorKind, LogPosition, ManualClock, Result, StoreKind};
 use mainstay_repository::{
-    Chain, ChainBeginning, ChainDamage, ChainEntry, ChainReason, ChainWriter, LogClaim, LogKind, Repository,
-    SLICE_BYTES_MAX,
+    Chain, ChainBeginning, ChainDamage, ChainDescription, ChainEntry, ChainReason, ChainWriter, LogClaim,
+    LogKind, Repository, SLICE_BYTES_MAX,
 };
 use mainstay_store::{Fault, Faults, Key, Location, S3Options, Store, StoreOptions};
 use mainstay_testkit::S3Server;
@@ -105,6 +105,19 @@ async fn round_trip(store: &Store) {
     );
     let between = chain.slices_between(LogPosition(120), LogPosition(141));
     assert_eq!(between.iter().map(|slice| slice.after.0).collect::<Vec<_>>(), [120, 130, 140]);
+    let part = |from, until| {
+        let opened = &opened;
+        async move {
+            let within = |_: &ChainDescription| LogPosition(from)..LogPosition(until);
+            let chain =
+                opened.chains_within(StoreKind::Mongo, within).await.unwrap().remove(0).whole().unwrap();
+            assert_eq!(chain.damage(), []);
+            chain.slices().iter().map(|slice| slice.after.0).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(part(120, 141).await, [120, 130, 140]);
+    assert_eq!(part(120, 140).await, [120, 130], "what begins at the end of the range is not in it");
+    assert_eq!((part(0, 110).await, part(200, 900).await, part(120, 120).await), (vec![100], vec![], vec![]));
     check_contents(&opened, &chain).await;
     assert_eq!(findings(&opened, &chain).await, Vec::<String>::new());
     assert!(opened.leftovers().await.unwrap().is_empty() && opened.sets(None).await.unwrap().is_empty());

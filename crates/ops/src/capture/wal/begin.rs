@@ -1,24 +1,19 @@
-//! The beginning of a session: the slot, the chain to write, and the proof that the server's log continues it.
+//! The beginning of a session: the slot, and the chain to write, which the server's log is proven to continue ([`proof`](super::proof)).
 
 use std::time::Duration;
 
 use bytes::BytesMut;
 use mainstay_basebackup::Lineage;
-use mainstay_engine::{FollowWal, SlotRetention, WalEvent, WalPosition, WalStream};
+use mainstay_engine::{FollowWal, SlotRetention, WalPosition, WalStream};
 use mainstay_guard::Permit;
-use mainstay_model::{Error, ErrorKind, Lsn, Result, ResultExt, Target};
+use mainstay_model::{Error, ErrorKind, ErrorStatus, Lsn, Result, Target};
 use mainstay_repository::{Chain, ChainBeginning, ChainReason, ChainWriter, LogClaim, LogKind, WalChain};
 use tokio::time::{Instant, sleep};
 
+use super::proof::{Compared, Proof, prove};
 use super::{WalCaptureContext, WalCaptureEvent};
 use crate::wal::log::lineage_of;
 use crate::wal::segment_begin;
-
-/// How many bytes before the end of what is stored are read again and compared.
-const PROOF_BYTES: u64 = 64 * 1024;
-
-/// How long the server may take to send what it has already.
-const PROOF_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// How long the slot's holder, the connection of a capture that was killed, may take to end.
 const SLOT_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -52,9 +47,9 @@ struct ServerLog {
 
 /// A chain, as far as it decides what is written.
 #[derive(Debug, Clone)]
-struct StoredChain {
-    lineage: Lineage,
-    end: Lsn,
+pub(super) struct StoredChain {
+    pub(super) lineage: Lineage,
+    pub(super) end: Lsn,
 }
 
 /// What a session goes on with.
@@ -71,34 +66,61 @@ enum Next {
 /// Decides, from what is stored (oldest first) and where the server stands.
 ///
 /// # Errors
-/// A timeline of the server that is stored with another history: another copy of the same cluster is there.
-fn decide(server: &Lineage, flushed: Lsn, stored: &[StoredChain]) -> Result<Next, Branched> {
+/// A timeline of the server that is stored with another history: another copy of the same cluster is there. A standby that has not come as
+/// far as what is stored.
+fn decide(server: &Lineage, stand: Stand, stored: &[StoredChain]) -> Result<Next, Unfit> {
     let own = |chain: &StoredChain| chain.lineage.leads_to(server);
     if let Some(other) =
         stored.iter().find(|chain| server.part(chain.lineage.timeline()).is_some() && !own(chain))
     {
-        return Err(Branched(other.lineage.timeline()));
+        return Err(Unfit::Branched(other.lineage.timeline()));
     }
     let known = stored.iter().enumerate().filter(|(_, chain)| own(chain));
     let Some((index, chain)) = known.max_by_key(|(index, chain)| (chain.lineage.timeline(), *index)) else {
-        return Ok(match stored.len().checked_sub(1) {
-            None => Next::New(ChainReason::First, None),
-            last => Next::New(ChainReason::Diverged, last),
-        });
+        let Some(last) = stored.len().checked_sub(1) else { return Ok(Next::New(ChainReason::First, None)) };
+        // What is stored begins on a timeline that a standby will come to.
+        let ahead = stored.iter().filter(|chain| stand.is_standby && server.leads_to(&chain.lineage));
+        return match ahead.map(|chain| chain.end).max() {
+            Some(end) => Err(Unfit::Behind(end)),
+            None => Ok(Next::New(ChainReason::Diverged, Some(last))),
+        };
     };
     match server.part(chain.lineage.timeline()) {
         Some((_, Some(end))) if chain.end.0 >= end => match server.after(chain.lineage.timeline()) {
             Some((timeline, at)) => Ok(Next::Branch { after: index, timeline, at: Lsn(at) }),
             None => Ok(Next::New(ChainReason::Diverged, Some(index))),
         },
-        Some((_, None)) if flushed < chain.end => Ok(Next::New(ChainReason::Diverged, Some(index))),
+        Some((_, None)) if stand.flushed < chain.end => match stand.is_standby {
+            true => Err(Unfit::Behind(chain.end)),
+            false => Ok(Next::New(ChainReason::Diverged, Some(index))),
+        },
         _ => Ok(Next::Resume(index)),
     }
 }
 
-/// The number of a timeline that is two.
+/// How far a server is, and whether it may come further by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Branched(u32);
+struct Stand {
+    flushed: Lsn,
+    is_standby: bool,
+}
+
+/// Why the server's log cannot be what is written next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unfit {
+    /// The number of a timeline that is two.
+    Branched(u32),
+    /// The server has not come as far as this, which is stored.
+    Behind(Lsn),
+}
+
+/// Where a new chain begins, and why.
+struct Begins<'a> {
+    timeline: u32,
+    from: Lsn,
+    why: ChainReason,
+    before: Option<&'a Chain>,
+}
 
 /// How a chain was gone on with.
 enum Resumed {
@@ -110,12 +132,13 @@ impl Beginning<'_> {
     /// The newest chain of the server's own history, gone on with where its end is at the server still; else a new one.
     ///
     /// # Errors
-    /// The server's and the store's; `StalePlan` for another server; `Precondition` for another branch under a number that is taken.
+    /// The server's and the store's; `StalePlan` for another server; `Precondition` for another branch under a number that is taken, and, as
+    /// something that passes, for a standby that is behind what is stored.
     pub(super) async fn begin(&self) -> Result<Begun> {
         let server = self.server().await?;
         let kept_from = self.ensure_slot(&server).await?;
         let chains = self.context.repository.chains_of(self.target.store, &self.target.fingerprint).await?;
-        let mut known = Vec::new();
+        let (mut known, mut imported) = (Vec::new(), Vec::new());
         for chain in chains {
             let lineage = lineage_of(&chain).map_err(|why| {
                 Error::new(
@@ -124,11 +147,20 @@ impl Beginning<'_> {
                 )
             })?;
             let end = Lsn(chain.end().0);
-            known.push((chain, StoredChain { lineage, end }));
+            let is_imported = chain.description().why == ChainReason::Imported;
+            let chains = if is_imported { &mut imported } else { &mut known };
+            chains.push((chain, StoredChain { lineage, end }));
+        }
+        if let Some(begun) = self.begin_behind_import(&server, &known, &imported).await? {
+            return Ok(begun);
         }
         let stored: Vec<StoredChain> = known.iter().map(|(_, stored)| stored.clone()).collect();
-        let decided = decide(&server.lineage, server.position.flushed, &stored);
-        let next = decided.map_err(|branched| self.other_branch(branched))?;
+        let WalPosition { flushed, is_standby, .. } = server.position;
+        let decided = decide(&server.lineage, Stand { flushed, is_standby }, &stored);
+        let next = decided.map_err(|unfit| match unfit {
+            Unfit::Branched(timeline) => self.other_branch(timeline),
+            Unfit::Behind(end) => self.behind(flushed, end),
+        })?;
         let at = |index: usize| known.get(index).map(|(chain, _)| chain);
         match next {
             Next::Resume(index) => {
@@ -150,6 +182,54 @@ impl Beginning<'_> {
             Next::New(why, before) => {
                 self.begin_where_kept(&server, kept_from, why, before.and_then(at)).await
             }
+        }
+    }
+
+    /// Where nothing was captured yet: the first chain, behind the end of what was imported, when the server has all of its log from there on.
+    ///
+    /// # Errors
+    /// `Precondition` when what was imported is of another history than the server's.
+    async fn begin_behind_import(
+        &self,
+        server: &ServerLog,
+        captured: &[(Chain, StoredChain)],
+        imported: &[(Chain, StoredChain)],
+    ) -> Result<Option<Begun>> {
+        let other = imported.iter().find(|(_, stored)| {
+            let is_known = server.lineage.part(stored.lineage.timeline()).is_some();
+            is_known && !stored.lineage.leads_to(&server.lineage)
+        });
+        if let Some((_, stored)) = other {
+            return Err(self.other_branch(stored.lineage.timeline()));
+        }
+        let (position, lineage) = (&server.position, &server.lineage);
+        let newest = imported.iter().filter(|(_, stored)| {
+            stored.lineage == *lineage
+                && stored.end.0.is_multiple_of(position.segment_bytes)
+                && stored.end <= position.flushed
+        });
+        let newest = newest.max_by_key(|(_, stored)| stored.end).filter(|_| captured.is_empty());
+        let Some((chain, stored)) = newest else { return Ok(None) };
+        match self.compare(chain, stored, position.segment_bytes).await? {
+            Compared::Same(stream, first) => {
+                let begins = Begins {
+                    timeline: lineage.timeline(),
+                    from: stored.end,
+                    why: ChainReason::First,
+                    before: Some(chain),
+                };
+                self.write_chain(server, begins, stream, first).await.map(Some)
+            }
+            Compared::Other => Err(Error::new(
+                ErrorKind::Precondition,
+                format!(
+                    "the WAL that was imported up to {} is of another history than that of the server at {}",
+                    stored.end, self.target.address
+                ),
+            )
+            .with_state("nothing was stored")
+            .with_hint("capture this server into a repository of its own")),
+            Compared::Gone | Compared::Unknown => Ok(None),
         }
     }
 
@@ -203,7 +283,20 @@ impl Beginning<'_> {
         self.context.observer.event(event);
     }
 
-    fn other_branch(&self, Branched(timeline): Branched) -> Error {
+    fn behind(&self, flushed: Lsn, end: Lsn) -> Error {
+        Error::new(
+            ErrorKind::Precondition,
+            format!(
+                "the standby at {} is behind: it has WAL up to {flushed}, stored is {end}",
+                self.target.address
+            ),
+        )
+        .with_status(ErrorStatus::Temporary)
+        .with_state("nothing is missing from what is stored, and nothing was added")
+        .with_hint("capture goes on when the standby has caught up; or let it follow the primary")
+    }
+
+    fn other_branch(&self, timeline: u32) -> Error {
         Error::new(
             ErrorKind::Precondition,
             format!(
@@ -219,55 +312,27 @@ impl Beginning<'_> {
     async fn resume(&self, chain: &Chain, stored: &StoredChain, server: &ServerLog) -> Result<Resumed> {
         let segment_bytes = server.position.segment_bytes;
         let timeline = stored.lineage.timeline();
-        let proof = match self.proof(chain, segment_bytes).await {
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                return Ok(Resumed::No(ChainReason::Unreadable));
-            }
-            proof => proof?,
+        let compared = self.compare(chain, stored, segment_bytes).await?;
+        let (stream, first) = match compared {
+            Compared::Same(stream, first) => (stream, first),
+            Compared::Other => return Ok(Resumed::No(ChainReason::Diverged)),
+            Compared::Gone => return Ok(Resumed::No(ChainReason::Overrun)),
+            Compared::Unknown => return Ok(Resumed::No(ChainReason::Unreadable)),
         };
-        let from = Lsn(stored.end.0 - proof.len() as u64);
-        let followed = match self.follow(from, timeline).await? {
-            // The segment before the last may be gone while the end is there.
-            None if !proof.is_empty() => {
-                self.follow(stored.end, timeline).await?.map(|stream| (stream, BytesMut::new()))
-            }
-            None => None,
-            Some(mut stream) => match prove(stream.as_mut(), from, &proof).await? {
-                Proof::Same(first) => Some((stream, first)),
-                Proof::Other => return Ok(Resumed::No(ChainReason::Diverged)),
-                Proof::Gone => None,
-            },
-        };
-        let Some((stream, first)) = followed else { return Ok(Resumed::No(ChainReason::Overrun)) };
         let writer = self.claim.resume_chain(chain)?;
         self.tell(&WalCaptureEvent::ChainResumed { chain: chain.id().clone(), timeline, at: stored.end });
         Ok(Resumed::Yes(Box::new(Begun { writer, stream, first, timeline, segment_bytes })))
     }
 
-    /// The last bytes of a chain, as far as they lie in the segment that the server keeps. Nothing where the chain ends with a segment.
-    async fn proof(&self, chain: &Chain, segment_bytes: u64) -> Result<bytes::Bytes> {
-        let Some(last) = chain.slices().last() else { return Ok(bytes::Bytes::new()) };
-        let plain = self.context.repository.read_slice(chain, last).await.context("read the last slice")?;
-        if plain.len() as u64 != last.through.0 - last.after.0 {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("{} is not as long as its name says", last.name()),
-            ));
-        }
-        let in_segment = last.through.0 % segment_bytes;
-        let length = in_segment.min(PROOF_BYTES).min(plain.len() as u64);
-        Ok(plain.slice(plain.len() - usize::try_from(length).unwrap_or(0)..))
-    }
-
     /// Follows the log from `from` on; `None` when the server no longer has it. Waits for the connection of a capture that was killed to end.
-    async fn follow(&self, from: Lsn, timeline: u32) -> Result<Option<Box<dyn WalStream>>> {
+    pub(super) async fn follow(&self, from: Lsn, timeline: u32) -> Result<Option<Box<dyn WalStream>>> {
         let request = FollowWal { slot: Some(self.slot.to_owned()), from, timeline };
         let deadline = Instant::now() + SLOT_WAIT_MAX;
         loop {
             match self.context.source.follow_wal(&request).await {
                 Ok(stream) => return Ok(Some(stream)),
                 Err(error) if error.kind() == ErrorKind::Precondition => return Ok(None),
-                Err(error) if error.message().contains("serves that slot") && Instant::now() < deadline => {
+                Err(error) if error.kind() == ErrorKind::Locked && Instant::now() < deadline => {
                     sleep(SLOT_LOOK_PAUSE).await;
                 }
                 Err(error) => return Err(error),
@@ -317,6 +382,17 @@ impl Beginning<'_> {
             Proof::Same(first) => first,
             Proof::Other | Proof::Gone => return Ok(None),
         };
+        self.write_chain(server, Begins { timeline, from, why, before }, stream, first).await.map(Some)
+    }
+
+    /// The new chain that `stream` fills.
+    async fn write_chain(
+        &self,
+        server: &ServerLog,
+        Begins { timeline, from, why, before }: Begins<'_>,
+        stream: Box<dyn WalStream>,
+        first: BytesMut,
+    ) -> Result<Begun> {
         let history = match timeline == server.position.timeline {
             true => server.history.clone(),
             false => self.history(timeline).await?,
@@ -339,7 +415,7 @@ impl Beginning<'_> {
             why,
             gap_after: before_end.filter(|end| *end < from),
         });
-        Ok(Some(Begun { writer, stream, first, timeline, segment_bytes }))
+        Ok(Begun { writer, stream, first, timeline, segment_bytes })
     }
 }
 
@@ -350,50 +426,6 @@ fn read_lineage(timeline: u32, history: Option<&str>) -> Result<Lineage> {
             Error::new(ErrorKind::Server, format!("the server's history cannot be read: {source}"))
                 .with_source(source)
         }),
-    }
-}
-
-/// Whether the first bytes of a stream are those that are stored.
-enum Proof {
-    /// They are; these came behind them.
-    Same(BytesMut),
-    /// They are not.
-    Other,
-    /// The server no longer has them.
-    Gone,
-}
-
-/// Reads as many bytes as `expected` has, from `from` on, and compares; without any, waits for a sign that the server has what was asked for.
-async fn prove(stream: &mut dyn WalStream, from: Lsn, expected: &[u8]) -> Result<Proof> {
-    let deadline = Instant::now() + PROOF_TIME_MAX;
-    let mut received = BytesMut::new();
-    if expected.is_empty() {
-        // It answers, or says that it has no longer what was asked for.
-        stream.acknowledge(from).await?;
-    }
-    loop {
-        let has_answered = match stream.next(Duration::from_secs(1)).await {
-            Ok(WalEvent::Bytes { bytes, .. }) => {
-                received.extend_from_slice(&bytes);
-                true
-            }
-            Ok(WalEvent::Quiet { server_end }) => server_end.is_some(),
-            Ok(WalEvent::TimelineEnd { .. }) => {
-                return Err(Error::new(
-                    ErrorKind::Unreachable,
-                    "the timeline ended before what is stored of it did",
-                ));
-            }
-            Err(error) if error.kind() == ErrorKind::Precondition => return Ok(Proof::Gone),
-            Err(error) => return Err(error),
-        };
-        if has_answered && received.len() >= expected.len() {
-            let begins = received.split_to(expected.len());
-            return Ok(if begins == expected { Proof::Same(received) } else { Proof::Other });
-        }
-        if Instant::now() >= deadline {
-            return Err(Error::new(ErrorKind::Unreachable, "the server does not send what it has"));
-        }
     }
 }
 
@@ -414,7 +446,10 @@ mod tests {
             |timeline, history, end| StoredChain { lineage: lineage(timeline, history), end: Lsn(end) };
         let one = |end| chain(1, "", end);
         let next = |timeline, history, flushed, stored: &[StoredChain]| {
-            decide(&lineage(timeline, history), Lsn(flushed), stored)
+            decide(&lineage(timeline, history), Stand { flushed: Lsn(flushed), is_standby: false }, stored)
+        };
+        let standby = |timeline, history, flushed, stored: &[StoredChain]| {
+            decide(&lineage(timeline, history), Stand { flushed: Lsn(flushed), is_standby: true }, stored)
         };
         let branch = |after, timeline, at| Ok(Next::Branch { after, timeline, at: Lsn(at) });
         let new = |why, before| Ok(Next::New(why, before));
@@ -446,6 +481,19 @@ mod tests {
             "the old primary"
         );
         assert_eq!(next(1, "", 0x400, &[chain(2, TO_TWO, 0x500)]), new(ChainReason::Diverged, Some(0)));
-        assert_eq!(next(2, TO_TWO, 0x400, &[one(0x300), chain(2, "1 0/280 x", 0x400)]), Err(Branched(2)));
+        assert_eq!(
+            next(2, TO_TWO, 0x400, &[one(0x300), chain(2, "1 0/280 x", 0x400)]),
+            Err(Unfit::Branched(2))
+        );
+
+        let behind = |end| Err(Unfit::Behind(Lsn(end)));
+        assert_eq!(standby(1, "", 0x200, &[one(0x200)]), Ok(Next::Resume(0)));
+        assert_eq!(standby(1, "", 0x200, &[one(0x201)]), behind(0x201), "it comes further by itself");
+        assert_eq!(standby(1, "", 0x280, &[chain(2, TO_TWO, 0x500)]), behind(0x500));
+        let both = [one(0x300), chain(2, TO_TWO, 0x500)];
+        assert_eq!(standby(1, "", 0x280, &both), behind(0x300));
+        assert_eq!(standby(1, "", 0x300, &both), Ok(Next::Resume(0)), "and then to the next timeline");
+        let other = [chain(2, "1 0/180 x", 0x500)];
+        assert_eq!(standby(3, TO_THREE, 0x600, &other), Err(Unfit::Branched(2)));
     }
 }

@@ -3,13 +3,14 @@
 //! As with MongoDB a capture lives in sessions that end with whatever breaks them and begin again from what is stored. What differs: the
 //! server keeps its log for a *slot* until it is told that it is durable elsewhere, so a capture that is away loses nothing, and a full
 //! disk is what it may cost; that is watched ([`risk`]). Continuity is proven by the server's identity, its timeline, the position, and the
-//! bytes before that position, which must be those that are stored ([`begin`]). The log of each timeline is a chain of its own, which
+//! bytes before that position, which must be those that are stored ([`proof`]). The log of each timeline is a chain of its own, which
 //! begins with the whole segment in which the timeline branches off, and whose description holds the timeline's history.
 //!
 //! Relies on [`WalSource`] for bytes without a gap. Refuses to bridge a gap, to go on with the log of another branch that has the same
 //! number, and to acknowledge what the store has not made durable.
 
 mod begin;
+mod proof;
 mod pump;
 mod risk;
 
