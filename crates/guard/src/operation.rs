@@ -118,13 +118,16 @@ pub const OPERATIONS: &[Operation] = &[
     reads("pg.slow", "show the statements that cost most"),
     reads("pg.wal", "show how WAL flows and whether it is archived"),
     reads("plan.show", "show a plan file and its hash"),
+    reads("redis.info", "show how a server of keys is doing"),
     reads("redis.keys", "show what keys there are by prefix, from a server at work or from a database file"),
+    reads("redis.memory", "show what memory is taken by and how it grows"),
     Operation {
         name: "redis.purge",
         effect: Effect::Destructive,
         summary: "remove the keys whose names match a pattern",
         reach: Reach::Store,
     },
+    reads("redis.slowlog", "show slow commands and what each command costs"),
     Operation {
         name: "restore.abandon",
         effect: Effect::Disruptive,

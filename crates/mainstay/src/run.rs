@@ -103,6 +103,7 @@ fn has_safe_point(command: &Command) -> bool {
         "mongo.dump",
         "mongo.load",
         "redis.keys",
+        "redis.slowlog",
         "restore.plan",
         "redis.purge",
         "pg.reset",

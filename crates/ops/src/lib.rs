@@ -15,6 +15,7 @@ pub mod dump;
 mod framing;
 mod inspect;
 pub mod keyfile;
+pub mod keyserver;
 pub mod keyspace;
 pub mod load;
 pub mod logical;

@@ -80,7 +80,7 @@ impl Keyspace for RedisKeyspace {
 }
 
 /// `db0:keys=3,expires=1,avg_ttl=0` for each database that holds keys.
-fn databases(info: &Info) -> Vec<KeyspaceSize> {
+pub(crate) fn databases(info: &Info) -> Vec<KeyspaceSize> {
     let one = |(name, value): (&str, &str)| {
         let database = name.strip_prefix("db")?.parse().ok()?;
         let number = |wanted: &str| {

@@ -1,7 +1,10 @@
 //! `redis …`: daily questions to Redis, and what is removed from it.
 
+pub(crate) mod info;
 pub(crate) mod keys;
+pub(crate) mod memory;
 pub(crate) mod purge;
+pub(crate) mod slowlog;
 
 use clap::Subcommand;
 use mainstay_model::{ExitStatus, Result};
@@ -11,6 +14,12 @@ use crate::wiring::Session;
 /// The commands below `redis`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RedisCommand {
+    /// Show how the server is doing, and what to do where that is bad
+    Info(info::InfoArgs),
+    /// Show what memory is taken by, how it grows, and when it is full
+    Memory(memory::MemoryArgs),
+    /// Show slow commands and what each command costs, once or as they come
+    Slowlog(slowlog::SlowlogArgs),
     /// Show what keys there are by prefix: how many, what they take, when they expire
     Keys(keys::KeysArgs),
     /// Remove the keys whose names match a pattern, counted before
@@ -21,6 +30,9 @@ impl RedisCommand {
     /// The operation's name.
     pub(crate) fn name(&self) -> &'static str {
         match self {
+            Self::Info(_) => "redis.info",
+            Self::Memory(_) => "redis.memory",
+            Self::Slowlog(_) => "redis.slowlog",
             Self::Keys(_) => "redis.keys",
             Self::Purge(_) => mainstay_ops::purge::OPERATION,
         }
@@ -33,6 +45,9 @@ impl RedisCommand {
 /// The operation's.
 pub(crate) async fn run(command: RedisCommand, session: &Session) -> Result<ExitStatus> {
     match command {
+        RedisCommand::Info(args) => info::run(&args, session).await,
+        RedisCommand::Memory(args) => memory::run(&args, session).await,
+        RedisCommand::Slowlog(args) => slowlog::run(&args, session).await,
         RedisCommand::Keys(args) => keys::run(args, session).await,
         RedisCommand::Purge(args) => purge::run(args, session).await,
     }
