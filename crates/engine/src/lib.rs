@@ -50,7 +50,9 @@ pub use keyserver::{
     KeyServerSettings, MemoryLook, MemoryParts, PersistenceLook, ReplicationLook, SlowCall, SlowCalls,
     TrafficLook,
 };
-pub use keyspace::{KeyKind, KeyRecord, KeyScan, KeyScanRequest, KeySweep, Keyspace, KeyspaceSize};
+pub use keyspace::{
+    KeyKind, KeyRecord, KeyRemoval, KeyScan, KeyScanRequest, KeySweep, Keyspace, KeyspaceSize, SweepPlace,
+};
 pub use lens::{ChangeLens, ChangeSight, SightKind};
 pub use literal::{CommandValue, Literal};
 pub use logical::{

@@ -7,6 +7,7 @@ pub mod activity;
 pub mod backup;
 mod bounds;
 pub mod capture;
+mod classes;
 pub mod cluster;
 pub mod contention;
 pub mod contents;
@@ -38,4 +39,5 @@ pub mod status;
 pub mod verify;
 pub mod wal;
 
+pub use classes::{KeyClass, KeyClasses};
 pub use selection::Selection;

@@ -28,6 +28,15 @@ pub(crate) const TEMPLATE: &str = r#"# Mainstay's configuration for this project
 # url = "redis://127.0.0.1:6379"
 # password_file = "/run/secrets/redis_password"
 
+[redis.classes]
+# Which keys are what: the first four are neither evicted nor purged unasked.
+# session = ["auth:session:*", "auth:refresh:*"]
+# revocation = ["auth:revoked:*"]
+# idempotency = ["payment:idem:*"]
+# queue = ["queue:*"]
+# counter = ["ratelimit:*"]
+# cache = ["cache:*"]
+
 [repository]
 # Where backups, journals and the audit chain are kept: a folder (relative to this file), or s3://bucket/prefix.
 # url = "file:./backups"
@@ -67,6 +76,6 @@ mod tests {
             .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line))
             .collect::<Vec<_>>()
             .join("\n");
-        assert_eq!(ConfigFile::parse(path, &uncommented).unwrap().entries.len(), 25);
+        assert_eq!(ConfigFile::parse(path, &uncommented).unwrap().entries.len(), 31);
     }
 }
