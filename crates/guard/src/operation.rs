@@ -122,6 +122,20 @@ pub const OPERATIONS: &[Operation] = &[
     reads("redis.keys", "show what keys there are by prefix, from a server at work or from a database file"),
     reads("redis.memory", "show what memory is taken by and how it grows"),
     Operation {
+        name: "redis.policy.apply",
+        effect: Effect::Disruptive,
+        summary: "change how a server of keys persists and evicts",
+        reach: Reach::Store,
+    },
+    Operation {
+        name: "redis.policy.apply.evict",
+        effect: Effect::Destructive,
+        summary: "change how a server of keys evicts, so that keys go at once",
+        reach: Reach::Store,
+    },
+    reads("redis.policy.drift", "compare how a server of keys persists and evicts with what is declared"),
+    reads("redis.policy.plan", "decide how to change a server of keys to what is declared"),
+    Operation {
         name: "redis.purge",
         effect: Effect::Destructive,
         summary: "remove the keys whose names match a pattern",

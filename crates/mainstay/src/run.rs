@@ -104,6 +104,8 @@ fn has_safe_point(command: &Command) -> bool {
         "mongo.load",
         "redis.keys",
         "redis.slowlog",
+        "redis.policy.plan",
+        "redis.policy.apply",
         "restore.plan",
         "redis.purge",
         "pg.reset",

@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod dump;
 mod framing;
 mod inspect;
+pub mod key_policy;
 pub mod keyfile;
 pub mod keyserver;
 pub mod keyspace;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use jiff::SignedDuration;
 use mainstay_model::{ByteSize, EnvironmentClass, Error, ErrorKind, Result, Secret, StoreKind};
 
+use mainstay_ops::key_policy::DeclaredPolicy;
 use mainstay_ops::{KeyClass, KeyClasses};
 use mainstay_store::Location;
 
@@ -198,6 +199,8 @@ pub(crate) struct Configuration {
     pub(crate) postgres: Option<PostgresSettings>,
     /// Redis, when it has a url.
     pub(crate) redis: Option<RedisSettings>,
+    /// How Redis is to persist and evict.
+    pub(crate) redis_policy: DeclaredPolicy,
     /// Which of its keys are what.
     pub(crate) redis_classes: KeyClasses,
     /// The repository, when it has a url.
@@ -329,6 +332,7 @@ impl Settings {
             mongo: self.mongo(),
             postgres: self.postgres(),
             redis: self.redis(),
+            redis_policy: self.redis_policy(),
             redis_classes: self.redis_classes(),
             repository: self.repository(),
             backup_age_max: self.duration("policy.backup_age_max"),
@@ -441,6 +445,21 @@ impl Settings {
             tls: self.switch("redis.tls"),
             ca_file: self.path("redis.ca_file"),
         })
+    }
+
+    fn redis_policy(&self) -> DeclaredPolicy {
+        let size = |name: &str| match self.value(&format!("redis.policy.{name}")) {
+            Some(Value::Size(size)) => Some(size.bytes()),
+            _ => None,
+        };
+        DeclaredPolicy {
+            save: self.list("redis.policy.save"),
+            appendonly: self.switch("redis.policy.appendonly"),
+            appendfsync: self.text("redis.policy.appendfsync"),
+            maxmemory: size("maxmemory"),
+            maxmemory_policy: self.text("redis.policy.maxmemory_policy"),
+            repl_backlog_size: size("repl_backlog_size"),
+        }
     }
 
     fn redis_classes(&self) -> KeyClasses {

@@ -3,6 +3,7 @@
 pub(crate) mod info;
 pub(crate) mod keys;
 pub(crate) mod memory;
+pub(crate) mod policy;
 pub(crate) mod purge;
 pub(crate) mod slowlog;
 
@@ -22,6 +23,9 @@ pub(crate) enum RedisCommand {
     Slowlog(slowlog::SlowlogArgs),
     /// Show what keys there are by prefix: how many, what they take, when they expire
     Keys(keys::KeysArgs),
+    /// How the server persists and evicts: declared, compared, changed
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Remove the keys whose names match a pattern, counted before
     Purge(purge::PurgeArgs),
 }
@@ -34,6 +38,7 @@ impl RedisCommand {
             Self::Memory(_) => "redis.memory",
             Self::Slowlog(_) => "redis.slowlog",
             Self::Keys(_) => "redis.keys",
+            Self::Policy(command) => command.name(),
             Self::Purge(_) => mainstay_ops::purge::OPERATION,
         }
     }
@@ -49,6 +54,7 @@ pub(crate) async fn run(command: RedisCommand, session: &Session) -> Result<Exit
         RedisCommand::Memory(args) => memory::run(&args, session).await,
         RedisCommand::Slowlog(args) => slowlog::run(&args, session).await,
         RedisCommand::Keys(args) => keys::run(args, session).await,
+        RedisCommand::Policy(command) => policy::run(command, session).await,
         RedisCommand::Purge(args) => purge::run(args, session).await,
     }
 }
