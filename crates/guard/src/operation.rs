@@ -118,6 +118,7 @@ pub const OPERATIONS: &[Operation] = &[
     reads("pg.slow", "show the statements that cost most"),
     reads("pg.wal", "show how WAL flows and whether it is archived"),
     reads("plan.show", "show a plan file and its hash"),
+    reads("redis.acl", "print users for the program's own work, each with the least that it takes"),
     reads("redis.info", "show how a server of keys is doing"),
     reads("redis.keys", "show what keys there are by prefix, from a server at work or from a database file"),
     reads("redis.memory", "show what memory is taken by and how it grows"),

@@ -7,6 +7,7 @@
 //! refuses to write anything but the environment marker, changes settings and removes keys with a permit alone, never issues `KEYS` or any other command whose time grows with the data set, and
 //! never puts a password into an error: what the operator gave is named by address alone.
 
+mod acl;
 mod config;
 mod examine;
 mod failure;
@@ -17,6 +18,7 @@ mod replication;
 mod server;
 mod session;
 
+pub use acl::{AclRole, AclUser};
 pub use config::{RedisConfig, TlsMode, TlsOptions};
 pub use keyspace::RedisKeyspace;
 pub use probe::RedisProbe;

@@ -1,5 +1,6 @@
 //! `redis …`: daily questions to Redis, and what is removed from it.
 
+pub(crate) mod acl;
 pub(crate) mod info;
 pub(crate) mod keys;
 pub(crate) mod memory;
@@ -23,6 +24,8 @@ pub(crate) enum RedisCommand {
     Slowlog(slowlog::SlowlogArgs),
     /// Show what keys there are by prefix: how many, what they take, when they expire
     Keys(keys::KeysArgs),
+    /// Print users for Mainstay's own work, each with the least that it takes
+    Acl(acl::AclArgs),
     /// How the server persists and evicts: declared, compared, changed
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -38,6 +41,7 @@ impl RedisCommand {
             Self::Memory(_) => "redis.memory",
             Self::Slowlog(_) => "redis.slowlog",
             Self::Keys(_) => "redis.keys",
+            Self::Acl(_) => "redis.acl",
             Self::Policy(command) => command.name(),
             Self::Purge(_) => mainstay_ops::purge::OPERATION,
         }
@@ -54,6 +58,7 @@ pub(crate) async fn run(command: RedisCommand, session: &Session) -> Result<Exit
         RedisCommand::Memory(args) => memory::run(&args, session).await,
         RedisCommand::Slowlog(args) => slowlog::run(&args, session).await,
         RedisCommand::Keys(args) => keys::run(args, session).await,
+        RedisCommand::Acl(args) => acl::run(args, session),
         RedisCommand::Policy(command) => policy::run(command, session).await,
         RedisCommand::Purge(args) => purge::run(args, session).await,
     }
