@@ -177,10 +177,12 @@ fn a_log_is_turned_on_under_load_and_outlives_the_server() {
         "{}",
         planned.both()
     );
+    assert!(place.run(&["doctor"]).stdout.contains("appendonly is no, declared is yes"));
     let load = Load::begin(&server);
     let applied = place.run(&["redis", "policy", "apply"]);
     assert_eq!(applied.status, 0, "{}", applied.both());
     assert!(applied.stdout.contains("also after a restart"), "{}", applied.stdout);
+    assert!(!place.run(&["doctor"]).stdout.contains("redis.policy.drift"));
     let written = load.end();
     server.kill9();
     server.restart().unwrap();
@@ -273,6 +275,68 @@ fn a_server_killed_at_each_step_never_has_less_than_was_promised() {
         }
     });
     assert!(!killed_at(14));
+}
+
+/// The same while the log is turned off.
+fn killed_turning_off_at(at: usize) -> bool {
+    let options = Redis::options().config_file().append_only().setting("appendfsync", "always");
+    let mut server = options.setting("rdb-key-save-delay", "300").start().unwrap();
+    fill(&server);
+    let place = place(&server, "development", "[redis.policy]\nappendonly = false\nsave = [\"60 1\"]\n");
+    let load = Load::begin(&server);
+    assert_eq!(place.run(&["redis", "policy", "plan", "--output", "plan.json"]).status, 0);
+    let mut command = place.command(&["apply", "plan.json", "--approve", &hash(&place, "plan.json")]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // The first snapshot is begun by record 3, the last one by record 9 and made in record 10.
+    wait_for_records(&place, &mut child, at.min(2));
+    let in_first = load.answered();
+    wait_for_records(&place, &mut child, at.min(8));
+    let in_last = load.answered();
+    let came = wait_for_records(&place, &mut child, at);
+    let answered = load.answered();
+    server.kill9();
+    let ended: Seen = child.wait_with_output().unwrap().into();
+    load.end();
+    if !came {
+        assert_eq!(ended.status, 0, "{}", ended.both());
+        return false;
+    }
+    server.restart().unwrap();
+    let promised = match setting(&server, "appendonly").as_str() {
+        "yes" => answered,
+        _ if at >= 10 => in_last,
+        _ => in_first,
+    };
+    let found = last_written(&server);
+    assert!(found >= promised, "record {at}: {found} is there, {promised} was promised");
+    let keys: u64 = give(&mut connection(&server), "DBSIZE");
+    assert!(keys > KEYS, "record {at}: {keys}");
+    if ended.status != 0 {
+        let again = approved(&place, "plan.json");
+        assert_eq!(again.status, 0, "record {at}: {}", again.both());
+    }
+    let before = last_written(&server);
+    server.kill9();
+    server.restart().unwrap();
+    assert_eq!(
+        (setting(&server, "appendonly").as_str(), last_written(&server)),
+        ("no", before),
+        "record {at}"
+    );
+    true
+}
+
+#[test]
+fn a_server_killed_while_its_log_is_turned_off_never_has_less_than_was_promised() {
+    // Five steps leave two records each, and all of them one more.
+    std::thread::scope(|threads| {
+        for begin in 1..=4 {
+            threads.spawn(move || {
+                (begin..=11).step_by(4).for_each(|at| assert!(killed_turning_off_at(at), "{at}"));
+            });
+        }
+    });
+    assert!(!killed_turning_off_at(12));
 }
 
 #[test]
