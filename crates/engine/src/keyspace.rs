@@ -84,6 +84,8 @@ pub struct KeyScanRequest {
     pub answer_time_max: Duration,
     /// The moment that remaining lifetimes are counted from, in milliseconds since 1970.
     pub now: i64,
+    /// Whether it is asked since when keys were not used. A store that does not tell leaves it out.
+    pub asks_idle: bool,
 }
 
 /// A store of keys.
@@ -95,12 +97,35 @@ pub trait Keyspace: Send + Sync {
     /// Databases that hold keys, by number.
     async fn databases(&self) -> Result<Vec<KeyspaceSize>>;
 
+    /// Where further keys are, of which this server is a part alone; none for a server that has all of them.
+    async fn others(&self) -> Result<Vec<String>>;
+
     /// Begins to list keys. What is there from beginning to end is told at least once; what comes, goes or is moved meanwhile may be missing
     /// or told twice. The store's memory of what was used last stays as it was.
     async fn scan<'a>(&'a self, request: KeyScanRequest) -> Result<Box<dyn KeyScan + 'a>>;
 
-    /// Begins to list names alone, for those who remove keys. The same promises.
-    async fn sweep<'a>(&'a self, request: KeyScanRequest) -> Result<Box<dyn KeySweep + 'a>>;
+    /// Begins to list names alone, for those who remove keys. The same promises; `from` a place that an earlier sweep of the same process was
+    /// at, for what was there all the while.
+    async fn sweep<'a>(
+        &'a self,
+        request: KeyScanRequest,
+        from: Option<&SweepPlace>,
+    ) -> Result<Box<dyn KeySweep + 'a>>;
+
+    /// Begins to remove keys whose names come from elsewhere, keeping the store busy for at most so long at a time.
+    async fn removal<'a>(&'a self, answer_time_max: Duration) -> Result<Box<dyn KeyRemoval + 'a>>;
+}
+
+/// Where a sweep is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SweepPlace {
+    /// Which process of the store: another one lists in another order.
+    pub process: String,
+    /// The number of the database under way; those before it in the request are done.
+    pub database: u64,
+    /// The store's own word for the place in it; 0 for its beginning.
+    pub cursor: u64,
 }
 
 /// Names being listed, and removed as they come.
@@ -109,11 +134,24 @@ pub trait KeySweep: Send {
     /// The next names, possibly none; `None` behind the last.
     async fn next(&mut self) -> Result<Option<Vec<Vec<u8>>>>;
 
+    /// Where it goes on behind the names told last; `None` when there is nothing behind them.
+    fn place(&self) -> Option<SweepPlace>;
+
     /// Removes keys of the database under way; gives how many were there. Memory is freed behind everybody's back.
     ///
     /// # Errors
     /// The permit must be for this server; the store's, with nothing said about how many of these keys are gone.
     async fn remove(&mut self, names: &[Vec<u8>], permit: &Permit) -> Result<u64>;
+}
+
+/// Keys being removed whose names come from elsewhere.
+#[async_trait]
+pub trait KeyRemoval: Send {
+    /// Removes keys of a database; gives how many were there.
+    ///
+    /// # Errors
+    /// As [`KeySweep::remove`].
+    async fn remove(&mut self, database: u64, names: &[Vec<u8>], permit: &Permit) -> Result<u64>;
 }
 
 /// Keys being listed.

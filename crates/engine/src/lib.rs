@@ -10,6 +10,7 @@ mod digest;
 mod documents;
 mod inspection;
 mod keyfile;
+mod keyserver;
 mod keyspace;
 mod lens;
 mod literal;
@@ -44,7 +45,14 @@ pub use inspection::{
     SlowOperations, SlowRequest, SlowSource, Tickets,
 };
 pub use keyfile::{KeyFile, KeyFileBeginning, KeyFileSource};
-pub use keyspace::{KeyKind, KeyRecord, KeyScan, KeyScanRequest, KeySweep, Keyspace, KeyspaceSize};
+pub use keyserver::{
+    CallText, ClientsLook, CommandCost, KeyServerControl, KeyServerInspection, KeyServerLook,
+    KeyServerSettings, MemoryLook, MemoryParts, PersistenceLook, ReplicationLook, SlowCall, SlowCalls,
+    TrafficLook,
+};
+pub use keyspace::{
+    KeyKind, KeyRecord, KeyRemoval, KeyScan, KeyScanRequest, KeySweep, Keyspace, KeyspaceSize, SweepPlace,
+};
 pub use lens::{ChangeLens, ChangeSight, SightKind};
 pub use literal::{CommandValue, Literal};
 pub use logical::{

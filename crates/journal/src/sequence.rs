@@ -170,7 +170,7 @@ impl Sequence {
     }
 
     /// Removes every record, newest first.
-    pub(crate) async fn remove_all(&self) -> Result<()> {
+    pub async fn remove_all(&self) -> Result<()> {
         for number in self.numbers().await?.into_iter().rev() {
             self.store.delete(&self.key(number)?).await?;
         }

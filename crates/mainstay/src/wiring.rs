@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use jiff::SignedDuration;
 use mainstay_engine::{
     AccountStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentSink, DocumentSource, Inspection,
-    KeyFileSource, Keyspace, Namespace, Probe, RelationalInspection, StoreFacts, WalSource,
+    KeyFileSource, KeyServerControl, Keyspace, Namespace, Probe, RelationalInspection, StoreFacts, WalSource,
 };
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
@@ -25,7 +25,7 @@ use mainstay_postgres::{
     PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInspection, PostgresProbe, PostgresScratch,
     ProgramPlaces, TlsOptions,
 };
-use mainstay_redis::{RedisConfig, RedisKeyFile, RedisKeyspace, RedisProbe};
+use mainstay_redis::{RedisConfig, RedisKeyFile, RedisKeyspace, RedisProbe, RedisServer};
 use mainstay_repository::{Compression, Repository, RepositoryOptions};
 use mainstay_store::{Location, S3Options, Store, StoreOptions};
 use tokio_util::sync::CancellationToken;
@@ -244,6 +244,16 @@ impl Session {
         let kind = StoreKind::Redis;
         let settings = self.configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?;
         Ok(Arc::new(RedisKeyspace::new(&redis(settings))?))
+    }
+
+    /// The running Redis, looked at and configured.
+    ///
+    /// # Errors
+    /// `Precondition` when it has no url; `Config` when its connection cannot be described.
+    pub(crate) fn key_server(&self) -> Result<Arc<dyn KeyServerControl>> {
+        let kind = StoreKind::Redis;
+        let settings = self.configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(RedisServer::new(&redis(settings))?))
     }
 
     /// The Redis whose keys are copied as one file.

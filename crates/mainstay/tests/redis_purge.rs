@@ -21,11 +21,14 @@ async fn give<T: redis::FromRedisValue>(connection: &mut MultiplexedConnection, 
 }
 
 async fn set(connection: &mut MultiplexedConnection, prefix: &str, count: u64) {
-    let mut pipeline = redis::pipe();
-    for index in 0..count {
-        pipeline.cmd("SET").arg(format!("{prefix}{index}")).arg("1").ignore();
+    // In pieces that a server which is busy answers in time, too.
+    for begin in (0..count).step_by(5_000) {
+        let mut pipeline = redis::pipe();
+        for index in begin..count.min(begin + 5_000) {
+            pipeline.cmd("SET").arg(format!("{prefix}{index}")).arg("1").ignore();
+        }
+        let _: () = pipeline.query_async(connection).await.unwrap();
     }
-    let _: () = pipeline.query_async(connection).await.unwrap();
 }
 
 async fn keys(connection: &mut MultiplexedConnection) -> u64 {
@@ -117,6 +120,8 @@ async fn production_wants_a_verified_backup_of_this_server() {
     assert_eq!(done.status, 0, "{}", done.both());
     assert_eq!(keys(&mut connection).await, 31);
     assert!(place.run(&["audit", "list"]).stdout.contains("removed 50 keys"));
+    let audited = place.run(&["audit", "list", "--json"]).stdout;
+    assert!(audited.contains("\"undo_point\":\""), "{audited}");
 }
 
 #[tokio::test]
@@ -213,4 +218,117 @@ async fn globs_mean_what_the_server_means_by_them() {
         ours.sort();
         assert_eq!(ours, found, "{pattern}");
     }
+}
+
+#[tokio::test]
+async fn protected_classes_stay_unless_they_are_named() {
+    let server = Redis::options().setting("repl-diskless-sync-delay", "0").start().unwrap();
+    let mut connection = connection(&server).await;
+    let place = place(&server, "development");
+    mark(&place);
+    let declared = std::fs::read_to_string(place.path("mainstay.toml")).unwrap()
+        + "[redis.classes]\nsession = [\"auth:session:*\"]\nidempotency = [\"payment:idem:*\"]\ncache = [\"auth:avatar:*\"]\n";
+    place.write("mainstay.toml", &declared);
+    set(&mut connection, "auth:session:", 30).await;
+    set(&mut connection, "auth:avatar:", 40).await;
+    set(&mut connection, "payment:idem:", 50).await;
+    let all = place.run(&["redis", "purge", "payment:idem:*", "--dry-run"]);
+    assert!(all.status == 8 && all.stderr.contains("50 of class idempotency"), "{}", all.both());
+    assert!(all.stderr.contains("--with-class idempotency"), "{}", all.stderr);
+    let some = place.run(&["redis", "purge", "auth:*", "--dry-run"]);
+    for text in ["30 keys match and stay", "40 cached values are made again", "no backup of this server"] {
+        assert!(some.stdout.contains(text), "{text}: {}", some.both());
+    }
+    assert_eq!(place.run(&["backup", "create", "--store", "redis"]).status, 0);
+    let told = place.run(&["redis", "purge", "auth:*", "--with-class", "session", "--output", "purge.json"]);
+    for text in ["30 sessions are signed out", "begun 0 min ago, not verified"] {
+        assert!(told.stdout.contains(text), "{text}: {}", told.both());
+    }
+    assert_eq!(place.run(&["redis", "purge", "auth:*", "--output", "less.json"]).status, 0);
+    assert_eq!(approved(&place, "less.json").status, 0);
+    assert_eq!(keys(&mut connection).await, 81);
+    assert_eq!(approved(&place, "purge.json").status, 0);
+    assert_eq!(keys(&mut connection).await, 51);
+    assert_eq!(place.run(&["redis", "purge", "auth:*", "--with-class", "cache"]).status, 2);
+}
+
+#[tokio::test]
+async fn a_purge_that_is_killed_goes_on_where_it_was() {
+    let server = Redis::start().unwrap();
+    let mut connection = connection(&server).await;
+    let place = place(&server, "development");
+    mark(&place);
+    set(&mut connection, "cache:page:", 200_000).await;
+    set(&mut connection, "auth:session:", 30).await;
+    let planned =
+        ["redis", "purge", "auth:none:*", "cache:*", "--busy-at-most", "1us", "--output", "purge.json"];
+    assert_eq!(place.run(&planned).status, 0);
+    let shown: Value =
+        serde_json::from_str(&place.run(&["plan", "show", "purge.json", "--json"]).stdout).unwrap();
+    let approve = ["apply", "purge.json", "--approve", shown["plan_hash"].as_str().unwrap(), "--json"];
+    let mut child = place.command(&approve).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let notes = || {
+        let Ok(plans) = std::fs::read_dir(place.path("backups/redis/settings")) else { return 0 };
+        let files = plans.flat_map(|plan| std::fs::read_dir(plan.unwrap().path()).unwrap());
+        files
+            .filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|kind| kind == "json"))
+            .count()
+    };
+    while notes() == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it wrote down where it is");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let left = keys(&mut connection).await;
+    assert!(left > 1_000, "{left}");
+    let seen = approved_json(&place, &approve);
+    assert_eq!((&seen["resumed"], keys(&mut connection).await), (&Value::from(true), 31), "{seen}");
+    let removed = seen["removed"].as_u64().unwrap();
+    assert!(removed > 200_000 - left && removed <= 200_000, "{seen}");
+    // It has ended: the same plan again begins anew, and finds what came since.
+    set(&mut connection, "cache:page:", 5).await;
+    let seen = approved_json(&place, &approve);
+    assert_eq!((&seen["resumed"], &seen["removed"]), (&Value::from(false), &Value::from(5)), "{seen}");
+}
+
+fn approved_json(place: &Place, approve: &[&str]) -> Value {
+    let seen = place.run(approve);
+    assert_eq!(seen.status, 0, "{}", seen.both());
+    serde_json::from_str(&seen.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn names_may_come_from_a_file() {
+    let server = Redis::start().unwrap();
+    let mut connection = connection(&server).await;
+    let place = place(&server, "development");
+    mark(&place);
+    set(&mut connection, "cache:page:", 5_000).await;
+    set(&mut connection, "cache:keep:", 10).await;
+    set(&mut connection, "auth:session:", 30).await;
+    let _: redis::Value = give(&mut connection, &["SELECT", "3"]).await;
+    set(&mut connection, "cache:page:", 7).await;
+    let _: redis::Value = give(&mut connection, &["SAVE"]).await;
+    let _: redis::Value = give(&mut connection, &["SELECT", "0"]).await;
+    set(&mut connection, "cache:page:late:", 3).await;
+    let file = server.dir().join("data/dump.rdb");
+    let file = file.to_str().unwrap();
+    let purge = ["redis", "purge", "cache:page:*", "cache:*", "--protect", "*:keep:*", "--rdb", file];
+    let planned = place.run(&[&purge[..], &["--output", "purge.json"]].concat());
+    assert_eq!(planned.status, 0, "{}", planned.both());
+    let _: redis::Value = give(&mut connection, &["CONFIG", "RESETSTAT"]).await;
+    let seen = approved(&place, "purge.json");
+    assert!(seen.status == 0 && seen.stdout.contains("5,007 keys"), "{}", seen.both());
+    let stats: String = give(&mut connection, &["INFO", "commandstats"]).await;
+    assert!(!stats.contains("cmdstat_scan"), "{stats}");
+    // The marker, sessions, what is protected, and what the file does not know.
+    assert_eq!(keys(&mut connection).await, 1 + 30 + 10 + 3);
+    for (bad, status) in [("absent.rdb", 1), ("mainstay.toml", 2)] {
+        let seen = place.run(&["redis", "purge", "cache:*", "--rdb", bad, "--dry-run"]);
+        assert_eq!(seen.status, status, "{bad}: {}", seen.both());
+    }
+    assert_eq!(place.run(&[&purge[..], &["--output", "again.json"]].concat()).status, 0);
+    let _: redis::Value = give(&mut connection, &["SAVE"]).await;
+    assert_eq!(approved(&place, "again.json").status, 9, "the file is another one");
 }

@@ -1,7 +1,7 @@
 //! `doctor`: what is wrong with the stack, each finding with its remedy.
 //!
 //! The stores examine themselves through [`Probe::examine`]; here their answers are gathered, and what no store can know by itself is
-//! judged: environment markers, the age of backups, the compose file; of a relational server also what comes and goes. Judging is pure.
+//! judged: environment markers, the age of backups, the compose file; of a relational server and of one of keys also what comes and goes. Judging is pure.
 //! Reads only; a store that cannot be examined is a finding, so that one broken store hides nothing about the others.
 
 pub mod compose;
@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::SignedDuration;
-use mainstay_engine::{Probe, RelationalInspection};
+use mainstay_engine::{KeyServerInspection, Probe, RelationalInspection};
 use mainstay_guard::{ConfiguredEnvironment, Marker, identify};
 use mainstay_model::{Error, ErrorKind, Finding, Result, Severity, StoreKind, Timestamp};
 
+use crate::classes::KeyClasses;
+use crate::key_policy::DeclaredPolicy;
 use crate::restore::{Listing, UnfinishedRun};
 use crate::status::{RepositoryStatus, within};
 
@@ -65,6 +67,35 @@ pub async fn relational(
         Err(_) => {
             let late = format!("{address} did not answer within {} s", bound.as_secs());
             vec![not_examined(StoreKind::Postgres, address, &Error::new(ErrorKind::Unreachable, late))]
+        }
+    }
+}
+
+/// What is wrong with a running server of keys beyond its settings, judged as the daily questions judge it, and where it is not as `declared`,
+/// in at most `bound`. What was `found` already is not said twice.
+pub async fn key_server(
+    server: &dyn KeyServerInspection,
+    declared: &DeclaredPolicy,
+    classes: &KeyClasses,
+    found: &[Finding],
+    bound: Duration,
+) -> Vec<Finding> {
+    let examine = async {
+        let mut findings = crate::keyserver::overview::observe(server, Duration::ZERO).await?.findings;
+        if *declared != DeclaredPolicy::default() {
+            findings.extend(crate::key_policy::drift(server, declared, classes, None).await?.findings);
+        }
+        Ok::<_, Error>(findings)
+    };
+    let address = server.address();
+    match tokio::time::timeout(bound, examine).await {
+        Ok(Ok(findings)) => {
+            findings.into_iter().filter(|one| found.iter().all(|other| other.id != one.id)).collect()
+        }
+        Ok(Err(error)) => vec![not_examined(StoreKind::Redis, &address, &error)],
+        Err(_) => {
+            let late = format!("{address} did not answer within {} s", bound.as_secs());
+            vec![not_examined(StoreKind::Redis, &address, &Error::new(ErrorKind::Unreachable, late))]
         }
     }
 }

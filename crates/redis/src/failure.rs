@@ -106,6 +106,40 @@ fn server_failure(settings: &Settings, code: &str, detail: &str) -> Error {
         }
         ("OOM", _) => precondition(format!("{address} is at its memory limit and evicts nothing"))
             .with_hint("raise maxmemory or remove keys"),
+        ("MOVED" | "ASK", text) => {
+            let node = text.rsplit(' ').next().unwrap_or_default();
+            Error::new(
+                ErrorKind::Unsupported,
+                format!("{address} is a node of a cluster, and the key is with the node at {node}"),
+            )
+            .with_hint(format!("name that node: `--redis-url redis://{node}`"))
+        }
+        ("ERR", text) if text.contains("unknown command 'SELECT'") => {
+            Error::new(ErrorKind::Unsupported, format!("{address} is a Sentinel, which holds no keys"))
+                .with_hint("name the master, which it tells: `SENTINEL GET-MASTER-ADDR-BY-NAME`")
+        }
+        ("CLUSTERDOWN", text) => unreachable(format!("the cluster of {address} is down: {text}"))
+            .with_hint("`CLUSTER INFO` tells what is missing"),
+        ("ERR", text) if text.contains("without a config file") => precondition(format!(
+            "{address} was started without a configuration file, so it cannot keep settings"
+        ))
+        .with_hint("start it with a configuration file, or put the settings into the command that starts it"),
+        ("ERR", text) if text.starts_with("Rewriting config file") => {
+            let why = text.split_once(": ").map_or(text, |(_, why)| why);
+            precondition(format!("{address} cannot replace its configuration file: {why}")).with_hint(
+                "the server writes a new file beside the old one and renames it: the folder must be writable for it, and a file that \
+                 is mounted by itself cannot be replaced; mount the folder",
+            )
+        }
+        ("ERR", text)
+            if text.contains("save already in progress") || text.contains("child process is active") =>
+        {
+            Error::new(
+                ErrorKind::Conflict,
+                format!("{address} has a snapshot or a rewrite under way already"),
+            )
+            .with_hint("try again when it has ended; `mainstay redis info` tells")
+        }
         (code, text) => Error::new(ErrorKind::Server, format!("{address} answered {code}: {text}")),
     }
 }
@@ -151,6 +185,24 @@ mod tests {
                 "memory limit",
             ),
             ("-WRONGTYPE Operation against a key", ErrorKind::Server, "WRONGTYPE"),
+            ("-MOVED 3999 h2:7001", ErrorKind::Unsupported, "with the node at h2:7001"),
+            (
+                "-ERR unknown command 'SELECT', with args beginning with: '0' ",
+                ErrorKind::Unsupported,
+                "is a Sentinel",
+            ),
+            ("-CLUSTERDOWN Hash slot not served", ErrorKind::Unreachable, "is down"),
+            (
+                "-ERR The server is running without a config file",
+                ErrorKind::Precondition,
+                "without a configuration file",
+            ),
+            (
+                "-ERR Rewriting config file: Device or resource busy",
+                ErrorKind::Precondition,
+                "configuration file: Device or resource busy",
+            ),
+            ("-ERR Background save already in progress", ErrorKind::Conflict, "under way already"),
         ];
         for (line, kind, text) in cases {
             let error = turned_away(&settings, line).unwrap();

@@ -8,7 +8,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use mainstay_engine::{KeyKind, KeyRecord, KeyScan, KeyScanRequest, KeySweep, Keyspace, KeyspaceSize};
+use mainstay_engine::{
+    KeyKind, KeyRecord, KeyRemoval, KeyScan, KeyScanRequest, KeySweep, Keyspace, KeyspaceSize, SweepPlace,
+};
 use mainstay_guard::Permit;
 use mainstay_model::{Error, ErrorKind, Result, ResultExt, StoreKind};
 use redis::{Pipeline, Value, cmd};
@@ -54,33 +56,82 @@ impl Keyspace for RedisKeyspace {
         Ok(databases(&Info::parse(&reply)))
     }
 
-    async fn scan<'a>(&'a self, request: KeyScanRequest) -> Result<Box<dyn KeyScan + 'a>> {
-        let mut listing = Listing::begin(&self.settings, request).await?;
-        let question = cmd("MEMORY").arg("USAGE").arg(MARKER_KEY).to_owned();
-        let asked = listing.session.ask_if_allowed::<Option<u64>>(&question).await?;
-        let describing = listing.pace;
-        Ok(Box::new(Scan { listing, tells_bytes: asked.is_some(), describing }))
+    async fn others(&self) -> Result<Vec<String>> {
+        let mut session = Session::open(&self.settings).await.context("connect to Redis")?;
+        let info = read_info(&mut session).await.context("read facts of Redis")?;
+        if !is_cluster(&info) {
+            return Ok(Vec::new());
+        }
+        let nodes: String =
+            session.ask(cmd("CLUSTER").arg("NODES")).await.context("list nodes of the cluster")?;
+        Ok(other_primaries(&nodes))
     }
 
-    async fn sweep<'a>(&'a self, request: KeyScanRequest) -> Result<Box<dyn KeySweep + 'a>> {
+    async fn scan<'a>(&'a self, request: KeyScanRequest) -> Result<Box<dyn KeyScan + 'a>> {
+        let asks_idle = request.asks_idle;
+        let mut listing = Listing::begin(&self.settings, request).await?;
+        let question = cmd("MEMORY").arg("USAGE").arg(MARKER_KEY).to_owned();
+        let tells_bytes = listing.session.answers(&question).await?;
+        let question = cmd("OBJECT").arg("IDLETIME").arg(MARKER_KEY).to_owned();
+        let tells_idle = asks_idle && listing.session.answers(&question).await?;
+        let describing = listing.pace;
+        Ok(Box::new(Scan { listing, tells_bytes, tells_idle, describing }))
+    }
+
+    async fn sweep<'a>(
+        &'a self,
+        request: KeyScanRequest,
+        from: Option<&SweepPlace>,
+    ) -> Result<Box<dyn KeySweep + 'a>> {
         let mut listing = Listing::begin(&self.settings, request).await?;
         let info = read_info(&mut listing.session).await.context("read facts of Redis")?;
-        if info.get("redis_mode") == Some("cluster") {
+        let one_by_one = is_cluster(&info);
+        let fingerprint = fingerprint(&mut listing.session, &info).await.context("read facts of Redis")?;
+        let process = info.required("run_id")?.to_owned();
+        if let Some(from) = from.filter(|from| from.process == process) {
+            listing.go_on(from).await?;
+        }
+        let removing = Removing { pace: listing.pace, one_by_one };
+        Ok(Box::new(Sweep { listing, removing, fingerprint, process }))
+    }
+
+    async fn removal<'a>(&'a self, answer_time_max: Duration) -> Result<Box<dyn KeyRemoval + 'a>> {
+        let mut session = Session::open(&self.settings).await.context("connect to Redis")?;
+        let info = read_info(&mut session).await.context("read facts of Redis")?;
+        if is_cluster(&info) {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                "a node of a cluster holds a part of the keys alone",
+                "a file has keys of other nodes of the cluster, too",
             )
             .with_state("nothing was changed")
-            .with_hint("this version purges single servers"));
+            .with_hint("leave `--rdb` out: each primary lists its own keys"));
         }
-        let fingerprint = fingerprint(&mut listing.session, &info).await.context("read facts of Redis")?;
-        let removing = listing.pace;
-        Ok(Box::new(Sweep { listing, removing, fingerprint }))
+        let fingerprint = fingerprint(&mut session, &info).await.context("read facts of Redis")?;
+        let way = way(&mut session).await?;
+        let pace = Pace { step: STEP_FIRST, way, answer_time_max };
+        let removing = Removing { pace, one_by_one: false };
+        Ok(Box::new(Removal { session, removing, fingerprint, selected: None }))
     }
 }
 
+fn is_cluster(info: &Info) -> bool {
+    info.get("redis_mode") == Some("cluster")
+}
+
+/// The other primaries of a cluster that have slots, from `CLUSTER NODES`: a line for each node with its id, its `address:port@bus`, its flags
+/// and, from the ninth word on, its slots.
+fn other_primaries(nodes: &str) -> Vec<String> {
+    let one = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let flags: Vec<&str> = words.get(2)?.split(',').collect();
+        let is_other = flags.contains(&"master") && !flags.contains(&"myself") && words.len() > 8;
+        is_other.then(|| words[1].split(['@', ',']).next().unwrap_or_default().to_owned())
+    };
+    nodes.lines().filter_map(one).collect()
+}
+
 /// `db0:keys=3,expires=1,avg_ttl=0` for each database that holds keys.
-fn databases(info: &Info) -> Vec<KeyspaceSize> {
+pub(crate) fn databases(info: &Info) -> Vec<KeyspaceSize> {
     let one = |(name, value): (&str, &str)| {
         let database = name.strip_prefix("db")?.parse().ok()?;
         let number = |wanted: &str| {
@@ -94,12 +145,12 @@ fn databases(info: &Info) -> Vec<KeyspaceSize> {
     databases
 }
 
-/// The time that a command takes which costs the server nothing: the best of some.
+/// The time that a command takes which costs the server nothing: the best of some. Not `PING`, which a server that cannot save refuses.
 async fn way(session: &mut Session<'_>) -> Result<Duration> {
     let mut best = Duration::MAX;
     for _ in 0..WAY_SAMPLES {
         let asked = Instant::now();
-        session.ask::<()>(&cmd("PING")).await?;
+        session.select_own().await?;
         best = best.min(asked.elapsed());
     }
     Ok(best)
@@ -152,6 +203,20 @@ impl<'a> Listing<'a> {
         Ok(Self { session, pattern, now, databases: databases.into(), place: None, pace })
     }
 
+    /// Passes over what lies before `from`.
+    async fn go_on(&mut self, from: &SweepPlace) -> Result<()> {
+        let Some(at) = self.databases.iter().position(|database| *database == from.database) else {
+            return Ok(());
+        };
+        self.databases.drain(..at);
+        if from.cursor != 0 {
+            self.databases.pop_front();
+            self.session.ask::<()>(cmd("SELECT").arg(from.database)).await?;
+            self.place = Some((from.database, from.cursor));
+        }
+        Ok(())
+    }
+
     /// The next names, with the number of their database.
     async fn next(&mut self) -> Result<Option<(u64, Vec<Vec<u8>>)>> {
         let (database, cursor) = match self.place {
@@ -179,6 +244,7 @@ impl<'a> Listing<'a> {
 struct Scan<'a> {
     listing: Listing<'a>,
     tells_bytes: bool,
+    tells_idle: bool,
     describing: Pace,
 }
 
@@ -203,8 +269,9 @@ impl KeyScan for Scan<'_> {
 
 struct Sweep<'a> {
     listing: Listing<'a>,
-    removing: Pace,
+    removing: Removing,
     fingerprint: String,
+    process: String,
 }
 
 #[async_trait]
@@ -213,19 +280,68 @@ impl KeySweep for Sweep<'_> {
         Ok(self.listing.next().await?.map(|(_, names)| names))
     }
 
+    fn place(&self) -> Option<SweepPlace> {
+        let begun = self.listing.place;
+        let (database, cursor) = begun.or_else(|| Some((*self.listing.databases.front()?, 0)))?;
+        Some(SweepPlace { process: self.process.clone(), database, cursor })
+    }
+
     async fn remove(&mut self, names: &[Vec<u8>], permit: &Permit) -> Result<u64> {
         permit.check("redis.purge", StoreKind::Redis, &self.fingerprint)?;
+        self.removing.unlink(&mut self.listing.session, names).await
+    }
+}
+
+/// How keys are removed.
+struct Removing {
+    pace: Pace,
+    /// Each by a command of its own: a node of a cluster takes no command about keys of several slots.
+    one_by_one: bool,
+}
+
+impl Removing {
+    /// Removes keys of the database that is selected, in steps.
+    async fn unlink(&mut self, session: &mut Session<'_>, names: &[Vec<u8>]) -> Result<u64> {
         let (mut removed, mut rest) = (0, names);
         while !rest.is_empty() {
-            let (step, behind) = rest.split_at(self.removing.step.min(rest.len()));
-            let mut unlink = cmd("UNLINK");
-            unlink.arg(step);
+            let (step, behind) = rest.split_at(self.pace.step.min(rest.len()));
             let asked = Instant::now();
-            removed += self.listing.session.ask::<u64>(&unlink).await.context("remove keys of Redis")?;
-            self.removing.learn(step.len(), asked.elapsed());
+            removed += self.unlink_step(session, step).await.context("remove keys of Redis")?;
+            self.pace.learn(step.len(), asked.elapsed());
             rest = behind;
         }
         Ok(removed)
+    }
+
+    async fn unlink_step(&self, session: &mut Session<'_>, names: &[Vec<u8>]) -> Result<u64> {
+        if !self.one_by_one {
+            return session.ask::<u64>(cmd("UNLINK").arg(names)).await;
+        }
+        let mut pipeline = Pipeline::with_capacity(names.len());
+        for name in names {
+            pipeline.cmd("UNLINK").arg(name.as_slice());
+        }
+        let answers = session.ask_all(&pipeline).await?;
+        Ok(answers.iter().filter_map(|answer| redis::from_redis_value_ref::<u64>(answer).ok()).sum())
+    }
+}
+
+struct Removal<'a> {
+    session: Session<'a>,
+    removing: Removing,
+    fingerprint: String,
+    selected: Option<u64>,
+}
+
+#[async_trait]
+impl KeyRemoval for Removal<'_> {
+    async fn remove(&mut self, database: u64, names: &[Vec<u8>], permit: &Permit) -> Result<u64> {
+        permit.check("redis.purge", StoreKind::Redis, &self.fingerprint)?;
+        if self.selected != Some(database) {
+            self.session.ask::<()>(cmd("SELECT").arg(database)).await?;
+            self.selected = Some(database);
+        }
+        self.removing.unlink(&mut self.session, names).await
     }
 }
 
@@ -236,7 +352,7 @@ impl Scan<'_> {
         names: &[Vec<u8>],
         records: &mut Vec<KeyRecord>,
     ) -> Result<()> {
-        let questions = if self.tells_bytes { 3 } else { 2 };
+        let questions = 2 + usize::from(self.tells_bytes) + usize::from(self.tells_idle);
         let mut pipeline = Pipeline::with_capacity(names.len() * questions);
         for name in names {
             pipeline.cmd("TYPE").arg(name.as_slice());
@@ -244,12 +360,20 @@ impl Scan<'_> {
             if self.tells_bytes {
                 pipeline.cmd("MEMORY").arg("USAGE").arg(name.as_slice());
             }
+            if self.tells_idle {
+                pipeline.cmd("OBJECT").arg("IDLETIME").arg(name.as_slice());
+            }
         }
         let asked = Instant::now();
         let answers = self.listing.session.ask_all(&pipeline).await?;
         self.describing.learn(names.len(), asked.elapsed());
         for (name, answers) in names.iter().zip(answers.chunks_exact(questions)) {
-            records.extend(record(database, name, answers, self.listing.now));
+            let (idle, answers) = match answers.split_last() {
+                Some((idle, answers)) if self.tells_idle => (redis::from_redis_value_ref(idle).ok(), answers),
+                _ => (None, answers),
+            };
+            let known = record(database, name, answers, self.listing.now);
+            records.extend(known.map(|known| KeyRecord { idle_seconds: idle, ..known }));
         }
         Ok(())
     }
@@ -298,6 +422,15 @@ mod tests {
                 KeyspaceSize { database: 10, keys: 7, expiring: 2 }
             ]
         );
+    }
+
+    #[test]
+    fn other_primaries_are_those_with_slots() {
+        let nodes = "a1 10.0.0.1:6379@16379,host myself,master - 0 0 1 connected 0-5460\n\
+                     b2 10.0.0.2:6379@16379 master - 0 1 2 connected 5461-10922 10924\n\
+                     c3 10.0.0.3:6379@16379 slave b2 0 1 2 connected\n\
+                     d4 :0@0 master,fail,noaddr - 0 1 3 disconnected\n";
+        assert_eq!(other_primaries(nodes), ["10.0.0.2:6379"]);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The Redis adapter: the one user of the `redis` crate in the product, and the only place that issues commands to a Redis.
 //!
 //! For now it looks: what the server is, which environment it says it belongs to, what is misconfigured ([`RedisProbe`]), and which keys it
-//! holds ([`RedisKeyspace`]); and it copies them all as the server's own file ([`RedisKeyFile`]). It relies on `SCAN`,
+//! holds ([`RedisKeyspace`]), how it is doing ([`RedisServer`]); it copies them all as the server's own file ([`RedisKeyFile`]), and changes how the
+//! server persists and evicts. It relies on `SCAN`,
 //! `INFO`, `CONFIG GET`, `ACL GETUSER` and `SYNC` (Redis 6 to 8; the replies of older servers and of Valkey have the same form where they exist). It
-//! refuses to write anything but the environment marker, never issues `KEYS` or any other command whose time grows with the data set, and
+//! refuses to write anything but the environment marker, changes settings and removes keys with a permit alone, never issues `KEYS` or any other command whose time grows with the data set, and
 //! never puts a password into an error: what the operator gave is named by address alone.
 
+mod acl;
 mod config;
 mod examine;
 mod failure;
@@ -13,9 +15,12 @@ mod info;
 mod keyspace;
 mod probe;
 mod replication;
+mod server;
 mod session;
 
+pub use acl::{AclRole, AclUser};
 pub use config::{RedisConfig, TlsMode, TlsOptions};
 pub use keyspace::RedisKeyspace;
 pub use probe::RedisProbe;
 pub use replication::RedisKeyFile;
+pub use server::RedisServer;

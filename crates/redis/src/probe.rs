@@ -1,7 +1,7 @@
 //! The probe: a Redis at a glance, and its environment marker.
 //!
 //! The marker is the hash at the key `mainstay:identity:environment` of the configured database, with the server's fingerprint in it. A server that evicts any key, or is flushed, may lose it, and
-//! then counts as production: that errs on the safe side.
+//! then counts as production: that errs on the safe side. In a cluster it lies on the node that has its slot; the others count as production.
 
 use std::collections::BTreeMap;
 
@@ -115,9 +115,9 @@ pub(crate) async fn fingerprint(session: &mut Session<'_>, info: &Info) -> Resul
     Ok(kept.flatten().unwrap_or(run_id))
 }
 
-/// `none`, `hash` or another type; `None` when the user may not ask.
+/// `none`, `hash` or another type; `None` when the user may not ask, or the key is with another node of a cluster.
 async fn marker_type(session: &mut Session<'_>) -> Result<Option<String>> {
-    session.ask_if_allowed(cmd("TYPE").arg(MARKER_KEY)).await
+    session.ask_if_here(cmd("TYPE").arg(MARKER_KEY)).await
 }
 
 async fn read_marker(session: &mut Session<'_>) -> Result<Option<Marker>> {
@@ -128,7 +128,11 @@ async fn read_marker(session: &mut Session<'_>) -> Result<Option<Marker>> {
         )
         .with_hint(format!("look at it with `HGETALL {MARKER_KEY}`, then type `mainstay environment mark`"))
     };
-    let kind: String = session.ask(cmd("TYPE").arg(MARKER_KEY)).await?;
+    let question = cmd("TYPE").arg(MARKER_KEY).to_owned();
+    let kind = match session.is_elsewhere(&question).await? {
+        true => "none".to_owned(),
+        false => session.ask::<String>(&question).await?,
+    };
     match kind.as_str() {
         "none" => return Ok(None),
         "hash" => {}

@@ -48,8 +48,13 @@ impl<'a> Session<'a> {
             self.ask::<()>(auth.arg(password.expose())).await?;
         }
         // Also without a database to select: it is the first answer, which tells a server that is not ready or asks for a password.
-        self.ask::<()>(cmd("SELECT").arg(self.settings.database)).await?;
+        self.select_own().await?;
         Ok(self)
+    }
+
+    /// Selects the configured database.
+    pub(crate) async fn select_own(&mut self) -> Result<()> {
+        self.ask::<()>(cmd("SELECT").arg(self.settings.database)).await
     }
 
     /// One command and its answer.
@@ -66,6 +71,35 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Whether the server gives an answer to a command about a key: it may be forbidden, unknown, or not to be told as things are. That the
+    /// key is with another node is an answer.
+    pub(crate) async fn answers(&mut self, command: &Cmd) -> Result<bool> {
+        match self.try_ask::<Value>(command).await {
+            Ok(_) => Ok(true),
+            Err(error) if is_elsewhere(&error) => Ok(true),
+            Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) => Ok(false),
+            Err(error) => Err(failure(self.settings, error)),
+        }
+    }
+
+    /// As [`Session::ask_if_allowed`] about a key; `None` also when the key is with another node of the cluster.
+    pub(crate) async fn ask_if_here<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<Option<T>> {
+        match self.try_ask(command).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if is_denied(&error) || is_elsewhere(&error) => Ok(None),
+            Err(error) => Err(failure(self.settings, error)),
+        }
+    }
+
+    /// Whether the key that a command is about is with another node of a cluster.
+    pub(crate) async fn is_elsewhere(&mut self, command: &Cmd) -> Result<bool> {
+        match self.try_ask::<Value>(command).await {
+            Ok(_) => Ok(false),
+            Err(error) if is_elsewhere(&error) => Ok(true),
+            Err(error) => Err(failure(self.settings, error)),
+        }
+    }
+
     /// Several commands at once, and their answers in the same order.
     pub(crate) async fn ask_all(&mut self, commands: &Pipeline) -> Result<Vec<Value>> {
         let answers = commands.query_async(&mut self.connection).await;
@@ -75,6 +109,11 @@ impl<'a> Session<'a> {
     async fn try_ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, RedisError> {
         command.query_async(&mut self.connection).await
     }
+}
+
+/// A node of a cluster names the node that has the key.
+fn is_elsewhere(error: &RedisError) -> bool {
+    matches!(error.code(), Some("MOVED" | "ASK"))
 }
 
 /// Managed services forbid commands by ACL, or rename them away.

@@ -39,6 +39,9 @@ pub(crate) async fn run(args: ApplyArgs, session: &Session) -> Result<ExitStatus
         mainstay_ops::reset::OPERATION => pg::reset::apply_plan(&plan, approve, session).await,
         mainstay_ops::restore::OPERATION_ABANDON => restore::abandon_plan(&plan, approve, session).await,
         mainstay_ops::purge::OPERATION => redis::purge::apply_plan(&plan, approve, session).await,
+        mainstay_ops::key_policy::OPERATION | mainstay_ops::key_policy::OPERATION_EVICT => {
+            redis::policy::apply_plan(&plan, approve, session).await
+        }
         operation if operation.starts_with("restore.apply.") => {
             restore::apply_plan(&plan, approve, &ScratchArgs::default(), session).await
         }

@@ -41,7 +41,7 @@ pub(crate) struct DoctorArgs {
 /// # Errors
 /// `Config` when a connection cannot be described or a compose file that was named cannot be read. What cannot be reached is a finding.
 pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatus> {
-    let composes = compose_files(&args, session)?;
+    let composes = compose_files(args.compose.as_deref(), session)?;
     let probes = session.probes().await?;
     let (examinations, repository) =
         tokio::join!(doctor::stores(&probes, EXAMINATION_TIME_MAX), status::repository(session));
@@ -59,6 +59,14 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
     if postgres.is_some_and(|examination| examination.marker.is_ok()) {
         let (inspection, address) = session.relational()?;
         found.extend(doctor::relational(inspection.as_ref(), &address, EXAMINATION_TIME_MAX).await);
+    }
+    let redis = examinations.iter().find(|examination| examination.kind == StoreKind::Redis);
+    if let Some(examination) = redis.filter(|examination| examination.marker.is_ok()) {
+        let (server, configuration) = (session.key_server()?, &session.configuration);
+        let (declared, classes) = (&configuration.redis_policy, &configuration.redis_classes);
+        let known = &examination.findings;
+        let more = doctor::key_server(server.as_ref(), declared, classes, known, EXAMINATION_TIME_MAX).await;
+        found.extend(more);
     }
     found.extend(examinations.into_iter().flat_map(|Examination { findings, .. }| findings));
     if let (Some(location), Some(status)) = (session.repository_location(), repository) {
@@ -90,12 +98,12 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
     Ok(session.printer.report(&Diagnosis { looked_at, findings: found }))
 }
 
-fn compose_files(args: &DoctorArgs, session: &Session) -> Result<Vec<(PathBuf, Value)>> {
-    let named = args
-        .compose
-        .as_deref()
-        .map(|path| session.path(path))
-        .or_else(|| session.configuration.compose_file.clone());
+/// Compose files with their content: the one that was `given`, the configured one, or those of the working directory.
+///
+/// # Errors
+/// `Config` when one cannot be read or is no YAML.
+pub(crate) fn compose_files(given: Option<&Path>, session: &Session) -> Result<Vec<(PathBuf, Value)>> {
+    let named = given.map(|path| session.path(path)).or_else(|| session.configuration.compose_file.clone());
     let paths = match named {
         Some(path) => vec![path],
         None => {

@@ -79,7 +79,7 @@ impl Key {
 
     /// Its environment variable. The section `repository.s3` is shortened to `S3`.
     pub(crate) fn variable(&self) -> String {
-        let section = self.section.strip_prefix("repository.").unwrap_or(self.section);
+        let section = self.section.strip_prefix("repository.").unwrap_or(self.section).replace('.', "_");
         format!("MAINSTAY_{}_{}", section.to_uppercase(), self.name.to_uppercase())
     }
 
@@ -188,6 +188,57 @@ pub(crate) const KEYS: &[Key] = &[
     also(key("redis", "password", Form::Secret, "that user's password"), &["REDIS_PASSWORD"]),
     key("redis", "tls", Form::Switch, "encrypt the connection; `rediss://` does so, too"),
     key("redis", "ca_file", Form::Path, "PEM file of the authority that signed the server's certificate"),
+    key(
+        "redis.policy",
+        "save",
+        Form::List,
+        "when Redis makes a snapshot: seconds and changes, as in `\"3600 1\"`; an empty list for never",
+    ),
+    key("redis.policy", "appendonly", Form::Switch, "whether Redis keeps an append-only file"),
+    key(
+        "redis.policy",
+        "appendfsync",
+        Form::Word(&["always", "everysec", "no"]),
+        "when that file is made durable",
+    ),
+    key("redis.policy", "maxmemory", Form::Size, "most memory of Redis; 0 for no limit"),
+    key(
+        "redis.policy",
+        "maxmemory_policy",
+        Form::Word(&[
+            "noeviction",
+            "allkeys-lru",
+            "allkeys-lfu",
+            "allkeys-random",
+            "volatile-lru",
+            "volatile-lfu",
+            "volatile-random",
+            "volatile-ttl",
+        ]),
+        "what goes when that is reached",
+    ),
+    key(
+        "redis.policy",
+        "repl_backlog_size",
+        Form::Size,
+        "how much of the replication stream is kept for replicas and captures that were away",
+    ),
+    key(
+        "redis.classes",
+        "session",
+        Form::List,
+        "globs of keys that keep users signed in; never evicted or purged unasked",
+    ),
+    key("redis.classes", "revocation", Form::List, "globs of keys that keep revoked tokens out; the same"),
+    key(
+        "redis.classes",
+        "idempotency",
+        Form::List,
+        "globs of keys that keep work from being done twice; the same",
+    ),
+    key("redis.classes", "queue", Form::List, "globs of keys that hold jobs to be done; the same"),
+    key("redis.classes", "counter", Form::List, "globs of rate limits and other counters"),
+    key("redis.classes", "cache", Form::List, "globs of keys that can be made again"),
     flag(
         key("repository", "url", Form::Location, "where backups, journals and the audit chain are kept"),
         "repository-url",

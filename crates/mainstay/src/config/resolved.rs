@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use jiff::SignedDuration;
 use mainstay_model::{ByteSize, EnvironmentClass, Error, ErrorKind, Result, Secret, StoreKind};
 
+use mainstay_ops::key_policy::DeclaredPolicy;
+use mainstay_ops::{KeyClass, KeyClasses};
 use mainstay_store::Location;
 
 use super::connection::{Connection, ConnectionError};
@@ -197,6 +199,10 @@ pub(crate) struct Configuration {
     pub(crate) postgres: Option<PostgresSettings>,
     /// Redis, when it has a url.
     pub(crate) redis: Option<RedisSettings>,
+    /// How Redis is to persist and evict.
+    pub(crate) redis_policy: DeclaredPolicy,
+    /// Which of its keys are what.
+    pub(crate) redis_classes: KeyClasses,
     /// The repository, when it has a url.
     pub(crate) repository: Option<RepositorySettings>,
     /// A last backup older than this is a finding.
@@ -326,6 +332,8 @@ impl Settings {
             mongo: self.mongo(),
             postgres: self.postgres(),
             redis: self.redis(),
+            redis_policy: self.redis_policy(),
+            redis_classes: self.redis_classes(),
             repository: self.repository(),
             backup_age_max: self.duration("policy.backup_age_max"),
             lease_ttl: self.duration("repository.lease_ttl"),
@@ -439,6 +447,35 @@ impl Settings {
         })
     }
 
+    fn redis_policy(&self) -> DeclaredPolicy {
+        let size = |name: &str| match self.value(&format!("redis.policy.{name}")) {
+            Some(Value::Size(size)) => Some(size.bytes()),
+            _ => None,
+        };
+        DeclaredPolicy {
+            save: self.list("redis.policy.save"),
+            appendonly: self.switch("redis.policy.appendonly"),
+            appendfsync: self.text("redis.policy.appendfsync"),
+            maxmemory: size("maxmemory"),
+            maxmemory_policy: self.text("redis.policy.maxmemory_policy"),
+            repl_backlog_size: size("repl_backlog_size"),
+        }
+    }
+
+    fn redis_classes(&self) -> KeyClasses {
+        let globs = |class: KeyClass| {
+            self.list(&format!("redis.classes.{}", class.name())).map(|globs| (class, globs))
+        };
+        KeyClasses::new(KeyClass::ALL.into_iter().filter_map(globs))
+    }
+
+    fn list(&self, path: &str) -> Option<Vec<String>> {
+        match self.value(path) {
+            Some(Value::List(items)) => Some(items.clone()),
+            _ => None,
+        }
+    }
+
     fn repository(&self) -> Option<RepositorySettings> {
         let setting = self.0.get("repository.url")?;
         let Value::Text(location) = &setting.value else { return None };
@@ -449,10 +486,7 @@ impl Settings {
             folder: setting.folder.clone(),
             compression_level: i32::try_from(self.number("repository.compression_level")).unwrap_or(3),
             compression_threads: usize::try_from(self.number("repository.compression_threads")).unwrap_or(0),
-            recipients: match self.value("repository.recipients") {
-                Some(Value::List(items)) => items.clone(),
-                _ => Vec::new(),
-            },
+            recipients: self.list("repository.recipients").unwrap_or_default(),
             identities,
             write_limit: match self.value("repository.write_limit") {
                 Some(Value::Size(size)) => Some(*size),

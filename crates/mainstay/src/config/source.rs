@@ -238,7 +238,10 @@ fn answer_of_file(rank: Rank, file: &ConfigFile, entry: &super::file::Entry) -> 
 }
 
 /// The text of a file that holds one value, without its last line break.
-fn read_value_file(path: &Path, named_by: &str) -> Result<String> {
+///
+/// # Errors
+/// `Config`, naming the file and never what is in it.
+pub(crate) fn read_value_file(path: &Path, named_by: &str) -> Result<String> {
     let refuse = |why: String| {
         Error::new(
             ErrorKind::Config,

@@ -28,6 +28,24 @@ pub(crate) const TEMPLATE: &str = r#"# Mainstay's configuration for this project
 # url = "redis://127.0.0.1:6379"
 # password_file = "/run/secrets/redis_password"
 
+[redis.policy]
+# How Redis persists and evicts; `mainstay redis policy drift` compares, `plan` and `apply` change.
+# save = ["3600 1", "300 100", "60 10000"]
+# appendonly = true
+# appendfsync = "everysec"
+# maxmemory = "256MiB"
+# maxmemory_policy = "noeviction"
+# repl_backlog_size = "64MiB"
+
+[redis.classes]
+# Which keys are what: the first four are neither evicted nor purged unasked.
+# session = ["auth:session:*", "auth:refresh:*"]
+# revocation = ["auth:revoked:*"]
+# idempotency = ["payment:idem:*"]
+# queue = ["queue:*"]
+# counter = ["ratelimit:*"]
+# cache = ["cache:*"]
+
 [repository]
 # Where backups, journals and the audit chain are kept: a folder (relative to this file), or s3://bucket/prefix.
 # url = "file:./backups"
@@ -67,6 +85,6 @@ mod tests {
             .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line))
             .collect::<Vec<_>>()
             .join("\n");
-        assert_eq!(ConfigFile::parse(path, &uncommented).unwrap().entries.len(), 25);
+        assert_eq!(ConfigFile::parse(path, &uncommented).unwrap().entries.len(), 37);
     }
 }

@@ -7,8 +7,12 @@
 //! Sources: the official images' documentation (docker-library: `postgres` since 18 keeps its data below `/var/lib/postgresql/<major>`,
 //! `mongo` in `/data/db`, `redis` in `/data`); compose specification, "ports" and "volumes" in short and long form.
 
+use std::collections::BTreeMap;
+
 use mainstay_model::{Finding, Severity, StoreKind};
 use serde_json::Value;
+
+use crate::key_policy::{DeclaredPolicy, StartCommand};
 
 /// A service of the file, as far as it matters here.
 struct Service<'a> {
@@ -69,6 +73,38 @@ pub fn data_on_volume(file: &Value, name: &str, data_directory: &str) -> Option<
         ),
         "back it up now, mount the volume at /var/lib/postgresql, and restore",
     ))
+}
+
+/// How the file starts its Redis. Says nothing unless the file has exactly one, for the server that was asked may be another one. Of
+/// options only those that [`DeclaredPolicy`] can declare are told: others may hold a password.
+pub fn redis_start(file: &Value, name: &str) -> Option<StartCommand> {
+    let services = file.get("services").and_then(Value::as_object)?;
+    let mut found = services
+        .iter()
+        .filter_map(|(service, definition)| read_service(name, service, definition))
+        .filter(|service| service.kind == StoreKind::Redis);
+    let (service, None) = (found.next()?, found.next()) else { return None };
+    let mut options: BTreeMap<String, String> = BTreeMap::new();
+    let mut option: Option<&str> = None;
+    for word in service.command.split_whitespace() {
+        if let Some(name) = word.strip_prefix("--") {
+            option = DeclaredPolicy::NAMES.into_iter().find(|known| *known == name);
+            options.extend(option.map(|name| (name.to_owned(), String::new())));
+        } else if let Some(value) = option.and_then(|name| options.get_mut(name)) {
+            let gap = if value.is_empty() { "" } else { " " };
+            value.push_str(&format!("{gap}{word}"));
+        }
+    }
+    Some(StartCommand {
+        place: service.subject.clone(),
+        options,
+        config_file: service
+            .command
+            .split_whitespace()
+            .find(|word| word.ends_with(".conf"))
+            .map(str::to_owned),
+        single_files: service.mounts().into_iter().filter(|target| target.ends_with(".conf")).collect(),
+    })
 }
 
 fn read_service<'a>(file: &str, name: &str, definition: &'a Value) -> Option<Service<'a>> {
@@ -438,6 +474,31 @@ mod tests {
                 "command": ["sh", "-lc", "redis-server --requirepass \"$${REDIS_PASSWORD}\" --appendonly yes --appendfsync everysec"],
             }),
         }
+    }
+
+    #[test]
+    fn the_command_that_starts_redis_is_taken_apart() {
+        let file = |command: &str, volumes: &Value| {
+            json!({"services": {
+                "cache": {"image": "redis:8", "command": command, "volumes": volumes},
+                "db": {"image": "postgres:18"},
+            }})
+        };
+        let command = "redis-server /usr/local/etc/redis/redis.conf --requirepass canary --save \"3600 1 300 100\" --appendonly no";
+        let volumes = json!(["./redis.conf:/usr/local/etc/redis/redis.conf:ro", "data:/data"]);
+        let start = redis_start(&file(command, &volumes), "compose.yaml").unwrap_or_default();
+        assert_eq!(start.place, "compose.yaml: cache");
+        assert_eq!(start.config_file.as_deref(), Some("/usr/local/etc/redis/redis.conf"));
+        assert_eq!(start.single_files, ["/usr/local/etc/redis/redis.conf"]);
+        let options: Vec<(&str, &str)> =
+            start.options.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(options, [("appendonly", "no"), ("save", "3600 1 300 100")]);
+        let start =
+            redis_start(&json!({"services": {"redis": good(StoreKind::Redis)}}), "c").unwrap_or_default();
+        assert_eq!(start.options["appendfsync"], "everysec");
+        let mut two = file("redis-server", &json!([]));
+        two["services"]["other"] = json!({"image": "redis:8"});
+        assert_eq!(redis_start(&two, "c"), None, "nobody knows which one was asked");
     }
 
     fn found(kind: StoreKind, changes: &Value) -> Vec<(String, Severity)> {

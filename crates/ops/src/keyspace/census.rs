@@ -320,6 +320,17 @@ impl Counting {
     }
 }
 
+/// The beginning of `name` by which keys are grouped unless another way is asked for: `<domain>:<kind>:`.
+pub(crate) fn census_prefix(name: &[u8]) -> &[u8] {
+    let prefix = prefix(name, b':', 2);
+    &prefix[..prefix.len().min(PREFIX_BYTES_MAX)]
+}
+
+/// A name as it can be shown.
+pub(crate) fn shown_name(name: &[u8]) -> String {
+    shown(name, NAME_BYTES_MAX)
+}
+
 /// The first `depth` words of `name` with the delimiters behind them; where there are fewer, all but the last.
 fn prefix(name: &[u8], delimiter: u8, depth: usize) -> &[u8] {
     let ends = name.iter().enumerate().filter(|(_, byte)| **byte == delimiter).map(|(at, _)| at + 1);

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use census::{BigKey, CensusOptions, ExpirySpread, KeyCensus, KeyGroup, PREFIX_COUNT_MAX, PrefixGroup};
 
-pub(crate) use census::Counting;
+pub(crate) use census::{Counting, census_prefix, shown_name};
 
 /// How many keys of a file are counted before the observer is told.
 const FILE_STEP_KEYS: u64 = 10_000;
@@ -80,6 +80,7 @@ pub async fn of_server(
         pattern: request.pattern,
         answer_time_max: request.answer_time_max,
         now: request.options.now,
+        asks_idle: false,
     };
     let mut scan = keyspace.scan(scan_request).await?;
     let tells_bytes = scan.tells_bytes();
@@ -122,7 +123,11 @@ pub async fn of_file(
     Ok(KeyspaceReport { source: CensusSource::File, census, tells_bytes: true, findings })
 }
 
-fn open(path: &Path) -> Result<File> {
+/// Opens a database file.
+///
+/// # Errors
+/// `NotFound`, `Storage`; `Usage` when it is no file.
+pub(crate) fn open(path: &Path) -> Result<File> {
     let shown = path.display();
     let refuse = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => Error::new(ErrorKind::NotFound, format!("there is no {shown}"))
@@ -141,13 +146,34 @@ fn walk(
     observer: &dyn Observer,
     cancel: &CancellationToken,
 ) -> Result<KeyCensus> {
-    let mut walker = Walker::new(source);
     let mut counting = Counting::new(options);
     let (mut keys, mut told) = (0, Work::default());
+    each_key(source, |record, offset| {
+        counting.add(&record);
+        keys += 1;
+        if keys % FILE_STEP_KEYS == 0 {
+            let so_far = Work { items: keys, bytes: offset };
+            observer.advance(Work { items: so_far.items - told.items, bytes: so_far.bytes - told.bytes });
+            told = so_far;
+            if cancel.is_cancelled() {
+                return Err(interrupted());
+            }
+        }
+        Ok(())
+    })?;
+    Ok(counting.end())
+}
+
+/// Hands over each key of a database file with the place behind it, until the end or the first error.
+///
+/// # Errors
+/// As [`of_file`]; those of `take`.
+pub(crate) fn each_key(source: impl Read, mut take: impl FnMut(KeyRecord, u64) -> Result<()>) -> Result<()> {
+    let mut walker = Walker::new(source);
     while let Some(item) = walker.next_item().map_err(damaged)? {
         let Item::Key(head) = item else { continue };
         let tail = walker.pass_value().map_err(damaged)?;
-        counting.add(&KeyRecord {
+        let record = KeyRecord {
             bytes: Some(tail.data_bytes.saturating_add(head.name.len() as u64)),
             database: head.database,
             kind: kind(head.kind),
@@ -155,18 +181,10 @@ fn walk(
             expires_at: head.expires_at,
             idle_seconds: head.idle_seconds,
             name: head.name,
-        });
-        keys += 1;
-        if keys % FILE_STEP_KEYS == 0 {
-            let so_far = Work { items: keys, bytes: walker.offset() };
-            observer.advance(Work { items: so_far.items - told.items, bytes: so_far.bytes - told.bytes });
-            told = so_far;
-            if cancel.is_cancelled() {
-                return Err(interrupted());
-            }
-        }
+        };
+        take(record, walker.offset())?;
     }
-    Ok(counting.end())
+    Ok(())
 }
 
 fn kind(kind: Kind) -> KeyKind {

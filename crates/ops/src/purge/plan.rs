@@ -1,21 +1,25 @@
 //! What a purge would hit.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use mainstay_engine::{KeyScanRequest, Keyspace};
 use mainstay_guard::{BackupEvidence, operation};
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{
-    BlastRadius, ByteSize, Clock, Count, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result, StoreKind,
-    Target,
+    BlastRadius, ByteSize, Clock, Count, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result, ResultExt,
+    SetId, StoreKind, Target, Timestamp,
 };
 use mainstay_repository::{Repository, Set};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{Glob, OPERATION};
+use crate::classes::{KeyClass, KeyClasses};
 use crate::keyfile::KeyFileSetContents;
-use crate::keyspace::{CensusOptions, Counting, KeyCensus, KeyGroup, interrupted};
+use crate::keyspace::{CensusOptions, Counting, KeyCensus, KeyGroup, each_key, interrupted, open};
 use crate::verify::evidence_among;
 
 /// How many prefixes a plan names.
@@ -35,6 +39,36 @@ pub struct PurgeRequest {
     pub everything: bool,
     /// The longest that the server should be busy with one answer, in microseconds.
     pub answer_micros_max: u64,
+    /// What keys are for; those of protected classes stay.
+    #[serde(default)]
+    pub classes: KeyClasses,
+    /// Protected classes that go nevertheless.
+    #[serde(default)]
+    pub with_classes: Vec<KeyClass>,
+    /// Where the names come from, when the server is not to list them.
+    #[serde(default)]
+    pub file: Option<NamesFile>,
+}
+
+/// A database file that says which keys there are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamesFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// How long it is.
+    pub bytes: u64,
+}
+
+/// What could bring back what goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UndoPoint {
+    /// The newest set of this server.
+    pub set: SetId,
+    /// When it was begun: what came later it does not have.
+    pub begun_at: Timestamp,
+    /// Whether it was read back and found sound.
+    pub is_verified: bool,
 }
 
 impl PurgeRequest {
@@ -42,8 +76,13 @@ impl PurgeRequest {
         Duration::from_micros(self.answer_micros_max)
     }
 
-    /// Which names the walk for pattern number `index` means: not those that a pattern before it has met already, and never the store's
-    /// `marker`.
+    /// Whether keys of `class` stay.
+    fn keeps(&self, class: KeyClass) -> bool {
+        class.is_protected() && !self.with_classes.contains(&class)
+    }
+
+    /// Which names the walk for pattern number `index` means: not those that a pattern before it has met already, none of a class that stays,
+    /// and never the store's `marker`.
     pub(super) fn selector(
         &self,
         index: usize,
@@ -53,7 +92,28 @@ impl PurgeRequest {
             |patterns: &[String]| patterns.iter().map(|pattern| Glob::new(pattern)).collect::<Vec<_>>();
         let mut passed_over = globs(&self.protect);
         passed_over.extend(globs(&self.patterns[..index]));
-        move |name| name != marker && !passed_over.iter().any(|glob| glob.matches(name))
+        let classes = self.classes.matcher();
+        let kept: Vec<KeyClass> = KeyClass::ALL.into_iter().filter(|class| self.keeps(*class)).collect();
+        move |name| {
+            name != marker
+                && !passed_over.iter().any(|glob| glob.matches(name))
+                && !classes.class(name).is_some_and(|class| kept.contains(&class))
+        }
+    }
+
+    /// Which keys of a file are meant: what each walk would mean, together.
+    pub(super) fn file_selector(
+        &self,
+        marker: &'static [u8],
+    ) -> impl Fn(u64, &[u8]) -> bool + Send + Sync + use<> {
+        let walks: Vec<_> = { self.patterns.iter().enumerate() }
+            .map(|(index, pattern)| (Glob::new(pattern), self.selector(index, marker)))
+            .collect();
+        let databases = self.databases.clone();
+        move |database, name| {
+            (databases.is_empty() || databases.contains(&database))
+                && walks.iter().any(|(glob, is_meant)| glob.matches(name) && is_meant(name))
+        }
     }
 
     /// The databases that are meant, of those that hold keys.
@@ -67,29 +127,41 @@ impl PurgeRequest {
     }
 }
 
+/// What planning a purge works with.
+pub struct PurgePlanning<'a> {
+    /// The keys.
+    pub keyspace: &'a dyn Keyspace,
+    /// What could bring back what goes, when there is something.
+    pub undo: Option<UndoPoint>,
+    /// An older one is told to be old.
+    pub undo_age_max: SignedDuration,
+    /// Tells the time.
+    pub clock: &'a dyn Clock,
+    /// Told how far counting is.
+    pub observer: &'a dyn Observer,
+    /// Stops counting.
+    pub cancel: &'a CancellationToken,
+}
+
 /// Counts what matches, and decides its removal.
 ///
 /// # Errors
 /// `Usage` for a pattern that matches everything, or patterns that do together, unless `everything` is asked for; `Precondition` when nothing
-/// matches; the store's; `Interrupted`.
-pub async fn plan(
-    keyspace: &dyn Keyspace,
-    target: Target,
-    request: &PurgeRequest,
-    clock: &dyn Clock,
-    observer: &dyn Observer,
-    cancel: &CancellationToken,
-) -> Result<Plan> {
+/// matches, or nothing that is not protected; the store's; `Interrupted`.
+pub async fn plan(planning: &PurgePlanning<'_>, target: Target, request: &PurgeRequest) -> Result<Plan> {
+    let PurgePlanning { keyspace, clock, .. } = *planning;
     check(request)?;
     let options = CensusOptions { delimiter: b':', depth: 2, biggest: 0, now: clock.now().as_millisecond() };
-    let census = count(keyspace, request, options, observer, cancel).await?;
+    let Counted { census, going, kept, all } = count(planning, request, options).await?;
     if census.total.keys == 0 {
-        return Err(Error::new(ErrorKind::Precondition, "no key matches")
-            .with_state("nothing was changed")
-            .with_hint("`mainstay redis keys` shows what keys there are"));
+        return Err(nothing_goes(&kept));
     }
-    check_share(keyspace, request, census.total.keys).await?;
+    check_share(request, census.total.keys, all)?;
     let created_at = clock.now();
+    let mut shown = steps(&census);
+    shown.extend(class_steps(&going, &kept));
+    shown.extend(cluster_step(&keyspace.others().await?));
+    shown.push(undo_step(planning, created_at));
     let (keys, bytes) = (census.total.keys, census.total.bytes);
     Ok(Plan {
         format: PLAN_FORMAT,
@@ -101,7 +173,7 @@ pub async fn plan(
             items: keys,
             bytes,
         },
-        steps: steps(&census),
+        steps: shown,
         target,
         parameters: serde_json::to_value(request).expect("a request has a JSON form"),
         created_at,
@@ -131,11 +203,10 @@ pub(super) fn check(request: &PurgeRequest) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to remove all keys of the server unasked, whatever the patterns look like; the marker is one that stays anyway.
-async fn check_share(keyspace: &dyn Keyspace, request: &PurgeRequest, matching: u64) -> Result<()> {
+/// Refuses to remove all keys unasked, whatever the patterns look like; the marker is one that stays anyway.
+fn check_share(request: &PurgeRequest, matching: u64, all: u64) -> Result<()> {
     /// So few keys are nobody's store.
     const TELLING_KEYS: u64 = 20;
-    let all: u64 = keyspace.databases().await?.iter().map(|size| size.keys).sum();
     if request.everything || all <= TELLING_KEYS || matching + 1 < all {
         return Ok(());
     }
@@ -144,15 +215,31 @@ async fn check_share(keyspace: &dyn Keyspace, request: &PurgeRequest, matching: 
         .with_hint("name fewer prefixes; `--everything` if every key is meant"))
 }
 
+/// What was counted.
+struct Counted {
+    /// What goes.
+    census: KeyCensus,
+    /// That by class, where one is declared.
+    going: BTreeMap<KeyClass, u64>,
+    /// What matches and stays, because its class is protected.
+    kept: BTreeMap<KeyClass, u64>,
+    /// How many keys there are, whether or not they match.
+    all: u64,
+}
+
 async fn count(
-    keyspace: &dyn Keyspace,
+    planning: &PurgePlanning<'_>,
     request: &PurgeRequest,
     options: CensusOptions,
-    observer: &dyn Observer,
-    cancel: &CancellationToken,
-) -> Result<KeyCensus> {
+) -> Result<Counted> {
+    let PurgePlanning { keyspace, observer, cancel, .. } = *planning;
+    if let Some(file) = &request.file {
+        return count_file(planning, request, file, options).await;
+    }
     let databases = request.databases(keyspace).await?;
     let mut counting = Counting::new(options.clone());
+    let (mut going, mut kept) = (BTreeMap::new(), BTreeMap::new());
+    let classes = request.classes.matcher();
     for (index, pattern) in request.patterns.iter().enumerate() {
         observer.phase(&format!("count {pattern}"));
         let is_meant = request.selector(index, keyspace.marker());
@@ -161,18 +248,136 @@ async fn count(
             pattern: Some(pattern.clone().into_bytes()),
             answer_time_max: request.answer_time_max(),
             now: options.now,
+            asks_idle: false,
         };
         let mut scan = keyspace.scan(scan_request).await?;
         while let Some(records) = scan.next().await? {
-            let meant = records.iter().filter(|record| is_meant(&record.name));
-            meant.for_each(|record| counting.add(record));
+            for record in &records {
+                let class = classes.class(&record.name);
+                let goes = is_meant(&record.name);
+                if goes {
+                    counting.add(record);
+                }
+                match class {
+                    Some(class) if goes => *going.entry(class).or_default() += 1,
+                    Some(class) if request.keeps(class) => *kept.entry(class).or_default() += 1,
+                    _ => {}
+                }
+            }
             observer.advance(Work { items: records.len() as u64, bytes: 0 });
             if cancel.is_cancelled() {
                 return Err(interrupted());
             }
         }
     }
-    Ok(counting.end())
+    let all = keyspace.databases().await?.iter().map(|size| size.keys).sum();
+    Ok(Counted { census: counting.end(), going, kept, all })
+}
+
+/// The same of a file: nothing is asked of the server.
+async fn count_file(
+    planning: &PurgePlanning<'_>,
+    request: &PurgeRequest,
+    file: &NamesFile,
+    options: CensusOptions,
+) -> Result<Counted> {
+    planning.observer.phase("count keys of the file");
+    let is_meant = request.file_selector(planning.keyspace.marker());
+    let (classes, request, file) = (request.classes.matcher(), request.clone(), file.clone());
+    let cancel = planning.cancel.clone();
+    let walked = tokio::task::spawn_blocking(move || {
+        let (mut going, mut kept, mut all) = (BTreeMap::new(), BTreeMap::new(), 0);
+        let mut counting = Counting::new(options);
+        let globs: Vec<Glob> = request.patterns.iter().map(|pattern| Glob::new(pattern)).collect();
+        each_key(open(&file.path)?, |record, _| {
+            if cancel.is_cancelled() {
+                return Err(interrupted());
+            }
+            all += 1;
+            let goes = is_meant(record.database, &record.name);
+            if goes {
+                counting.add(&record);
+            }
+            let stays = |class| request.keeps(class) && globs.iter().any(|glob| glob.matches(&record.name));
+            match classes.class(&record.name) {
+                Some(class) if goes => *going.entry(class).or_default() += 1,
+                Some(class) if stays(class) => *kept.entry(class).or_default() += 1,
+                _ => {}
+            }
+            Ok(())
+        })
+        .with_context(|| format!("walk through {}", file.path.display()))?;
+        Ok(Counted { census: counting.end(), going, kept, all })
+    });
+    walked.await.map_err(|_| Error::new(ErrorKind::Internal, "the walk through the file ended"))?
+}
+
+fn nothing_goes(kept: &BTreeMap<KeyClass, u64>) -> Error {
+    let error =
+        |message: String| Error::new(ErrorKind::Precondition, message).with_state("nothing was changed");
+    if kept.is_empty() {
+        return error("no key matches".to_owned())
+            .with_hint("`mainstay redis keys` shows what keys there are");
+    }
+    let counts: Vec<String> =
+        kept.iter().map(|(class, count)| format!("{} of class {}", Count(*count), class.name())).collect();
+    let options: Vec<String> = kept.keys().map(|class| format!("--with-class {}", class.name())).collect();
+    error(format!("all keys that match are protected: {}", counts.join(", "))).with_hint(format!(
+        "`{}` if they are to go; [redis.classes] declares which keys are which",
+        options.join(" ")
+    ))
+}
+
+/// What it means that they go, by class; and what stays.
+fn class_steps(going: &BTreeMap<KeyClass, u64>, kept: &BTreeMap<KeyClass, u64>) -> Vec<PlanStep> {
+    let goes = going.iter().map(|(class, count)| PlanStep {
+        name: format!("of class {}", class.name()),
+        mark: '-',
+        summary: class.loss(Count(*count)),
+    });
+    let stays = kept.iter().map(|(class, count)| PlanStep {
+        name: format!("of class {}", class.name()),
+        mark: ' ',
+        summary: format!(
+            "{} keys match and stay; `--with-class {}` removes them, too",
+            Count(*count),
+            class.name()
+        ),
+    });
+    goes.chain(stays).collect()
+}
+
+/// Where further keys stay, in a cluster.
+fn cluster_step(others: &[String]) -> Option<PlanStep> {
+    (!others.is_empty()).then(|| PlanStep {
+        name: "other primaries".to_owned(),
+        mark: ' ',
+        summary: format!("keys of {} stay: purge each by its own `--redis-url`", others.join(", ")),
+    })
+}
+
+/// What could bring it back.
+fn undo_step(planning: &PurgePlanning<'_>, now: Timestamp) -> PlanStep {
+    let summary = match &planning.undo {
+        None => {
+            "no backup of this server: what goes is gone; `mainstay backup create --store redis` makes one"
+                .to_owned()
+        }
+        Some(UndoPoint { set, begun_at, is_verified }) => {
+            let age = now.duration_since(*begun_at);
+            let minutes = age.as_mins().max(0);
+            let old = match age > planning.undo_age_max {
+                true => format!(", older than {} h", planning.undo_age_max.as_hours()),
+                false => String::new(),
+            };
+            let verified = match is_verified {
+                true => "verified".to_owned(),
+                false => format!("not verified: `mainstay backup verify {set}`"),
+            };
+            format!("set {set}, begun {minutes} min ago{old}, {verified}; what came later it does not have")
+        }
+    };
+    PlanStep { name: "undo point".to_owned(), mark: ' ', summary }
 }
 
 /// One step for each prefix, the largest first.
@@ -202,14 +407,26 @@ fn steps(census: &KeyCensus) -> Vec<PlanStep> {
     steps
 }
 
+/// The newest set of the server with this `fingerprint`, if there is one.
+///
+/// # Errors
+/// What the repository fails with.
+pub async fn undo_point(repository: &Repository, fingerprint: &str) -> Result<Option<UndoPoint>> {
+    let entries = repository.sets(Some(StoreKind::Redis)).await.context("look for backups")?;
+    let mut sets = entries.into_iter().filter_map(|entry| entry.into_set().ok());
+    let Some(set) = sets.rfind(|set| is_of(set, fingerprint)) else { return Ok(None) };
+    let is_verified = set.verdict().await?.is_some_and(|verdict| verdict.is_sound());
+    Ok(Some(UndoPoint { set: set.id().clone(), begun_at: set.manifest().begun_at, is_verified }))
+}
+
+fn is_of(set: &Set, fingerprint: &str) -> bool {
+    set.contents::<KeyFileSetContents>().is_ok_and(|contents| contents.server.fingerprint == fingerprint)
+}
+
 /// The newest backup of the server with this `fingerprint` that was verified and found sound, as evidence for the guard.
 ///
 /// # Errors
 /// What the repository fails with.
 pub async fn evidence(repository: &Repository, fingerprint: &str) -> Result<BackupEvidence> {
-    let counts = |set: &Set| {
-        let contents = set.contents::<KeyFileSetContents>();
-        contents.is_ok_and(|contents| contents.server.fingerprint == fingerprint)
-    };
-    evidence_among(repository, StoreKind::Redis, fingerprint, counts).await
+    evidence_among(repository, StoreKind::Redis, fingerprint, |set| is_of(set, fingerprint)).await
 }

@@ -19,6 +19,18 @@ use super::process::{Folder, Launch, Process, ServerStatus, StartError};
 use crate::engines::{EngineKind, locate};
 
 const NAME: &str = "redis";
+/// The folder of the configuration file, which is replaced when the server keeps changes.
+const CONFIG_FOLDER: &str = "etc";
+
+/// Options and values of a command line as lines of a configuration file.
+fn configuration(arguments: &[OsString]) -> String {
+    let line = |pair: &[OsString]| {
+        let name = pair[0].to_string_lossy().trim_start_matches("--").to_owned();
+        let value = pair[1].to_string_lossy().replace('\\', "\\\\").replace('"', "\\\"");
+        format!("{name} \"{value}\"\n")
+    };
+    arguments.chunks_exact(2).map(line).collect()
+}
 
 /// How a Redis is to be started. Made by [`Redis::options`], ended by [`RedisOptions::start`].
 #[derive(Clone, Debug)]
@@ -28,6 +40,7 @@ pub struct RedisOptions {
     tls: bool,
     settings: Vec<(String, String)>,
     folder: Option<PathBuf>,
+    config_file: bool,
 }
 
 impl RedisOptions {
@@ -52,6 +65,12 @@ impl RedisOptions {
     /// A setting as in `redis.conf`, its value one argument; an empty value is passed as such.
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Has everything from a configuration file, in which it can keep changes, instead of its command line; see [`Redis::config_file`].
+    pub fn config_file(mut self) -> Self {
+        self.config_file = true;
         self
     }
 
@@ -86,7 +105,13 @@ impl RedisOptions {
             self.tls.then(|| Certificates::create(folder.path(), None)).transpose().map_err(io_error)?;
         let port = free_port();
         let tls_port = certificates.as_ref().map(|_| free_port());
-        let arguments = self.command_line(port, &data, tls_port.zip(certificates.as_ref()));
+        let mut arguments = self.command_line(port, &data, tls_port.zip(certificates.as_ref()));
+        if self.config_file {
+            let path = folder.path().join(CONFIG_FOLDER).join("redis.conf");
+            fs::create_dir_all(folder.path().join(CONFIG_FOLDER)).map_err(io_error)?;
+            fs::write(&path, configuration(&arguments)).map_err(io_error)?;
+            arguments = vec![path.into()];
+        }
         let launch = Launch { name: NAME, program, arguments, user: None, abandon: Signal::KILL };
         let mut redis = Redis {
             process: Process::new(launch, folder),
@@ -145,7 +170,14 @@ impl Redis {
 
     /// The defaults of [`Redis::start`], to be changed.
     pub fn options() -> RedisOptions {
-        RedisOptions { password: None, append_only: false, tls: false, settings: Vec::new(), folder: None }
+        RedisOptions {
+            password: None,
+            append_only: false,
+            tls: false,
+            settings: Vec::new(),
+            folder: None,
+            config_file: false,
+        }
     }
 
     /// The port on 127.0.0.1.
@@ -184,6 +216,11 @@ impl Redis {
     /// The folder that holds `data/` and the log.
     pub fn dir(&self) -> &Path {
         self.process.dir()
+    }
+
+    /// The configuration file when started with [`RedisOptions::config_file`].
+    pub fn config_file(&self) -> PathBuf {
+        self.dir().join(CONFIG_FOLDER).join("redis.conf")
     }
 
     /// The log file.

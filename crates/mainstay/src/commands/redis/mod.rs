@@ -1,7 +1,12 @@
 //! `redis …`: daily questions to Redis, and what is removed from it.
 
+pub(crate) mod acl;
+pub(crate) mod info;
 pub(crate) mod keys;
+pub(crate) mod memory;
+pub(crate) mod policy;
 pub(crate) mod purge;
+pub(crate) mod slowlog;
 
 use clap::Subcommand;
 use mainstay_model::{ExitStatus, Result};
@@ -11,8 +16,19 @@ use crate::wiring::Session;
 /// The commands below `redis`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RedisCommand {
+    /// Show how the server is doing, and what to do where that is bad
+    Info(info::InfoArgs),
+    /// Show what memory is taken by, how it grows, and when it is full
+    Memory(memory::MemoryArgs),
+    /// Show slow commands and what each command costs, once or as they come
+    Slowlog(slowlog::SlowlogArgs),
     /// Show what keys there are by prefix: how many, what they take, when they expire
     Keys(keys::KeysArgs),
+    /// Print users for Mainstay's own work, each with the least that it takes
+    Acl(acl::AclArgs),
+    /// How the server persists and evicts: declared, compared, changed
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Remove the keys whose names match a pattern, counted before
     Purge(purge::PurgeArgs),
 }
@@ -21,7 +37,12 @@ impl RedisCommand {
     /// The operation's name.
     pub(crate) fn name(&self) -> &'static str {
         match self {
+            Self::Info(_) => "redis.info",
+            Self::Memory(_) => "redis.memory",
+            Self::Slowlog(_) => "redis.slowlog",
             Self::Keys(_) => "redis.keys",
+            Self::Acl(_) => "redis.acl",
+            Self::Policy(command) => command.name(),
             Self::Purge(_) => mainstay_ops::purge::OPERATION,
         }
     }
@@ -33,7 +54,12 @@ impl RedisCommand {
 /// The operation's.
 pub(crate) async fn run(command: RedisCommand, session: &Session) -> Result<ExitStatus> {
     match command {
+        RedisCommand::Info(args) => info::run(&args, session).await,
+        RedisCommand::Memory(args) => memory::run(&args, session).await,
+        RedisCommand::Slowlog(args) => slowlog::run(&args, session).await,
         RedisCommand::Keys(args) => keys::run(args, session).await,
+        RedisCommand::Acl(args) => acl::run(args, session),
+        RedisCommand::Policy(command) => policy::run(command, session).await,
         RedisCommand::Purge(args) => purge::run(args, session).await,
     }
 }

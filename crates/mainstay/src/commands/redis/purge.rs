@@ -1,12 +1,13 @@
 //! `redis purge`: keys removed by pattern, counted before and permitted.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use mainstay_guard::Outcome;
-use mainstay_model::{Count, ExitStatus, Plan, Result, ResultExt, StoreKind};
-use mainstay_ops::purge::{self, PurgeContext, PurgeReport, PurgeRequest};
+use mainstay_model::{Count, Error, ErrorKind, ExitStatus, Plan, Result, ResultExt, SetId, StoreKind};
+use mainstay_ops::KeyClass;
+use mainstay_ops::purge::{self, NamesFile, PurgeContext, PurgePlanning, PurgeReport, PurgeRequest};
 use serde_json::{Map, Value, json};
 
 use super::keys::parse_busy_time;
@@ -34,12 +35,35 @@ pub(crate) struct PurgeArgs {
     /// The longest that the server should be busy with one answer: others wait meanwhile
     #[arg(long, value_name = "TIME", default_value = "500us", value_parser = parse_busy_time)]
     busy_at_most: Duration,
+    /// Take the names from this database file (RDB) instead of having the server list them
+    #[arg(long, value_name = "FILE")]
+    rdb: Option<PathBuf>,
+    /// Keys of this protected class go, too (see [redis.classes] of mainstay.toml); may be repeated
+    #[arg(long, value_name = "CLASS", value_parser = parse_class)]
+    with_class: Vec<KeyClass>,
     /// Count what would go, and remove nothing
     #[arg(long)]
     dry_run: bool,
     /// Write the plan to this file instead of carrying it out
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+}
+
+fn parse_class(text: &str) -> Result<KeyClass, String> {
+    let protected = || KeyClass::ALL.into_iter().filter(|class| class.is_protected());
+    protected().find(|class| class.name() == text).ok_or_else(|| {
+        format!("expected one of {}", protected().map(KeyClass::name).collect::<Vec<_>>().join(", "))
+    })
+}
+
+/// The file, which must be there when the plan is carried out, too.
+fn names_file(path: &Path) -> Result<NamesFile> {
+    let refuse = |source: std::io::Error| {
+        Error::new(ErrorKind::NotFound, format!("cannot read {}", path.display())).with_source(source)
+    };
+    let path = path.canonicalize().map_err(refuse)?;
+    let bytes = std::fs::metadata(&path).map_err(refuse)?.len();
+    Ok(NamesFile { path, bytes })
 }
 
 /// Plans, asks and removes.
@@ -56,10 +80,28 @@ pub(crate) async fn run(args: PurgeArgs, session: &Session) -> Result<ExitStatus
         databases: args.database,
         everything: args.everything,
         answer_micros_max: u64::try_from(args.busy_at_most.as_micros()).unwrap_or(u64::MAX),
+        classes: session.configuration.redis_classes.clone(),
+        with_classes: args.with_class,
+        file: args.rdb.as_ref().map(|file| names_file(&session.path(file))).transpose()?,
+    };
+    let repository = match session.configuration.repository {
+        Some(_) => session.existing_repository().await?,
+        None => None,
+    };
+    let undo = match &repository {
+        Some(repository) => purge::undo_point(repository, &target.fingerprint).await?,
+        None => None,
     };
     let progress = session.printer.progress();
-    let (clock, observer, cancel) = (session.clock.as_ref(), progress.as_ref(), &session.cancel);
-    let plan = purge::plan(keyspace.as_ref(), target, &request, clock, observer, cancel).await?;
+    let planning = PurgePlanning {
+        keyspace: keyspace.as_ref(),
+        undo,
+        undo_age_max: session.configuration.backup_age_max,
+        clock: session.clock.as_ref(),
+        observer: progress.as_ref(),
+        cancel: &session.cancel,
+    };
+    let plan = purge::plan(&planning, target, &request).await?;
     drop(progress);
     if let Some(file) = &args.output {
         plan::write(&plan, &session.path(file))?;
@@ -84,38 +126,51 @@ pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Ses
         return Err(guard.refuse(&plan.operation, Some(&plan.target), Some(plan.hash()?), stale).await);
     }
     let evidence = purge::evidence(&repository, &target.fingerprint).await?;
+    let undo = purge::undo_point(&repository, &target.fingerprint).await?;
     let permit = guard.permit(plan, &evidence, &session.consent(approve)?).await?;
     let progress = session.printer.progress();
-    let context =
-        PurgeContext { keyspace: keyspace.as_ref(), observer: progress.as_ref(), cancel: &session.cancel };
+    let context = PurgeContext {
+        keyspace: keyspace.as_ref(),
+        repository: &repository,
+        observer: progress.as_ref(),
+        cancel: &session.cancel,
+    };
     let purged = purge::apply(&context, plan, &permit).await;
     drop(progress);
     let outcome = match &purged {
         Ok(report) => {
-            Outcome::Done { summary: format!("removed {} keys", report.removed), facts: json!(report) }
+            let undo_point = undo.as_ref().map(|undo| &undo.set);
+            let facts = json!({"purge": report, "undo_point": undo_point});
+            Outcome::Done { summary: format!("removed {} keys", report.removed), facts }
         }
         Err(error) => Outcome::of_error(error),
     };
     let report = close(&guard, permit, purged, outcome).await?;
-    Ok(session.printer.report(&Purged(report)))
+    Ok(session.printer.report(&Purged { report, undo_point: undo.map(|undo| undo.set) }))
 }
 
-struct Purged(PurgeReport);
+struct Purged {
+    report: PurgeReport,
+    undo_point: Option<SetId>,
+}
 
 impl Report for Purged {
     fn json(&self) -> Map<String, Value> {
         Map::from_iter([
-            ("removed".to_owned(), json!(self.0.removed)),
-            ("planned".to_owned(), json!(self.0.planned)),
+            ("removed".to_owned(), json!(self.report.removed)),
+            ("planned".to_owned(), json!(self.report.planned)),
+            ("resumed".to_owned(), json!(self.report.resumed)),
+            ("undo_point".to_owned(), json!(self.undo_point)),
         ])
     }
 
     fn text(&self, look: &Look) -> String {
-        let PurgeReport { removed, planned } = self.0;
+        let PurgeReport { removed, planned, resumed } = self.report;
         let rest = match removed == planned {
             true => String::new(),
             false => format!(" ({} when they were counted)", Count(planned)),
         };
-        format!("{} {} keys{rest}\n", look.paint(Tone::Good, "removed"), Count(removed))
+        let runs = if resumed { ", by this run and those before it" } else { "" };
+        format!("{} {} keys{rest}{runs}\n", look.paint(Tone::Good, "removed"), Count(removed))
     }
 }
