@@ -1,5 +1,5 @@
 //! `cargo xtask soak postgres`: a random history of PostgreSQL, captured and backed up while it goes on, with captures that are killed, a crash
-//! of the server and a new timeline on the way; then random moments of it, restored by time, position or transaction, and compared.
+//! of the server and a new timeline on the way; then random moments of it, restored by time, position, transaction or name, and compared.
 //!
 //! The server itself sums up what it holds after each act, by a function that is part of the history; a restored server is asked for the
 //! same. The program runs as the server's user, because the server that recovers runs it, too.
@@ -66,6 +66,8 @@ struct Moment {
     xid: Option<String>,
     lsn: String,
     time: String,
+    /// The restore point that was made of it, if one was.
+    point: Option<String>,
     state: String,
 }
 
@@ -193,8 +195,12 @@ impl Soak {
         );
         let [lsn, time] = now.try_into().map_err(|_| "the server tells no position")?;
         let state = self.server.texts("postgres", "SELECT sum_up()").concat();
+        let point = self.random.one_in(4).then(|| format!("point-{}", self.next));
+        if let Some(name) = &point {
+            self.must(&["restore", "point", "create", name])?;
+        }
         let told = act.transaction.or_else(|| act.alone.last().cloned()).unwrap_or_default();
-        self.moments.push(Moment { act: told, xid, lsn, time, state });
+        self.moments.push(Moment { act: told, xid, lsn, time, point, state });
         Ok(())
     }
 
@@ -241,9 +247,10 @@ impl Soak {
     /// Restores a moment, starts a server from it and compares; gives how many seconds that took.
     fn restore(&mut self, number: usize, index: usize) -> Result<f64, Box<dyn std::error::Error>> {
         let moment = &self.moments[index];
-        let target = match (self.random.below(3), &moment.xid) {
-            (0, Some(xid)) => xid.clone(),
-            (1, _) => moment.lsn.clone(),
+        let target = match (&moment.point, self.random.below(3), &moment.xid) {
+            (Some(name), ..) => name.clone(),
+            (None, 0, Some(xid)) => xid.clone(),
+            (None, 1, _) => moment.lsn.clone(),
             _ => moment.time.clone(),
         };
         let began = Instant::now();
