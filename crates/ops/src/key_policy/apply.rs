@@ -239,7 +239,7 @@ impl Run<'_> {
         match step {
             Step::Prove | Step::Keep | Step::Snapshot | Step::LogOff { .. } => Ok(false),
             Step::Set { name, to, .. } => Ok(self.setting(name).await? == *to),
-            Step::LogOn => Ok(is_on(&look) && self.setting(LOG).await? == "yes"),
+            Step::LogOn => Ok(can_start_from_log(&look) && self.setting(LOG).await? == "yes"),
         }
     }
 
@@ -304,18 +304,22 @@ impl Run<'_> {
     async fn keep(&mut self) -> Result<()> {
         let look = self.look().await?;
         if look.persistence.log_on {
-            self.wait_for_log(&look.persistence).await?;
+            self.wait_for_log(&look.persistence, can_start_from_log).await?;
         }
         self.context.server.keep(self.permit).await
     }
 
-    /// Waits until there is a log that the server could start from; `before` is what the disk was like before it was to be written.
-    async fn wait_for_log(&mut self, before: &PersistenceLook) -> Result<()> {
+    /// Waits until there is a log, as `is_there` says; `before` is what the disk was like before it was to be written.
+    async fn wait_for_log(
+        &mut self,
+        before: &PersistenceLook,
+        is_there: fn(&KeyServerLook) -> bool,
+    ) -> Result<()> {
         let begun = tokio::time::Instant::now();
         let (was_ok, failures) = (before.log_rewrite_ok, before.log_rewrite_failures);
         self.wait(|look| {
             let disk = &look.persistence;
-            if is_on(look) {
+            if is_there(look) {
                 return Some(Ok(()));
             }
             // A status may be from before, and what is to begin may take a moment; a rewrite itself may take hours.
@@ -362,7 +366,7 @@ impl Run<'_> {
         let before = self.look().await?.persistence;
         let on = KeyServerSettings::from([(LOG.to_owned(), "yes".to_owned())]);
         self.context.server.set(&on, self.permit).await?;
-        match self.wait_for_log(&before).await {
+        match self.wait_for_log(&before, has_written_log).await {
             Err(error) if error.kind() == ErrorKind::Precondition => {
                 // Nothing is kept yet: as it was.
                 let off = KeyServerSettings::from([(LOG.to_owned(), "no".to_owned())]);
@@ -408,11 +412,20 @@ impl Run<'_> {
     }
 }
 
-/// Whether there is a log that the server could start from.
-fn is_on(look: &KeyServerLook) -> bool {
+/// Whether there is a log that the server could start from. One that is on and not written yet is being rewritten, or soon will be; one that is
+/// on from the server's beginning has no base of its own.
+fn can_start_from_log(look: &KeyServerLook) -> bool {
     let disk = &look.persistence;
+    disk.log_on && !disk.log_rewriting && disk.log_write_ok
+}
+
+/// Whether a log that was turned on has been written.
+fn has_written_log(look: &KeyServerLook) -> bool {
+    let disk = &look.persistence;
+    // Without keys there is nothing to write where the base is a list of commands.
     let has_base = disk.log_base_bytes.is_some_and(|bytes| bytes > 0);
-    disk.log_on && !disk.log_rewriting && disk.log_rewrite_ok && disk.log_write_ok && has_base
+    let is_empty = look.databases.iter().all(|size| size.keys == 0);
+    can_start_from_log(look) && disk.log_rewrite_ok && (has_base || is_empty)
 }
 
 fn disk_refuses(what: &str) -> Error {
