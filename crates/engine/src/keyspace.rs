@@ -163,3 +163,42 @@ pub trait KeyScan: Send {
     /// Whether sizes are told: this user may not be allowed to ask for them.
     fn tells_bytes(&self) -> bool;
 }
+
+/// A key as it is carried from one server to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CarriedKey {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Its value in the store's own form, which says by itself what it is.
+    pub payload: Vec<u8>,
+    /// When it expires, in milliseconds since 1970; `None` for never.
+    pub expires_at: Option<i64>,
+}
+
+/// What became of keys that were carried.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CarriedCount {
+    /// Written.
+    pub written: u64,
+    /// Left as they were, because there are such keys.
+    pub kept: u64,
+}
+
+/// A store between which and others of its kind keys are carried.
+#[async_trait]
+pub trait KeyCarrier: Send + Sync {
+    /// Keys of a database, in the order of `names`; those that are not there are left out. All their values are in memory at once.
+    async fn take(&self, database: u64, names: &[Vec<u8>]) -> Result<Vec<CarriedKey>>;
+
+    /// Writes keys into a database. Those that are there stay as they are, unless they are to be replaced.
+    ///
+    /// # Errors
+    /// The permit must be for this server; the store's, with nothing said about how many of these keys are written.
+    async fn put(
+        &self,
+        database: u64,
+        keys: &[CarriedKey],
+        replace: bool,
+        permit: &Permit,
+    ) -> Result<CarriedCount>;
+}

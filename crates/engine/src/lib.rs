@@ -18,6 +18,7 @@ mod logical;
 mod metadata;
 mod probe;
 mod relational;
+mod replication;
 mod scratch;
 mod wal;
 
@@ -51,7 +52,8 @@ pub use keyserver::{
     TrafficLook,
 };
 pub use keyspace::{
-    KeyKind, KeyRecord, KeyRemoval, KeyScan, KeyScanRequest, KeySweep, Keyspace, KeyspaceSize, SweepPlace,
+    CarriedCount, CarriedKey, KeyCarrier, KeyKind, KeyRecord, KeyRemoval, KeyScan, KeyScanRequest, KeySweep,
+    Keyspace, KeyspaceSize, SweepPlace,
 };
 pub use lens::{ChangeLens, ChangeSight, SightKind};
 pub use literal::{CommandValue, Literal};
@@ -64,6 +66,10 @@ pub use probe::{Probe, StoreFacts};
 pub use relational::{
     Backend, BackendEnd, BackendId, Backends, HeldLock, RelationalInspection, SlotUse, Slots, SqlText,
     StatementCost, StatementCosts, StatementRequest, TableUse, WalFlow, WantedLock,
+};
+pub use replication::{
+    Backlog, FollowedReplication, ReplicaFacts, ReplicaFeed, ReplicaTarget, ReplicationFacts,
+    ReplicationFile, ReplicationPoint, ReplicationSource, ReplicationStream,
 };
 pub use scratch::{
     RelationCheck, ScratchAnswer, ScratchHost, ScratchProgress, ScratchQuery, ScratchServer, ScratchTable,

@@ -54,6 +54,8 @@ const TARGETS: &[Target] = &[
     Target { name: "rdb", exercise: rdb::file },
     Target { name: "pgdump_archive", exercise: pgdump::archive },
     Target { name: "basebackup_wal", exercise: basebackup::wal },
+    Target { name: "redis_stream", exercise: rdb::stream },
+    Target { name: "arrivals", exercise: repository::arrivals },
 ];
 
 /// An identity that opens the corpus' encrypted objects and nothing else.

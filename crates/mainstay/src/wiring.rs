@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use jiff::SignedDuration;
 use mainstay_engine::{
     AccountStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentSink, DocumentSource, Inspection,
-    KeyFileSource, KeyServerControl, Keyspace, Namespace, Probe, RelationalInspection, StoreFacts, WalSource,
+    KeyCarrier, KeyFileSource, KeyServerControl, Keyspace, Namespace, Probe, RelationalInspection,
+    ReplicaTarget, ReplicationSource, StoreFacts, WalSource,
 };
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
@@ -25,7 +26,10 @@ use mainstay_postgres::{
     PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInspection, PostgresProbe, PostgresScratch,
     ProgramPlaces, TlsOptions,
 };
-use mainstay_redis::{RedisConfig, RedisKeyFile, RedisKeyspace, RedisProbe, RedisServer};
+use mainstay_redis::{
+    RedisCarrier, RedisConfig, RedisKeyFile, RedisKeyspace, RedisProbe, RedisReplica, RedisReplication,
+    RedisScratch, RedisServer,
+};
 use mainstay_repository::{Compression, Repository, RepositoryOptions};
 use mainstay_store::{Location, S3Options, Store, StoreOptions};
 use tokio_util::sync::CancellationToken;
@@ -264,6 +268,45 @@ impl Session {
         let kind = StoreKind::Redis;
         let settings = self.configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?;
         Ok(Arc::new(RedisKeyFile::new(&redis(settings))?))
+    }
+
+    /// The Redis whose replication stream is followed.
+    ///
+    /// # Errors
+    /// `Precondition` when it has no url; `Config` when its connection cannot be described.
+    pub(crate) fn replication(&self) -> Result<Arc<dyn ReplicationSource>> {
+        let kind = StoreKind::Redis;
+        let settings = self.configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(RedisReplication::new(&redis(settings))?))
+    }
+
+    /// The Redis that is filled.
+    ///
+    /// # Errors
+    /// As [`Session::replication`].
+    pub(crate) fn replica(&self) -> Result<Arc<dyn ReplicaTarget>> {
+        let kind = StoreKind::Redis;
+        let settings = self.configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(RedisReplica::new(&redis(settings))?))
+    }
+
+    /// The Redis that keys are carried to.
+    ///
+    /// # Errors
+    /// As [`Session::replication`].
+    pub(crate) fn carrier(&self) -> Result<Arc<dyn KeyCarrier>> {
+        let kind = StoreKind::Redis;
+        let settings = self.configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(RedisCarrier::new(&redis(settings))?))
+    }
+
+    /// A throw-away Redis, started now. Needs no configured server.
+    ///
+    /// # Errors
+    /// `Precondition` when its program is not installed; what starting it fails with.
+    pub(crate) async fn redis_scratch(&self) -> Result<RedisScratch> {
+        let ProgramPlaces { path, temporary, .. } = self.program_places(None);
+        RedisScratch::start(&path, &temporary).await
     }
 
     /// The PostgreSQL whose files are copied as a whole.

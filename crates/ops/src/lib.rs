@@ -28,6 +28,7 @@ pub mod prune;
 pub mod purge;
 pub mod recoverable;
 pub mod relational;
+pub mod replication;
 pub mod reset;
 pub mod restore;
 mod scan;

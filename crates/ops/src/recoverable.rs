@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::contents::DocumentSetContents;
 use crate::framing::DocumentInspector;
+use crate::replication;
 use crate::wal::ranges;
 
 /// How many slices are read at the same time when they are verified.
@@ -183,7 +184,7 @@ pub async fn recoverable(repository: &Repository) -> Result<Recoverable> {
 }
 
 /// `chain` as a damaged one, when slices of it have no bytes.
-fn emptied(chain: &Chain) -> Option<DamagedChain> {
+pub(crate) fn emptied(chain: &Chain) -> Option<DamagedChain> {
     let is_empty = |damage: &&ChainDamage| matches!(damage, ChainDamage::Empty(_));
     let count = chain.damage().iter().filter(is_empty).count();
     (count > 0).then(|| DamagedChain {
@@ -258,7 +259,7 @@ pub(crate) fn judge(
 }
 
 /// Reads back the log that continues `set`: the slices of its server's chains from the set's base on, to the end of the chain it lies in; of
-/// PostgreSQL to the end of all chains. Nothing when it lies in none.
+/// PostgreSQL and Redis to the end of all chains that it leads to. Nothing when it lies in none.
 ///
 /// # Errors
 /// The store's. Damage is a finding.
@@ -270,7 +271,7 @@ pub async fn verify_log_after(
     match set.kind() {
         StoreKind::Mongo => Ok(verify_oplog_after(repository, set, observer).await?.into_iter().collect()),
         StoreKind::Postgres => ranges::verify_log_after(repository, set, observer).await,
-        StoreKind::Redis => Ok(Vec::new()),
+        StoreKind::Redis => replication::ranges::verify_log_after(repository, set, observer).await,
     }
 }
 
@@ -297,9 +298,12 @@ async fn verify_oplog_after(
 /// The store's.
 pub async fn verify_logs(repository: &Repository, observer: &dyn Observer) -> Result<Vec<LogReport>> {
     let mut reports = Vec::new();
-    for store in [StoreKind::Mongo, StoreKind::Postgres] {
+    for store in StoreKind::ALL {
         for entry in repository.chains(store).await? {
             reports.push(match entry {
+                ChainEntry::Whole(chain) if store == StoreKind::Redis => {
+                    replication::ranges::verify_chain(repository, &chain, LogPosition(0), observer).await?
+                }
                 ChainEntry::Whole(chain) if store == StoreKind::Postgres => {
                     ranges::verify_chain(repository, &chain, LogPosition(0), observer).await?
                 }

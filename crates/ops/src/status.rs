@@ -164,6 +164,8 @@ pub enum RecoveryPoint {
     OpTime(OpTime),
     /// Of PostgreSQL, whose positions tell no time.
     Lsn(Lsn),
+    /// Of Redis, whose positions tell no time either.
+    Offset(u64),
 }
 
 impl RecoveryPoint {
@@ -171,6 +173,7 @@ impl RecoveryPoint {
         match chain.description().kind {
             LogKind::Oplog => Self::OpTime(chain.end().optime()),
             LogKind::Wal => Self::Lsn(Lsn(chain.end().0)),
+            LogKind::Replication => Self::Offset(chain.end().0),
         }
     }
 
@@ -178,7 +181,7 @@ impl RecoveryPoint {
     pub fn timestamp(self) -> Option<Timestamp> {
         match self {
             Self::OpTime(at) => Some(at.timestamp()),
-            Self::Lsn(_) => None,
+            Self::Lsn(_) | Self::Offset(_) => None,
         }
     }
 }
@@ -189,7 +192,7 @@ impl RecoveryPoint {
 /// The store's.
 pub async fn logs(repository: &Repository) -> Result<Vec<LogStatus>> {
     let mut logs = Vec::new();
-    for kind in [StoreKind::Mongo, StoreKind::Postgres] {
+    for kind in StoreKind::ALL {
         let mut servers = BTreeMap::new();
         // Oldest first, so that the newest chain of a server counts.
         for chain in repository.chains(kind).await?.into_iter().filter_map(ChainEntry::whole) {

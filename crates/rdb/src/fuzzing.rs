@@ -1,7 +1,8 @@
-//! What a fuzzer calls: the walk over any bytes. A broken promise panics; what the walk says is of no interest.
+//! What a fuzzer calls: the walk over any bytes, and the cutting of them. A broken promise panics; what is said is of no interest.
 
 use std::io::{self, Read};
 
+use crate::stream::Cutter;
 use crate::walker::{Item, Walker};
 
 /// A file, read at once and in small pieces, with its values passed over and taken.
@@ -38,6 +39,32 @@ fn walked(source: impl Read, length: usize) -> (Vec<String>, String) {
     };
     assert!(walker.offset() <= length as u64);
     (seen, verdict)
+}
+
+/// A replication stream, taken at once and in small pieces.
+///
+/// # Panics
+/// When the pieces decide what comes out, or a boundary lies beyond what was taken.
+pub fn stream(bytes: &[u8]) {
+    assert_eq!(cut(bytes, usize::MAX), cut(bytes, 5), "the pieces decide what comes out");
+}
+
+fn cut(bytes: &[u8], piece: usize) -> (Vec<String>, u64, String) {
+    let mut cutter = Cutter::new(0, None);
+    let mut seen = Vec::new();
+    let mut verdict = "whole".to_owned();
+    for piece in bytes.chunks(piece.min(bytes.len().max(1))) {
+        let fed = cutter.feed(piece, |command| {
+            assert!(command.begin < command.end && command.words.len() as u64 <= command.count);
+            seen.push(format!("{command:?}"));
+        });
+        assert!(cutter.boundary() <= cutter.position() && cutter.position() <= bytes.len() as u64);
+        if let Err(fault) = fed {
+            verdict = fault.to_string();
+            break;
+        }
+    }
+    (seen, cutter.boundary(), verdict)
 }
 
 /// Gives seven bytes at a time.

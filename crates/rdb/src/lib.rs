@@ -8,6 +8,8 @@
 //! is not known here ends the walk with an error, because nothing behind it could be trusted. Bytes are foreign: lengths are believed only as
 //! far as there are bytes, and whatever contradicts itself is an error, never a panic.
 //!
+//! [`stream`] does the same for what follows the file on a replication link.
+//!
 //! Source: the format as Redis 8.0 writes it (`rdb.h`, `rdb.c`, `listpack.c` describe it); no code of it is used.
 
 mod fault;
@@ -16,6 +18,7 @@ pub mod fuzzing;
 mod input;
 mod kind;
 mod lzf;
+pub mod stream;
 mod string;
 mod value;
 mod walker;

@@ -14,7 +14,7 @@ use crate::probe::MARKER_KEY;
 pub enum AclRole {
     /// Looking: `status`, `doctor`, `redis info|memory|slowlog|keys`, `redis policy drift|plan`, the plan of a purge.
     Observe,
-    /// Copying everything over the replication link: `backup create`.
+    /// Copying everything over the replication link, and following it: `backup create`, `capture redis`.
     Backup,
     /// Removing keys that match a pattern, and no others: `redis purge`.
     Purge,
@@ -45,7 +45,7 @@ impl AclRole {
             Self::Observe => {
                 "status, doctor, redis info, memory, slowlog, keys, policy drift and plan, the plan of a purge"
             }
-            Self::Backup => "backup create",
+            Self::Backup => "backup create, capture redis",
             Self::Purge => "redis purge of what matches the pattern",
             Self::Policy => "redis policy apply",
             Self::Mark => "environment mark",

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use mainstay_model::{Finding, Result, Severity, StoreKind};
+use mainstay_engine::Backlog;
+use mainstay_model::{ByteSize, Finding, Result, Severity, StoreKind};
 use redis::{Value, cmd};
 
 use crate::info::Info;
@@ -97,6 +98,17 @@ pub(crate) fn findings(observed: &Observed, address: &str) -> Vec<Finding> {
             "check that the master runs, and `masterauth` on the replica",
         );
     }
+    if let Some(backlog) = short_backlog(&observed.info) {
+        report(
+            "backlog_short",
+            Severity::Warning,
+            backlog.message(),
+            &format!(
+                "type `CONFIG SET repl-backlog-size {}`, then `CONFIG REWRITE`: a replica or capture that was cut off then goes on where it stopped",
+                backlog.advised_bytes
+            ),
+        );
+    }
     if let (Some(clients), Some(max)) =
         (observed.info.number("connected_clients"), observed.info.number("maxclients"))
         && clients * 100 >= max * CLIENTS_PERCENT_HIGH
@@ -150,6 +162,37 @@ pub(crate) fn findings(observed: &Observed, address: &str) -> Vec<Finding> {
     findings
 }
 
+/// What a server keeps of its stream, when that is too little for somebody who follows it.
+struct ShortBacklog {
+    bytes: u64,
+    seconds: u64,
+    advised_bytes: u64,
+}
+
+impl ShortBacklog {
+    fn message(&self) -> String {
+        format!(
+            "the server keeps {} of its replication stream, {} s at the rate that it writes: who is cut off for longer must copy everything",
+            ByteSize(self.bytes),
+            self.seconds
+        )
+    }
+}
+
+/// Judges by the present rate and by that since the server was started, whichever is more. Nothing where nobody follows the stream.
+fn short_backlog(info: &Info) -> Option<ShortBacklog> {
+    let bytes = info.number("repl_backlog_size").filter(|_| info.number("connected_slaves") > Some(0))?;
+    let average = info.number("master_repl_offset")?.checked_div(info.number("uptime_in_seconds")?)?;
+    // The replicas' share of what is sent, each the same bytes, in KiB.
+    let sent = info.get("instantaneous_output_repl_kbps").and_then(|text| text.parse::<f64>().ok());
+    let present =
+        sent.map_or(0.0, |kilobytes| kilobytes * 1024.0) as u64 / info.number("connected_slaves")?;
+    let rate = average.max(present);
+    let seconds = bytes.checked_div(rate)?;
+    let advised_bytes = Backlog::advised_bytes(rate);
+    (seconds < Backlog::SLACK_SECONDS_MIN).then_some(ShortBacklog { bytes, seconds, advised_bytes })
+}
+
 /// Share of `maxclients` in use from which it is said, in percent.
 const CLIENTS_PERCENT_HIGH: u64 = 80;
 
@@ -193,7 +236,8 @@ mod tests {
 
     fn healthy() -> Observed {
         let info = "role:master\nrdb_last_bgsave_status:ok\naof_last_write_status:ok\nmaxmemory:100\nmaxmemory_policy:noeviction\n\
-                    config_file:/etc/redis.conf\nconnected_clients:3\nmaxclients:10000\n";
+                    config_file:/etc/redis.conf\nconnected_clients:3\nmaxclients:10000\nuptime_in_seconds:100\n\
+                    master_repl_offset:10000000\nrepl_backlog_size:1048576\nconnected_slaves:0\n";
         let settings =
             [("save", "3600 1"), ("appendonly", "yes"), ("bind", "* -::*"), ("protected-mode", "no")];
         Observed {
@@ -218,7 +262,7 @@ mod tests {
             observed.settings.get_or_insert_default().insert(name.to_owned(), value.to_owned());
         }
         type Change = fn(&mut Observed);
-        let cases: [(Change, &str, Severity); 12] = [
+        let cases: [(Change, &str, Severity); 13] = [
             (|o| o.info.set("rdb_last_bgsave_status", "err"), "bgsave_failed", Severity::Critical),
             (|o| o.info.set("aof_last_write_status", "err"), "aof_write_failed", Severity::Critical),
             (|o| o.open_to_all = Some(true), "open_to_network", Severity::Critical),
@@ -247,6 +291,7 @@ mod tests {
                 Severity::Warning,
             ),
             (|o| o.info.set("maxclients", "3"), "connections_high", Severity::Warning),
+            (|o| o.info.set("connected_slaves", "1"), "backlog_short", Severity::Warning),
             (|o| o.info.set("maxmemory", "0"), "maxmemory_unlimited", Severity::Note),
             (|o| o.info.set("maxmemory_policy", "allkeys-lru"), "evicts_keys", Severity::Note),
             (|o| o.info.set("config_file", ""), "config_not_kept", Severity::Note),

@@ -87,7 +87,9 @@ fn server_failure(settings: &Settings, code: &str, detail: &str) -> Error {
         ("LOADING", _) => {
             unreachable(format!("{address} is loading its data")).with_hint("try again when it has loaded")
         }
-        ("MASTERDOWN", _) => unreachable(format!("{address} is a replica that has lost its master")),
+        ("MASTERDOWN" | "NOMASTERLINK", _) => {
+            unreachable(format!("{address} is a replica that has lost its master"))
+        }
         ("ERR", text) if text.starts_with("max number of clients") => {
             unreachable(format!("{address} has no connection left"))
                 .with_hint("end idle clients or raise maxclients")

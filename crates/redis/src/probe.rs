@@ -107,16 +107,21 @@ async fn read_facts(session: &mut Session<'_>, address: String) -> Result<StoreF
 /// See [`RedisProbe::facts`]. A key that is no hash, or may not be read, keeps no fingerprint; [`Probe::marker`] says what is wrong with it.
 pub(crate) async fn fingerprint(session: &mut Session<'_>, info: &Info) -> Result<String> {
     let run_id = info.required("run_id")?.to_owned();
+    Ok(kept_fingerprint(session).await?.unwrap_or(run_id))
+}
+
+/// The fingerprint that outlives a restart; `None` on a server that was never marked.
+pub(crate) async fn kept_fingerprint(session: &mut Session<'_>) -> Result<Option<String>> {
     if marker_type(session).await?.as_deref() != Some("hash") {
-        return Ok(run_id);
+        return Ok(None);
     }
     let kept: Option<Option<String>> =
         session.ask_if_allowed(cmd("HGET").arg(MARKER_KEY).arg(FINGERPRINT_FIELD)).await?;
-    Ok(kept.flatten().unwrap_or(run_id))
+    Ok(kept.flatten())
 }
 
 /// `none`, `hash` or another type; `None` when the user may not ask, or the key is with another node of a cluster.
-async fn marker_type(session: &mut Session<'_>) -> Result<Option<String>> {
+pub(crate) async fn marker_type(session: &mut Session<'_>) -> Result<Option<String>> {
     session.ask_if_here(cmd("TYPE").arg(MARKER_KEY)).await
 }
 

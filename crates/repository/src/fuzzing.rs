@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::decode;
 use crate::keys::Identities;
-use crate::log::Slice;
+use crate::log::{Slice, with_arrivals, without_arrivals};
 use crate::manifest::{Encryption, MANIFEST_FORMAT, Manifest};
 use crate::repository::open_versioned;
 
@@ -45,5 +45,18 @@ pub fn slice_name(bytes: &[u8]) {
     let Ok(name) = std::str::from_utf8(bytes) else { return };
     if let Some(slice) = Slice::parse(name, 0) {
         assert_eq!(slice.name(), name);
+    }
+}
+
+/// A slice of a replication stream: a byte says how many bytes of stream it is said to hold, the rest is the slice.
+///
+/// # Panics
+/// When what is accepted is not what would be written.
+pub fn arrivals(bytes: &[u8]) {
+    let Some((&length, plain)) = bytes.split_first() else { return };
+    let (after, through) = (7, 7 + u64::from(length));
+    if let Ok((stream, arrivals)) = without_arrivals(after, through, plain.to_vec().into()) {
+        assert_eq!(stream.len() as u64, through - after);
+        assert_eq!(with_arrivals(stream.as_ref(), &arrivals), plain);
     }
 }

@@ -47,8 +47,9 @@ pub use compress::FRAME_BYTES;
 pub use decode::{CHUNK_BYTES, WINDOW_BYTES_MAX};
 pub use leftover::{Leftover, LeftoverKind};
 pub use log::{
-    Chain, ChainBeginning, ChainDamage, ChainDescription, ChainEntry, ChainReason, ChainWriter, LogClaim,
-    LogKind, LogReport, Run, SLICE_BYTES_MAX, SealedSlice, Slice, WalChain,
+    Arrival, ArrivalFault, Chain, ChainBeginning, ChainDamage, ChainDescription, ChainEntry, ChainReason,
+    ChainWriter, LogClaim, LogKind, LogReport, ReplicationChain, Run, SLICE_BYTES_MAX, SealedSlice, Slice,
+    WalChain, with_arrivals, without_arrivals,
 };
 pub use manifest::{Encryption, MANIFEST_FORMAT, Manifest, ObjectCompression, ObjectEntry};
 pub use options::{Compression, RepositoryOptions};

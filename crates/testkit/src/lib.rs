@@ -2,7 +2,7 @@
 //!
 //! [`engines`] finds or installs MongoDB, PostgreSQL and Redis; [`servers`] starts them on free loopback ports in
 //! temporary folders and ends them whatever happens to the test; [`history`] writes at random to one of them and knows
-//! every state that it went through; [`proxy`] is a TCP proxy with faults; [`s3`] is an
+//! every state that it went through; [`keys`] does the same to Redis; [`proxy`] is a TCP proxy with faults; [`s3`] is an
 //! S3 server over a folder.
 //!
 //! Development only: nothing here is part of the product, so a failure may panic when its message says what to type.
@@ -11,6 +11,7 @@
 
 pub mod engines;
 pub mod history;
+pub mod keys;
 pub mod proxy;
 pub mod s3;
 pub mod servers;

@@ -14,6 +14,7 @@ mod programs;
 mod soak;
 mod soak_outage;
 mod soak_postgres;
+mod soak_redis;
 mod tidy;
 
 use std::process::ExitCode;

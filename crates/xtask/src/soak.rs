@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::Outcome;
 use crate::programs::{build, plan_hash, target_folder};
-use crate::soak_postgres;
+use crate::{soak_postgres, soak_redis};
 
 const DATABASE: &str = "soak";
 const RESTORED: &str = "soak_restored";
@@ -31,6 +31,8 @@ enum Subject {
     Pitr(PitrArguments),
     /// The same of PostgreSQL, by time, position and transaction, across a crash and a new timeline.
     Postgres(soak_postgres::Arguments),
+    /// The same of Redis, by offset and time, across a server that takes over.
+    Redis(soak_redis::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -55,6 +57,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     match &arguments.subject {
         Subject::Pitr(arguments) => runtime.block_on(pitr(arguments)),
         Subject::Postgres(arguments) => soak_postgres::run(arguments),
+        Subject::Redis(arguments) => soak_redis::run(arguments),
     }
 }
 

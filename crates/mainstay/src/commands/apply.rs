@@ -42,6 +42,9 @@ pub(crate) async fn run(args: ApplyArgs, session: &Session) -> Result<ExitStatus
         mainstay_ops::key_policy::OPERATION | mainstay_ops::key_policy::OPERATION_EVICT => {
             redis::policy::apply_plan(&plan, approve, session).await
         }
+        mainstay_ops::replication::undo::OPERATION | mainstay_ops::replication::undo::OPERATION_REPLACE => {
+            Box::pin(redis::undo::apply_plan(&plan, approve, session)).await
+        }
         operation if operation.starts_with("restore.apply.") => {
             restore::apply_plan(&plan, approve, &ScratchArgs::default(), session).await
         }

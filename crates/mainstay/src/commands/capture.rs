@@ -1,4 +1,5 @@
-//! `capture mongo`: follows the change log until asked to stop; `capture postgres` is in [`capture_wal`].
+//! `capture mongo`: follows the change log until asked to stop; `capture postgres` is in [`capture_wal`], `capture redis` in
+//! [`capture_replication`].
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::capture_wal::{self, WalCaptureArgs};
-use super::close;
+use super::{capture_replication, close};
 use crate::printer::shown::{duration, moment};
 use crate::printer::{Look, Printer, Report, Tone};
 use crate::wiring::Session;
@@ -27,6 +28,8 @@ pub(crate) enum CaptureCommand {
     Mongo(CaptureArgs),
     /// Follow the WAL and keep it in the repository, so that any moment can be restored
     Postgres(WalCaptureArgs),
+    /// Follow the replication stream and keep it in the repository, so that any moment can be restored
+    Redis(CaptureArgs),
 }
 
 /// Arguments of every capture.
@@ -70,6 +73,7 @@ impl CaptureCommand {
         match self {
             Self::Mongo(_) => capture::OPERATION,
             Self::Postgres(_) => capture::wal::OPERATION,
+            Self::Redis(_) => capture::replication::OPERATION,
         }
     }
 }
@@ -82,6 +86,7 @@ pub(crate) async fn run(command: CaptureCommand, session: &Session) -> Result<Ex
     match command {
         CaptureCommand::Mongo(args) => mongo(&args, session).await,
         CaptureCommand::Postgres(args) => capture_wal::run(&args, session).await,
+        CaptureCommand::Redis(args) => capture_replication::run(&args, session).await,
     }
 }
 

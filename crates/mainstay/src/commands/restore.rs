@@ -26,8 +26,9 @@ use super::logical::{self, LogicalRestoreArgs};
 use super::moment::MomentArg;
 use super::plan::{self, PlanReport, by_plan_file};
 use super::recovery::{ActionArgument, Asked};
+use super::replication::TtlArgument;
 use super::restore_point::{self, PointCommand};
-use super::{close, cluster};
+use super::{close, cluster, replication};
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::{Documents, Session};
 
@@ -53,7 +54,7 @@ pub(crate) struct PlanArgs {
     /// The set: its identifier, or `latest`; with `--to` or `--before` the newest that leads to the moment
     #[arg(default_value = "latest")]
     set: SetChoice,
-    /// Bring the set forward to this moment: everything up to and including it. A time (2026-11-25T19:00:00Z), how long ago ("5m ago"), `latest`, an optime (1764500000:3); of postgres an LSN (0/3000028), a transaction (735) or the name of a restore point
+    /// Bring the set forward to this moment: everything up to and including it. A time (2026-11-25T19:00:00Z), how long ago ("5m ago"), `latest`, an optime (1764500000:3); of postgres an LSN (0/3000028), a transaction (735) or the name of a restore point; of redis a replication offset (48211)
     #[arg(long, value_name = "MOMENT", conflicts_with = "before")]
     to: Option<String>,
     /// Bring the set forward to just before this moment
@@ -71,10 +72,10 @@ pub(crate) struct PlanArgs {
     /// Restore this collection only, as database.collection; may be repeated
     #[arg(long, value_name = "NAME", value_parser = parse_namespace)]
     collection: Vec<Namespace>,
-    /// The store whose latest set is meant: mongo, postgres
+    /// The store whose latest set is meant: mongo, postgres, redis
     #[arg(long, default_value = "mongo")]
     store: StoreKind,
-    /// Restore into a database of this name; for a set or selection of one database. For a set of postgres: into this folder, which is empty or not there; a logical dump: into this database, which is not there
+    /// Restore into a database of this name; for a set or selection of one database. For a set of postgres: into this folder, which is empty or not there; a logical dump: into this database, which is not there; a set of redis: `scratch`, a throw-away server
     #[arg(long, value_name = "NAME", conflicts_with = "rename")]
     into: Option<String>,
     #[command(flatten)]
@@ -85,7 +86,7 @@ pub(crate) struct PlanArgs {
     /// Bring a database back under another name, as from=to; may be repeated
     #[arg(long, value_name = "FROM=TO", value_parser = parse_rename)]
     rename: Vec<(String, String)>,
-    /// Replace collections that exist: the new data is loaded beside them, proven, and swapped in
+    /// Replace collections that exist: the new data is loaded beside them, proven, and swapped in. Of redis: all keys of the server
     #[arg(long, conflicts_with = "merge")]
     drop: bool,
     /// Load into collections that exist; documents that are there stay as they are
@@ -100,6 +101,9 @@ pub(crate) struct PlanArgs {
     /// Most objects of MongoDB loaded at the same time [default: 4]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=64))]
     parallel: Option<u16>,
+    /// What becomes of the moments at which keys of Redis expire [default: keep]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    ttl: Option<TtlArgument>,
     /// Write the plan to this file
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -182,7 +186,13 @@ fn each_once(renames: &[(String, String)]) -> Result<BTreeMap<String, String>> {
 
 async fn plan_restore(args: PlanArgs, session: &Session) -> Result<ExitStatus> {
     let repository = session.repository().await?;
-    if args.store(&repository).await? == StoreKind::Postgres {
+    let store = args.store(&repository).await?;
+    if store == StoreKind::Redis {
+        let plan = plan_keys(&args, &repository, session).await?;
+        return report_plan(plan, args.output, session);
+    }
+    cluster::refuse(&[("ttl", args.ttl.is_some())], store)?;
+    if store == StoreKind::Postgres {
         let plan = match logical_set(&args, &repository).await? {
             Some(set) => {
                 args.refuse_documents("a logical dump")?;
@@ -231,6 +241,26 @@ fn report_plan(plan: Plan, output: Option<PathBuf>, session: &Session) -> Result
     Ok(session.printer.report(&PlanReport::new(plan, output, session.clock.now())?))
 }
 
+/// Decides the restore of a server's keys, as they are in a set or further.
+async fn plan_keys(args: &PlanArgs, repository: &Repository, session: &Session) -> Result<Plan> {
+    args.refuse_cluster(StoreKind::Redis)?;
+    cluster::refuse(&args.logical.given(), StoreKind::Redis)?;
+    args.refuse_collections(StoreKind::Redis)?;
+    let named = match args.set {
+        SetChoice::Latest => None,
+        SetChoice::Id(_) => Some(choose(repository, &args.set, StoreKind::Redis).await?),
+    };
+    let asked = replication::Asked {
+        named,
+        to: args.to.as_deref(),
+        before: args.before.as_deref(),
+        into: args.into.as_deref(),
+        drop: args.drop,
+        ttl: args.ttl,
+    };
+    replication::plan_restore(asked, repository, session).await
+}
+
 /// The set that is meant, when it holds a dump of PostgreSQL.
 async fn logical_set(args: &PlanArgs, repository: &Repository) -> Result<Option<Set>> {
     if matches!(args.set, SetChoice::Latest) && !args.logical.is_asked_for() {
@@ -265,24 +295,11 @@ async fn plan_cluster(args: &PlanArgs, repository: &Repository, session: &Sessio
 
 impl PlanArgs {
     /// The store that the set is of which is meant.
-    ///
-    /// # Errors
-    /// `Unsupported` for one whose sets this version cannot bring back by itself.
     async fn store(&self, repository: &Repository) -> Result<StoreKind> {
         let store = match (&self.set, self.store) {
             (SetChoice::Latest, store) => store,
             (choice, store) => choose(repository, choice, store).await?.kind(),
         };
-        if store == StoreKind::Redis {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "this version does not restore sets of redis by itself",
-            )
-            .with_state("nothing was changed")
-            .with_hint(
-                "\"Redis by hand\" in docs/repository-format.md starts a server from the set's file",
-            ));
-        }
         Ok(store)
     }
 
@@ -322,11 +339,16 @@ impl PlanArgs {
 
     /// Refuses what means something for documents alone.
     fn refuse_documents(&self, what: impl Display) -> Result<()> {
+        cluster::refuse(&[("drop", self.drop)], &what)?;
+        self.refuse_collections(what)
+    }
+
+    /// Refuses what means something for collections alone.
+    fn refuse_collections(&self, what: impl Display) -> Result<()> {
         let given = [
             ("database", !self.database.is_empty()),
             ("collection", !self.collection.is_empty()),
             ("rename", !self.rename.is_empty()),
-            ("drop", self.drop),
             ("merge", self.merge),
             ("users-and-roles", self.users_and_roles),
             ("accept-differences", self.accept_differences),
@@ -384,6 +406,9 @@ pub(crate) async fn apply_plan(
         return cluster::apply_restore(plan, approve, scratch, session).await;
     }
     scratch.refuse(plan.target.store)?;
+    if plan.target.store == StoreKind::Redis {
+        return replication::apply_restore(plan, approve, session).await;
+    }
     let began = Instant::now();
     let needed = restore::needed_backup(plan)?;
     let work = Work::begin(plan, &needed, approve, session).await?;

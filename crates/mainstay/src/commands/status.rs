@@ -185,6 +185,7 @@ impl Report for Glance {
             let point = match log.recovery_point {
                 RecoveryPoint::OpTime(at) => format!("{} ({at})", ago(at.timestamp(), self.now)),
                 RecoveryPoint::Lsn(at) => format!("LSN {at}"),
+                RecoveryPoint::Offset(at) => format!("offset {at}"),
             };
             text.push_str(&format!(
                 "change log of {} in {}: recovery point {point}\n",

@@ -79,6 +79,7 @@ async fn begin_chain(
         why,
         predecessor: predecessor.map(|chain| chain.id().clone()),
         wal: None,
+        replication: None,
     };
     let writer = claim.begin_chain(beginning).await?;
     context.observer.event(&CaptureEvent::ChainBegun {

@@ -8,11 +8,12 @@
 //!
 //! Relies on [`ChangeSource`] for entries that the server never takes back, and on the repository for slices without holes. Refuses to
 //! bridge a gap: when continuity cannot be proven it begins a new chain and says why. [`wal`] does the same for the log of PostgreSQL, which
-//! is bytes, has timelines, and is kept by the server until it is acknowledged.
+//! is bytes, has timelines, and is kept by the server until it is acknowledged; [`replication`] for the stream of Redis, which is kept by nobody for long.
 
 mod begin;
 mod claim;
 mod pump;
+pub mod replication;
 mod risk;
 pub mod wal;
 
@@ -291,8 +292,12 @@ fn tell_waiting(context: &CaptureContext, error: &Error, recovery_point: Option<
         message: error.to_string(),
         recovery_point,
         recovery_point_age_seconds: recovery_point.map(|point| point.age_seconds(now)),
-        pause_ms: u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+        pause_ms: milliseconds(pause),
     });
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn with_recovery_point(error: Error, report: &CaptureReport) -> Error {

@@ -119,12 +119,27 @@ async fn copy(
             .notice("every byte passes through the server's one thread: it cannot send through its child");
     }
     context.observer.phase("back up");
+    store(file.as_mut(), writer, &plan.target.environment, context.observer).await
+}
+
+/// Stores a file that is coming, judged on the way, as the one object of the set that `writer` writes; gives what the manifest is to say of it,
+/// and whether the file carries a checksum.
+///
+/// # Errors
+/// The server's and the repository's; `Corrupt` when what arrives is no whole file.
+pub(crate) async fn store(
+    file: &mut dyn KeyFile,
+    writer: &SetWriter,
+    environment: &str,
+    observer: &dyn Observer,
+) -> Result<(KeyFileSetContents, bool)> {
+    let beginning = file.beginning().clone();
     let bytes = beginning.bytes.unwrap_or(beginning.estimated_bytes);
-    context.observer.expect(Work { items: 0, bytes });
+    observer.expect(Work { items: 0, bytes });
     let name = ObjectName::from_parts([FILE]);
-    let seen = pass(context, file.as_mut(), writer, &name).await?;
+    let seen = pass(observer, file, writer, &name).await?;
     let contents = KeyFileSetContents {
-        environment: plan.target.environment.clone(),
+        environment: environment.to_owned(),
         server: beginning.server,
         file: name,
         bytes: seen.bytes,
@@ -139,7 +154,7 @@ async fn copy(
 
 /// Passes the file on to the repository and to the walk; gives what that has seen.
 async fn pass(
-    context: &KeyFileBackupContext<'_>,
+    observer: &dyn Observer,
     file: &mut dyn KeyFile,
     writer: &SetWriter,
     name: &ObjectName,
@@ -147,7 +162,7 @@ async fn pass(
     let mut sink = writer.object(name, ROLE_KEY_FILE).await?;
     let judge = Judge::begin()?;
     while let Some(bytes) = file.next().await.context("read from the server")? {
-        context.observer.advance(Work { items: 0, bytes: bytes.len() as u64 });
+        observer.advance(Work { items: 0, bytes: bytes.len() as u64 });
         judge.bytes(bytes.clone()).await;
         sink.write(bytes).await?;
     }

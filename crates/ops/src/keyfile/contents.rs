@@ -1,8 +1,12 @@
 //! What the manifest of a set says that holds a store's own file of all its keys.
 
-use mainstay_engine::{KeyspaceSize, ServerFacts};
-use mainstay_model::ObjectName;
+use mainstay_engine::{KeyspaceSize, ReplicationPoint, ServerFacts};
+use mainstay_guard::BackupEvidence;
+use mainstay_model::{ObjectName, Result, StoreKind};
+use mainstay_repository::{Repository, Set};
 use serde::{Deserialize, Serialize};
+
+use crate::verify::evidence_among;
 
 /// The role of the file.
 pub(super) const ROLE_KEY_FILE: &str = "key_file";
@@ -32,16 +36,6 @@ pub struct KeyFileSetContents {
     pub direct: bool,
 }
 
-/// A place in a server's stream of changes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ReplicationPoint {
-    /// The stream.
-    pub id: String,
-    /// Bytes of it.
-    pub offset: u64,
-}
-
 impl KeyFileSetContents {
     /// Keys of all databases.
     pub fn keys(&self) -> u64 {
@@ -52,4 +46,16 @@ impl KeyFileSetContents {
     pub fn expiring(&self) -> u64 {
         self.databases.iter().map(|size| size.expiring).fold(0, u64::saturating_add)
     }
+}
+
+/// The newest backup of the server with this `fingerprint` that was verified and found sound, as evidence for the guard.
+///
+/// # Errors
+/// What the repository fails with.
+pub async fn evidence(repository: &Repository, fingerprint: &str) -> Result<BackupEvidence> {
+    let counts = |set: &Set| {
+        let contents = set.contents::<KeyFileSetContents>();
+        contents.is_ok_and(|contents| contents.server.fingerprint == fingerprint)
+    };
+    evidence_among(repository, StoreKind::Redis, fingerprint, counts).await
 }

@@ -8,12 +8,10 @@ use std::io::{self, Read};
 use std::thread::{Builder, JoinHandle};
 
 use bytes::{Buf as _, Bytes};
-use mainstay_engine::KeyspaceSize;
+use mainstay_engine::{KeyspaceSize, ReplicationPoint};
 use mainstay_model::{Error, ErrorKind, Result};
 use mainstay_rdb::{Item, WalkError, Walker};
 use tokio::sync::mpsc;
-
-use super::contents::ReplicationPoint;
 
 /// How many pieces may wait for the walk.
 const PIECE_COUNT_MAX: usize = 4;

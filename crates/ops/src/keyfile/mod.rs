@@ -9,6 +9,7 @@ mod contents;
 mod inspect;
 mod judge;
 
+pub(crate) use backup::store;
 pub use backup::{KeyFileBackupContext, KeyFileBackupReport, create, plan_backup};
-pub use contents::{KeyFileSetContents, ReplicationPoint};
+pub use contents::{KeyFileSetContents, evidence};
 pub(crate) use inspect::inspect;

@@ -12,7 +12,9 @@ mod plan;
 
 pub use apply::{PurgeContext, PurgeReport, apply};
 pub use glob::Glob;
-pub use plan::{NamesFile, PurgePlanning, PurgeRequest, UndoPoint, evidence, plan, undo_point};
+pub use plan::{NamesFile, PurgePlanning, PurgeRequest, UndoPoint, plan, undo_point};
+
+pub use crate::keyfile::evidence;
 
 /// The registered name.
 pub const OPERATION: &str = "redis.purge";

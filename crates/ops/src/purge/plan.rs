@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use mainstay_engine::{KeyScanRequest, Keyspace};
-use mainstay_guard::{BackupEvidence, operation};
+use mainstay_guard::operation;
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{
     BlastRadius, ByteSize, Clock, Count, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result, ResultExt,
@@ -20,7 +20,6 @@ use super::{Glob, OPERATION};
 use crate::classes::{KeyClass, KeyClasses};
 use crate::keyfile::KeyFileSetContents;
 use crate::keyspace::{CensusOptions, Counting, KeyCensus, KeyGroup, each_key, interrupted, open};
-use crate::verify::evidence_among;
 
 /// How many prefixes a plan names.
 const STEP_COUNT_MAX: usize = 30;
@@ -421,12 +420,4 @@ pub async fn undo_point(repository: &Repository, fingerprint: &str) -> Result<Op
 
 fn is_of(set: &Set, fingerprint: &str) -> bool {
     set.contents::<KeyFileSetContents>().is_ok_and(|contents| contents.server.fingerprint == fingerprint)
-}
-
-/// The newest backup of the server with this `fingerprint` that was verified and found sound, as evidence for the guard.
-///
-/// # Errors
-/// What the repository fails with.
-pub async fn evidence(repository: &Repository, fingerprint: &str) -> Result<BackupEvidence> {
-    evidence_among(repository, StoreKind::Redis, fingerprint, |set| is_of(set, fingerprint)).await
 }

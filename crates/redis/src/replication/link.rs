@@ -75,13 +75,7 @@ impl Link {
 
     /// Sends a command.
     pub(super) async fn send(&mut self, words: &[&[u8]]) -> Result<()> {
-        let mut command = format!("*{}\r\n", words.len()).into_bytes();
-        for word in words {
-            command.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-            command.extend_from_slice(word);
-            command.extend_from_slice(b"\r\n");
-        }
-        self.stream.write_all(&command).await.map_err(|error| self.broken(&error))
+        self.stream.write_all(&encoded(words)).await.map_err(|error| self.broken(&error))
     }
 
     /// The next line that says something; empty ones only say that the server lives.
@@ -121,6 +115,13 @@ impl Link {
         Ok(self.buffer.split().freeze())
     }
 
+    /// Gives back what belongs to what is read next.
+    pub(super) fn give_back(&mut self, bytes: &[u8]) {
+        let rest = std::mem::take(&mut self.buffer);
+        self.buffer.extend_from_slice(bytes);
+        self.buffer.extend_from_slice(&rest);
+    }
+
     async fn fill(&mut self) -> Result<usize> {
         self.buffer.reserve(READ_BYTES);
         match timeout(SILENCE_MAX, self.stream.read_buf(&mut self.buffer)).await {
@@ -142,6 +143,17 @@ impl Link {
     fn broken(&self, error: &io::Error) -> Error {
         Error::new(ErrorKind::Unreachable, format!("the connection to {} broke: {error}", self.address))
     }
+}
+
+/// A command as it is spoken on a link.
+pub(super) fn encoded(words: &[&[u8]]) -> Vec<u8> {
+    let mut command = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        command.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        command.extend_from_slice(word);
+        command.extend_from_slice(b"\r\n");
+    }
+    command
 }
 
 async fn connect(settings: &Settings) -> Result<Box<dyn Stream>> {

@@ -27,35 +27,30 @@ impl RedisKeyFile {
     pub fn new(config: &RedisConfig) -> Result<Self> {
         Ok(Self { settings: Settings::resolve(config)? })
     }
-
-    /// What the server says of itself, and what its data take.
-    async fn facts(&self) -> Result<(ServerFacts, u64)> {
-        let mut session = Session::open(&self.settings).await.context("connect to Redis")?;
-        let info = read_info(&mut session).await?;
-        let facts = ServerFacts {
-            version: info.required("redis_version")?.to_owned(),
-            topology: info.get("redis_mode").unwrap_or("standalone").to_owned(),
-            fingerprint: fingerprint(&mut session, &info).await?,
-            address: self.settings.address(),
-        };
-        Ok((facts, info.number("used_memory_dataset").or(info.number("used_memory")).unwrap_or(0)))
-    }
 }
 
 #[async_trait]
 impl KeyFileSource for RedisKeyFile {
     async fn begin(&self) -> Result<Box<dyn KeyFile>> {
-        let (server, estimated_bytes) = self.facts().await.context("read facts of Redis")?;
+        let (server, estimated_bytes) = facts(&self.settings).await.context("read facts of Redis")?;
         let mut link = Link::open(&self.settings).await.context("connect to Redis")?;
         let begun = self.begin_on(&mut link).await.context("ask for the database file")?;
         let Begun { end, direct } = begun;
-        let bytes = match &end {
-            End::After(bytes) => Some(*bytes),
-            End::Mark(_) => None,
-        };
-        let beginning = KeyFileBeginning { server, bytes, estimated_bytes, direct };
-        Ok(Box::new(Pull { link, beginning, end, held: BytesMut::new(), is_whole: false }))
+        Ok(Box::new(Pull::begin(link, end, (server, estimated_bytes), direct)))
     }
+}
+
+/// What the server says of itself, and what its data take.
+pub(super) async fn facts(settings: &Settings) -> Result<(ServerFacts, u64)> {
+    let mut session = Session::open(settings).await.context("connect to Redis")?;
+    let info = read_info(&mut session).await?;
+    let facts = ServerFacts {
+        version: info.required("redis_version")?.to_owned(),
+        topology: info.get("redis_mode").unwrap_or("standalone").to_owned(),
+        fingerprint: fingerprint(&mut session, &info).await?,
+        address: settings.address(),
+    };
+    Ok((facts, info.number("used_memory_dataset").or(info.number("used_memory")).unwrap_or(0)))
 }
 
 /// What the server has said to `SYNC`.
@@ -66,7 +61,7 @@ struct Begun {
 
 /// How the end of the file is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     /// After so many bytes more.
     After(u64),
     /// By these bytes behind it.
@@ -80,12 +75,18 @@ impl RedisKeyFile {
         link.ask_if_known(settings, &[b"REPLCONF", b"rdb-only", b"1"]).await?;
         let direct = link.ask_if_known(settings, &[b"REPLCONF", b"rdb-channel", b"1"]).await?;
         link.send(&[b"SYNC"]).await?;
-        let line = link.answer(settings).await?;
-        let end = announced(&line).ok_or_else(|| {
-            Error::new(ErrorKind::Server, format!("{} answered SYNC with {line:?}", settings.address()))
-        })?;
+        let end = announcement(link, settings).await?;
         Ok(Begun { end, direct })
     }
+}
+
+/// What the server says of the file before it sends it.
+pub(super) async fn announcement(link: &mut Link, settings: &Settings) -> Result<End> {
+    let line = link.answer(settings).await?;
+    announced(&line).ok_or_else(|| {
+        let message = format!("{} announced its database file with {line:?}", settings.address());
+        Error::new(ErrorKind::Server, message)
+    })
 }
 
 /// `$<length>`, or `$EOF:` and the mark.
@@ -97,13 +98,32 @@ fn announced(line: &str) -> Option<End> {
     }
 }
 
-struct Pull {
+/// A file that is coming.
+pub(super) struct Pull {
     link: Link,
     beginning: KeyFileBeginning,
     end: End,
     /// The last bytes that came, which may be the mark, or a part of it.
     held: BytesMut,
     is_whole: bool,
+}
+
+impl Pull {
+    /// Begins behind the server's announcement. `facts` are the server, and what its data take.
+    pub(super) fn begin(link: Link, end: End, facts: (ServerFacts, u64), direct: bool) -> Self {
+        let bytes = match &end {
+            End::After(bytes) => Some(*bytes),
+            End::Mark(_) => None,
+        };
+        let (server, estimated_bytes) = facts;
+        let beginning = KeyFileBeginning { server, bytes, estimated_bytes, direct };
+        Self { link, beginning, end, held: BytesMut::new(), is_whole: false }
+    }
+
+    /// The link behind the whole file; `None` before its end.
+    pub(super) fn behind(self) -> Option<Link> {
+        self.is_whole.then_some(self.link)
+    }
 }
 
 #[async_trait]
@@ -126,6 +146,8 @@ impl KeyFile for Pull {
                 End::After(left) => {
                     let here = usize::try_from(*left).unwrap_or(usize::MAX).min(came.len());
                     *left -= here as u64;
+                    // What a server sends behind a file of known length is the stream.
+                    self.link.give_back(&came[here..]);
                     came.slice(..here)
                 }
                 End::Mark(mark) => {

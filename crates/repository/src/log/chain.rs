@@ -22,8 +22,9 @@ use crate::manifest::Encryption;
 use crate::repository::{LISTING_READS, Repository, open_versioned};
 use crate::source::ObjectSource;
 
-/// The newest version of the description that this code reads. An imported chain needs 3, another one of WAL 2; others are written as 1.
-pub(super) const CHAIN_FORMAT: u32 = 3;
+/// The newest version of the description that this code reads. One of a replication stream needs 4, an imported chain 3, another one of WAL 2;
+/// others are written as 1.
+pub(super) const CHAIN_FORMAT: u32 = 4;
 
 /// How long segments of WAL may be, in bytes.
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
@@ -42,16 +43,20 @@ pub enum LogKind {
     Oplog,
     /// Bytes of PostgreSQL's write-ahead log; a position is the number of bytes before it, as an LSN counts them.
     Wal,
+    /// Bytes of Redis's replication stream, and when each came ([`Arrival`](super::Arrival)); a position is the number of bytes before it,
+    /// as a replication offset counts them.
+    Replication,
 }
 
 impl LogKind {
-    const ALL: [Self; 2] = [Self::Oplog, Self::Wal];
+    const ALL: [Self; 3] = [Self::Oplog, Self::Wal, Self::Replication];
 
     /// The word in the keys of slices.
     pub fn name(self) -> &'static str {
         match self {
             Self::Oplog => "oplog",
             Self::Wal => "wal",
+            Self::Replication => "replication",
         }
     }
 }
@@ -74,7 +79,8 @@ pub enum ChainReason {
     Diverged,
     /// The end of the one before cannot be read, so nothing can be proven to continue it.
     Unreadable,
-    /// The server began a new timeline. The chain begins with the segment in which that branches off.
+    /// The server began a new timeline. A chain of WAL begins with the segment in which that branches off, one of a replication stream where
+    /// the one before ends.
     Timeline,
     /// It was brought from an archive that somebody else filled: it is of a time before it was begun, and no capture goes on with it.
     Imported,
@@ -126,6 +132,25 @@ pub struct ChainDescription {
     /// Which WAL it is; of a chain of [`LogKind::Wal`] only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wal: Option<WalChain>,
+    /// Which replication stream it is; of a chain of [`LogKind::Replication`] only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<ReplicationChain>,
+}
+
+/// Which replication stream a chain holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicationChain {
+    /// The server's name for this history of its data: 40 hexadecimal digits. It changes when another server takes over.
+    pub id: String,
+}
+
+impl ReplicationChain {
+    /// How long the name of a history is.
+    const ID_LENGTH: usize = 40;
+
+    fn is_sound(&self) -> bool {
+        self.id.len() == Self::ID_LENGTH && self.id.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    }
 }
 
 /// Which WAL a chain holds.
@@ -141,16 +166,22 @@ pub struct WalChain {
 }
 
 impl ChainDescription {
-    /// The version that a description of this kind is written as.
-    pub(super) fn format_of(why: ChainReason, wal: Option<&WalChain>) -> u32 {
-        match (why, wal) {
-            (ChainReason::Imported, _) => CHAIN_FORMAT,
-            (_, Some(_)) => 2,
-            (_, None) => 1,
+    /// The version that a description of this kind is written as: the oldest that says it, so that older readers are kept out of what they do not
+    /// know alone.
+    pub(super) fn format_of(
+        why: ChainReason,
+        wal: Option<&WalChain>,
+        replication: Option<&ReplicationChain>,
+    ) -> u32 {
+        match (replication, why, wal) {
+            (Some(_), _, _) => CHAIN_FORMAT,
+            (None, ChainReason::Imported, _) => 3,
+            (None, _, Some(_)) => 2,
+            (None, _, None) => 1,
         }
     }
 
-    /// Whether it says of WAL what the kind of its slices asks for.
+    /// Whether it says of the log what the kind of its slices asks for.
     fn is_consistent(&self) -> bool {
         let sound = |wal: &WalChain| {
             wal.segment_bytes.is_power_of_two()
@@ -158,8 +189,11 @@ impl ChainDescription {
                 && wal.timeline > 0
         };
         match self.kind {
-            LogKind::Oplog => self.wal.is_none(),
-            LogKind::Wal => self.wal.as_ref().is_some_and(sound),
+            LogKind::Oplog => self.wal.is_none() && self.replication.is_none(),
+            LogKind::Wal => self.wal.as_ref().is_some_and(sound) && self.replication.is_none(),
+            LogKind::Replication => {
+                self.replication.as_ref().is_some_and(ReplicationChain::is_sound) && self.wal.is_none()
+            }
         }
     }
 }
@@ -475,7 +509,7 @@ impl Repository {
         let (description, _): (ChainDescription, _) =
             open_versioned(CHAIN_KIND, key.as_str(), &bytes, CHAIN_FORMAT)?;
         if !description.is_consistent() {
-            return Err(Error::new(ErrorKind::Corrupt, format!("{key} does not say which WAL it is of"))
+            return Err(Error::new(ErrorKind::Corrupt, format!("{key} does not say which log it is of"))
                 .with_hint("copy the right one back from an off-site copy of the repository"));
         }
         let belongs = description.chain_id == *id

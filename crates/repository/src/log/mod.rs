@@ -21,13 +21,22 @@
 //! A slice of WAL is any range of its bytes; the server's segments are put together from slices again. A chain is of one timeline, says in
 //! its description how that came about, and begins where a segment begins, so that it has all bytes of every segment of its timeline. Times
 //! stand in the records of commits, and nowhere else.
+//!
+//! # Redis
+//! A slice of the replication stream is any range of its bytes, followed by when they came ([`arrival`]): the stream itself tells no time. A
+//! chain is of one history of the data, by the name that the server gives it. One that another server goes on with is a chain of its own,
+//! which begins where the one before ends.
 
+mod arrival;
 mod chain;
 mod order;
 mod verify;
 mod writer;
 
-pub use chain::{Chain, ChainDescription, ChainEntry, ChainReason, LogKind, Slice, WalChain};
+pub use arrival::{Arrival, ArrivalFault, with_arrivals, without_arrivals};
+pub use chain::{
+    Chain, ChainDescription, ChainEntry, ChainReason, LogKind, ReplicationChain, Slice, WalChain,
+};
 pub use order::{ChainDamage, Run};
 pub use verify::LogReport;
 pub use writer::{ChainBeginning, ChainWriter, LogClaim, SealedSlice};

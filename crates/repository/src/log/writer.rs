@@ -10,7 +10,9 @@ use mainstay_model::{Blake3, ChainId, Error, ErrorKind, LogPosition, Result, Res
 use mainstay_store::Key;
 
 use super::chain::CHAIN_KIND;
-use super::{Chain, ChainDescription, ChainReason, LogKind, SLICE_BYTES_MAX, Slice, WalChain};
+use super::{
+    Chain, ChainDescription, ChainReason, LogKind, ReplicationChain, SLICE_BYTES_MAX, Slice, WalChain,
+};
 use crate::compress::{FRAME_BYTES, Pending, Plain};
 use crate::layout;
 use crate::manifest::Encryption;
@@ -47,6 +49,8 @@ pub struct ChainBeginning {
     pub predecessor: Option<ChainId>,
     /// Which WAL it is; `None` for any other kind.
     pub wal: Option<WalChain>,
+    /// Which replication stream it is; `None` for any other kind.
+    pub replication: Option<ReplicationChain>,
 }
 
 /// A chain being written.
@@ -156,9 +160,9 @@ impl LogClaim {
         let begun_at = repository.now();
         let nanosecond =
             u32::try_from(begun_at.subsec_nanosecond().max(0)).expect("it is below a thousand million");
-        let ChainBeginning { kind, environment, after, why, predecessor, wal } = beginning;
+        let ChainBeginning { kind, environment, after, why, predecessor, wal, replication } = beginning;
         let mut description = ChainDescription {
-            format: ChainDescription::format_of(why, wal.as_ref()),
+            format: ChainDescription::format_of(why, wal.as_ref(), replication.as_ref()),
             repository_id: repository.id().to_owned(),
             chain_id: ChainId::new(begun_at, nanosecond),
             store: *store,
@@ -172,6 +176,7 @@ impl LogClaim {
             tool_version: env!("CARGO_PKG_VERSION").to_owned(),
             recipients: repository.recipients().iter().map(ToString::to_string).collect(),
             wal,
+            replication,
         };
         for number in (nanosecond..).take(CHAIN_ID_ATTEMPTS_MAX) {
             description.chain_id = ChainId::new(begun_at, number);
@@ -221,6 +226,11 @@ impl ChainWriter {
     /// The chain's identifier.
     pub fn id(&self) -> &ChainId {
         &self.description.chain_id
+    }
+
+    /// What it is.
+    pub fn description(&self) -> &ChainDescription {
+        &self.description
     }
 
     /// The position up to which everything is durable.

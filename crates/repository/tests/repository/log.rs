@@ -29,6 +29,7 @@ fn beginning(after: u64) -> ChainBeginning {
         why: ChainReason::First,
         predecessor: None,
         wal: None,
+        replication: None,
     }
 }
 

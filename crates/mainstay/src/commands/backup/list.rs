@@ -5,12 +5,13 @@ use mainstay_engine::Consistency;
 use mainstay_model::{ByteSize, Count, ExitStatus, Result, SetId, Severity, StoreKind, Timestamp};
 use mainstay_ops::contents::SetContents;
 use mainstay_ops::recoverable::{self, DamagedChain, Recoverable};
+use mainstay_ops::replication::ranges::{self as streams, ReplicationRanges};
 use mainstay_ops::wal::ranges::{self, WalRanges};
 use mainstay_repository::{Repository, Set, SetEntry};
 use serde_json::{Map, Value, json};
 
 use super::{log, set_json, wal};
-use crate::commands::{cluster, keyfile, logical};
+use crate::commands::{cluster, keyfile, logical, replication};
 use crate::printer::shown::ago;
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
@@ -42,7 +43,11 @@ pub(super) async fn run(args: &ListArgs, session: &Session) -> Result<ExitStatus
         true => ranges::ranges(&repository).await?,
         false => WalRanges::default(),
     };
-    Ok(session.printer.report(&Listed { rows, logs, wal, now: session.clock.now() }))
+    let streams = match wants(StoreKind::Redis) {
+        true => streams::ranges(&repository).await?,
+        false => ReplicationRanges::default(),
+    };
+    Ok(session.printer.report(&Listed { rows, logs, wal, streams, now: session.clock.now() }))
 }
 
 async fn row(repository: &Repository, entry: SetEntry) -> Result<Row> {
@@ -65,6 +70,7 @@ struct Listed {
     rows: Vec<Row>,
     logs: Recoverable,
     wal: WalRanges,
+    streams: ReplicationRanges,
     now: Timestamp,
 }
 
@@ -86,6 +92,7 @@ impl Report for Listed {
             ("sets".to_owned(), sets.collect()),
             ("log".to_owned(), log::ranges_json(&self.logs.servers, self.now)),
             ("wal".to_owned(), json!(self.wal.servers)),
+            ("streams".to_owned(), json!(self.streams.servers)),
             ("damaged_chains".to_owned(), self.damaged().map(|chain| json!(chain)).collect()),
         ])
     }
@@ -123,13 +130,15 @@ impl Report for Listed {
 }
 
 impl Listed {
-    /// Chains of either store that cannot be read.
+    /// Chains of any store that cannot be read.
     fn damaged(&self) -> impl Iterator<Item = &DamagedChain> {
-        self.logs.damaged.iter().chain(&self.wal.damaged)
+        self.logs.damaged.iter().chain(&self.wal.damaged).chain(&self.streams.damaged)
     }
 
     fn logs_text(&self, look: &Look) -> String {
-        log::ranges_text(&self.logs, self.now, look) + &wal::ranges_text(&self.wal, self.now, look)
+        log::ranges_text(&self.logs, self.now, look)
+            + &wal::ranges_text(&self.wal, self.now, look)
+            + &replication::ranges_text(&self.streams, self.now, look)
     }
 }
 

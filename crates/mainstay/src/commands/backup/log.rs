@@ -173,7 +173,7 @@ pub(crate) fn ranges_text(logs: &Recoverable, now: Timestamp, look: &Look) -> St
 }
 
 /// Chains that nobody can read, a line each.
-pub(super) fn damaged_text(damaged: &[DamagedChain], look: &Look) -> String {
+pub(crate) fn damaged_text(damaged: &[DamagedChain], look: &Look) -> String {
     let line = |chain: &DamagedChain| {
         format!(
             "{} {} with {} slices is {}: {}\n",

@@ -2,7 +2,7 @@
 
 pub(crate) mod create;
 mod list;
-mod log;
+pub(crate) mod log;
 pub(crate) mod making;
 mod prune;
 mod show;

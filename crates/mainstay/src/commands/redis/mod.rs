@@ -1,12 +1,14 @@
 //! `redis …`: daily questions to Redis, and what is removed from it.
 
 pub(crate) mod acl;
+pub(crate) mod flushes;
 pub(crate) mod info;
 pub(crate) mod keys;
 pub(crate) mod memory;
 pub(crate) mod policy;
 pub(crate) mod purge;
 pub(crate) mod slowlog;
+pub(crate) mod undo;
 
 use clap::Subcommand;
 use mainstay_model::{ExitStatus, Result};
@@ -31,6 +33,10 @@ pub(crate) enum RedisCommand {
     Policy(policy::PolicyCommand),
     /// Remove the keys whose names match a pattern, counted before
     Purge(purge::PurgeArgs),
+    /// List commands in the captured stream after which a whole lot was gone
+    Flushes(flushes::FlushesArgs),
+    /// Bring keys back as they were before a database was emptied
+    Undo(undo::UndoArgs),
 }
 
 impl RedisCommand {
@@ -44,6 +50,8 @@ impl RedisCommand {
             Self::Acl(_) => "redis.acl",
             Self::Policy(command) => command.name(),
             Self::Purge(_) => mainstay_ops::purge::OPERATION,
+            Self::Flushes(_) => "redis.flushes",
+            Self::Undo(_) => mainstay_ops::replication::undo::OPERATION,
         }
     }
 }
@@ -61,5 +69,7 @@ pub(crate) async fn run(command: RedisCommand, session: &Session) -> Result<Exit
         RedisCommand::Acl(args) => acl::run(args, session),
         RedisCommand::Policy(command) => policy::run(command, session).await,
         RedisCommand::Purge(args) => purge::run(args, session).await,
+        RedisCommand::Flushes(args) => flushes::run(&args, session).await,
+        RedisCommand::Undo(args) => Box::pin(undo::run(args, session)).await,
     }
 }

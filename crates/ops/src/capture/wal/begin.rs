@@ -405,6 +405,7 @@ impl Beginning<'_> {
             why,
             predecessor: before.map(|chain| chain.id().clone()),
             wal: Some(WalChain { timeline, segment_bytes, history }),
+            replication: None,
         };
         let writer = self.claim.begin_chain(beginning).await?;
         let before_end = before.map(|chain| Lsn(chain.end().0));

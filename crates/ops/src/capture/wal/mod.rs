@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub use risk::{SlotConcern, SlotRisk};
 
 use super::claim::{self, Claiming};
-use super::{Ended, PAUSE_FIRST, PAUSE_MAX, may_pass};
+use super::{Ended, PAUSE_FIRST, PAUSE_MAX, may_pass, milliseconds};
 
 /// The operation's registered name.
 pub const OPERATION: &str = "capture.postgres";
@@ -324,10 +324,6 @@ fn tell_waiting(
         recovery_point_age_seconds: complete_at.map(|at| now.duration_since(at).as_secs()),
         pause_ms: milliseconds(pause),
     });
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn with_recovery_point(error: Error, report: &WalCaptureReport) -> Error {

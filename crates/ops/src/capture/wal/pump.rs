@@ -20,11 +20,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::begin::Begun;
 use super::{
-    Ended, WalCaptureContext, WalCaptureEvent, WalCaptureOptions, WalCaptureReport, milliseconds, risk,
-    tell_waiting,
+    Ended, WalCaptureContext, WalCaptureEvent, WalCaptureOptions, WalCaptureReport, risk, tell_waiting,
 };
-use crate::capture::SLICE_AGE_MIN;
 use crate::capture::claim::put_patiently;
+use crate::capture::{SLICE_AGE_MIN, milliseconds};
 
 /// Plain bytes at which a slice is cut whatever its age.
 const SLICE_BYTES: usize = 8 * 1024 * 1024;

@@ -254,6 +254,7 @@ impl PartImport<'_> {
                     why: ChainReason::Imported,
                     predecessor: None,
                     wal: Some(WalChain { timeline: part.timeline, segment_bytes, history }),
+                    replication: None,
                 };
                 self.claim.begin_chain(beginning).await?
             }

@@ -1,0 +1,195 @@
+//! A store's stream of changes, as its replicas get it, and a store that is filled as a replica.
+//!
+//! The contract in short. A [`ReplicationSource`] goes on after a point where the server proves that nothing lies between, and otherwise gives
+//! all keys as one file and the stream behind it. A [`ReplicationStream`] gives bytes without a gap; their positions are counted by whoever
+//! takes them. What was acknowledged is durable. A [`ReplicaTarget`] takes such a file and such bytes as if a primary sent them, so that a
+//! server shows what its primary showed, expiry included, and says exactly how far it has got.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use mainstay_guard::Permit;
+use mainstay_model::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::keyfile::KeyFile;
+use crate::keyspace::KeyspaceSize;
+
+/// A place in a server's stream of changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicationPoint {
+    /// The stream.
+    pub id: String,
+    /// Bytes of it.
+    pub offset: u64,
+}
+
+/// Where a server's stream stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicationFacts {
+    /// Which server it is.
+    pub fingerprint: String,
+    /// Whether that outlives a restart.
+    pub is_marked: bool,
+    /// The present point.
+    pub at: ReplicationPoint,
+    /// The stream that the server went on with when it took over, and up to where that leads here.
+    pub earlier: Option<ReplicationPoint>,
+    /// What the server keeps for replicas that come back; `None` when it keeps nothing yet.
+    pub backlog: Option<Backlog>,
+}
+
+/// The end of a stream that a server keeps in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Backlog {
+    /// How many bytes it keeps at most.
+    pub bytes_max: u64,
+    /// The position after which it has everything.
+    pub after: u64,
+}
+
+impl Backlog {
+    /// Who follows a stream should be able to be away for so many seconds.
+    pub const SLACK_SECONDS_WANTED: u64 = 600;
+    /// Below this it is worth a warning: a restart of whoever follows takes longer.
+    pub const SLACK_SECONDS_MIN: u64 = 120;
+    /// No advice is below this: a server's memory has room for it.
+    const ADVISED_BYTES_MIN: u64 = 64 << 20;
+
+    /// How much a server whose stream grows so fast should keep: a power of two, and not too little.
+    pub fn advised_bytes(bytes_per_second: u64) -> u64 {
+        let wanted = bytes_per_second.saturating_mul(Self::SLACK_SECONDS_WANTED);
+        wanted.checked_next_power_of_two().unwrap_or(wanted).max(Self::ADVISED_BYTES_MIN)
+    }
+}
+
+/// What following gives.
+pub enum FollowedReplication {
+    /// The stream goes on after the point that was asked for.
+    Continued {
+        /// Its name now: another one when another server took over.
+        id: String,
+        /// What follows.
+        stream: Box<dyn ReplicationStream>,
+    },
+    /// The server cannot go on from there: all keys, and the stream behind them.
+    Anew {
+        /// The point that the keys show.
+        at: ReplicationPoint,
+        /// The keys.
+        file: Box<dyn ReplicationFile>,
+    },
+}
+
+/// Gives a server's stream of changes.
+#[async_trait]
+pub trait ReplicationSource: Send + Sync {
+    /// Where the stream stands.
+    async fn replication_facts(&self) -> Result<ReplicationFacts>;
+
+    /// Goes on after `after`, or begins anew when the server cannot or nothing was asked for.
+    ///
+    /// # Errors
+    /// `Auth` when the user may not replicate; `Unreachable` while the server loads its data or has lost its own primary.
+    async fn follow_replication(&self, after: Option<&ReplicationPoint>) -> Result<FollowedReplication>;
+}
+
+/// All keys of a server, and the stream behind them.
+#[async_trait]
+pub trait ReplicationFile: KeyFile {
+    /// The stream that follows. Only when the file has come to its end.
+    ///
+    /// # Errors
+    /// The connection's.
+    async fn stream(self: Box<Self>) -> Result<Box<dyn ReplicationStream>>;
+}
+
+/// A stream being followed.
+#[async_trait]
+pub trait ReplicationStream: Send {
+    /// The next bytes; `None` when none came for as long as `patience`. May be dropped while it waits.
+    ///
+    /// # Errors
+    /// `Unreachable` when the connection broke or the server ended it.
+    async fn next(&mut self, patience: Duration) -> Result<Option<Bytes>>;
+
+    /// Tells the server that everything up to `durable` is durable here, and that it is not alone.
+    ///
+    /// # Errors
+    /// The connection's.
+    async fn acknowledge(&mut self, durable: u64) -> Result<()>;
+}
+
+/// A server that may be filled, as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaFacts {
+    /// Which server it is.
+    pub fingerprint: String,
+    /// Its version.
+    pub version: String,
+    /// Whether it is a replica of another server.
+    pub is_replica: bool,
+    /// Databases that hold keys; the environment's marker is not counted.
+    pub databases: Vec<KeyspaceSize>,
+}
+
+/// A server that takes what a primary would send it.
+#[async_trait]
+pub trait ReplicaTarget: Send + Sync {
+    /// What it is now.
+    async fn replica_facts(&self) -> Result<ReplicaFacts>;
+
+    /// Makes it a replica of this process, which will send a file of `file_bytes` bytes that shows `at`. All its keys go when the file has come.
+    ///
+    /// # Errors
+    /// The permit must be for this server; `Auth` when the user may not make it a replica; `Unreachable` when it does not come.
+    async fn feed(
+        &self,
+        at: &ReplicationPoint,
+        file_bytes: u64,
+        permit: &Permit,
+    ) -> Result<Box<dyn ReplicaFeed>>;
+}
+
+/// A server being filled. Dropping it leaves the server a replica of nobody that answers.
+#[async_trait]
+pub trait ReplicaFeed: Send {
+    /// Sends the next bytes: of the file, then of the stream.
+    ///
+    /// # Errors
+    /// `Unreachable` when the server has gone away or does not take the file.
+    async fn send(&mut self, bytes: Bytes) -> Result<()>;
+
+    /// Waits until the server has acknowledged every byte that was sent, and gives its position, which is exactly that.
+    ///
+    /// # Errors
+    /// `Server` when it acknowledges another one; `Unreachable` when it falls silent.
+    async fn settle(&mut self) -> Result<u64>;
+
+    /// Moves every moment of expiry by so many milliseconds, of keys and of fields. Only when settled; ends settled.
+    ///
+    /// # Errors
+    /// As [`ReplicaFeed::settle`].
+    async fn shift_expiry(&mut self, by_ms: i64) -> Result<()>;
+
+    /// Its databases, with the keys whose time has passed meanwhile: a replica keeps them.
+    ///
+    /// # Errors
+    /// The server's.
+    async fn databases(&mut self) -> Result<Vec<KeyspaceSize>>;
+
+    /// Makes it a server of its own.
+    ///
+    /// # Errors
+    /// The server's.
+    async fn promote(self: Box<Self>) -> Result<()>;
+
+    /// Gives the work up: the server is one of its own again, with what it held as long as the file had not come whole, else empty. Tells
+    /// which, for people.
+    ///
+    /// # Errors
+    /// The server's: it is still a replica of nobody that answers.
+    async fn give_up(self: Box<Self>) -> Result<&'static str>;
+}

@@ -1,0 +1,166 @@
+//! `capture redis`: follows the replication stream until asked to stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_guard::{BackupEvidence, Outcome};
+use mainstay_model::{ByteSize, Count, ExitStatus, Result, ResultExt, StoreKind};
+use mainstay_ops::capture::replication::{
+    self, BacklogSlack, ReplicationCaptureContext, ReplicationCaptureEvent, ReplicationCaptureObserver,
+    ReplicationCaptureOptions, ReplicationCaptureReport,
+};
+use serde_json::{Map, Value, json};
+
+use super::capture::{CaptureArgs, fields_of};
+use super::close;
+use crate::printer::shown::{duration, millis, moment};
+use crate::printer::{Look, Printer, Report, Tone};
+use crate::wiring::Session;
+
+/// Captures.
+///
+/// # Errors
+/// The operation's.
+pub(crate) async fn run(args: &CaptureArgs, session: &Session) -> Result<ExitStatus> {
+    let source = session.replication()?;
+    let probe = session.probe(StoreKind::Redis).await?;
+    let target = session.target(probe.as_ref()).await?;
+    // A server without a stream is told before a repository is made for it.
+    source.replication_facts().await.context("look at the server's stream")?;
+    let options = ReplicationCaptureOptions { slice_age_ms: args.slice_age_ms(session), once: args.once };
+    let plan = replication::plan(target, options, session.clock.as_ref());
+    let repository = session.repository_or_create().await?;
+    let guard = session.guard(&repository);
+    let permit = guard.permit(&plan, &BackupEvidence::default(), &session.consent(None)?).await?;
+    let context = ReplicationCaptureContext {
+        source,
+        repository,
+        holder: session.holder(),
+        lease_ttl: session.lease_ttl(),
+        clock: session.clock.clone(),
+        observer: Arc::new(Teller(session.printer.clone())),
+        cancel: session.cancel.clone(),
+    };
+    let captured = replication::capture(&context, &plan, &permit).await;
+    let outcome = match &captured {
+        Ok(report) => Outcome::Done {
+            summary: format!("captured {} of the stream", ByteSize(report.bytes)),
+            facts: json!({
+                "chain": report.chain,
+                "base": report.base,
+                "recovery_point": report.recovery_point,
+                "slices": report.slices,
+            }),
+        },
+        Err(error) => Outcome::of_error(error),
+    };
+    let report = close(&guard, permit, captured, outcome).await?;
+    Ok(session.printer.report(&Captured(report)))
+}
+
+/// Tells events as they happen.
+struct Teller(Arc<Printer>);
+
+impl ReplicationCaptureObserver for Teller {
+    fn event(&self, event: &ReplicationCaptureEvent) {
+        let is_detail = matches!(event, ReplicationCaptureEvent::SliceStored { .. });
+        self.0.event(fields_of(event), &text_of(event), is_detail);
+    }
+}
+
+fn text_of(event: &ReplicationCaptureEvent) -> String {
+    match event {
+        ReplicationCaptureEvent::BaseBegun { id, at } => {
+            format!("the server sends all its keys, as they are at offset {at} of stream {id}")
+        }
+        ReplicationCaptureEvent::BaseStored { set, keys, bytes } => {
+            format!("backup set {set} holds them: {} keys, {}", Count(*keys), ByteSize(*bytes))
+        }
+        ReplicationCaptureEvent::BaseJoined { set, at } => {
+            format!("backup set {set} is gone on from, after offset {at}")
+        }
+        ReplicationCaptureEvent::ChainBegun { chain, id, after, why, gap_after } => {
+            let gap = gap_after.map_or_else(String::new, |gap| {
+                format!("; what followed offset {gap} of the chain before cannot be restored")
+            });
+            format!("chain {chain} of stream {id} begins after offset {after}: {}{gap}", why.explanation())
+        }
+        ReplicationCaptureEvent::ChainResumed { chain, id, at } => {
+            format!("chain {chain} of stream {id} goes on after offset {at}")
+        }
+        ReplicationCaptureEvent::TimelineEnded { id, next, at } => {
+            format!(
+                "another server has taken over: stream {id} ends at offset {at} and goes on as {next}, without a gap"
+            )
+        }
+        ReplicationCaptureEvent::SliceStored { through, bytes, stored_bytes, held_ms, .. } => format!(
+            "stored up to offset {through}: {} in {}, {} old",
+            ByteSize(*bytes),
+            ByteSize(*stored_bytes),
+            millis(*held_ms)
+        ),
+        ReplicationCaptureEvent::Waiting { message, recovery_point_age_seconds, pause_ms, .. } => {
+            let age = recovery_point_age_seconds.map_or_else(String::new, |age| {
+                format!(", the recovery point is {} old", duration(u64::try_from(age).unwrap_or(0)))
+            });
+            format!("warning: {message}; trying again in {:?}{age}", Duration::from_millis(*pause_ms))
+        }
+        ReplicationCaptureEvent::BacklogShort(slack) => format!(
+            "warning: {}: type `CONFIG SET repl-backlog-size {}`, then `CONFIG REWRITE`",
+            slack_text(slack),
+            slack.advised_bytes
+        ),
+    }
+}
+
+/// How long a capture may be away, for people.
+fn slack_text(slack: &BacklogSlack) -> String {
+    let backlog = ByteSize(slack.backlog_bytes);
+    match slack.seconds {
+        None => format!("the server keeps {backlog} of its stream, and nothing is written now"),
+        Some(seconds) => format!(
+            "the server keeps {backlog} of its stream, {} at the present rate: a capture that is away for longer must begin anew",
+            duration(seconds)
+        ),
+    }
+}
+
+struct Captured(ReplicationCaptureReport);
+
+impl Report for Captured {
+    fn json(&self) -> Map<String, Value> {
+        let report = &self.0;
+        Map::from_iter([
+            ("event".to_owned(), json!("ended")),
+            ("chain".to_owned(), json!(report.chain)),
+            ("id".to_owned(), json!(report.id)),
+            ("base".to_owned(), json!(report.base)),
+            ("recovery_point".to_owned(), json!(report.recovery_point)),
+            ("complete_at".to_owned(), json!(report.complete_at)),
+            ("slices".to_owned(), json!(report.slices)),
+            ("bytes".to_owned(), json!(report.bytes)),
+            ("stored_bytes".to_owned(), json!(report.stored_bytes)),
+            ("held_ms_max".to_owned(), json!(report.held_ms_max)),
+            ("slack".to_owned(), json!(report.slack)),
+        ])
+    }
+
+    fn text(&self, look: &Look) -> String {
+        let report = &self.0;
+        let (Some(point), Some(id)) = (report.recovery_point, &report.id) else {
+            return "nothing was captured\n".to_owned();
+        };
+        let complete =
+            report.complete_at.map_or_else(String::new, |at| format!(", complete as of {}", moment(at)));
+        let slack =
+            report.slack.as_ref().map_or_else(String::new, |slack| format!("  {}\n", slack_text(slack)));
+        format!(
+            "{} offset {point} of stream {id}{complete}\n  {} in {} slices, {} stored; the oldest byte waited {}\n{slack}",
+            look.paint(Tone::Strong, "recovery point"),
+            ByteSize(report.bytes),
+            Count(report.slices),
+            ByteSize(report.stored_bytes),
+            millis(report.held_ms_max)
+        )
+    }
+}

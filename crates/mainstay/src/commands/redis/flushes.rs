@@ -1,0 +1,85 @@
+//! `redis flushes`: what emptied databases, from the captured stream.
+
+use clap::Args;
+use mainstay_model::{ByteSize, Count, ExitStatus, Result, Severity};
+use mainstay_ops::replication::search::{self, EmptyingReport};
+use serde_json::{Map, Value, json};
+
+use crate::commands::moment::MomentArg;
+use crate::printer::shown::moment;
+use crate::printer::{Cell, Look, Report, Table, Tone};
+use crate::wiring::Session;
+
+/// Arguments of `redis flushes`.
+#[derive(Debug, Args)]
+pub(crate) struct FlushesArgs {
+    /// From this moment on: a time (2026-11-23T00:55:02Z), or how long ago ("5m ago")
+    #[arg(long, value_name = "MOMENT")]
+    since: Option<MomentArg>,
+}
+
+/// Searches.
+///
+/// # Errors
+/// The operation's.
+pub(crate) async fn run(args: &FlushesArgs, session: &Session) -> Result<ExitStatus> {
+    let repository = session.repository().await?;
+    let since = args.since.map(|since| since.first(session.clock.now())).transpose()?.flatten();
+    let progress = session.printer.progress();
+    let since = since.map(|since| since.timestamp());
+    let report = search::search(&repository, since, progress.as_ref()).await?;
+    drop(progress);
+    Ok(session.printer.report(&Searched(report)))
+}
+
+struct Searched(EmptyingReport);
+
+impl Report for Searched {
+    fn json(&self) -> Map<String, Value> {
+        Map::from_iter([
+            ("found".to_owned(), json!(self.0.found)),
+            ("bytes".to_owned(), json!(self.0.bytes)),
+            ("unsearched".to_owned(), json!(self.0.unsearched)),
+        ])
+    }
+
+    fn text(&self, look: &Look) -> String {
+        let mut text = String::new();
+        match self.0.found.last() {
+            None => {
+                let bytes = ByteSize(self.0.bytes);
+                text.push_str(&format!("nothing emptied a database in the {bytes} of stream searched\n"));
+            }
+            Some(last) => {
+                let mut table = Table::new(&["TIME", "OFFSET", "COMMAND", "DB", "KEYS"]);
+                for found in &self.0.found {
+                    table.row(vec![
+                        found.time.map_or_else(|| "-".to_owned(), moment).into(),
+                        found.at.to_string().into(),
+                        found.command.clone().into(),
+                        found.database.map_or_else(|| "all".to_owned(), |number| number.to_string()).into(),
+                        Cell::right(
+                            found.keys.map_or_else(|| "-".to_owned(), |keys| Count(keys).to_string()),
+                        ),
+                    ]);
+                }
+                text.push_str(&table.render(look));
+                text.push_str(&format!(
+                    "to bring back what was there just before one of them: mainstay redis undo --at {}\n",
+                    last.at
+                ));
+            }
+        }
+        for (chain, why) in &self.0.unsearched {
+            text.push_str(&format!(
+                "{} chain {chain}: {why}\n",
+                look.paint(Tone::Bad, "not searched to its end:")
+            ));
+        }
+        text
+    }
+
+    fn exit_status(&self) -> ExitStatus {
+        if self.0.unsearched.is_empty() { ExitStatus::Ok } else { Severity::Critical.exit_status() }
+    }
+}

@@ -1,0 +1,106 @@
+//! Keys carried between servers: `DUMP` and `RESTORE`, each with the moment of expiry.
+
+use async_trait::async_trait;
+use mainstay_engine::{CarriedCount, CarriedKey, KeyCarrier};
+use mainstay_guard::Permit;
+use mainstay_model::{Error, ErrorKind, Result, ResultExt, StoreKind};
+use redis::{Pipeline, Value, cmd};
+
+use crate::config::{RedisConfig, Settings};
+use crate::probe::{fingerprint, read_info};
+use crate::session::Session;
+
+/// The keys of a Redis, to be carried. Each call opens a connection of its own.
+#[derive(Debug)]
+pub struct RedisCarrier {
+    settings: Settings,
+}
+
+impl RedisCarrier {
+    /// The keys of the server that `config` describes. Does not connect.
+    ///
+    /// # Errors
+    /// `Config` when the URL or the CA file cannot be used.
+    pub fn new(config: &RedisConfig) -> Result<Self> {
+        Ok(Self { settings: Settings::resolve(config)? })
+    }
+
+    async fn open(&self, database: u64) -> Result<Session<'_>> {
+        let mut session = Session::open(&self.settings).await.context("connect to Redis")?;
+        session.ask::<()>(cmd("SELECT").arg(database)).await?;
+        Ok(session)
+    }
+}
+
+#[async_trait]
+impl KeyCarrier for RedisCarrier {
+    async fn take(&self, database: u64, names: &[Vec<u8>]) -> Result<Vec<CarriedKey>> {
+        let mut session = self.open(database).await?;
+        let mut pipeline = Pipeline::with_capacity(names.len() * 2);
+        for name in names {
+            pipeline.cmd("DUMP").arg(name.as_slice());
+            pipeline.cmd("PEXPIRETIME").arg(name.as_slice());
+        }
+        let answers = session.ask_all(&pipeline).await.context("take keys of Redis")?;
+        let keys = names.iter().zip(answers.chunks_exact(2));
+        Ok(keys.filter_map(|(name, answers)| carried(name, answers)).collect())
+    }
+
+    async fn put(
+        &self,
+        database: u64,
+        keys: &[CarriedKey],
+        replace: bool,
+        permit: &Permit,
+    ) -> Result<CarriedCount> {
+        let mut session = self.open(database).await?;
+        let info = read_info(&mut session).await.context("read facts of Redis")?;
+        let fingerprint = fingerprint(&mut session, &info).await.context("read facts of Redis")?;
+        permit.check("redis.undo", StoreKind::Redis, &fingerprint)?;
+        let mut pipeline = Pipeline::with_capacity(keys.len());
+        pipeline.ignore_errors();
+        for key in keys {
+            let restore = pipeline.cmd("RESTORE").arg(key.name.as_slice());
+            restore.arg(key.expires_at.unwrap_or(0)).arg(key.payload.as_slice()).arg("ABSTTL");
+            if replace {
+                restore.arg("REPLACE");
+            }
+        }
+        let answers = session.ask_all(&pipeline).await.context("write keys of Redis")?;
+        count(&answers)
+    }
+}
+
+/// What `DUMP` and `PEXPIRETIME` say; `None` for a key that is not there.
+fn carried(name: &[u8], answers: &[Value]) -> Option<CarriedKey> {
+    let payload = match answers.first()? {
+        Value::BulkString(payload) => payload.clone(),
+        _ => return None,
+    };
+    let expires_at = match redis::from_redis_value_ref::<i64>(answers.get(1)?).ok()? {
+        -2 => return None,
+        at if at < 0 => None,
+        at => Some(at),
+    };
+    Some(CarriedKey { name: name.to_vec(), payload, expires_at })
+}
+
+/// What `RESTORE` says of each key.
+fn count(answers: &[Value]) -> Result<CarriedCount> {
+    let mut counted = CarriedCount::default();
+    for answer in answers {
+        match answer {
+            Value::ServerError(error) if error.code() == "BUSYKEY" => counted.kept += 1,
+            Value::ServerError(error) => {
+                let message = format!(
+                    "the server does not take a key: {} {}",
+                    error.code(),
+                    error.details().unwrap_or_default()
+                );
+                return Err(Error::new(ErrorKind::Server, message));
+            }
+            _ => counted.written += 1,
+        }
+    }
+    Ok(counted)
+}
