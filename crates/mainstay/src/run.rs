@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 use mainstay_model::{Error, ErrorKind, ExitStatus, Result, redact_url};
 
 use crate::args::{Arguments, Command};
@@ -143,11 +143,18 @@ fn not_understood(error: &clap::Error) -> ExitCode {
         printer.complaint(&text);
     }
     // A server whose restore_command is mistyped must not take it for the end of its log.
-    let is_given = |word: &str| arguments.iter().any(|argument| argument == word);
-    match is_given("wal") && !is_given("import") {
+    match may_be_fetch(&arguments) {
         true => ExitCode::from(wal::trouble(ExitStatus::Usage)),
         false => ExitStatus::Usage.into(),
     }
+}
+
+/// Whether what was typed may be meant for `wal fetch`: its first command is `wal`, and it is not to import.
+fn may_be_fetch(arguments: &[String]) -> bool {
+    let commands = Arguments::command();
+    let is_command = |argument: &&String| commands.find_subcommand(argument.as_str()).is_some();
+    let is_wal = arguments.iter().find(is_command).is_some_and(|command| command == "wal");
+    is_wal && !arguments.iter().any(|argument| argument == "import")
 }
 
 fn without_passwords(text: String, arguments: &[String]) -> String {

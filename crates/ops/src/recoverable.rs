@@ -84,6 +84,9 @@ pub struct LogPart {
     pub chain: ChainId,
 }
 
+/// Why a log has a hole that it had not when it was captured.
+pub(crate) const SLICES_MISSING: &str = "slices are missing from the repository";
+
 /// A hole in the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LogGap {
@@ -93,6 +96,8 @@ pub struct LogGap {
     pub until: OpTime,
     /// Why.
     pub why: String,
+    /// Whether it was captured, and is not in the repository any more.
+    pub is_lost: bool,
 }
 
 /// What of a set matters here.
@@ -234,9 +239,10 @@ pub(crate) fn judge(
     for (place, chain) in chains.iter().enumerate() {
         for (index, run) in chain.runs.iter().enumerate() {
             let (after, through) = (run.after.optime(), run.through.optime());
-            let why = if index == 0 { chain.why } else { "slices are missing from the repository" };
+            let why = if index == 0 { chain.why } else { SLICES_MISSING };
             if let Some(previous) = previous.filter(|previous| previous.through != run.after) {
-                log.gaps.push(LogGap { after: previous.through.optime(), until: after, why: why.to_owned() });
+                let (why, is_lost) = (why.to_owned(), index > 0);
+                log.gaps.push(LogGap { after: previous.through.optime(), until: after, why, is_lost });
             }
             previous = Some(*run);
             log.recovery_point = through;
@@ -420,7 +426,7 @@ mod tests {
         let chains = [chain(1, &[(10, 40), (50, 60)]), chain(2, &[(70, 99)])];
         let (ranges, gaps, without) = told(&[set(1, 20, 20), set(2, 75, 75)], &chains);
         assert_eq!((ranges, without), (vec![(20, 40), (75, 99)], 1));
-        let missing = "slices are missing from the repository".to_owned();
+        let missing = SLICES_MISSING.to_owned();
         assert_eq!(gaps, vec![(40, 50, missing), (60, 70, "overrun".to_owned())]);
     }
 }

@@ -42,10 +42,13 @@ async fn damage_is_found_and_stops_a_restore_before_it_writes() {
     // A server that would ask for it must not take its log to end there.
     stack.run(&["wal", "fetch", &segment, "fetched"]).expect(204).says("has a hole at");
     assert!(!stack.path("fetched").exists());
-    stack.run(&["backup", "list"]).expect(0).says("slices are missing from the repository");
-    // Up to the hole everything can be restored, and nothing behind it.
+    stack.run(&["backup", "list"]).expect(4).says("slices are missing from the repository");
+    // Nothing behind the hole can be restored, and nothing in its segment, which a server would ask for.
     let end = mainstay_model::Lsn(chains[0].end().0).to_string();
-    stack.plan("behind", &["--to", &end]).expect(8).says("lies behind the end of the captured WAL");
+    let before = mainstay_model::Lsn(slices[number].after.0).to_string();
+    for target in ["latest", &end, &before] {
+        stack.plan("behind", &["--to", target]).expect(4).says("has a hole at");
+    }
 
     fs::write(&file, &whole).unwrap();
     stack.run(&["backup", "verify", "--store", "postgres"]).expect(0);

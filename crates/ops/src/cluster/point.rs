@@ -5,7 +5,7 @@
 //! it is, and whether the log reaches the moment at all, is decided by walking over the log as the server will, for a server that misses its
 //! target refuses to start.
 
-use mainstay_basebackup::SeenRecord;
+use mainstay_basebackup::{Lineage, SeenRecord};
 use mainstay_model::progress::Observer;
 use mainstay_model::{Error, ErrorKind, Lsn, Result, ResultExt, Timestamp};
 use mainstay_repository::{Repository, Set};
@@ -82,7 +82,11 @@ impl Search<'_> {
         let known = self.known_point().await?;
         let (mut missed, mut undated) = (None, Vec::new());
         for set in sets.iter().rev() {
-            let Some((timeline, reach)) = self.reach(set)? else { continue };
+            let reach = self.reach(set)?;
+            if let (RecoveryTarget::Latest, Some(hole)) = (&self.request.target, self.hole(set)?) {
+                return Err(self.not_the_latest(set, reach, hole).await?);
+            }
+            let Some((timeline, reach)) = reach else { continue };
             if known.is_some_and(|at| set.contents.end > at) {
                 missed = missed.or(Some(Miss::TooEarly));
                 continue;
@@ -122,7 +126,16 @@ impl Search<'_> {
 
     /// The timeline that is followed from `set`, and how far the log goes on it; `None` when it does not continue the set.
     fn reach(&self, set: &ContinuedSet) -> Result<Option<(u32, Lsn)>> {
-        let lineage = match self.request.timeline {
+        Ok(self.lineage(set)?.and_then(|lineage| Some((lineage.timeline(), set.reach(self.log, lineage)?))))
+    }
+
+    /// Where slices are missing behind `set`, when they are.
+    fn hole(&self, set: &ContinuedSet) -> Result<Option<Lsn>> {
+        Ok(self.lineage(set)?.and_then(|lineage| set.hole(self.log, lineage)))
+    }
+
+    fn lineage(&self, set: &ContinuedSet) -> Result<Option<&Lineage>> {
+        Ok(match self.request.timeline {
             None => self.log.newest_from(set.contents.timeline, set.contents.end),
             Some(timeline) => Some(self.log.lineage(timeline).ok_or_else(|| {
                 let timelines: Vec<_> = self.log.timelines().iter().map(ToString::to_string).collect();
@@ -130,8 +143,7 @@ impl Search<'_> {
                     .with_state("nothing was changed")
                     .with_hint(format!("there is WAL of timelines {}", timelines.join(", ")))
             })?),
-        };
-        Ok(lineage.and_then(|lineage| Some((lineage.timeline(), set.reach(self.log, lineage)?))))
+        })
     }
 
     async fn aim(
@@ -182,6 +194,33 @@ impl Search<'_> {
         }))
     }
 
+    /// What is the latest is known, and cannot be had: `hole` is in the way.
+    async fn not_the_latest(
+        &self,
+        set: &ContinuedSet,
+        reach: Option<(u32, Lsn)>,
+        hole: Lsn,
+    ) -> Result<Error> {
+        let error = Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "the captured WAL has a hole at {hole}: slices are missing, and the end of the log cannot be reached from set {}",
+                set.set.id()
+            ),
+        );
+        let names = "`mainstay backup verify --log` names what is missing";
+        let recovery = match reach {
+            Some((timeline, reach)) => self.aim(set, timeline, reach, None).await?.ok(),
+            None => None,
+        };
+        Ok(match recovery {
+            Some(Recovery { stop, .. }) => error
+                .with_state(format!("nothing was changed; before the segment with the hole everything can be restored, up to {stop}"))
+                .with_hint(format!("`--to {stop}` restores that; {names}")),
+            None => error.with_state("nothing was changed; the set itself can be restored without `--to`").with_hint(names),
+        })
+    }
+
     async fn refuse(&self, sets: &[ContinuedSet], missed: Option<Miss>) -> Error {
         if let Some(Miss::Ambiguous(first, second)) = missed {
             let what = asked(&self.request.target);
@@ -201,6 +240,25 @@ impl Search<'_> {
                     });
                 range = Some((from, from_at, reach, timeline));
             }
+        }
+        let may_lie_behind = matches!(missed, None | Some(Miss::Beyond | Miss::Unknown));
+        let hole = sets.iter().rev().find_map(|set| self.hole(set).ok().flatten());
+        if let Some(hole) = hole.filter(|_| may_lie_behind) {
+            let state = match range {
+                Some((from, from_at, through, timeline)) => format!(
+                    "nothing was changed; what can be restored is {from} ({from_at}) to {through}, where the segment with the hole begins, on timeline {timeline}"
+                ),
+                None => "nothing was changed; the sets themselves can be restored without `--to`".to_owned(),
+            };
+            return Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "{} cannot be reached: the captured WAL has a hole at {hole}, where slices are missing",
+                    asked(&self.request.target)
+                ),
+            )
+            .with_state(state)
+            .with_hint("`mainstay backup verify --log` names what is missing");
         }
         let Some((from, from_at, through, timeline)) = range else {
             return Error::new(ErrorKind::Precondition, "the captured WAL continues none of the backup sets")

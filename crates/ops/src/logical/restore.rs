@@ -23,6 +23,9 @@ use super::{LogicalSetContents, inspect};
 
 /// The registered name of a restore under a new name.
 const OPERATION: &str = "restore.apply.new";
+/// How long a name of PostgreSQL is at most; it cuts longer ones.
+const NAME_BYTES_MAX: usize = 63;
+
 /// What is said of a database that is not there.
 const ABSENT: &str = "absent";
 /// How many missing roles are named.
@@ -191,6 +194,14 @@ async fn check_version(contents: &LogicalSetContents, sink: &dyn LogicalSink) ->
 }
 
 async fn check_free(sink: &dyn LogicalSink, database: &str) -> Result<()> {
+    if database.is_empty() || database.len() > NAME_BYTES_MAX || database.contains('\0') {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!("a database cannot be named {database:?}: PostgreSQL takes 1 to {NAME_BYTES_MAX} bytes"),
+        )
+        .with_state("nothing was changed")
+        .with_hint("`--into NAME` names it"));
+    }
     if !sink.has_database(database).await? {
         return Ok(());
     }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::log::{ReplicationLog, read_slice, sets};
 use crate::keyfile::KeyFileSetContents;
-use crate::recoverable::DamagedChain;
+use crate::recoverable::{DamagedChain, SLICES_MISSING};
 
 /// How many slices are read at the same time when they are verified.
 const SLICE_COUNT_MAX: usize = 4;
@@ -80,6 +80,8 @@ pub struct StreamGap {
     pub until: u64,
     /// Why.
     pub why: String,
+    /// Whether it was captured, and is not in the repository any more.
+    pub is_lost: bool,
 }
 
 /// What can be restored, server by server. Nothing where no stream was captured.
@@ -138,10 +140,9 @@ async fn of_server(
             let (after, through) = (run.after.0, run.through.0);
             let why = chain.description().why;
             let goes_on = index == 0 && matches!(why, ChainReason::Timeline | ChainReason::First);
-            let reason =
-                if index == 0 { why.explanation() } else { "slices are missing from the repository" };
+            let reason = if index == 0 { why.explanation() } else { SLICES_MISSING };
             if let Some(end) = previous.filter(|_| !goes_on) {
-                gaps.push(StreamGap { after: end, until: after, why: reason.to_owned() });
+                gaps.push(StreamGap { after: end, until: after, why: reason.to_owned(), is_lost: index > 0 });
             }
             let is_led_to = |(id, end): &(ChainId, u64)| id == chain.id() && after <= *end && *end <= through;
             if after < through && !led_to.iter().any(is_led_to) {

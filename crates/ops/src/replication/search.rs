@@ -11,6 +11,7 @@ use mainstay_repository::{ChainReason, Repository};
 use serde::Serialize;
 
 use super::log::{ReplicationLog, WayPart, pieces};
+use crate::recoverable::SLICES_MISSING;
 
 /// A command that removes so many keys at once is told.
 const REMOVED_COUNT_MIN: u64 = 100;
@@ -69,7 +70,7 @@ pub async fn search(
         }
         for part in &way {
             if part.chain.runs().len() > 1 {
-                let why = "slices are missing from the repository".to_owned();
+                let why = SLICES_MISSING.to_owned();
                 report.unsearched.push((part.chain.id().clone(), why));
             }
         }

@@ -87,7 +87,13 @@ pub fn take_ahead(request: &FetchRequest) -> Option<Fetched> {
 /// `Usage` when it is not clear whose log is meant; `Corrupt` for damage and holes; `Storage` when it cannot be written; the store's.
 pub async fn fetch(repository: &Repository, request: &FetchRequest) -> Result<Fetched> {
     let fetched = match WalFile::parse(&request.name) {
-        None => Fetched::Absent,
+        None => {
+            return Err(Error::new(ErrorKind::Usage, format!("{:?} is no file of WAL", request.name))
+                .with_state("nothing was written")
+                .with_hint(
+                    "`wal fetch NAME PATH` takes what a server asks for: `mainstay wal fetch %f %p`",
+                ));
+        }
         Some(WalFile::History { timeline }) => {
             // Histories stand in descriptions.
             let own = own_log(repository, request, |_| 0..0).await?;
@@ -119,6 +125,13 @@ async fn own_log(
 ) -> Result<OwnLog> {
     let WalLogs { logs, damaged } = WalLogs::read_within(repository, within).await?;
     let log = choose(logs, request.server.as_deref())?;
+    if let (None, Some(server)) = (&log, &request.server)
+        && damaged.is_empty()
+    {
+        return Err(Error::new(ErrorKind::NotFound, format!("no WAL of server {server} was captured"))
+            .with_state("nothing was written")
+            .with_hint("`mainstay backup list --store postgres` names the servers; so does `restore_command` of a restored folder"));
+    }
     // What is damaged of another server is no matter of this one.
     let wanted = log.as_ref().map(|log| log.server.as_str()).or(request.server.as_deref());
     let may_be_own = |server: &String| wanted.is_none_or(|wanted| wanted == server);
@@ -229,17 +242,14 @@ async fn fetch_last(
     let (begin, end) = (Lsn(begin), Lsn(begin.saturating_add(log.segment_bytes)));
     let reached = log.reach(segment.timeline, begin).min(end);
     // Between two chains nothing was captured, and the log ends; within one, slices are missing.
-    let is_inside = |(index, (chain, lineage)): (usize, &(Chain, Lineage))| {
-        let end = chain.end().0.min(log.valid_end(index));
-        let holds = chain.description().after.0 <= reached.0 && reached.0 < end;
-        lineage.timeline() == segment.timeline && holds
-    };
-    if reached < end && log.chains.iter().enumerate().any(is_inside) {
+    if reached < end && log.is_hole(segment.timeline, reached) {
         return Err(Error::new(
             ErrorKind::Corrupt,
             format!("the captured WAL of timeline {} has a hole at {reached}", segment.timeline),
         )
-        .with_hint("`mainstay backup verify --log` names what is missing; restore to a moment before it"));
+        .with_hint(
+            "`mainstay backup verify --log` names what is missing; restore to a moment before this segment",
+        ));
     }
     if reached == begin {
         return absent(damaged);

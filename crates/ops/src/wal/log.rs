@@ -237,6 +237,24 @@ impl WalLog {
         Lsn(cover(&self.runs(timeline), from.0, u64::MAX).last().map_or(from.0, |(_, _, through)| *through))
     }
 
+    /// Whether slices are missing at `position`, where nothing holds a timeline: one of its chains goes on behind it. Otherwise the log ends there.
+    pub(crate) fn is_hole(&self, timeline: u32, position: Lsn) -> bool {
+        self.chains.iter().enumerate().any(|(index, (chain, lineage))| {
+            let end = chain.end().0.min(self.valid_end(index));
+            lineage.timeline() == timeline && chain.description().after.0 <= position.0 && position.0 < end
+        })
+    }
+
+    /// The same along a lineage, at what [`WalLog::reach_along`] gives.
+    pub(crate) fn is_hole_along(&self, lineage: &Lineage, position: Lsn) -> bool {
+        // The segment in which a timeline begins is its own.
+        let first_of = |position: u64| segment_begin(Lsn(position), self.segment_bytes).0;
+        lineage.parts().into_iter().any(|(timeline, begin, end)| {
+            let is_within = first_of(begin) <= position.0 && end.is_none_or(|end| position.0 < first_of(end));
+            is_within && self.is_hole(timeline, position)
+        })
+    }
+
     /// How far one gets from `from` on, along a lineage, without a hole.
     pub(crate) fn reach_along(&self, lineage: &Lineage, from: Lsn) -> Lsn {
         Lsn(self.stretches(lineage, from.0, u64::MAX).last().map_or(from.0, |stretch| stretch.through))

@@ -14,6 +14,7 @@ use super::log::{WalLog, WalLogs};
 use super::{segment_begin, timestamp};
 use crate::cluster::{ClusterSetContents, is_restorable};
 use crate::logical::LogicalSetContents;
+use crate::recoverable::SLICES_MISSING;
 
 /// How many slices are read at the same time when they are verified.
 const SLICE_COUNT_MAX: usize = 4;
@@ -88,6 +89,8 @@ pub struct WalGap {
     pub until: Lsn,
     /// Why.
     pub why: String,
+    /// Whether it was captured, and is not in the repository any more.
+    pub is_lost: bool,
 }
 
 /// A base backup that a log could continue.
@@ -104,8 +107,22 @@ impl ContinuedSet {
     }
 
     /// How far the log leads from it along `lineage`; `None` when it does not even reach the set's end, or another branch does, or the set is of
-    /// a history that the server has given up.
+    /// a history that the server has given up. Ends before the segment in which slices are missing: a server fetches whole segments.
     pub(crate) fn reach(&self, log: &WalLog, lineage: &Lineage) -> Option<Lsn> {
+        let reached = self.reach_of_slices(log, lineage)?;
+        let usable = match log.is_hole_along(lineage, reached) {
+            true => segment_begin(reached, log.segment_bytes),
+            false => reached,
+        };
+        (usable >= self.contents.end).then_some(usable)
+    }
+
+    /// Where slices are missing on the way along `lineage`; `None` when the log goes on to its end.
+    pub(crate) fn hole(&self, log: &WalLog, lineage: &Lineage) -> Option<Lsn> {
+        self.reach_of_slices(log, lineage).filter(|reached| log.is_hole_along(lineage, *reached))
+    }
+
+    fn reach_of_slices(&self, log: &WalLog, lineage: &Lineage) -> Option<Lsn> {
         let (_, end) = lineage.part(self.contents.timeline)?;
         if end.is_some_and(|end| self.contents.end.0 > end) {
             return None;
@@ -113,8 +130,7 @@ impl ContinuedSet {
         if log.given_up(self.contents.timeline, self.set.manifest().begun_at, self.contents.end) {
             return None;
         }
-        let reached = log.reach_along(lineage, self.needs_from(log.segment_bytes));
-        (reached >= self.contents.end).then_some(reached)
+        Some(log.reach_along(lineage, self.needs_from(log.segment_bytes)))
     }
 }
 
@@ -202,10 +218,10 @@ fn timeline(
         let (from, through) = (Lsn(run.after.0), Lsn(run.through.0));
         let why = match index {
             0 => chain.description().why.explanation(),
-            _ => "slices are missing from the repository",
+            _ => SLICES_MISSING,
         };
         if let Some(end) = previous.filter(|end| *end < from) {
-            gaps.push(WalGap { from: end, until: from, why: why.to_owned() });
+            gaps.push(WalGap { from: end, until: from, why: why.to_owned(), is_lost: index > 0 });
         }
         let is_led_to = ranges.iter().any(|range| range.through > from && range.from <= through);
         if from < through && !is_led_to {

@@ -90,8 +90,9 @@ impl<'a> Databases<'a> {
         let row = session.row(&format!("{DEFINITION} current_database()")).await?;
         let size = session
             .row(
-                "SELECT pg_database_size(current_database()) AS bytes, (SELECT coalesce(sum(greatest(reltuples, 0)), 0)::bigint \
-                 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' \
+                "SELECT pg_database_size(current_database()) AS bytes, (SELECT coalesce(sum(greatest(c.reltuples, s.n_live_tup, 0)), 0)::bigint \
+                 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                 LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid WHERE c.relkind = 'r' \
                  AND n.nspname NOT IN ('pg_catalog', 'information_schema')) AS rows",
             )
             .await?;

@@ -121,7 +121,7 @@ impl Report for Listed {
 
     fn exit_status(&self) -> ExitStatus {
         let damaged = |row: &Row| row.read.is_err() || row.verified.is_some_and(|(_, sound)| !sound);
-        if self.rows.iter().any(damaged) || self.damaged().next().is_some() {
+        if self.rows.iter().any(damaged) || self.damaged().next().is_some() || self.has_lost_slices() {
             Severity::Critical.exit_status()
         } else {
             ExitStatus::Ok
@@ -133,6 +133,14 @@ impl Listed {
     /// Chains of any store that cannot be read.
     fn damaged(&self) -> impl Iterator<Item = &DamagedChain> {
         self.logs.damaged.iter().chain(&self.wal.damaged).chain(&self.streams.damaged)
+    }
+
+    /// Whether a log of any store has a hole that it had not when it was captured.
+    fn has_lost_slices(&self) -> bool {
+        let timelines = self.wal.servers.iter().flat_map(|server| &server.timelines);
+        self.logs.servers.iter().flat_map(|server| &server.gaps).any(|gap| gap.is_lost)
+            || timelines.flat_map(|timeline| &timeline.gaps).any(|gap| gap.is_lost)
+            || self.streams.servers.iter().flat_map(|server| &server.gaps).any(|gap| gap.is_lost)
     }
 
     fn logs_text(&self, look: &Look) -> String {
