@@ -176,12 +176,18 @@ impl Search<'_> {
         reach: Lsn,
     ) -> Result<Result<Recovery, Miss>> {
         let Some(lineage) = self.log.lineage(timeline) else { return Ok(Err(Miss::Unknown)) };
-        let mut see = |record: SeenRecord| seeker.see(&record);
         let from = set.contents.begin;
-        self.log
-            .walk(self.repository, lineage, (from, reach), self.observer, &mut see)
-            .await
-            .with_context(|| format!("read WAL after set {}", set.set.id()))?;
+        let mut see = |record: SeenRecord| seeker.see(&record);
+        let walked = self.log.walk(self.repository, lineage, (from, reach), self.observer, &mut see).await;
+        match walked {
+            Err(error) if error.kind() == ErrorKind::Corrupt && seeker.looks_for_another() => {
+                self.observer.notice(&format!(
+                    "the log behind {} cannot be read, so it is not known whether the name was given again; a server stops at the first",
+                    asked(&self.request.target)
+                ));
+            }
+            walked => walked.with_context(|| format!("read WAL after set {}", set.set.id()))?,
+        }
         Ok(seeker.aim(set.contents.end, reach).map(|aim| Recovery {
             asked: self.request.target.clone(),
             target: aim.target,

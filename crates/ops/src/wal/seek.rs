@@ -123,6 +123,12 @@ impl<'a> Seeker<'a> {
         !matches!(self.target, RecoveryTarget::Name(_)) || self.recorded.is_some_and(is_recorded)
     }
 
+    /// Whether the target is found, and what is read since is looked through for another one of its name alone, of which nobody knows.
+    pub(crate) fn looks_for_another(&self) -> bool {
+        let is_open = self.recorded.is_none() && self.seen.again.is_none();
+        is_open && self.seen.stop.is_some_and(|stop| !self.is_settled(stop))
+    }
+
     fn look_for_another(&mut self, record: &SeenRecord, stop: Lsn) -> ControlFlow<()> {
         if self.is_settled(stop) || self.seen.again.is_some() {
             return ControlFlow::Break(());
@@ -293,6 +299,18 @@ mod tests {
         assert_eq!(aim(Some(128), &twice), ambiguous, "the server would stop before the one that is meant");
         assert_eq!(aim(Some(112), &[named(104), other.clone(), named(120)]), Ok(110));
         assert_eq!(aim(None, &[named(100), other]), Ok(106));
+
+        // What is damaged behind the first of a name keeps nobody from it; damage before it does.
+        let looks_for_another = |recorded: Option<u64>, log: &[SeenRecord]| {
+            let mut seeker = Seeker::new(&target, true).recorded(recorded.map(Lsn));
+            let _ = log.iter().try_for_each(|record| seeker.see(record));
+            seeker.looks_for_another()
+        };
+        assert!(!looks_for_another(None, &twice[1..2]));
+        assert!(looks_for_another(None, &twice[..2]));
+        assert!(!looks_for_another(None, &twice), "it was found");
+        assert!(!looks_for_another(Some(128), &twice[..2]), "another one is meant");
+        assert!(!looks_for_another(Some(112), &[named(104)]), "no other one can be meant");
     }
 
     #[test]
