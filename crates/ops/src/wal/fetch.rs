@@ -25,10 +25,10 @@ use super::log::{WalLog, WalLogs};
 /// How many slices are read at the same time: a segment of an idle server has many small ones.
 const SLICE_READS: usize = 8;
 
-/// How many segments are put together at the same time when they are fetched ahead.
+/// How many segments are put together at the same time when they are fetched ahead, each in memory.
 const SEGMENTS_AT_ONCE: usize = 2;
 
-/// The most segments that are fetched ahead, and their bytes, but for the next one.
+/// The most segments that are fetched ahead, and their bytes: of longer segments none is.
 pub const AHEAD_COUNT_MAX: u32 = 64;
 const AHEAD_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
@@ -197,7 +197,7 @@ fn window(segment: WalSegment, count: u32) -> impl Fn(&WalChain) -> Range<u64> {
 /// How many segments are fetched ahead when `count` are wanted.
 fn ahead_max(count: u32, segment_bytes: u64) -> u32 {
     let by_bytes = u32::try_from(AHEAD_BYTES_MAX / segment_bytes.max(1)).unwrap_or(u32::MAX);
-    count.min(AHEAD_COUNT_MAX).min(by_bytes.max(1))
+    count.min(AHEAD_COUNT_MAX).min(by_bytes)
 }
 
 /// A segment, by the part of the listing that it needs. Only where that does not show all of it the whole rest is listed, to tell the end of the
@@ -336,4 +336,25 @@ fn fill(partial: &Path, parts: &[Bytes], zeros: u64) -> io::Result<()> {
     }
     io::copy(&mut io::Read::take(io::repeat(0), zeros), &mut file)?;
     file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_fetched_ahead_is_bounded_by_number_and_bytes() {
+        const MIB: u64 = 1024 * 1024;
+        for (count, segment_bytes, expected) in [
+            (0, 16 * MIB, 0),
+            (8, 16 * MIB, 8),
+            (64, 16 * MIB, 16),
+            (1000, MIB, 64),
+            (8, 256 * MIB, 1),
+            (8, 512 * MIB, 0),
+            (8, 1024 * MIB, 0),
+        ] {
+            assert_eq!(ahead_max(count, segment_bytes), expected, "{count} of {segment_bytes}");
+        }
+    }
 }
