@@ -1,8 +1,9 @@
 //! Throw-away servers: a restored folder, started for a look at it and ended again.
 //!
 //! The contract in short. A [`ScratchHost`] starts a server of local programs on a folder that may be used up. The server listens on no network,
-//! archives nothing, follows nobody and takes writes when its recovery has ended. A [`ScratchQuery`] is asked where it can write nothing. Whoever
-//! drops a [`ScratchServer`] ends it.
+//! archives nothing, follows nobody and takes writes when its recovery has ended. A [`ScratchQuery`] is asked in a read-only transaction; what its
+//! functions do outside of tables, as a superuser and as this user of the operating system, is its author's responsibility. Whoever drops a
+//! [`ScratchServer`] ends it.
 
 use std::path::Path;
 
@@ -113,7 +114,7 @@ pub trait ScratchServer: Send {
     /// The server's, when it cannot be read.
     async fn count(&mut self, table: &ScratchTable) -> Result<u64>;
 
-    /// Asks a query, in a transaction of its own that can write nothing.
+    /// Asks a query, in a read-only transaction of its own.
     ///
     /// # Errors
     /// The server's; `NotFound` when there is no such database; `Usage` for what gives no rows at all.

@@ -15,13 +15,14 @@ const VERSION_AT: usize = 8;
 const LAYOUTS: &[(u32, usize)] = &[(1300, 288), (1800, 292)];
 /// Which servers write these.
 const MAJORS: std::ops::RangeInclusive<u32> = 13..=18;
-/// The limits: where each is, and its setting.
-const LIMITS: &[(usize, &str)] = &[
-    (180, "max_connections"),
-    (184, "max_worker_processes"),
-    (188, "max_wal_senders"),
-    (192, "max_prepared_transactions"),
-    (196, "max_locks_per_transaction"),
+/// The limits: where each is, its setting, and the least that is given. A limit that was raised after the folder was copied comes in the log,
+/// where recovery would stop at it; up to here it does not, for some hundred MB of address space.
+const LIMITS: &[(usize, &str, u32)] = &[
+    (180, "max_connections", 1000),
+    (184, "max_worker_processes", 64),
+    (188, "max_wal_senders", 64),
+    (192, "max_prepared_transactions", 200),
+    (196, "max_locks_per_transaction", 256),
 ];
 
 /// Refuses a server whose control file cannot be read here.
@@ -37,9 +38,16 @@ pub(crate) fn check_known(major: u32) -> Result<()> {
     .with_hint("restore without `--scratch`, and start the server by hand"))
 }
 
-/// The limits that the control file in `bytes` tells, as settings.
+/// The limits that a server is given on the folder whose control file `bytes` are, as settings: none is smaller than there.
+///
+/// # Errors
+/// `Corrupt` for what is no control file of this machine.
 pub(crate) fn limits(bytes: &[u8]) -> Result<Vec<String>> {
-    let unusable = |why: String| Err(Error::new(ErrorKind::Corrupt, format!("global/pg_control {why}")));
+    let unusable = |why: String| {
+        Err(Error::new(ErrorKind::Corrupt, format!("global/pg_control {why}"))
+            .with_state("the folder is restored; no server was started")
+            .with_hint("restore the set anew, or another one: `mainstay backup list --store postgres`"))
+    };
     let Some(version) = number(bytes, VERSION_AT) else {
         return unusable(format!("has {} bytes alone", bytes.len()));
     };
@@ -54,7 +62,8 @@ pub(crate) fn limits(bytes: &[u8]) -> Result<Vec<String>> {
     if summed.is_none() || summed != told {
         return unusable("has a wrong checksum".to_owned());
     }
-    let setting = |(at, name): &(usize, &str)| Some(format!("{name}={}", number(bytes, *at)?));
+    let setting =
+        |(at, name, least): &(usize, &str, u32)| Some(format!("{name}={}", number(bytes, *at)?.max(*least)));
     Ok(LIMITS.iter().filter_map(setting).collect())
 }
 
@@ -67,11 +76,12 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
 mod tests {
     use super::*;
 
-    fn file(version: u32, crc_at: usize) -> Vec<u8> {
+    /// A control file whose limits are `first` and those that follow.
+    fn file(version: u32, crc_at: usize, first: u32) -> Vec<u8> {
         let mut bytes = vec![0; CONTROL_BYTES];
         let mut put = |at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
         put(VERSION_AT, version);
-        for (value, (at, _)) in (250..).zip(LIMITS) {
+        for (value, (at, ..)) in (first..).zip(LIMITS) {
             put(*at, value);
         }
         let crc = checksum(CrcAlgorithm::Crc32Iscsi, &bytes[..crc_at]) as u32;
@@ -80,23 +90,26 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_those_of_the_control_file() {
+    fn limits_are_those_of_the_control_file_or_larger() {
+        let names = LIMITS.iter().map(|(_, name, _)| *name);
         for &(version, crc_at) in LAYOUTS {
-            let told = limits(&file(version, crc_at)).unwrap();
-            let expected = [
-                "max_connections=250",
-                "max_worker_processes=251",
-                "max_wal_senders=252",
-                "max_prepared_transactions=253",
-                "max_locks_per_transaction=254",
-            ];
-            assert_eq!(told, expected, "{version}");
+            for (first, expected) in [
+                (0, [1000, 64, 64, 200, 256]),
+                (61, [1000, 64, 64, 200, 256]),
+                (250, [1000, 251, 252, 253, 256]),
+                (5000, [5000, 5001, 5002, 5003, 5004]),
+            ] {
+                let told = limits(&file(version, crc_at, first)).unwrap();
+                let expected: Vec<String> =
+                    names.clone().zip(expected).map(|(name, value)| format!("{name}={value}")).collect();
+                assert_eq!(told, expected, "{version} {first}");
+            }
         }
     }
 
     #[test]
     fn what_is_no_control_file_is_refused() {
-        let sound = file(1800, 292);
+        let sound = file(1800, 292, 250);
         let changed = |at: usize, value: u8| {
             let mut bytes = sound.clone();
             bytes[at] = value;

@@ -3,7 +3,8 @@
 //! It is started by its own program, with settings on its command line that win over all that the folder brings: it listens on a socket in a
 //! private folder alone, archives nothing, follows nobody, loads no libraries and runs no workers of theirs, and is promoted where its
 //! recovery ends. `postgresql.conf` and `pg_hba.conf` of the folder are not read, and nothing of its configuration is written. What hot standby
-//! asks to be as large as on the backed-up server comes from the control file. PostgreSQL refuses to run as root, so this does too.
+//! asks to be as large as on the backed-up server comes from the control file, and is larger where a limit may have been raised since.
+//! PostgreSQL refuses to run as root, so this does too.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -115,11 +116,13 @@ impl PostgresScratch {
     }
 }
 
-/// What the control file of `folder` says of the limits, as settings.
+/// The limits that a server on `folder` is given, by its control file, as settings.
 fn limits(folder: &Path) -> Result<Vec<String>> {
     let path = folder.join("global/pg_control");
     let unreadable = |error: std::io::Error| {
         Error::new(ErrorKind::Storage, format!("cannot read {}: {error}", path.display()))
+            .with_state("the folder is restored; no server was started")
+            .with_hint("restore the set anew, or another one: `mainstay backup list --store postgres`")
     };
     let mut bytes = Vec::new();
     let file = std::fs::File::open(&path).map_err(unreadable)?;

@@ -279,6 +279,9 @@ fn fault_of(asked: &Result<ScratchAnswer>) -> Option<String> {
         Ok(ScratchAnswer { untrue_row: Some(row), row_count, .. }) => {
             Some(format!("is not true in row {row} of {row_count}"))
         }
+        Ok(ScratchAnswer { is_claim: true, row_count: 0, .. }) => {
+            Some("claims nothing: it has no rows".to_owned())
+        }
         Ok(_) => None,
     }
 }
@@ -291,5 +294,33 @@ fn finding(id: &str, subject: &str, message: String, remedy: &str) -> Finding {
         subject: subject.to_owned(),
         message,
         remedy: remedy.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_passes_when_it_has_rows_and_all_are_true() {
+        let asked = |is_claim, row_count, untrue_row| {
+            fault_of(&Ok(ScratchAnswer {
+                database: "postgres".to_owned(),
+                columns: vec!["is".to_owned()],
+                rows: Vec::new(),
+                row_count,
+                is_claim,
+                untrue_row,
+            }))
+        };
+        for (is_claim, row_count, untrue_row, fault) in [
+            (true, 2, None, None),
+            (true, 2, Some(1), Some("is not true in row 1 of 2")),
+            (true, 0, None, Some("claims nothing: it has no rows")),
+            (false, 0, None, None),
+            (false, 2, None, None),
+        ] {
+            assert_eq!(asked(is_claim, row_count, untrue_row).as_deref(), fault, "{is_claim} {row_count}");
+        }
     }
 }
