@@ -169,8 +169,13 @@ impl ScratchArgs {
         let mut bytes = Vec::new();
         let read = File::open(&path).and_then(|file| file.take(CHECK_BYTES_MAX).read_to_end(&mut bytes));
         read.map_err(|error| {
-            Error::new(ErrorKind::NotFound, format!("cannot read {}: {error}", path.display()))
+            let kind = match error.kind() {
+                std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+                _ => ErrorKind::Storage,
+            };
+            Error::new(kind, format!("cannot read {}: {error}", path.display()))
                 .with_state("nothing was changed")
+                .with_hint("name a file of queries that this user may read: `--check FILE`")
         })?;
         let queries = host.queries(&bytes).with_context(|| format!("read {shown}"))?;
         Ok(Some(Questions { file: shown, queries }))

@@ -101,7 +101,11 @@ pub(crate) async fn choose_form(repository: &Repository, choice: &SetChoice, log
             Err(_) => continue,
         };
         if LogicalSetContents::is_of(&set) == logical {
-            let origin = Origin::of(&set, logical)?;
+            let origin = match Origin::of(&set, logical) {
+                Ok(origin) => origin,
+                Err(error) if newest.is_empty() => return Err(error),
+                Err(_) => continue,
+            };
             if newest.iter().all(|(other, _)| !other.is_same(&origin)) {
                 newest.push((origin, set));
             }

@@ -305,7 +305,8 @@ pub async fn restore(
         permit,
     };
     // An earlier try of the same plan may have been killed.
-    context.sink.remove_database(&attempt.working, permit).await?;
+    let removed = context.sink.remove_database(&attempt.working, permit).await;
+    removed.map_err(|error| error.with_state("nothing was changed"))?;
     let filled = tokio::select! {
         biased;
         () = context.cancel.cancelled() => Err(stopped()),

@@ -145,6 +145,8 @@ impl Beginning<'_> {
                     ErrorKind::Corrupt,
                     format!("the description of chain {} is damaged: {why}", chain.id()),
                 )
+                .with_state("nothing was added to what is stored")
+                .with_hint("`mainstay backup verify --log` names what is damaged")
             })?;
             let end = Lsn(chain.end().0);
             let is_imported = chain.description().why == ChainReason::Imported;
@@ -426,6 +428,10 @@ fn read_lineage(timeline: u32, history: Option<&str>) -> Result<Lineage> {
         Some(history) => Lineage::read(timeline, history.as_bytes()).map_err(|source| {
             Error::new(ErrorKind::Server, format!("the server's history cannot be read: {source}"))
                 .with_source(source)
+                .with_state("nothing was added to what is stored")
+                .with_hint(format!(
+                    "look at it on the server: `SELECT pg_read_file('pg_wal/{timeline:08X}.history')`"
+                ))
         }),
     }
 }

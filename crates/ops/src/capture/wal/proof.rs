@@ -202,7 +202,8 @@ async fn sent(stream: &mut dyn WalStream) -> Result<Sent> {
         Ok(WalEvent::Bytes { bytes, .. }) => Ok(Sent::Bytes(bytes)),
         Ok(WalEvent::Quiet { server_end }) => Ok(Sent::Word(server_end.is_some())),
         Ok(WalEvent::TimelineEnd { .. }) => {
-            Err(Error::new(ErrorKind::Unreachable, "the timeline ended before what is stored of it did"))
+            Err(Error::new(ErrorKind::Unreachable, "the timeline ended before what is stored of it did")
+                .with_state("nothing was added to what is stored"))
         }
         Err(error) if error.kind() == ErrorKind::Precondition => Ok(Sent::Gone),
         Err(error) => Err(error),
@@ -211,6 +212,7 @@ async fn sent(stream: &mut dyn WalStream) -> Result<Sent> {
 
 fn not_sent() -> Error {
     Error::new(ErrorKind::Unreachable, "the server does not send what it has")
+        .with_state("nothing was added to what is stored")
 }
 
 /// Reads as many bytes as `expected` has, from `from` on, and compares; without any, waits for a sign that the server has what was asked for.
