@@ -320,10 +320,24 @@ impl Store {
         let (folder, offset) = (self.folder_path(prefix)?, self.folder_path(after)?);
         // A folder comes in any order, a bucket in that of its keys, page by page: what is past the end is not asked for.
         let in_order = !matches!(self.backend.site, Site::Directory(_));
-        let is_past = |meta: &ObjectMeta| self.info(meta).is_some_and(|info| info.key >= *until);
+        let mut order = ListingOrder::default();
         let listed = self.backend.objects.list_with_offset(Some(&folder), &offset);
-        let listed = listed.try_take_while(|meta| std::future::ready(Ok(!in_order || !is_past(meta))));
+        let listed = listed.try_take_while(|meta| {
+            let goes_on = match self.info(meta) {
+                Some(info) if in_order => order.goes_on(info.key, until),
+                _ => true,
+            };
+            std::future::ready(Ok(goes_on))
+        });
         let mut found = self.gather(listed, prefix).await?;
+        if order.is_broken {
+            return Err(Error::new(
+                ErrorKind::Storage,
+                "the store does not list objects in the order of their keys",
+            )
+            .with_state(format!("what it holds below {prefix} is not known"))
+            .with_hint("keep the repository in a bucket whose listings are sorted, as those of S3 are"));
+        }
         found.retain(|info| info.key > *after && info.key < *until);
         ordeal.lost_answer.map_or(Ok(found), Err)
     }
@@ -520,6 +534,23 @@ impl Store {
     }
 }
 
+/// What is known of the order of a listing that is to be sorted.
+#[derive(Debug, Default)]
+struct ListingOrder {
+    newest: Option<Key>,
+    is_broken: bool,
+}
+
+impl ListingOrder {
+    /// Whether the listing is gone on with behind `key`: not past `until`, and not where a greater one came before.
+    fn goes_on(&mut self, key: Key, until: &Key) -> bool {
+        self.is_broken |= self.newest.as_ref().is_some_and(|newest| key < *newest);
+        let is_past = key >= *until;
+        self.newest = Some(key);
+        !self.is_broken && !is_past
+    }
+}
+
 /// Doubles with every attempt up to the longest pause, less a little that differs from process to process so that many do not come back at once.
 fn pause_before(attempts: u32, retry: &RetryPolicy) -> Duration {
     let grown = retry.backoff_first.saturating_mul(1 << (attempts - 1).min(20)).min(retry.backoff_max);
@@ -539,5 +570,28 @@ fn create_directory(path: &std::path::Path) -> std::io::Result<()> {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => std::fs::File::open(parent)?.sync_all(),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_is_left_past_its_end_and_where_it_is_not_sorted() {
+        let until = Key::new("n").unwrap();
+        for (listed, taken, is_broken) in [
+            (&["a", "b", "m"][..], 3, false),
+            (&["a", "n", "o"], 1, false),
+            (&["a", "c", "b", "d"], 2, true),
+            (&["a", "a"], 2, false),
+            (&[], 0, false),
+        ] {
+            let mut order = ListingOrder::default();
+            let keys = listed.iter().map(|key| Key::new(*key).unwrap());
+            let count = keys.take_while(|key| order.goes_on(key.clone(), &until)).count();
+            assert_eq!((count, order.is_broken), (taken, is_broken), "{listed:?}");
+        }
     }
 }

@@ -86,13 +86,24 @@ async fn a_fetch_asks_the_repository_once_for_many_segments() {
 async fn what_waits_is_whole_and_of_the_log_that_is_meant() {
     let stack = Stack::start();
     let first = capture_segments(&stack).await;
-    // Killed somewhere: what has its name is whole, and what has not is removed.
+    // Killed while it writes one, with more and more of them there: what has its name is whole, and what has not is removed.
+    let mut killed = 0;
     for round in 0..8 {
         let mut child = stack
             .command(&["wal", "fetch", "--prefetch", "8", &name(first), "RECOVERYXLOG"])
             .spawn()
             .unwrap();
-        thread::sleep(Duration::from_millis(15 * round));
+        let partial = format!(".{}.partial", child.id());
+        let is_partial = |file: &PathBuf| file.to_string_lossy().ends_with(&partial);
+        while child.try_wait().unwrap().is_none() {
+            let files = waiting(&stack);
+            if files.len() > round && files.iter().any(is_partial) {
+                killed += 1;
+                break;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        // It may have ended by itself.
         child.kill().unwrap();
         child.wait().unwrap();
         for file in waiting(&stack) {
@@ -103,6 +114,7 @@ async fn what_waits_is_whole_and_of_the_log_that_is_meant() {
             assert!(fs::read(&file).unwrap() == own, "{shown}");
         }
     }
+    assert!(killed > 0, "it was never seen to write");
     for number in first..first + 3 {
         fetch(&stack, &name(number), "8").expect(0);
         assert_fetched(&stack, number);

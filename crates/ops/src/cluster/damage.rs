@@ -38,24 +38,38 @@ pub(super) fn by_file(pages: &[DamagedPage]) -> Vec<DamagedFile> {
 
 /// The damage that is known of some sets.
 #[derive(Debug)]
-pub(super) struct KnownDamage<'a>(HashSet<(&'a str, u32)>);
+pub(super) struct KnownDamage<'a> {
+    pages: HashSet<(&'a str, u32)>,
+    /// Whether one of them tells how many pages were damaged, and not which.
+    is_unnamed: bool,
+}
 
 impl<'a> KnownDamage<'a> {
     /// The damage of all of `sets`.
     pub(super) fn of(sets: impl IntoIterator<Item = &'a ClusterSetContents>) -> Self {
-        let files = sets.into_iter().flat_map(|contents| &contents.damaged);
-        Self(files.flat_map(|file| file.blocks.iter().map(|block| (file.path.as_str(), *block))).collect())
+        let mut known = Self { pages: HashSet::new(), is_unnamed: false };
+        for contents in sets {
+            known.is_unnamed |= contents.damaged_pages > 0 && contents.damaged.is_empty();
+            for file in &contents.damaged {
+                known.pages.extend(file.blocks.iter().map(|block| (file.path.as_str(), *block)));
+            }
+        }
+        known
     }
 
-    /// The damage among `seen` that is not known, one line a page. A file that was put together may have that of changes that went into it.
+    /// The damage among `seen` that is not known, one line a page; one line for all of it when a set does not say which it knew of. A file that
+    /// was put together may have that of changes that went into it.
     pub(super) fn unknown(&self, seen: &SeenArchive) -> Vec<String> {
         let is_known = |page: &&DamagedPage| {
-            self.0.contains(&(page.path.as_str(), page.block))
-                || self.0.contains(&(incremental_path(&page.path).as_str(), page.block))
+            self.pages.contains(&(page.path.as_str(), page.block))
+                || self.pages.contains(&(incremental_path(&page.path).as_str(), page.block))
         };
         let unknown = seen.damaged_pages.iter().filter(|page| !is_known(page));
         let mut told: Vec<String> = unknown.map(|page| format!("{page} has a wrong checksum")).collect();
         let unseen = seen.damaged_page_count.saturating_sub(seen.damaged_pages.len() as u64);
+        if self.is_unnamed && (unseen > 0 || !told.is_empty()) {
+            return vec!["the set does not say which pages were damaged; take a new backup".to_owned()];
+        }
         let more = unseen + told.len().saturating_sub(TOLD_COUNT_MAX) as u64;
         told.truncate(TOLD_COUNT_MAX);
         if more > 0 {
@@ -89,7 +103,8 @@ mod tests {
         let expected = [("base/5/1", vec![3]), ("base/5/9", vec![2, 7]), ("base/5/INCREMENTAL.4", vec![1])];
         let told: Vec<_> = recorded.iter().map(|file| (file.path.as_str(), file.blocks.clone())).collect();
         assert_eq!(told, expected);
-        let known = KnownDamage(HashSet::from([("base/5/9", 7), ("base/5/INCREMENTAL.4", 1)]));
+        let pages = HashSet::from([("base/5/9", 7), ("base/5/INCREMENTAL.4", 1)]);
+        let known = KnownDamage { pages, is_unnamed: false };
         for (pages, more, unknown) in [
             (vec![], 0, vec![]),
             (vec![page("base/5/9", 7), page("base/5/4", 1)], 0, vec![]),
@@ -105,5 +120,11 @@ mod tests {
             (told.len(), told.last().map(String::as_str)),
             (21, Some("32 more pages have wrong checksums"))
         );
+
+        let known = KnownDamage { is_unnamed: true, ..known };
+        let one = ["the set does not say which pages were damaged; take a new backup"];
+        assert_eq!(known.unknown(&seen(vec![page("base/5/9", 7)], 0)), [""; 0]);
+        assert_eq!(known.unknown(&seen(vec![page("base/5/9", 8), page("base/5/8", 7)], 3)), one);
+        assert_eq!(known.unknown(&seen(vec![], 3)), one);
     }
 }
