@@ -581,13 +581,14 @@ mod tests {
     #[test]
     fn a_listing_is_left_past_its_end_and_where_it_is_not_sorted() {
         let until = Key::new("n").unwrap();
-        for (listed, taken, is_broken) in [
-            (&["a", "b", "m"][..], 3, false),
+        let cases: [(&[&str], usize, bool); 5] = [
+            (&["a", "b", "m"], 3, false),
             (&["a", "n", "o"], 1, false),
             (&["a", "c", "b", "d"], 2, true),
             (&["a", "a"], 2, false),
             (&[], 0, false),
-        ] {
+        ];
+        for (listed, taken, is_broken) in cases {
             let mut order = ListingOrder::default();
             let keys = listed.iter().map(|key| Key::new(*key).unwrap());
             let count = keys.take_while(|key| order.goes_on(key.clone(), &until)).count();

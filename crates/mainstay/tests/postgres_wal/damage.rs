@@ -68,6 +68,33 @@ async fn damage_is_found_and_stops_a_restore_before_it_writes() {
     stack.apply("sound").expect(0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_behind_a_name_is_told_and_keeps_nobody_from_it() {
+    let stack = Stack::start();
+    stack.catch_up();
+    stack.execute("CREATE TABLE m (n int)");
+    stack.back_up();
+    stack.execute("INSERT INTO m VALUES (1)");
+    // The server's own: the repository has no record of it.
+    stack.server.texts("postgres", "SELECT pg_create_restore_point('here')");
+    stack.execute("INSERT INTO m VALUES (2)");
+    stack.catch_up();
+    stack.execute("INSERT INTO m SELECT generate_series(1, 1000)");
+    stack.catch_up();
+    let (_, chains) = stack.chains().await;
+    let file = stack.slice_file(chains[0].slices().len() - 1).await;
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    stack
+        .plan("here", &["--to", "here"])
+        .expect(0)
+        .says("it is not known whether the name was given again; a server stops at the first");
+    stack.plan("latest", &["--to", "latest"]).expect(4);
+    stack.plan("nowhere", &["--to", "nowhere"]).expect(4);
+}
+
 fn segment_of(position: u64) -> String {
     let number = position / (16 << 20);
     format!("00000001{:08X}{:08X}", number / 256, number % 256)
