@@ -31,7 +31,7 @@
 //! | logical dump | `SELECT` on everything in the database (`pg_read_all_data`), or to own it; large objects: to own them or be a superuser |
 //! | restore of a logical dump | `CREATEDB`; to keep owners, membership in each of their roles |
 //! | wipe a database | to own it, and `CREATEDB`; `pg_signal_backend` when others are connected |
-//! | base backup, whole or incremental | `REPLICATION`, and a line for `replication` in `pg_hba.conf`; one of `max_wal_senders` |
+//! | base backup, whole or incremental | `REPLICATION`, a line for `replication` and one for the database in `pg_hba.conf`; one of `max_wal_senders` |
 //! | follow WAL; create, read and drop a slot | the same; one of `max_replication_slots` |
 //! | look at what a slot retains | `CONNECT` on the configured database |
 //! | create a restore point | `EXECUTE` on `pg_create_restore_point(text)`, which a superuser grants in the configured database |
