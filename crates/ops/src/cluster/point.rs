@@ -14,7 +14,7 @@ use super::recovery::{Recovery, RecoveryAction};
 use crate::wal::log::{WalLog, WalLogs};
 use crate::wal::ranges::{ContinuedSet, sets_to_continue};
 use crate::wal::seek::{Miss, RecoveryTarget, Seeker};
-use crate::wal::timestamp;
+use crate::wal::{segment_begin, timestamp};
 
 /// A moment that is asked for.
 #[derive(Debug, Clone)]
@@ -179,14 +179,17 @@ impl Search<'_> {
         let from = set.contents.begin;
         let mut see = |record: SeenRecord| seeker.see(&record);
         let walked = self.log.walk(self.repository, lineage, (from, reach), self.observer, &mut see).await;
-        match walked {
-            Err(error) if error.kind() == ErrorKind::Corrupt && seeker.looks_for_another() => {
+        let context = || format!("read WAL after set {}", set.set.id());
+        let found = seeker.seen.stop.filter(|_| seeker.looks_for_another());
+        match (walked, found) {
+            (Err(error), Some(stop)) if error.kind() == ErrorKind::Corrupt => {
+                self.read_segment_of(lineage, stop, reach).await.with_context(context)?;
                 self.observer.notice(&format!(
                     "the log behind {} cannot be read, so it is not known whether the name was given again; a server stops at the first",
                     asked(&self.request.target)
                 ));
             }
-            walked => walked.with_context(|| format!("read WAL after set {}", set.set.id()))?,
+            (walked, _) => walked.with_context(context)?,
         }
         Ok(seeker.aim(set.contents.end, reach).map(|aim| Recovery {
             asked: self.request.target.clone(),
@@ -198,6 +201,17 @@ impl Search<'_> {
             stop: aim.stop,
             action: self.request.action,
         }))
+    }
+
+    /// Reads the rest of the segment whose record ends at `stop`: a server fetches whole segments.
+    async fn read_segment_of(&self, lineage: &Lineage, stop: Lsn, reach: Lsn) -> Result<()> {
+        let segment_bytes = self.log.segment_bytes;
+        let begin = segment_begin(Lsn(stop.0.saturating_sub(1)), segment_bytes);
+        let end = begin.0.saturating_add(segment_bytes).min(reach.0);
+        for piece in &self.log.pieces(lineage, stop, Lsn(end))? {
+            piece.read(self.repository).await?;
+        }
+        Ok(())
     }
 
     /// What is the latest is known, and cannot be had: `hole` is in the way.
