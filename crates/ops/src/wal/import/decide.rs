@@ -38,6 +38,15 @@ pub struct ImportGap {
     pub until: Lsn,
 }
 
+/// What repository and histories tell, by timeline.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Known {
+    /// The continuous parts that are stored.
+    pub(super) stored: BTreeMap<u32, Vec<(u64, u64)>>,
+    /// Up to where a timeline that another one branches off from is needed: where the segment begins in which it branches off.
+    pub(super) ends: BTreeMap<u32, u64>,
+}
+
 /// What is to be done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Decided {
@@ -47,11 +56,12 @@ pub(super) struct Decided {
     pub(super) gaps: Vec<ImportGap>,
 }
 
-/// Decides. `held` is in order; `stored` has the continuous parts that the repository has, by timeline.
-pub(super) fn decide(held: &[Held], stored: &BTreeMap<u32, Vec<(u64, u64)>>) -> Decided {
+/// Decides. `held` is in order.
+pub(super) fn decide(held: &[Held], Known { stored, ends }: &Known) -> Decided {
     let mut decided = Decided::default();
     let mut covered = stored.clone();
-    for one in held {
+    // A partial segment may hold no whole record.
+    for one in held.iter().filter(|one| one.begin < one.end) {
         let runs = stored.get(&one.timeline).map_or(&[][..], Vec::as_slice);
         covered.entry(one.timeline).or_default().push((one.begin, one.end));
         if reach(runs, one.begin) >= one.end {
@@ -73,12 +83,15 @@ pub(super) fn decide(held: &[Held], stored: &BTreeMap<u32, Vec<(u64, u64)>>) -> 
     }
     for (timeline, mut runs) in covered {
         runs.sort_unstable();
-        let mut end = runs.first().map_or(0, |(from, _)| *from);
+        let Some(mut end) = runs.first().map(|(from, _)| *from) else { continue };
         for (from, through) in runs {
             if from > end {
                 decided.gaps.push(ImportGap { timeline, from: Lsn(end), until: Lsn(from) });
             }
             end = end.max(through);
+        }
+        if let Some(needed) = ends.get(&timeline).copied().filter(|needed| end < *needed) {
+            decided.gaps.push(ImportGap { timeline, from: Lsn(end), until: Lsn(needed) });
         }
     }
     decided
@@ -114,7 +127,8 @@ mod tests {
     #[test]
     fn what_is_not_there_is_brought_and_what_nobody_has_is_told() {
         let decided = |held: &[Held], stored: &[(u32, &[(u64, u64)])]| {
-            decide(held, &stored.iter().map(|(timeline, runs)| (*timeline, runs.to_vec())).collect())
+            let stored = stored.iter().map(|(timeline, runs)| (*timeline, runs.to_vec())).collect();
+            decide(held, &Known { stored, ..Known::default() })
         };
         let archive = [held(1, 10), held(1, 20), held(1, 40), held(2, 40), held(2, 50)];
         assert_eq!(decided(&[], &[]), Decided::default());
@@ -145,5 +159,30 @@ mod tests {
         let ended = Held { timeline: 1, begin: 20, end: 27 };
         assert_eq!(decided(&[held(1, 10), ended], &[]).parts, [part(1, 10, 27, 2)]);
         assert_eq!(decided(&[held(1, 10), ended], &[(1, &[(20, 27)])]).parts, [part(1, 10, 20, 1)]);
+        // What holds no whole record is neither brought nor known.
+        let empty = Held { timeline: 1, begin: 20, end: 20 };
+        assert_eq!(
+            decided(&[held(1, 10), empty], &[]),
+            Decided { parts: vec![part(1, 10, 20, 1)], ..Decided::default() }
+        );
+        assert_eq!(decided(&[empty], &[]), Decided::default());
+    }
+
+    #[test]
+    fn what_is_missing_before_the_next_timeline_branches_off_is_told() {
+        let cases: [(&[Held], &[(u64, u64)], &[(u32, u64)], &[ImportGap]); 5] = [
+            (&[held(1, 10), held(2, 30)], &[], &[(1, 30)], &[gap(1, 20, 30)]),
+            (&[held(1, 10), held(1, 20), held(2, 30)], &[], &[(1, 30)], &[]),
+            (&[held(1, 10), held(2, 30)], &[(20, 30)], &[(1, 30)], &[]),
+            // The repository has the end of what the archive has the beginning of.
+            (&[held(2, 30)], &[(10, 20)], &[(1, 30)], &[gap(1, 20, 30)]),
+            // Of a timeline that nobody has anything of nothing is missing.
+            (&[held(2, 30)], &[], &[(1, 30)], &[]),
+        ];
+        for (held, stored, ends, expected) in cases {
+            let stored = BTreeMap::from([(1, stored.to_vec())]);
+            let known = Known { stored, ends: ends.iter().copied().collect() };
+            assert_eq!(decide(held, &known).gaps, expected, "{held:?} {known:?}");
+        }
     }
 }

@@ -12,8 +12,9 @@ use mainstay_repository::Repository;
 use tokio::task::spawn_blocking;
 
 use super::archive::{Archive, ArchivedSegment, refused};
-use super::decide::{Decided, Held, ImportPart, decide};
+use super::decide::{Decided, Held, ImportPart, Known, decide};
 use crate::wal::log::{WalLog, WalLogs};
+use crate::wal::segment_begin;
 
 /// The archive beside what is stored.
 pub(super) struct Survey {
@@ -135,12 +136,17 @@ impl Survey {
 
     fn decide(&mut self) {
         let held: Vec<Held> = self.archive.segments.values().map(|segment| self.held(segment)).collect();
-        let mut stored: BTreeMap<u32, Vec<(u64, u64)>> = BTreeMap::new();
+        let mut known = Known::default();
         for timeline in self.log.iter().flat_map(WalLog::timelines) {
             let runs = self.log.iter().flat_map(|log| log.parts_of(timeline));
-            stored.entry(timeline).or_default().extend(runs);
+            known.stored.entry(timeline).or_default().extend(runs);
         }
-        self.decided = decide(&held, &stored);
+        for branch in self.histories.values().flat_map(|(_, lineage)| lineage.ancestors()) {
+            let needed = segment_begin(Lsn(branch.ends_at), self.archive.segment_bytes).0;
+            let end = known.ends.entry(branch.timeline).or_default();
+            *end = needed.max(*end);
+        }
+        self.decided = decide(&held, &known);
     }
 
     fn held(&self, segment: &ArchivedSegment) -> Held {
