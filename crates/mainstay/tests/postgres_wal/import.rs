@@ -266,6 +266,17 @@ async fn what_is_damaged_missing_or_of_another_server_is_named() {
     assert_eq!(archiving.import(archiving.path())["segments"], 1);
     assert_eq!(archiving.gaps(), json!([]));
 
+    // What cannot be unpacked is found when its turn comes: what was brought before it stays, and that is told.
+    let later: Vec<String> = (0..2).map(|_| (archiving.commit(), archiving.archive()).1).collect();
+    gzip(&archiving.file(&later[1]));
+    let packed = archiving.file(&format!("{}.gz", later[1]));
+    let bytes = fs::read(&packed).unwrap();
+    fs::write(&packed, &bytes[..bytes.len() / 2]).unwrap();
+    let seen = stack.run(&["wal", "import", archiving.path()]).expect(4);
+    seen.says(&later[1]).says("cannot be unpacked").says("were imported, and stay");
+    fs::write(&packed, &bytes).unwrap();
+    assert_eq!(archiving.import(archiving.path())["segments"], 1);
+
     // Another server's, and a timeline of which nobody knows what leads to it.
     let mut foreign = whole.clone();
     foreign[24] ^= 1;

@@ -169,7 +169,8 @@ struct PartImport<'a> {
 
 impl PartImport<'_> {
     async fn run(&self, part: &ImportPart, report: &mut ImportReport) -> Result<()> {
-        let mut walker = self.survey.walker_before(self.context.repository, part).await?;
+        let walker = self.survey.walker_before(self.context.repository, part).await;
+        let mut walker = walker.map_err(|error| error.with_state(so_far(report)))?;
         let mut writer = None;
         for segment in self.survey.segments_of(part) {
             if self.context.cancel.is_cancelled() {
@@ -177,7 +178,8 @@ impl PartImport<'_> {
                     .with_state(so_far(report))
                     .with_hint("the same command goes on from there"));
             }
-            let plain = self.survey.read(segment).await?;
+            let plain = self.survey.read(segment).await;
+            let plain = plain.map_err(|error| error.with_state(so_far(report)))?;
             let valid = self.survey.valid(segment, &plain);
             self.judge(&mut walker, segment, &plain[..valid], report)?;
             let writer = match &mut writer {
