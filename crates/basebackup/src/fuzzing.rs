@@ -106,6 +106,7 @@ pub fn wal(bytes: &[u8]) {
     }
     if let Ok(header) = SegmentHeader::read(bytes) {
         assert!(header.position.is_multiple_of(header.segment_bytes));
+        assert!(header.position.checked_add(header.segment_bytes).is_some());
     }
     if let Ok(lineage) = Lineage::read(7, bytes) {
         assert!(lineage.leads_to(&lineage));

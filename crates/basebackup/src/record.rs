@@ -130,7 +130,9 @@ impl SegmentHeader {
             return Err("its pages are not of 8 KiB");
         }
         let (timeline, position, system) = (short(header, 4), number(header, 8), number(header, 24));
-        if timeline == 0 || !position.is_multiple_of(segment_bytes) {
+        // Behind the last segment of all there is no position to tell its end by.
+        let has_end = position.checked_add(segment_bytes).is_some();
+        if timeline == 0 || !position.is_multiple_of(segment_bytes) || !has_end {
             return Err("its first page belongs elsewhere");
         }
         Ok(Self { timeline, position, system, segment_bytes })
@@ -559,6 +561,9 @@ mod tests {
         assert_eq!(fault(9, 1), "its first page belongs elsewhere");
         assert_eq!(fault(33, 3), "its first page tells a length that segments do not have");
         assert_eq!(fault(37, 0x10), "its pages are not of 8 KiB");
+        let mut last = log.bytes[..FIRST_PAGE_BYTES].to_vec();
+        last[8..16].copy_from_slice(&(u64::MAX - SEGMENT + 1).to_le_bytes());
+        assert_eq!(SegmentHeader::read(&last), Err("its first page belongs elsewhere"), "it has no end");
         assert_eq!(SegmentHeader::read(&log.bytes[..39]), Err("it is shorter than the header of a page"));
     }
 

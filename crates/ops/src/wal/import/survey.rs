@@ -284,7 +284,7 @@ impl Survey {
             let plain = self.read(last).await?;
             let mut walker = WalWalker::anywhere(last.begin, segment_bytes);
             self.walk_beside(&mut walker, last, &plain, last, part.through)?;
-            let until = reach.0.min(part.through.0 + segment_bytes);
+            let until = reach.0.min(part.through.0.saturating_add(segment_bytes));
             for stored in self.stored(repository, part.timeline, part.through.0..until).await? {
                 self.walk_beside(&mut walker, last, &stored, last, part.through)?;
             }
