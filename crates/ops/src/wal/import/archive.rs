@@ -34,7 +34,7 @@ pub(super) struct ArchivedSegment {
     pub(super) segment: WalSegment,
     /// The position of its first byte.
     pub(super) begin: u64,
-    /// Whether its timeline ended in it: behind that end lies anything.
+    /// Whether it is one of which only the front may be valid, such as one that its timeline ended in: behind that lies anything.
     pub(super) is_partial: bool,
     pub(super) path: PathBuf,
     packing: Packing,
@@ -89,6 +89,17 @@ impl Named {
     }
 }
 
+/// Whether it is the name of a file of WAL that is packed in a way that is not read here; so is what is packed and partial, which whoever
+/// packs while receiving leaves behind.
+fn is_packed_otherwise(name: &str) -> bool {
+    let packed = OTHER_PACKINGS.iter().find_map(|suffix| name.strip_suffix(suffix));
+    let partial = name.strip_suffix(".partial").and_then(|front| {
+        let mut packings = OTHER_PACKINGS.iter().chain(&[".gz", ".zst"]);
+        packings.find_map(|suffix| front.strip_suffix(suffix))
+    });
+    packed.or(partial).and_then(Named::parse).is_some()
+}
+
 fn unreadable(path: &Path, source: io::Error) -> Error {
     Error::new(ErrorKind::Storage, format!("cannot read {}", path.display()))
         .with_source(source)
@@ -127,10 +138,8 @@ impl Archive {
                 }
                 Some(Named::History { timeline }) => archive.add_history(timeline, &path, packing)?,
                 Some(Named::Label { timeline }) => archive.add_label(name, timeline, &path, packing)?,
-                None => {
-                    let other = OTHER_PACKINGS.iter().find_map(|suffix| name.strip_suffix(suffix));
-                    archive.unread.extend(other.and_then(Named::parse).map(|_| name));
-                }
+                None if is_packed_otherwise(&name) => archive.unread.push(name),
+                None => {}
             }
         }
         Ok(archive)
@@ -321,6 +330,25 @@ mod tests {
         ];
         for (name, expected) in cases {
             assert_eq!(told(name).as_deref(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_packed_in_a_way_that_is_not_read_is_told_from_what_is_of_no_matter() {
+        let cases = [
+            ("000000010000000000000005.lz4", true),
+            ("000000010000000000000005.partial.xz", true),
+            ("000000010000000000000005.lz4.partial", true),
+            ("000000010000000000000005.gz.partial", true),
+            ("000000010000000000000005.zst.partial", true),
+            ("00000002.history.bz2", true),
+            ("000000010000000000000005", false),
+            ("000000010000000000000005.partial", false),
+            ("notes.gz.partial", false),
+            ("notes.lz4", false),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(is_packed_otherwise(name), expected, "{name}");
         }
     }
 }
