@@ -7,6 +7,7 @@
 //!
 //! A server that went back to an earlier state (a snapshot of its disk) writes another history on the same timeline. From where the chain begins
 //! that was begun then, earlier chains count no more, and neither do sets that were taken before and reach beyond: see [`WalLog::given_up`].
+//! What was imported after that, and begins there or behind it, was proven to be of the history that is followed now, and counts.
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
@@ -222,8 +223,20 @@ impl WalLog {
 
     /// Up to where the chain at `index` is of the history that the server has now; beyond, it is of one that was given up.
     pub(crate) fn valid_end(&self, index: usize) -> u64 {
-        let Some((_, lineage)) = self.chains.get(index) else { return 0 };
-        valid_end(&self.turns(lineage.timeline()), index)
+        let Some((chain, lineage)) = self.chains.get(index) else { return 0 };
+        let description = chain.description();
+        let begun = Begun {
+            index,
+            is_imported: description.why == ChainReason::Imported,
+            at: description.begun_at,
+            after: description.after.0,
+        };
+        valid_end(&self.turns(lineage.timeline()), begun)
+    }
+
+    /// The positions on `timeline` that its server went back to.
+    pub(crate) fn turned_at(&self, timeline: u32) -> Vec<u64> {
+        self.turns(timeline).iter().map(|turn| turn.after).collect()
     }
 
     /// Whether what was taken from `timeline` at `taken_at`, and goes up to `end`, is of a history that the server has given up since. Of two
@@ -408,9 +421,31 @@ struct Turn {
     after: u64,
 }
 
-/// Up to where the chain at `index` counts: each later turn cuts what it began anew.
-fn valid_end(turns: &[Turn], index: usize) -> u64 {
-    turns.iter().filter(|turn| turn.index > index).map(|turn| turn.after).min().unwrap_or(u64::MAX)
+/// How a chain was begun.
+#[derive(Debug, Clone, Copy)]
+struct Begun {
+    /// Its place among all chains.
+    index: usize,
+    is_imported: bool,
+    at: Timestamp,
+    /// Where it begins.
+    after: u64,
+}
+
+impl Turn {
+    /// Whether a chain that goes beyond where this happened has another history there.
+    fn cuts(&self, chain: Begun) -> bool {
+        match chain.is_imported {
+            // All of these stand before all that were captured, whenever they came.
+            true => self.begun_at > chain.at || self.after > chain.after,
+            false => self.index > chain.index,
+        }
+    }
+}
+
+/// Up to where a chain counts: each later turn cuts what it began anew.
+fn valid_end(turns: &[Turn], chain: Begun) -> u64 {
+    turns.iter().filter(|turn| turn.cuts(chain)).map(|turn| turn.after).min().unwrap_or(u64::MAX)
 }
 
 fn given_up(turns: &[Turn], taken_at: Timestamp, end: u64) -> bool {
@@ -449,14 +484,38 @@ mod tests {
         let at = |seconds| Timestamp::from_second(seconds).unwrap_or_default();
         let turn = |index, seconds, after| Turn { index, begun_at: at(seconds), after };
         let turns = [turn(1, 100, 500), turn(3, 200, 700)];
-        let ends: Vec<u64> = (0..4).map(|index| valid_end(&turns, index)).collect();
+        let captured = |index| Begun { index, is_imported: false, at: at(0), after: 0 };
+        let ends: Vec<u64> = (0..4).map(|index| valid_end(&turns, captured(index))).collect();
         assert_eq!(ends, [500, 700, 700, u64::MAX]);
         for (taken_at, end, expected) in
             [(50, 500, false), (50, 501, true), (150, 600, false), (150, 701, true), (250, 900, false)]
         {
             assert_eq!(given_up(&turns, at(taken_at), end), expected, "{taken_at} {end}");
         }
-        assert!(!given_up(&[], at(0), 9) && valid_end(&[], 0) == u64::MAX);
+        assert!(!given_up(&[], at(0), 9) && valid_end(&[], captured(0)) == u64::MAX);
+    }
+
+    #[test]
+    fn what_was_imported_behind_a_turn_after_it_counts() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap_or_default();
+        let turns = [Turn { index: 7, begun_at: at(100), after: 500 }];
+        let imported = |seconds, after| Begun { index: 0, is_imported: true, at: at(seconds), after };
+        for (seconds, after, expected) in [
+            // Before the server went back: of the history that it gave up.
+            (50, 100, 500),
+            (50, 500, 500),
+            (50, 600, 500),
+            // After it: what leads over that position may be of either.
+            (150, 100, 500),
+            (150, 500, u64::MAX),
+            (150, 600, u64::MAX),
+        ] {
+            assert_eq!(valid_end(&turns, imported(seconds, after)), expected, "{seconds} {after}");
+        }
+        let again = [turns[0], Turn { index: 8, begun_at: at(200), after: 700 }];
+        assert_eq!(valid_end(&again, imported(150, 600)), 700, "it went back once more");
+        assert_eq!(valid_end(&again, imported(250, 600)), 700);
+        assert_eq!(valid_end(&again, imported(250, 700)), u64::MAX);
     }
 
     #[test]

@@ -206,10 +206,15 @@ fn timeline(
     }
     let (mut without_set, mut gaps) = (Vec::new(), Vec::new());
     let mut previous: Option<Lsn> = None;
-    let chains = log.chains.iter().filter(|(_, lineage)| lineage.timeline() == number);
+    let chains = log.chains.iter().enumerate().filter(|(_, (_, lineage))| lineage.timeline() == number);
     let mut parts: Vec<(Run, usize, &Chain)> = chains
-        .flat_map(|(chain, _)| {
-            chain.runs().into_iter().enumerate().map(move |(index, run)| (run, index, chain))
+        .flat_map(|(place, (chain, _))| {
+            // What lies behind is of a history that the server has given up. A chain may have no slice yet.
+            let end = LogPosition(log.valid_end(place));
+            chain.runs().into_iter().enumerate().filter_map(move |(index, run)| {
+                let counted = Run { after: run.after, through: run.through.min(end) };
+                (run.after < end).then_some((counted, index, chain))
+            })
         })
         .collect();
     // What was imported may lie between what was captured.

@@ -1,6 +1,6 @@
 //! What of an archive is brought, and what stays missing: decided from positions alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_model::Lsn;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,8 @@ pub(super) struct Known {
     pub(super) stored: BTreeMap<u32, Vec<(u64, u64)>>,
     /// Up to where a timeline that another one branches off from is needed: where the segment begins in which it branches off.
     pub(super) ends: BTreeMap<u32, u64>,
+    /// Where the server went back to an earlier state: what lies before may be of another history than what lies behind, and no part has both.
+    pub(super) turns: BTreeSet<(u32, u64)>,
 }
 
 /// What is to be done.
@@ -57,7 +59,7 @@ pub(super) struct Decided {
 }
 
 /// Decides. `held` is in order.
-pub(super) fn decide(held: &[Held], Known { stored, ends }: &Known) -> Decided {
+pub(super) fn decide(held: &[Held], Known { stored, ends, turns }: &Known) -> Decided {
     let mut decided = Decided::default();
     let mut covered = stored.clone();
     // A partial segment may hold no whole record.
@@ -69,7 +71,11 @@ pub(super) fn decide(held: &[Held], Known { stored, ends }: &Known) -> Decided {
             continue;
         }
         match decided.parts.last_mut() {
-            Some(part) if part.timeline == one.timeline && part.through.0 == one.begin => {
+            Some(part)
+                if part.timeline == one.timeline
+                    && part.through.0 == one.begin
+                    && !turns.contains(&(one.timeline, one.begin)) =>
+            {
                 part.through = Lsn(one.end);
                 part.segments += 1;
             }
@@ -169,6 +175,21 @@ mod tests {
     }
 
     #[test]
+    fn what_was_brought_behind_a_turn_is_not_brought_again() {
+        let archive = [held(1, 10), held(1, 20), held(1, 30), held(1, 40)];
+        let decided = |runs: &[(u64, u64)]| {
+            let turns = BTreeSet::from([(1, 30), (2, 20)]);
+            let stored = BTreeMap::from([(1, runs.to_vec())]);
+            decide(&archive, &Known { stored, turns, ..Known::default() })
+        };
+        assert_eq!(decided(&[]).parts, [part(1, 10, 30, 2), part(1, 30, 50, 2)]);
+        // The server went back to 30, and its capture was overrun after 34.
+        assert_eq!(decided(&[(10, 30), (30, 34)]).parts, [part(1, 30, 50, 2)]);
+        let again = decided(&[(10, 30), (30, 34), (30, 50)]);
+        assert_eq!((again.parts, again.known, again.gaps), (Vec::new(), 4, Vec::new()));
+    }
+
+    #[test]
     fn what_is_missing_before_the_next_timeline_branches_off_is_told() {
         let cases: [(&[Held], &[(u64, u64)], &[(u32, u64)], &[ImportGap]); 5] = [
             (&[held(1, 10), held(2, 30)], &[], &[(1, 30)], &[gap(1, 20, 30)]),
@@ -181,7 +202,7 @@ mod tests {
         ];
         for (held, stored, ends, expected) in cases {
             let stored = BTreeMap::from([(1, stored.to_vec())]);
-            let known = Known { stored, ends: ends.iter().copied().collect() };
+            let known = Known { stored, ends: ends.iter().copied().collect(), ..Known::default() };
             assert_eq!(decide(held, &known).gaps, expected, "{held:?} {known:?}");
         }
     }

@@ -34,6 +34,7 @@ pub use decide::{ImportGap, ImportPart};
 
 use self::archive::{ArchivedSegment, refused};
 use self::survey::{Survey, damaged};
+use super::log::WalLog;
 
 /// The operation's registered name.
 pub const OPERATION: &str = "wal.import";
@@ -231,14 +232,7 @@ impl PartImport<'_> {
 
     /// The chain that goes on to where `part` begins, if one was imported before; else a new one.
     async fn writer(&self, part: &ImportPart, report: &mut ImportReport) -> Result<ChainWriter> {
-        let chains = self.survey.log.iter().flat_map(|log| &log.chains);
-        let own: Vec<&Chain> = chains
-            .filter(|(chain, lineage)| {
-                let description = chain.description();
-                description.why == ChainReason::Imported && lineage.timeline() == part.timeline
-            })
-            .map(|(chain, _)| chain)
-            .collect();
+        let own: Vec<&Chain> = self.survey.log.iter().flat_map(|log| imported(log, part)).collect();
         let (from, through) = (LogPosition(part.from.0), LogPosition(part.through.0));
         let goes_on = own.iter().find(|chain| {
             let begins_before = chain.description().after <= from;
@@ -280,6 +274,16 @@ impl PartImport<'_> {
         }
         Ok(stored_bytes)
     }
+}
+
+/// The chains of `part`'s timeline that were imported before, and count up to where it ends.
+fn imported<'a>(log: &'a WalLog, part: &ImportPart) -> Vec<&'a Chain> {
+    let chains = log.chains.iter().enumerate().filter(|(index, (chain, lineage))| {
+        chain.description().why == ChainReason::Imported
+            && lineage.timeline() == part.timeline
+            && log.valid_end(*index) >= part.through.0
+    });
+    chains.map(|(_, (chain, _))| chain).collect()
 }
 
 fn so_far(report: &ImportReport) -> String {

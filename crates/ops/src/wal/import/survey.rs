@@ -140,6 +140,8 @@ impl Survey {
         for timeline in self.log.iter().flat_map(WalLog::timelines) {
             let runs = self.log.iter().flat_map(|log| log.parts_of(timeline));
             known.stored.entry(timeline).or_default().extend(runs);
+            let turns = self.log.iter().flat_map(|log| log.turned_at(timeline));
+            known.turns.extend(turns.map(|position| (timeline, position)));
         }
         for branch in self.histories.values().flat_map(|(_, lineage)| lineage.ancestors()) {
             let needed = segment_begin(Lsn(branch.ends_at), self.archive.segment_bytes).0;
@@ -267,6 +269,7 @@ impl Survey {
         let (Some(first), Some(last)) = (self.segments_of(part).next(), self.segments_of(part).last()) else {
             return Ok(());
         };
+        self.check_turns(log, part, last)?;
         let plain = self.read(first).await?;
         let first_end = self.held(first).end;
         let overlap = log.reach(part.timeline, part.from).0.min(first_end);
@@ -290,6 +293,30 @@ impl Survey {
             }
         }
         Ok(())
+    }
+
+    /// Where the server went back to an earlier state, two histories begin that are sound alone: behind that, what touches nothing that is stored
+    /// may be of either.
+    fn check_turns(&self, log: &WalLog, part: &ImportPart, last: &ArchivedSegment) -> Result<()> {
+        let ImportPart { timeline, from, through, .. } = *part;
+        let Some(turn) = log.turned_at(timeline).into_iter().filter(|turn| *turn <= from.0).max() else {
+            return Ok(());
+        };
+        // What lies before that position leads to both.
+        let is_led_to = turn < from.0 && log.since(timeline, from) < from;
+        let leads_on = !last.is_partial && log.reach(timeline, through) > through;
+        if is_led_to || leads_on || log.reach(timeline, from) > from {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Precondition,
+            format!(
+                "the server went back to {} once, and the archive's {from} to {through} of timeline {timeline} touches nothing that was captured since: it is not known which of the two histories it is of",
+                Lsn(turn)
+            ),
+        )
+        .with_state("nothing was changed")
+        .with_hint("`mainstay backup list` names what is stored: add the segments between to the folder, or import from one without these"))
     }
 
     /// Walks over a segment of the archive, or what is stored beside it. What is sound alone and not there is of another history.
