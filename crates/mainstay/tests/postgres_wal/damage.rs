@@ -64,6 +64,11 @@ async fn damage_is_found_and_stops_a_restore_before_it_writes() {
         .expect(204)
         .says("it is not known whether it was captured");
     stack.plan("nothing", &["--to", "latest"]).expect(8).says("no WAL of server");
+    // Nor is it taken for nothing by an import.
+    fs::create_dir(stack.path("archive")).unwrap();
+    let kept = stack.server.dir().join("data/pg_wal").join(&segment);
+    fs::copy(kept, stack.path("archive").join(&segment)).unwrap();
+    stack.run(&["wal", "import", "archive"]).expect(4).says("it is not known what is stored");
     fs::write(&description, sealed).unwrap();
     stack.apply("sound").expect(0);
 }

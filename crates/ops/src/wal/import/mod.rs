@@ -1,9 +1,11 @@
 //! The past of a server whose WAL was kept by `archive_command`: brought from its archive into the repository's log.
 //!
 //! A plan looks at the folder, at the first page of every segment and at what the repository has, and says what is brought and what nobody
-//! has. Then the *borders* are proven: where a part that is brought touches what is stored, the records on both sides must name each other
-//! and what both have must be equal. Only then it writes, each segment after its pages and the sums of its records were checked, and the
-//! record before it was found to be the one that it names. Chains that were imported are nobody else's: a capture never goes on with one.
+//! has. Then the *borders* are proven: where a part that is brought touches what is stored of its timeline, the records on both sides must
+//! name each other and what both have must be equal. What another timeline has is compared by its history alone: that an archive is of a copy,
+//! which went its own way before a branch, is not found out where the two do not touch. Only then it writes, each segment after its pages and
+//! the sums of its records were checked, and the record before it was found to be the one that it names. Chains that were imported are nobody
+//! else's: a capture never goes on with one.
 //!
 //! Importing again brings what is missing, so that a run that was stopped or killed is gone on with by the same command, and an archive that
 //! is still filled is brought up to date by it. Relies on segments that are whole once they have their name. Refuses what is of another

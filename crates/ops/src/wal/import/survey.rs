@@ -1,4 +1,7 @@
 //! An archive beside what is stored: reads both, decides, and proves the borders between what is brought and what is there.
+//!
+//! Borders are those within one timeline. Where one timeline leads to another the histories alone must agree. Refuses a repository with a chain
+//! that cannot be read: what lies in it would be taken for not stored, and nothing proven against it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -43,7 +46,7 @@ impl Survey {
                 .with_hint(hint));
         }
         let log = match repository {
-            Some(repository) => WalLogs::read(repository).await?.of(server),
+            Some(repository) => own_log(WalLogs::read(repository).await?, server)?,
             None => None,
         };
         let mut survey = Self {
@@ -360,6 +363,18 @@ impl Survey {
     }
 }
 
+/// The log of `server`. A chain that cannot be read may be of it, and what it holds would be taken for not stored.
+fn own_log(logs: WalLogs, server: &str) -> Result<Option<WalLog>> {
+    let unread = logs.damaged.iter().find(|it| it.server.as_deref().is_none_or(|of| of == server));
+    if let Some(unread) = unread {
+        let what = format!("chain {} cannot be read: {}", unread.chain, unread.why);
+        return Err(Error::new(ErrorKind::Corrupt, format!("it is not known what is stored: {what}"))
+            .with_state("nothing was changed")
+            .with_hint("`mainstay backup verify --log` names what is damaged"));
+    }
+    Ok(logs.of(server))
+}
+
 pub(super) fn damaged(segment: &ArchivedSegment, error: WalError, state: &str) -> Error {
     refused(ErrorKind::Corrupt, &segment.path, format!("cannot be trusted: {error}"))
         .with_source(error)
@@ -381,4 +396,29 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     spawn_blocking(work).await.map_err(|source| {
         Error::new(ErrorKind::Internal, "the reading thread ended early").with_source(source)
     })?
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use mainstay_model::{ChainId, Timestamp};
+
+    use super::*;
+    use crate::wal::log::DamagedLog;
+
+    #[test]
+    fn a_chain_that_cannot_be_read_is_not_taken_for_nothing() {
+        for (server, expected) in
+            [(None, Some(ErrorKind::Corrupt)), (Some("7"), Some(ErrorKind::Corrupt)), (Some("8"), None)]
+        {
+            let damaged = DamagedLog {
+                chain: ChainId::new(Timestamp::from_second(0).unwrap(), 1),
+                server: server.map(str::to_owned),
+                slices: 1,
+                why: "it is no JSON".to_owned(),
+            };
+            let refused = own_log(WalLogs { logs: Vec::new(), damaged: vec![damaged] }, "7").err();
+            assert_eq!(refused.map(|error| error.kind()), expected, "{server:?}");
+        }
+    }
 }
