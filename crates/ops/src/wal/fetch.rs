@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use mainstay_basebackup::{Lineage, WalFile, WalSegment};
 use mainstay_model::{Error, ErrorKind, Lsn, Result, ResultExt};
-use mainstay_repository::{Chain, Repository, WalChain};
+use mainstay_repository::{Repository, WalChain};
 use tokio::task::spawn_blocking;
 
 use super::ahead::Ahead;

@@ -191,7 +191,9 @@ mod tests {
 
     #[test]
     fn what_is_missing_before_the_next_timeline_branches_off_is_told() {
-        let cases: [(&[Held], &[(u64, u64)], &[(u32, u64)], &[ImportGap]); 5] = [
+        /// What the archive holds, what is stored, where timelines end, what is missing then.
+        type Case<'a> = (&'a [Held], &'a [(u64, u64)], &'a [(u32, u64)], &'a [ImportGap]);
+        let cases: [Case<'_>; 5] = [
             (&[held(1, 10), held(2, 30)], &[], &[(1, 30)], &[gap(1, 20, 30)]),
             (&[held(1, 10), held(1, 20), held(2, 30)], &[], &[(1, 30)], &[]),
             (&[held(1, 10), held(2, 30)], &[(20, 30)], &[(1, 30)], &[]),
