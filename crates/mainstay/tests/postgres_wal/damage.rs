@@ -84,6 +84,9 @@ async fn damage_behind_a_name_is_told_and_keeps_nobody_from_it() {
     stack.server.texts("postgres", "SELECT pg_create_restore_point('here')");
     stack.server.texts("postgres", "SELECT pg_switch_wal()");
     stack.execute("INSERT INTO m VALUES (2)");
+    stack.server.texts("postgres", "SELECT pg_create_restore_point('near')");
+    stack.server.texts("postgres", "SELECT pg_switch_wal()");
+    stack.execute("INSERT INTO m VALUES (3)");
     stack.server.texts("postgres", "SELECT pg_create_restore_point('there')");
     stack.execute("INSERT INTO m VALUES (3)");
     stack.catch_up();
@@ -99,8 +102,9 @@ async fn damage_behind_a_name_is_told_and_keeps_nobody_from_it() {
         .plan("here", &["--to", "here"])
         .expect(0)
         .says("it is not known whether the name was given again; a server stops at the first");
-    // A server fetches whole segments, and this one cannot be had.
-    for target in ["there", "nowhere", "latest"] {
+    stack.apply("here").expect(0);
+    // A server fetches whole segments, and the next one ahead; this one cannot be had.
+    for target in ["near", "there", "nowhere", "latest"] {
         stack.plan(target, &["--to", target]).expect(4);
     }
 }

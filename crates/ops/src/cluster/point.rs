@@ -10,11 +10,11 @@ use mainstay_model::progress::Observer;
 use mainstay_model::{Error, ErrorKind, Lsn, Result, ResultExt, Timestamp};
 use mainstay_repository::{Repository, Set};
 
-use super::recovery::{Recovery, RecoveryAction};
+use super::recovery::{Recovery, RecoveryAction, reads_up_to};
 use crate::wal::log::{WalLog, WalLogs};
 use crate::wal::ranges::{ContinuedSet, sets_to_continue};
 use crate::wal::seek::{Miss, RecoveryTarget, Seeker};
-use crate::wal::{segment_begin, timestamp};
+use crate::wal::timestamp;
 
 /// A moment that is asked for.
 #[derive(Debug, Clone)]
@@ -183,7 +183,7 @@ impl Search<'_> {
         let found = seeker.seen.stop.filter(|_| seeker.looks_for_another());
         match (walked, found) {
             (Err(error), Some(stop)) if error.kind() == ErrorKind::Corrupt => {
-                self.read_segment_of(lineage, stop, reach).await.with_context(context)?;
+                self.read_behind(lineage, stop, reach).await.with_context(context)?;
                 self.observer.notice(&format!(
                     "the log behind {} cannot be read, so it is not known whether the name was given again; a server stops at the first",
                     asked(&self.request.target)
@@ -203,12 +203,10 @@ impl Search<'_> {
         }))
     }
 
-    /// Reads the rest of the segment whose record ends at `stop`: a server fetches whole segments.
-    async fn read_segment_of(&self, lineage: &Lineage, stop: Lsn, reach: Lsn) -> Result<()> {
-        let segment_bytes = self.log.segment_bytes;
-        let begin = segment_begin(Lsn(stop.0.saturating_sub(1)), segment_bytes);
-        let end = begin.0.saturating_add(segment_bytes).min(reach.0);
-        for piece in &self.log.pieces(lineage, stop, Lsn(end))? {
+    /// Reads what a server may ask for behind the record that ends at `stop`, which a restore reads, too, before it writes.
+    async fn read_behind(&self, lineage: &Lineage, stop: Lsn, reach: Lsn) -> Result<()> {
+        let through = reach.min(reads_up_to(stop, self.log.segment_bytes));
+        for piece in &self.log.pieces(lineage, stop, through)? {
             piece.read(self.repository).await?;
         }
         Ok(())

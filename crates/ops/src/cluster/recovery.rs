@@ -86,12 +86,12 @@ fn config_quoted(value: &str) -> String {
     format!("'{escaped}'")
 }
 
-impl Recovery {
-    /// Up to where the server may read: a segment further than it replays, for it reads ahead.
-    fn reads_up_to(&self, segment_bytes: u64) -> Lsn {
-        Lsn(segment_begin(self.stop, segment_bytes).0.saturating_add(2 * segment_bytes))
-    }
+/// Up to where a server may read that replays up to `stop`: a segment further, for it reads ahead.
+pub(super) fn reads_up_to(stop: Lsn, segment_bytes: u64) -> Lsn {
+    Lsn(segment_begin(stop, segment_bytes).0.saturating_add(2 * segment_bytes))
+}
 
+impl Recovery {
     /// Reads back all of the log that the server will ask for.
     ///
     /// # Errors
@@ -108,7 +108,7 @@ impl Recovery {
         let reach = log.reach_along(lineage, self.from);
         let wanted = match self.target {
             RecoveryTarget::Latest => reach,
-            _ => reach.min(self.reads_up_to(log.segment_bytes)),
+            _ => reach.min(reads_up_to(self.stop, log.segment_bytes)),
         };
         let through = wanted.max(self.stop);
         let mut see = |_: SeenRecord| ControlFlow::Continue(());
