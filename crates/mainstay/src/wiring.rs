@@ -358,12 +358,20 @@ impl Session {
     /// # Errors
     /// `Precondition` when no repository is configured.
     pub(crate) fn repository_url(&self) -> Result<String> {
+        Ok(match self.repository_folder()? {
+            Some(folder) => format!("file:{}", folder.display()),
+            None => self.repository_settings()?.location.clone(),
+        })
+    }
+
+    /// The folder that the repository is, when it is one.
+    ///
+    /// # Errors
+    /// `Precondition` when no repository is configured.
+    pub(crate) fn repository_folder(&self) -> Result<Option<PathBuf>> {
         let settings = self.repository_settings()?;
         let location: Location = settings.location.parse()?;
-        Ok(match location.as_directory() {
-            Some(folder) => format!("file:{}", settings.folder.join(folder).display()),
-            None => settings.location.clone(),
-        })
+        Ok(location.as_directory().map(|folder| settings.folder.join(folder)))
     }
 
     /// The variables that reading the repository needs, by name: whoever fetches from it needs them, too.

@@ -422,6 +422,19 @@ pub(crate) fn plan_restore(
     for (from, to) in tablespaces {
         mapped.insert(from.clone(), whole_path(&session.path(Path::new(to)))?);
     }
+    if let Some(repository) = session.repository_folder()? {
+        let repository: PathBuf = repository.components().collect();
+        let inside =
+            [&into].into_iter().chain(mapped.values()).find(|folder| folder.starts_with(&repository));
+        if let Some(folder) = inside {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("{} lies in the repository, {}", folder.display(), repository.display()),
+            )
+            .with_state("nothing was changed")
+            .with_hint("name a folder elsewhere: `--into DIR`"));
+        }
+    }
     let request = ClusterRestoreRequest {
         environment: Target {
             environment: configured.name.unwrap_or_else(|| UNKNOWN_ENVIRONMENT.to_owned()),

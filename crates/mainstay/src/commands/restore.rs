@@ -290,6 +290,14 @@ async fn plan_cluster(args: &PlanArgs, repository: &Repository, session: &Sessio
         args.refuse_moment()?;
         (logical::choose_form(repository, &args.set, false).await?, None)
     };
+    let verdict = repository.last_verification(StoreKind::Postgres, set.id()).await?;
+    if let Some(damaged) = verdict.filter(|verdict| !verdict.is_sound()) {
+        session.printer.notice(&format!(
+            "warning: set {} was found damaged at {}; a restore reads it back first, and writes nothing if it still is",
+            set.id(),
+            damaged.at
+        ));
+    }
     cluster::plan_restore(&set, args.into.as_deref(), &args.tablespace, recovery, session)
 }
 

@@ -249,6 +249,11 @@ fn steps(contents: &ClusterSetContents, parameters: &Parameters) -> Result<Vec<P
         count => format!("every file and page of it, and of the {count} sets that it builds on"),
     };
     let mut steps = vec![step(' ', "verify the set".to_owned(), verified)];
+    if contents.damaged_pages > 0 {
+        let told =
+            format!("{} pages were damaged on the server, and will be here", Count(contents.damaged_pages));
+        steps.push(step('!', "write damaged pages".to_owned(), told));
+    }
     let before = contents.chain.iter().map(|earlier| earlier.set.to_string()).collect::<Vec<_>>();
     if !before.is_empty() {
         steps.push(step(
@@ -259,7 +264,8 @@ fn steps(contents: &ClusterSetContents, parameters: &Parameters) -> Result<Vec<P
     }
     for archive in &contents.archives {
         let folder = parameters.folder(archive)?.display().to_string();
-        let amount = format!("{} files, {}", Count(archive.files), ByteSize(archive.bytes));
+        let of_what = if contents.chain.is_empty() { "" } else { " of changes" };
+        let amount = format!("{} files, {}{of_what}", Count(archive.files), ByteSize(archive.bytes));
         let moved = archive.tablespace.as_ref().filter(|place| place.location != folder);
         steps.push(step(
             '+',

@@ -170,6 +170,9 @@ async fn look(
 /// What to do about damage.
 const OTHER_SET: &str = "restore an older set: `mainstay backup list --store postgres`";
 
+/// What to do about a query that fails, or a claim that is not true.
+const OTHER_QUERY: &str = "look whether the query asks what is meant; if so, restore an older set: `mainstay backup list --store postgres`";
+
 /// Waits until the server takes writes.
 async fn recover(
     observer: &dyn Observer,
@@ -266,7 +269,7 @@ async fn ask(
         if let Some(fault) = fault {
             let subject = format!("{}, line {}", questions.file, query.line);
             let message = format!("query {} {fault}", query.number);
-            report.findings.push(finding("postgres.scratch_query", &subject, message, OTHER_SET));
+            report.findings.push(finding("postgres.scratch_query", &subject, message, OTHER_QUERY));
         }
         observer.advance(Work { items: 1, bytes: 0 });
     }
