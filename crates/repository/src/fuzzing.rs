@@ -57,6 +57,6 @@ pub fn arrivals(bytes: &[u8]) {
     let (after, through) = (7, 7 + u64::from(length));
     if let Ok((stream, arrivals)) = without_arrivals(after, through, plain.to_vec().into()) {
         assert_eq!(stream.len() as u64, through - after);
-        assert_eq!(with_arrivals(stream.as_ref(), &arrivals), plain);
+        assert_eq!(with_arrivals(stream.as_ref().into(), &arrivals), plain);
     }
 }

@@ -15,7 +15,9 @@ mod claim;
 mod pump;
 pub mod replication;
 mod risk;
+mod sessions;
 pub mod wal;
+mod writing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use claim::Claiming;
 pub use risk::OverrunRisk;
+use sessions::{Ended, Sessions, keep_on, under_claim};
 
 /// The operation's registered name.
 pub const OPERATION: &str = "capture.mongo";
@@ -183,14 +186,6 @@ pub fn plan(target: Target, options: CaptureOptions, clock: &dyn Clock) -> Plan 
     }
 }
 
-/// How a session ended without an error.
-enum Ended {
-    /// It was asked to stop, or has caught up; everything read is stored.
-    Complete,
-    /// The server's log broke off, or the lease was lost: begin again from what is stored.
-    Again,
-}
-
 /// Follows the log as `plan` says.
 ///
 /// # Errors
@@ -201,74 +196,54 @@ pub async fn capture(context: &CaptureContext, plan: &Plan, permit: &Permit) -> 
         Error::new(ErrorKind::Usage, "the plan's parameters are not those of a capture").with_source(source)
     })?;
     permit.covers(plan)?;
-    let mut report = CaptureReport::default();
     let goal = if options.once { Some(context.source.change_log_facts().await?.newest) } else { None };
-    let mut pause = PAUSE_FIRST;
-    loop {
-        let stored_before = report.slices;
-        let ended = session(context, &plan.target, options, goal, &mut report).await;
-        if report.slices > stored_before {
-            pause = PAUSE_FIRST;
-        }
-        let failure = match ended {
-            Ok(Ended::Complete) => return Ok(report),
-            Ok(Ended::Again) => None,
-            Err(error) if options.once || !may_pass(&error) || is_refused(&error, &report) => {
-                return Err(with_recovery_point(error, &report));
-            }
-            Err(error) => Some(error),
-        };
-        if context.cancel.is_cancelled() {
-            return match failure {
-                Some(error) => Err(with_recovery_point(error, &report)),
-                None => Ok(report),
-            };
-        }
-        if let Some(error) = failure {
-            tell_waiting(context, &error, report.recovery_point, pause);
-        }
-        tokio::select! {
-            () = context.cancel.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
-        }
-        if context.cancel.is_cancelled() {
-            return Ok(report);
-        }
-        pause = (pause * 2).min(PAUSE_MAX);
-    }
+    let mut running =
+        Running { context, target: &plan.target, options, goal, report: CaptureReport::default() };
+    keep_on(&mut running, options.once, &context.cancel).await?;
+    Ok(running.report)
 }
 
-/// Claims, begins, pumps, gives back.
-async fn session(
-    context: &CaptureContext,
-    target: &Target,
+/// A capture that is under way.
+struct Running<'a> {
+    context: &'a CaptureContext,
+    target: &'a Target,
     options: CaptureOptions,
     goal: Option<OpTime>,
-    report: &mut CaptureReport,
-) -> Result<Ended> {
-    let claiming = Claiming {
-        repository: &context.repository,
-        holder: &context.holder,
-        lease_ttl: context.lease_ttl,
-        cancel: &context.cancel,
-    };
-    let Some(claim) = claim::claim(claiming, target).await? else { return Ok(Ended::Complete) };
-    let pumped = async {
-        let begun = begin::begin(context, target, &claim).await?;
-        report.chain = Some(begun.writer.id().clone());
-        report.recovery_point = Some(begun.writer.end().optime());
-        pump::pump(context, options, goal, begun, report).await
+    report: CaptureReport,
+}
+
+impl Sessions for Running<'_> {
+    async fn session(&mut self) -> Result<Ended> {
+        let Self { context, target, options, goal, report } = self;
+        let claiming = Claiming {
+            repository: &context.repository,
+            holder: &context.holder,
+            lease_ttl: context.lease_ttl,
+            cancel: &context.cancel,
+        };
+        under_claim(claiming, target, async |claim| {
+            let begun = begin::begin(context, target, claim).await?;
+            report.chain = Some(begun.writer.id().clone());
+            report.recovery_point = Some(begun.writer.end().optime());
+            pump::pump(context, *options, *goal, begun, report).await
+        })
+        .await
     }
-    .await;
-    let was_lost = claim.check().is_err();
-    // A claim that cannot be given back runs out by itself.
-    let _ = claim.release().await;
-    match pumped {
-        Err(error) if error.kind() == ErrorKind::Locked && was_lost => {
-            tell_waiting(context, &error, report.recovery_point, PAUSE_FIRST);
-            Ok(Ended::Again)
-        }
-        pumped => pumped,
+
+    fn slices(&self) -> u64 {
+        self.report.slices
+    }
+
+    fn has_begun(&self) -> bool {
+        self.report.chain.is_some()
+    }
+
+    fn tell_waiting(&self, error: &Error, pause: Duration) {
+        tell_waiting(self.context, error, self.report.recovery_point, pause);
+    }
+
+    fn explain(&self, error: Error) -> Error {
+        with_recovery_point(error, &self.report)
     }
 }
 
@@ -279,11 +254,6 @@ fn may_pass(error: &Error) -> bool {
             error.kind(),
             ErrorKind::Unreachable | ErrorKind::Storage | ErrorKind::Auth | ErrorKind::Server
         )
-}
-
-/// Keys that never worked are a mistake; keys that worked before may be renewed.
-fn is_refused(error: &Error, report: &CaptureReport) -> bool {
-    error.kind() == ErrorKind::Auth && report.chain.is_none()
 }
 
 fn tell_waiting(context: &CaptureContext, error: &Error, recovery_point: Option<OpTime>, pause: Duration) {

@@ -5,7 +5,7 @@
 //! capture was away they are not: what it missed was recorded at some moment in between, and nobody can tell which. How many bytes are the
 //! stream's follows from the slice's name, so nothing else is needed to tell the two apart.
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes, BytesMut};
 
 /// The length of one arrival.
 const ARRIVAL_BYTES: usize = 24;
@@ -35,16 +35,15 @@ pub enum ArrivalFault {
     Contradiction,
 }
 
-/// The plain bytes of a slice.
-pub fn with_arrivals(stream: &[u8], arrivals: &[Arrival]) -> Bytes {
-    let mut plain = Vec::with_capacity(stream.len() + arrivals.len() * ARRIVAL_BYTES);
-    plain.extend_from_slice(stream);
+/// The plain bytes of a slice: the stream, and behind it the arrivals.
+pub fn with_arrivals(mut stream: BytesMut, arrivals: &[Arrival]) -> Bytes {
+    stream.reserve(arrivals.len() * ARRIVAL_BYTES);
     for Arrival { through, since_ms, at_ms } in arrivals {
-        plain.extend_from_slice(&through.to_le_bytes());
-        plain.extend_from_slice(&since_ms.to_le_bytes());
-        plain.extend_from_slice(&at_ms.to_le_bytes());
+        stream.put_u64_le(*through);
+        stream.put_i64_le(*since_ms);
+        stream.put_i64_le(*at_ms);
     }
-    plain.into()
+    stream.freeze()
 }
 
 /// The stream and the arrivals of a slice that begins after `after` and ends with `through`. Positions grow and the last is `through`; times
@@ -100,7 +99,7 @@ mod tests {
     #[test]
     fn a_slice_gives_back_what_it_was_made_of() {
         let arrivals = [arrival(12, 900, 1_000), arrival(15, 1_000, 1_000), arrival(16, -5, 2_000)];
-        let plain = with_arrivals(b"stream", &arrivals);
+        let plain = with_arrivals(BytesMut::from(&b"stream"[..]), &arrivals);
         let (stream, read) = without_arrivals(10, 16, plain.clone()).unwrap();
         assert_eq!((stream.as_ref(), read.as_slice()), (&b"stream"[..], &arrivals[..]));
         assert_eq!(&plain[..6], b"stream", "the stream is in front, as it is");
@@ -108,7 +107,9 @@ mod tests {
 
     #[test]
     fn what_contradicts_itself_is_refused() {
-        let read = |arrivals: &[Arrival]| without_arrivals(10, 16, with_arrivals(b"stream", arrivals));
+        let read = |arrivals: &[Arrival]| {
+            without_arrivals(10, 16, with_arrivals(BytesMut::from(&b"stream"[..]), arrivals))
+        };
         for (arrivals, fault) in [
             (&[][..], ArrivalFault::Contradiction),
             (&[arrival(15, 0, 0)], ArrivalFault::Contradiction),
@@ -119,7 +120,7 @@ mod tests {
         ] {
             assert_eq!(read(arrivals), Err(fault), "{arrivals:?}");
         }
-        let whole = with_arrivals(b"stream", &[arrival(16, 0, 0)]);
+        let whole = with_arrivals(BytesMut::from(&b"stream"[..]), &[arrival(16, 0, 0)]);
         assert_eq!(without_arrivals(10, 16, whole.slice(..20)), Err(ArrivalFault::Odd));
         assert_eq!(without_arrivals(10, 16, whole.slice(..5)), Err(ArrivalFault::Short));
         assert_eq!(without_arrivals(16, 10, whole), Err(ArrivalFault::Short));

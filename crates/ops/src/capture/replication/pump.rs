@@ -8,10 +8,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use mainstay_engine::ReplicationStream;
-use mainstay_model::{Error, ErrorKind, LogPosition, Result, ResultExt, Timestamp};
-use mainstay_repository::{Arrival, ChainWriter, with_arrivals};
+use mainstay_model::{ChainId, Error, ErrorKind, LogPosition, Result, Timestamp};
+use mainstay_repository::{Arrival, with_arrivals};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -22,8 +22,8 @@ use super::{
     Ended, ReplicationCaptureContext, ReplicationCaptureEvent, ReplicationCaptureOptions,
     ReplicationCaptureReport, risk, tell_waiting,
 };
-use crate::capture::claim::put_patiently;
-use crate::capture::{SLICE_AGE_MIN, milliseconds};
+use crate::capture::SLICE_AGE_MIN;
+use crate::capture::writing::{Cut, SliceObserver, Stored, Writing};
 
 /// Bytes of the stream at which a slice is cut whatever its age.
 const SLICE_BYTES: usize = 8 * 1024 * 1024;
@@ -50,26 +50,6 @@ struct OpenSlice {
     begun: Instant,
 }
 
-/// A slice to be written.
-struct Cut {
-    plain: Bytes,
-    /// Of the stream.
-    bytes: u64,
-    through: u64,
-    begun: Instant,
-    /// When its last byte came.
-    complete_at: Timestamp,
-}
-
-/// A slice that became durable.
-struct Stored {
-    through: u64,
-    bytes: u64,
-    stored_bytes: u64,
-    held_ms: u64,
-    complete_at: Timestamp,
-}
-
 /// Moves bytes until asked to stop, until everything the server has is stored when that is all that is wanted, or until something breaks.
 ///
 /// # Errors
@@ -93,7 +73,8 @@ pub(super) async fn pump(
     let (cuts, to_write) = mpsc::channel(1);
     let (tell, stored) = mpsc::channel(16);
     let (complete, complete_at) = watch::channel(report.complete_at);
-    let writing = Writing { context: shared, writer, once: options.once, tell, complete_at };
+    let (observer, cancel) = (Telling(shared), context.cancel.clone());
+    let writing = Writing { observer, writer, once: options.once, cancel, tell, complete_at };
     let written = AbortOnDropHandle::new(tokio::spawn(writing.run(to_write)));
     let conductor = Conductor {
         context,
@@ -237,10 +218,12 @@ impl Conductor<'_> {
     /// Takes bytes into the open slice. What was waited for was recorded as it came; what was there at once, at some time since the last look.
     fn add(&mut self, bytes: &[u8], waits_since_ms: i64) {
         let now_ms = self.context.now_ms();
-        let since_ms = match () {
-            () if self.received < self.behind.through => self.behind.since_ms,
-            () if waits_since_ms < now_ms => now_ms,
-            () => self.read_at_ms,
+        let since_ms = if self.received < self.behind.through {
+            self.behind.since_ms
+        } else if waits_since_ms < now_ms {
+            now_ms
+        } else {
+            self.read_at_ms
         };
         let since_ms = since_ms.min(now_ms);
         self.received += bytes.len() as u64;
@@ -263,17 +246,17 @@ impl Conductor<'_> {
     fn cut(&mut self) {
         let Some(OpenSlice { bytes, arrivals, begun }) = self.open.take() else { return };
         self.ready = Some(Cut {
-            plain: with_arrivals(&bytes, &arrivals),
             bytes: bytes.len() as u64,
-            through: self.received,
+            plain: with_arrivals(bytes, &arrivals),
+            through: LogPosition(self.received),
             begun,
             complete_at: self.context.clock.now(),
         });
     }
 
     fn note(&mut self, stored: &Stored) {
-        self.durable = stored.through;
-        self.report.recovery_point = Some(stored.through);
+        self.durable = stored.through.0;
+        self.report.recovery_point = Some(self.durable);
         self.report.slices += 1;
         self.report.bytes += stored.bytes;
         self.report.stored_bytes += stored.stored_bytes;
@@ -288,47 +271,27 @@ impl Conductor<'_> {
     }
 }
 
-/// The task that writes slices, one after another.
-struct Writing {
-    context: Arc<ReplicationCaptureContext>,
-    writer: ChainWriter,
-    once: bool,
-    tell: mpsc::Sender<Stored>,
-    complete_at: watch::Receiver<Option<Timestamp>>,
-}
+/// Tells what becomes of slices.
+struct Telling(Arc<ReplicationCaptureContext>);
 
-impl Writing {
-    async fn run(mut self, mut cuts: mpsc::Receiver<Cut>) -> Result<()> {
-        while let Some(cut) = cuts.recv().await {
-            self.write(cut).await?;
-        }
-        Ok(())
+impl SliceObserver for Telling {
+    fn position(&self, at: LogPosition) -> String {
+        format!("offset {}", at.0)
     }
 
-    async fn write(&mut self, cut: Cut) -> Result<()> {
-        let Cut { plain, bytes, through, begun, complete_at } = cut;
-        let after = self.writer.end().0;
-        let sealed = self.writer.seal(LogPosition(through), plain).await?;
-        let (context, known) = (Arc::clone(&self.context), self.complete_at.clone());
-        let wait = |error: &Error, end: LogPosition, pause| {
-            tell_waiting(&context, error, Some(end.0), *known.borrow(), pause);
-        };
-        put_patiently(&mut self.writer, &sealed, self.once, &context.cancel, wait)
-            .await
-            .with_context(|| format!("store the stream up to offset {through}"))?;
-        let stored_bytes = sealed.slice().bytes;
-        let held_ms = milliseconds(begun.elapsed());
-        self.context.observer.event(&ReplicationCaptureEvent::SliceStored {
-            chain: self.writer.id().clone(),
-            after,
-            through,
-            bytes,
-            stored_bytes,
-            held_ms,
-            at: self.context.clock.now(),
+    fn waiting(&self, error: &Error, end: LogPosition, complete_at: Option<Timestamp>, pause: Duration) {
+        tell_waiting(&self.0, error, Some(end.0), complete_at, pause);
+    }
+
+    fn stored(&self, chain: &ChainId, slice: &Stored) {
+        self.0.observer.event(&ReplicationCaptureEvent::SliceStored {
+            chain: chain.clone(),
+            after: slice.after.0,
+            through: slice.through.0,
+            bytes: slice.bytes,
+            stored_bytes: slice.stored_bytes,
+            held_ms: slice.held_ms,
+            at: self.0.clock.now(),
         });
-        // Nobody listens only when the session has been dropped as a whole.
-        let _ = self.tell.send(Stored { through, bytes, stored_bytes, held_ms, complete_at }).await;
-        Ok(())
     }
 }

@@ -30,8 +30,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use risk::{SlotConcern, SlotRisk};
 
-use super::claim::{self, Claiming};
-use super::{Ended, PAUSE_FIRST, PAUSE_MAX, may_pass, milliseconds};
+use super::claim::Claiming;
+use super::milliseconds;
+use super::sessions::{Ended, Sessions, keep_on, under_claim};
 
 /// The operation's registered name.
 pub const OPERATION: &str = "capture.postgres";
@@ -231,83 +232,63 @@ pub async fn capture(context: &WalCaptureContext, plan: &Plan, permit: &Permit) 
         Error::new(ErrorKind::Usage, "the plan's parameters are not those of a capture").with_source(source)
     })?;
     permit.covers(plan)?;
-    let mut report = WalCaptureReport::default();
     let goal = match options.once {
         true => {
             context.source.wal_position().await.map(|position| Some((position.timeline, position.flushed)))?
         }
         false => None,
     };
-    let mut pause = PAUSE_FIRST;
-    loop {
-        let stored_before = report.slices;
-        let ended = session(context, &plan.target, &options, permit, goal, &mut report).await;
-        if report.slices > stored_before {
-            pause = PAUSE_FIRST;
-        }
-        let failure = match ended {
-            Ok(Ended::Complete) => return Ok(report),
-            Ok(Ended::Again) => None,
-            Err(error) if options.once || !may_pass(&error) || is_refused(&error, &report) => {
-                return Err(with_recovery_point(error, &report));
-            }
-            Err(error) => Some(error),
-        };
-        if let Some(error) = &failure {
-            tell_waiting(context, error, report.recovery_point, report.complete_at, pause);
-        }
-        tokio::select! {
-            () = context.cancel.cancelled() => {
-                return failure.map_or(Ok(report.clone()), |error| Err(with_recovery_point(error, &report)));
-            }
-            () = tokio::time::sleep(pause) => {}
-        }
-        if failure.is_some() {
-            pause = (pause * 2).min(PAUSE_MAX);
-        }
-    }
+    let report = WalCaptureReport::default();
+    let mut running = Running { context, target: &plan.target, options: &options, permit, goal, report };
+    keep_on(&mut running, options.once, &context.cancel).await?;
+    Ok(running.report)
 }
 
-/// Claims, begins, pumps, gives back.
-async fn session(
-    context: &WalCaptureContext,
-    target: &Target,
-    options: &WalCaptureOptions,
-    permit: &Permit,
+/// A capture that is under way.
+struct Running<'a> {
+    context: &'a WalCaptureContext,
+    target: &'a Target,
+    options: &'a WalCaptureOptions,
+    permit: &'a Permit,
     goal: Option<(u32, Lsn)>,
-    report: &mut WalCaptureReport,
-) -> Result<Ended> {
-    let claiming = Claiming {
-        repository: &context.repository,
-        holder: &context.holder,
-        lease_ttl: context.lease_ttl,
-        cancel: &context.cancel,
-    };
-    let Some(claim) = claim::claim(claiming, target).await? else { return Ok(Ended::Complete) };
-    let pumped = async {
-        let begun =
-            begin::Beginning { context, target, slot: &options.slot, permit, claim: &claim }.begin().await?;
-        report.chain = Some(begun.writer.id().clone());
-        report.timeline = Some(begun.timeline);
-        report.recovery_point = Some(Lsn(begun.writer.end().0));
-        pump::pump(context, options, goal, begun, report).await
-    }
-    .await;
-    let was_lost = claim.check().is_err();
-    // A claim that cannot be given back runs out by itself.
-    let _ = claim.release().await;
-    match pumped {
-        Err(error) if error.kind() == ErrorKind::Locked && was_lost => {
-            tell_waiting(context, &error, report.recovery_point, report.complete_at, PAUSE_FIRST);
-            Ok(Ended::Again)
-        }
-        pumped => pumped,
-    }
+    report: WalCaptureReport,
 }
 
-/// Keys that never worked are a mistake; keys that worked before may be renewed.
-fn is_refused(error: &Error, report: &WalCaptureReport) -> bool {
-    error.kind() == ErrorKind::Auth && report.chain.is_none()
+impl Sessions for Running<'_> {
+    async fn session(&mut self) -> Result<Ended> {
+        let Self { context, target, options, permit, goal, report } = self;
+        let claiming = Claiming {
+            repository: &context.repository,
+            holder: &context.holder,
+            lease_ttl: context.lease_ttl,
+            cancel: &context.cancel,
+        };
+        under_claim(claiming, target, async |claim| {
+            let beginning = begin::Beginning { context, target, slot: &options.slot, permit, claim };
+            let begun = beginning.begin().await?;
+            report.chain = Some(begun.writer.id().clone());
+            report.timeline = Some(begun.timeline);
+            report.recovery_point = Some(Lsn(begun.writer.end().0));
+            pump::pump(context, options, *goal, begun, report).await
+        })
+        .await
+    }
+
+    fn slices(&self) -> u64 {
+        self.report.slices
+    }
+
+    fn has_begun(&self) -> bool {
+        self.report.chain.is_some()
+    }
+
+    fn tell_waiting(&self, error: &Error, pause: Duration) {
+        tell_waiting(self.context, error, self.report.recovery_point, self.report.complete_at, pause);
+    }
+
+    fn explain(&self, error: Error) -> Error {
+        with_recovery_point(error, &self.report)
+    }
 }
 
 fn tell_waiting(

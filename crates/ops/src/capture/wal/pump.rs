@@ -9,10 +9,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use mainstay_engine::{WalEvent, WalStream};
-use mainstay_model::{Error, ErrorKind, LogPosition, Lsn, Result, ResultExt, Timestamp};
-use mainstay_repository::ChainWriter;
+use mainstay_model::{ChainId, Error, ErrorKind, LogPosition, Lsn, Result, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -22,8 +21,8 @@ use super::begin::Begun;
 use super::{
     Ended, WalCaptureContext, WalCaptureEvent, WalCaptureOptions, WalCaptureReport, risk, tell_waiting,
 };
-use crate::capture::claim::put_patiently;
-use crate::capture::{SLICE_AGE_MIN, milliseconds};
+use crate::capture::SLICE_AGE_MIN;
+use crate::capture::writing::{Cut, SliceObserver, Stored, Writing};
 
 /// Plain bytes at which a slice is cut whatever its age.
 const SLICE_BYTES: usize = 8 * 1024 * 1024;
@@ -46,24 +45,6 @@ struct OpenSlice {
     begun: Instant,
 }
 
-/// A slice to be written.
-struct Cut {
-    plain: Bytes,
-    through: Lsn,
-    begun: Instant,
-    /// When its last byte came.
-    complete_at: Timestamp,
-}
-
-/// A slice that became durable.
-struct Stored {
-    through: Lsn,
-    bytes: u64,
-    stored_bytes: u64,
-    held_ms: u64,
-    complete_at: Timestamp,
-}
-
 /// Moves bytes until asked to stop, until `goal` is stored, or until something breaks.
 ///
 /// # Errors
@@ -83,7 +64,8 @@ pub(super) async fn pump(
     let (cuts, to_write) = mpsc::channel(1);
     let (tell, stored) = mpsc::channel(16);
     let (complete, complete_at) = watch::channel(report.complete_at);
-    let writing = Writing { context: shared, writer, timeline, once: options.once, tell, complete_at };
+    let (observer, cancel) = (Telling { context: shared, timeline }, context.cancel.clone());
+    let writing = Writing { observer, writer, once: options.once, cancel, tell, complete_at };
     let written = AbortOnDropHandle::new(tokio::spawn(writing.run(to_write)));
     let goal = goal.and_then(|(number, goal)| match timeline.cmp(&number) {
         Ordering::Less => None,
@@ -241,12 +223,18 @@ impl Conductor<'_> {
     fn cut(&mut self) {
         let Some(OpenSlice { bytes, begun }) = self.open.take() else { return };
         let complete_at = self.context.clock.now();
-        self.ready.push_back(Cut { plain: bytes.freeze(), through: self.received, begun, complete_at });
+        self.ready.push_back(Cut {
+            bytes: bytes.len() as u64,
+            plain: bytes.freeze(),
+            through: self.received.into(),
+            begun,
+            complete_at,
+        });
     }
 
     fn note(&mut self, stored: &Stored) {
-        self.durable = stored.through;
-        self.report.recovery_point = Some(stored.through);
+        self.durable = Lsn(stored.through.0);
+        self.report.recovery_point = Some(self.durable);
         self.report.slices += 1;
         self.report.bytes += stored.bytes;
         self.report.stored_bytes += stored.stored_bytes;
@@ -261,50 +249,31 @@ impl Conductor<'_> {
     }
 }
 
-/// The task that writes slices, one after another.
-struct Writing {
+/// Tells what becomes of slices.
+struct Telling {
     context: Arc<WalCaptureContext>,
-    writer: ChainWriter,
     timeline: u32,
-    once: bool,
-    tell: mpsc::Sender<Stored>,
-    complete_at: watch::Receiver<Option<Timestamp>>,
 }
 
-impl Writing {
-    async fn run(mut self, mut cuts: mpsc::Receiver<Cut>) -> Result<()> {
-        while let Some(cut) = cuts.recv().await {
-            self.write(cut).await?;
-        }
-        Ok(())
+impl SliceObserver for Telling {
+    fn position(&self, at: LogPosition) -> String {
+        Lsn(at.0).to_string()
     }
 
-    async fn write(&mut self, cut: Cut) -> Result<()> {
-        let Cut { plain, through, begun, complete_at } = cut;
-        let bytes = plain.len() as u64;
-        let after = Lsn(self.writer.end().0);
-        let sealed = self.writer.seal(through.into(), plain).await?;
-        let (context, known) = (Arc::clone(&self.context), self.complete_at.clone());
-        let wait = |error: &Error, end: LogPosition, pause| {
-            tell_waiting(&context, error, Some(Lsn(end.0)), *known.borrow(), pause);
-        };
-        put_patiently(&mut self.writer, &sealed, self.once, &context.cancel, wait)
-            .await
-            .with_context(|| format!("store WAL up to {through}"))?;
-        let stored_bytes = sealed.slice().bytes;
-        let held_ms = milliseconds(begun.elapsed());
+    fn waiting(&self, error: &Error, end: LogPosition, complete_at: Option<Timestamp>, pause: Duration) {
+        tell_waiting(&self.context, error, Some(Lsn(end.0)), complete_at, pause);
+    }
+
+    fn stored(&self, chain: &ChainId, slice: &Stored) {
         self.context.observer.event(&WalCaptureEvent::SliceStored {
-            chain: self.writer.id().clone(),
+            chain: chain.clone(),
             timeline: self.timeline,
-            after,
-            through,
-            bytes,
-            stored_bytes,
-            held_ms,
+            after: Lsn(slice.after.0),
+            through: Lsn(slice.through.0),
+            bytes: slice.bytes,
+            stored_bytes: slice.stored_bytes,
+            held_ms: slice.held_ms,
             at: self.context.clock.now(),
         });
-        // Nobody listens only when the session has been dropped as a whole.
-        let _ = self.tell.send(Stored { through, bytes, stored_bytes, held_ms, complete_at }).await;
-        Ok(())
     }
 }
