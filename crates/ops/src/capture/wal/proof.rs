@@ -74,10 +74,7 @@ impl Beginning<'_> {
         stored: &StoredChain,
         segment_bytes: u64,
     ) -> Result<Compared> {
-        let walker = match self.walk_end(chain, segment_bytes).await {
-            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Compared::Unknown),
-            walker => walker?,
-        };
+        let walker = self.walk_end(chain, segment_bytes).await?;
         let Some(walker) = walker else { return Ok(Compared::Unknown) };
         let Some(mut stream) = self.follow(stored.end, stored.lineage.timeline()).await? else {
             return Ok(Compared::Gone);
@@ -92,10 +89,7 @@ impl Beginning<'_> {
         stored: &StoredChain,
         segment_bytes: u64,
     ) -> Result<Compared> {
-        let walker = match self.walk_end(chain, segment_bytes).await {
-            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Compared::Unknown),
-            walker => walker?,
-        };
+        let walker = self.walk_end(chain, segment_bytes).await?;
         let Some(last) = walker.and_then(|walker| walker.last()) else { return Ok(Compared::Unknown) };
         let until = last.saturating_add(PROOF_BYTES).min(stored.end.0);
         let mut expected = BytesMut::new();
@@ -124,24 +118,23 @@ impl Beginning<'_> {
         }
     }
 
-    /// A walker that has come to the end of `chain`, and knows its last record; `None` when the last slices hold none.
+    /// A walker that has come to the end of `chain`, and knows its last record; `None` when the last slices hold none, or are damaged.
     async fn walk_end(&self, chain: &Chain, segment_bytes: u64) -> Result<Option<WalWalker>> {
         let slices = chain.slices();
         let Some(last) = slices.last() else { return Ok(None) };
         // From the first byte of the last segment on nothing is in the way of finding a record but damage.
         let begin = segment_begin(Lsn(last.after.0), segment_bytes);
         let in_segment = slices.len() - slices.partition_point(|slice| slice.after.0 < begin.0);
-        let mut failed = None;
         for count in [1, 8, 64].into_iter().filter(|count| *count < in_segment).chain([in_segment]) {
             match self.walk(chain, &slices[slices.len() - count..], segment_bytes).await {
                 Ok(walker) if walker.last().is_some() => return Ok(Some(walker)),
                 Ok(_) => {}
-                // What begins in the unused rest of a segment finds no page there.
-                Err(error) if error.kind() == ErrorKind::Corrupt => failed = Some(error),
+                // What begins in the unused rest of a segment finds no page there; what is damaged proves nothing.
+                Err(error) if error.kind() == ErrorKind::Corrupt => {}
                 Err(error) => return Err(error),
             }
         }
-        failed.map_or(Ok(None), Err)
+        Ok(None)
     }
 
     async fn walk(&self, chain: &Chain, slices: &[Slice], segment_bytes: u64) -> Result<WalWalker> {
