@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::capture_wal::{self, WalCaptureArgs};
 use super::{capture_replication, close};
-use crate::printer::shown::{duration, moment};
+use crate::printer::shown::{duration, millis, moment};
 use crate::printer::{Look, Printer, Report, Tone};
 use crate::wiring::Session;
 
@@ -139,6 +139,25 @@ pub(super) fn fields_of(event: &impl Serialize) -> Map<String, Value> {
     }
 }
 
+/// That something failed and is tried again.
+pub(super) fn waiting_text(message: &str, recovery_point_age_seconds: Option<i64>, pause_ms: u64) -> String {
+    let age = recovery_point_age_seconds.map_or_else(String::new, |age| {
+        format!(", the recovery point is {} old", duration(u64::try_from(age).unwrap_or(0)))
+    });
+    format!("warning: {message}; trying again in {:?}{age}", Duration::from_millis(pause_ms))
+}
+
+/// How much of a log that is bytes was stored, in a line of its own.
+pub(super) fn volume_text(bytes: u64, slices: u64, stored_bytes: u64, held_ms_max: u64) -> String {
+    format!(
+        "  {} in {} slices, {} stored; the oldest byte waited {}\n",
+        ByteSize(bytes),
+        Count(slices),
+        ByteSize(stored_bytes),
+        millis(held_ms_max)
+    )
+}
+
 fn text_of(event: &CaptureEvent) -> String {
     match event {
         CaptureEvent::ChainBegun { chain, after, why, gap_after } => {
@@ -161,10 +180,7 @@ fn text_of(event: &CaptureEvent) -> String {
             ByteSize(*stored_bytes)
         ),
         CaptureEvent::Waiting { message, recovery_point_age_seconds, pause_ms, .. } => {
-            let age = recovery_point_age_seconds.map_or_else(String::new, |age| {
-                format!(", the recovery point is {} old", duration(u64::try_from(age).unwrap_or(0)))
-            });
-            format!("warning: {message}; trying again in {:?}{age}", Duration::from_millis(*pause_ms))
+            waiting_text(message, *recovery_point_age_seconds, *pause_ms)
         }
         CaptureEvent::ServerBack { away_ms, .. } => {
             format!(

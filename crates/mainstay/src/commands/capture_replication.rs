@@ -1,7 +1,6 @@
 //! `capture redis`: follows the replication stream until asked to stop.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use mainstay_guard::{BackupEvidence, Outcome};
 use mainstay_model::{ByteSize, Count, ExitStatus, Result, ResultExt, StoreKind};
@@ -11,7 +10,7 @@ use mainstay_ops::capture::replication::{
 };
 use serde_json::{Map, Value, json};
 
-use super::capture::{CaptureArgs, fields_of};
+use super::capture::{CaptureArgs, fields_of, volume_text, waiting_text};
 use super::close;
 use crate::printer::shown::{duration, millis, moment};
 use crate::printer::{Look, Printer, Report, Tone};
@@ -100,10 +99,7 @@ fn text_of(event: &ReplicationCaptureEvent) -> String {
             millis(*held_ms)
         ),
         ReplicationCaptureEvent::Waiting { message, recovery_point_age_seconds, pause_ms, .. } => {
-            let age = recovery_point_age_seconds.map_or_else(String::new, |age| {
-                format!(", the recovery point is {} old", duration(u64::try_from(age).unwrap_or(0)))
-            });
-            format!("warning: {message}; trying again in {:?}{age}", Duration::from_millis(*pause_ms))
+            waiting_text(message, *recovery_point_age_seconds, *pause_ms)
         }
         ReplicationCaptureEvent::BacklogShort(slack) => format!(
             "warning: {}: type `CONFIG SET repl-backlog-size {}`, then `CONFIG REWRITE`",
@@ -155,12 +151,9 @@ impl Report for Captured {
         let slack =
             report.slack.as_ref().map_or_else(String::new, |slack| format!("  {}\n", slack_text(slack)));
         format!(
-            "{} offset {point} of stream {id}{complete}\n  {} in {} slices, {} stored; the oldest byte waited {}\n{slack}",
+            "{} offset {point} of stream {id}{complete}\n{}{slack}",
             look.paint(Tone::Strong, "recovery point"),
-            ByteSize(report.bytes),
-            Count(report.slices),
-            ByteSize(report.stored_bytes),
-            millis(report.held_ms_max)
+            volume_text(report.bytes, report.slices, report.stored_bytes, report.held_ms_max)
         )
     }
 }

@@ -1,20 +1,19 @@
 //! `capture postgres`: follows WAL until asked to stop.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Args;
 use mainstay_guard::{BackupEvidence, Outcome};
-use mainstay_model::{ByteSize, Count, ExitStatus, Result, ResultExt, StoreKind};
+use mainstay_model::{ByteSize, ExitStatus, Result, ResultExt, StoreKind};
 use mainstay_ops::capture::wal::{
     self, SlotConcern, SlotRisk, WalCaptureContext, WalCaptureEvent, WalCaptureObserver, WalCaptureOptions,
     WalCaptureReport,
 };
 use serde_json::{Map, Value, json};
 
-use super::capture::{CaptureArgs, fields_of};
+use super::capture::{CaptureArgs, fields_of, volume_text, waiting_text};
 use super::close;
-use crate::printer::shown::{duration, millis, moment};
+use crate::printer::shown::{millis, moment};
 use crate::printer::{Look, Printer, Report, Tone};
 use crate::wiring::Session;
 
@@ -105,10 +104,7 @@ fn text_of(event: &WalCaptureEvent) -> String {
             format!("timeline {timeline} ends at {at}; timeline {next} is followed from there")
         }
         WalCaptureEvent::Waiting { message, recovery_point_age_seconds, pause_ms, .. } => {
-            let age = recovery_point_age_seconds.map_or_else(String::new, |age| {
-                format!(", the recovery point is {} old", duration(u64::try_from(age).unwrap_or(0)))
-            });
-            format!("warning: {message}; trying again in {:?}{age}", Duration::from_millis(*pause_ms))
+            waiting_text(message, *recovery_point_age_seconds, *pause_ms)
         }
         WalCaptureEvent::SlotRisk(risk) => risk_text(risk),
     }
@@ -160,12 +156,9 @@ impl Report for Captured {
         let complete =
             report.complete_at.map_or_else(String::new, |at| format!(", complete as of {}", moment(at)));
         format!(
-            "{} LSN {point} on timeline {timeline}{complete}\n  {} in {} slices, {} stored; the oldest byte waited {}\n",
+            "{} LSN {point} on timeline {timeline}{complete}\n{}",
             look.paint(Tone::Strong, "recovery point"),
-            ByteSize(report.bytes),
-            Count(report.slices),
-            ByteSize(report.stored_bytes),
-            millis(report.held_ms_max)
+            volume_text(report.bytes, report.slices, report.stored_bytes, report.held_ms_max)
         )
     }
 }
