@@ -6,8 +6,6 @@ use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
-use std::time::Duration;
 
 use mainstay_testkit::Postgres;
 use serde_json::{Value, json};
@@ -145,6 +143,34 @@ async fn a_moment_of_the_archived_past_is_restored_after_capture_took_over() {
     }
 }
 
+/// Kills an import as soon as more than `count` slices are stored. One that finds the lease of the killed one before it ends at once, and is begun
+/// again.
+fn kill_when_stored(archiving: &Archiving, count: usize) {
+    let stack = &archiving.stack;
+    let is_stored = || slice_count(&stack.path("repository/postgres/log")) > count;
+    wait_for("an import is killed", || {
+        let mut child = stack.command(&["wal", "import", archiving.path(), "--quiet"]).spawn().unwrap();
+        let mut ended = None;
+        wait_for("a slice is stored, or the import ends", || {
+            ended = child.try_wait().unwrap();
+            ended.is_some() || is_stored()
+        });
+        assert!(ended.is_none_or(|ended| !ended.success()), "the import ended before it was killed");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        ended.is_none()
+    });
+}
+
+/// The slices of all chains below a folder, which need not be there yet.
+fn slice_count(log: &Path) -> usize {
+    let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = entries(log).flat_map(|chain| entries(&chain.path()).collect::<Vec<_>>());
+    files
+        .filter(|file| file.file_name() != "chain.json" && !file.file_name().to_string_lossy().contains('#'))
+        .count()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_that_is_killed_goes_on_and_capture_begins_where_it_ends() {
     let archiving = Archiving::start();
@@ -154,11 +180,8 @@ async fn an_import_that_is_killed_goes_on_and_capture_begins_where_it_ends() {
         archiving.commit();
         archiving.archive();
     }
-    for round in 0..6 {
-        let mut child = stack.command(&["wal", "import", archiving.path(), "--quiet"]).spawn().unwrap();
-        thread::sleep(Duration::from_millis(40 + 50 * round));
-        child.kill().unwrap();
-        child.wait().unwrap();
+    for stored in [0, 2, 5] {
+        kill_when_stored(&archiving, stored);
     }
     // It waits for no lease longer than that of the one that was killed.
     wait_for("the import is done", || stack.run(&["wal", "import", archiving.path()]).status == 0);
