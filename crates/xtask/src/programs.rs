@@ -1,7 +1,7 @@
 //! Building the programs that tasks run, and finding what was built.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 /// Where cargo puts what it builds.
 pub(crate) fn target_folder() -> PathBuf {
@@ -29,6 +29,21 @@ pub(crate) fn plan_hash(mut mainstay: Command, file: &str) -> Result<String, Box
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     let hash = answer.get("plan_hash").and_then(serde_json::Value::as_str);
     Ok(hash.ok_or("the plan was shown without a hash")?.to_owned())
+}
+
+/// Runs a program to its end, which must be a good one.
+///
+/// # Errors
+/// When it cannot be run, or fails: with what it was asked and what it said.
+pub(crate) fn must(command: &mut Command) -> Result<Output, Box<dyn std::error::Error>> {
+    let output = command.output()?;
+    if output.status.success() {
+        return Ok(output);
+    }
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let line: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{} ended with {}: {said}", line.join(" "), output.status).into())
 }
 
 /// The cargo that runs this task, else the one on PATH, as somebody at a prompt would start it: what the running one has set for this program

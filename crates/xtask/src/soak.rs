@@ -10,7 +10,7 @@ use mainstay_testkit::servers::Mongod;
 use serde_json::Value;
 
 use crate::Outcome;
-use crate::programs::{build, plan_hash, target_folder};
+use crate::programs::{build, must, plan_hash, target_folder};
 use crate::{soak_postgres, soak_redis};
 
 const DATABASE: &str = "soak";
@@ -244,12 +244,7 @@ impl Soak {
     }
 
     fn must(&self, arguments: &[&str]) -> Result<Output, Box<dyn std::error::Error>> {
-        let output = self.command(arguments).output()?;
-        if output.status.success() {
-            return Ok(output);
-        }
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        Err(format!("mainstay {} ended with {}: {said}", arguments.join(" "), output.status).into())
+        must(&mut self.command(arguments))
     }
 }
 

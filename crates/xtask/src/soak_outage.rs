@@ -23,7 +23,7 @@ use mainstay_testkit::{Postgres, S3Server};
 use serde_json::Value;
 
 use crate::Outcome;
-use crate::programs::build;
+use crate::programs::{build, must};
 use crate::soak_postgres::place;
 
 /// How old the recovery point may be while nothing is wrong: the slice age, which is not changed here, and a second.
@@ -199,12 +199,7 @@ impl Soak {
     }
 
     fn must(&self, arguments: &[&str]) -> Result<Vec<u8>, Fault> {
-        let output = self.command(arguments).output()?;
-        if output.status.success() {
-            return Ok(output.stdout);
-        }
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        Err(format!("mainstay {} ended with {}: {said}", arguments.join(" "), output.status).into())
+        Ok(must(&mut self.command(arguments))?.stdout)
     }
 }
 

@@ -16,7 +16,7 @@ use mainstay_testkit::Postgres;
 use mainstay_testkit::history::Random;
 
 use crate::Outcome;
-use crate::programs::{build, plan_hash};
+use crate::programs::{build, must, plan_hash};
 use crate::soak_outage;
 
 /// How long a server may take to recover.
@@ -317,12 +317,7 @@ impl Soak {
     }
 
     fn must(&self, arguments: &[&str]) -> Result<Output, Box<dyn std::error::Error>> {
-        let output = self.command(arguments).output()?;
-        if output.status.success() {
-            return Ok(output);
-        }
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        Err(format!("mainstay {} ended with {}: {said}", arguments.join(" "), output.status).into())
+        must(&mut self.command(arguments))
     }
 }
 

@@ -17,7 +17,7 @@ use mainstay_testkit::history::Random;
 use mainstay_testkit::keys::{Client, KeyHistory, KeyMoment};
 
 use crate::Outcome;
-use crate::programs::{build, plan_hash, target_folder};
+use crate::programs::{build, must, plan_hash, target_folder};
 
 /// How long a replica may take to catch up.
 const CATCH_UP_TIME_MAX: Duration = Duration::from_secs(30);
@@ -240,11 +240,6 @@ impl Soak {
     }
 
     fn must(&self, arguments: &[&str]) -> Result<Output, Box<dyn std::error::Error>> {
-        let output = self.command(arguments).output()?;
-        if output.status.success() {
-            return Ok(output);
-        }
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        Err(format!("mainstay {} ended with {}: {said}", arguments.join(" "), output.status).into())
+        must(&mut self.command(arguments))
     }
 }
