@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use mainstay_model::{
-    Blake3, ByteSize, Clock, Count, Error, ErrorKind, Plan, PlanStep, Result, SystemClock, Timestamp,
+    Blake3, ByteSize, Clock, Count, Error, ErrorKind, ExitStatus, Plan, PlanStep, Result, SystemClock,
+    Timestamp,
 };
 use serde_json::{Map, Value, json};
 
 use crate::new_file;
 use crate::printer::shown::{moment, plain};
 use crate::printer::{Cell, Look, Report, Table, Tone};
+use crate::wiring::Session;
 
 /// The longest plan file that is read.
 const PLAN_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -59,6 +61,34 @@ impl PlanReport {
     pub(crate) fn new(plan: Plan, file: Option<PathBuf>, now: Timestamp) -> Result<Self> {
         let hash = plan.hash()?;
         Ok(Self { plan, hash, file, now })
+    }
+}
+
+/// Writes the plan to the file that is named, and shows it.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) fn report(plan: &Plan, output: Option<&Path>, session: &Session) -> Result<ExitStatus> {
+    if let Some(file) = output {
+        write(plan, &session.path(file))?;
+    }
+    let file = output.map(Path::to_owned);
+    Ok(session.printer.report(&PlanReport::new(plan.clone(), file, session.clock.now())?))
+}
+
+/// The same when the plan is all that is asked for, and the status to end with; `None` when it is to be carried out at once.
+///
+/// # Errors
+/// As [`report`].
+pub(crate) fn only_planned(
+    plan: &Plan,
+    output: Option<&Path>,
+    dry_run: bool,
+    session: &Session,
+) -> Result<Option<ExitStatus>> {
+    match dry_run || output.is_some() {
+        true => report(plan, output, session).map(Some),
+        false => Ok(None),
     }
 }
 

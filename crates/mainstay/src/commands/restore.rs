@@ -24,7 +24,7 @@ use super::backup::{PARALLEL_DEFAULT, SetChoice, choose, parse_namespace};
 use super::cluster::ScratchArgs;
 use super::logical::{self, LogicalRestoreArgs};
 use super::moment::MomentArg;
-use super::plan::{self, PlanReport, by_plan_file};
+use super::plan::{self, by_plan_file};
 use super::recovery::{ActionArgument, Asked};
 use super::replication::TtlArgument;
 use super::restore_point::{self, PointCommand};
@@ -189,7 +189,7 @@ async fn plan_restore(args: PlanArgs, session: &Session) -> Result<ExitStatus> {
     let store = args.store(&repository).await?;
     if store == StoreKind::Redis {
         let plan = plan_keys(&args, &repository, session).await?;
-        return report_plan(plan, args.output, session);
+        return plan::report(&plan, args.output.as_deref(), session);
     }
     cluster::refuse(&[("ttl", args.ttl.is_some())], store)?;
     if store == StoreKind::Postgres {
@@ -206,7 +206,7 @@ async fn plan_restore(args: PlanArgs, session: &Session) -> Result<ExitStatus> {
                 plan_cluster(&args, &repository, session).await?
             }
         };
-        return report_plan(plan, args.output, session);
+        return plan::report(&plan, args.output.as_deref(), session);
     }
     args.refuse_cluster(StoreKind::Mongo)?;
     cluster::refuse(&args.logical.given(), StoreKind::Mongo)?;
@@ -230,15 +230,7 @@ async fn plan_restore(args: PlanArgs, session: &Session) -> Result<ExitStatus> {
     };
     let (source, accounts) = (documents.source.as_ref(), documents.accounts.as_ref());
     let plan = restore::plan(&basis, source, accounts, target, &request, session.clock.as_ref()).await?;
-    report_plan(plan, args.output, session)
-}
-
-/// Shows a plan, and writes it when a file is named.
-fn report_plan(plan: Plan, output: Option<PathBuf>, session: &Session) -> Result<ExitStatus> {
-    if let Some(file) = &output {
-        plan::write(&plan, &session.path(file))?;
-    }
-    Ok(session.printer.report(&PlanReport::new(plan, output, session.clock.now())?))
+    plan::report(&plan, args.output.as_deref(), session)
 }
 
 /// Decides the restore of a server's keys, as they are in a set or further.
@@ -695,11 +687,8 @@ async fn plan_abandon(args: AbandonArgs, session: &Session) -> Result<ExitStatus
         session.clock.as_ref(),
     )
     .await?;
-    if let Some(file) = &args.output {
-        plan::write(&plan, &session.path(file))?;
-    }
-    if args.dry_run || args.output.is_some() {
-        return Ok(session.printer.report(&PlanReport::new(plan, args.output, session.clock.now())?));
+    if let Some(status) = plan::only_planned(&plan, args.output.as_deref(), args.dry_run, session)? {
+        return Ok(status);
     }
     abandon_plan(&plan, None, session).await.map_err(by_plan_file)
 }

@@ -17,7 +17,7 @@ use mainstay_repository::Repository;
 use serde_json::{Map, Value, json};
 
 use crate::commands::close;
-use crate::commands::plan::{self, PlanReport, by_plan_file};
+use crate::commands::plan::{self, by_plan_file};
 use crate::commands::restore::{
     accounts_json, accounts_text, item_json, items_table, other_target, troubles,
 };
@@ -110,11 +110,8 @@ pub(crate) async fn run(args: LoadArgs, session: &Session) -> Result<ExitStatus>
     let clock = session.clock.as_ref();
     let plan = load::plan(&dump, source, accounts, target, &request, clock, progress.as_ref()).await?;
     drop(progress);
-    if let Some(file) = &args.output {
-        plan::write(&plan, &session.path(file))?;
-    }
-    if args.dry_run || args.output.is_some() {
-        return Ok(session.printer.report(&PlanReport::new(plan, args.output, session.clock.now())?));
+    if let Some(status) = plan::only_planned(&plan, args.output.as_deref(), args.dry_run, session)? {
+        return Ok(status);
     }
     carry_out(dump, &plan, None, began, session).await.map_err(by_plan_file)
 }

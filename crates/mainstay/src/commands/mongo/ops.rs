@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::choice::{LiteralArgs, parse_duration};
 use crate::commands::close;
-use crate::commands::plan::{self, PlanReport, by_plan_file};
+use crate::commands::plan::{self, by_plan_file};
 use crate::commands::restore::other_target;
 use crate::printer::shown::{millis, plain};
 use crate::printer::{Cell, Look, Report, Table, Tone};
@@ -68,12 +68,8 @@ async fn plan_kill(id: &str, args: &OpsArgs, session: &Session) -> Result<ExitSt
     let documents = session.documents(StoreKind::Mongo).await?;
     let target = session.target(documents.probe.as_ref()).await?;
     let plan = activity::plan_kill(documents.inspection.as_ref(), id, target, session.clock.as_ref()).await?;
-    if let Some(file) = &args.output {
-        plan::write(&plan, &session.path(file))?;
-    }
-    if args.dry_run || args.output.is_some() {
-        let report = PlanReport::new(plan, args.output.clone(), session.clock.now())?;
-        return Ok(session.printer.report(&report));
+    if let Some(status) = plan::only_planned(&plan, args.output.as_deref(), args.dry_run, session)? {
+        return Ok(status);
     }
     apply_plan(&plan, None, session).await.map_err(by_plan_file)
 }

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::choice::{DatabaseArgs, LiteralArgs, parse_duration};
 use crate::commands::close;
-use crate::commands::plan::{self, PlanReport, by_plan_file};
+use crate::commands::plan::{self, by_plan_file};
 use crate::commands::restore::other_target;
 use crate::printer::shown::{ago, duration, moment};
 use crate::printer::{Cell, Look, Report, Table, Tone};
@@ -187,12 +187,8 @@ fn context<'a>(
 }
 
 async fn planned(plan: Plan, consent: &ConsentArgs, session: &Session) -> Result<ExitStatus> {
-    if let Some(file) = &consent.output {
-        plan::write(&plan, &session.path(file))?;
-    }
-    if consent.dry_run || consent.output.is_some() {
-        let report = PlanReport::new(plan, consent.output.clone(), session.clock.now())?;
-        return Ok(session.printer.report(&report));
+    if let Some(status) = plan::only_planned(&plan, consent.output.as_deref(), consent.dry_run, session)? {
+        return Ok(status);
     }
     apply_plan(&plan, None, session).await.map_err(by_plan_file)
 }

@@ -13,7 +13,7 @@ use mainstay_ops::relational::sessions::{
 use serde_json::{Map, Value, json};
 
 use crate::commands::mongo::choice::{LiteralArgs, parse_duration};
-use crate::commands::plan::{self, PlanReport, by_plan_file};
+use crate::commands::plan::{self, by_plan_file};
 use crate::commands::restore::other_target;
 use crate::commands::{close, findings};
 use crate::printer::shown::{millis, plain};
@@ -85,12 +85,8 @@ async fn plan_end(pid: i32, how: BackendEnd, args: &ActivityArgs, session: &Sess
     let probe = session.probe(StoreKind::Postgres).await?;
     let target = session.target(probe.as_ref()).await?;
     let plan = sessions::plan_end(inspection.as_ref(), pid, how, target, session.clock.as_ref()).await?;
-    if let Some(file) = &args.output {
-        plan::write(&plan, &session.path(file))?;
-    }
-    if args.dry_run || args.output.is_some() {
-        let report = PlanReport::new(plan, args.output.clone(), session.clock.now())?;
-        return Ok(session.printer.report(&report));
+    if let Some(status) = plan::only_planned(&plan, args.output.as_deref(), args.dry_run, session)? {
+        return Ok(status);
     }
     apply_plan(&plan, None, session).await.map_err(by_plan_file)
 }

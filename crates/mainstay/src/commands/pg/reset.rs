@@ -9,7 +9,7 @@ use mainstay_ops::reset::{self, ResetReport};
 use serde_json::{Map, Value, json};
 
 use crate::commands::close;
-use crate::commands::plan::{self, PlanReport, by_plan_file};
+use crate::commands::plan::{self, by_plan_file};
 use crate::commands::restore::other_target;
 use crate::printer::{Look, Report};
 use crate::wiring::Session;
@@ -34,11 +34,8 @@ pub(super) async fn run(args: ResetArgs, session: &Session) -> Result<ExitStatus
     let probe = session.probe(StoreKind::Postgres).await?;
     let target = session.target(probe.as_ref()).await?;
     let plan = reset::plan(store.as_ref(), target, session.clock.as_ref()).await?;
-    if let Some(file) = &args.output {
-        plan::write(&plan, &session.path(file))?;
-    }
-    if args.dry_run || args.output.is_some() {
-        return Ok(session.printer.report(&PlanReport::new(plan, args.output, session.clock.now())?));
+    if let Some(status) = plan::only_planned(&plan, args.output.as_deref(), args.dry_run, session)? {
+        return Ok(status);
     }
     apply_plan(&plan, None, session).await.map_err(by_plan_file)
 }

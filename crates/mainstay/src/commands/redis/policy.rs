@@ -17,7 +17,7 @@ use super::keys::parse_busy_time;
 use crate::commands::close;
 use crate::commands::doctor::compose_files;
 use crate::commands::findings;
-use crate::commands::plan::{self, PlanReport};
+use crate::commands::plan::{self};
 use crate::commands::restore::other_target;
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
@@ -107,10 +107,7 @@ pub(super) async fn run(command: PolicyCommand, session: &Session) -> Result<Exi
         PolicyCommand::Drift(args) => drift(&args, session).await,
         PolicyCommand::Plan(args) => {
             let plan = decide(&args.decide, session).await?;
-            if let Some(file) = &args.output {
-                plan::write(&plan, &session.path(file))?;
-            }
-            Ok(session.printer.report(&PlanReport::new(plan, args.output, session.clock.now())?))
+            plan::report(&plan, args.output.as_deref(), session)
         }
         PolicyCommand::Apply(ApplyArgs { file: Some(file), approve, .. }) => {
             apply_plan(&plan::read(&session.path(&file))?, approve.as_deref(), session).await

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::keys::parse_busy_time;
 use crate::commands::close;
-use crate::commands::plan::{self, PlanReport, by_plan_file};
+use crate::commands::plan::{self, by_plan_file};
 use crate::commands::restore::other_target;
 use crate::printer::{Look, Report, Tone};
 use crate::wiring::Session;
@@ -103,11 +103,8 @@ pub(crate) async fn run(args: PurgeArgs, session: &Session) -> Result<ExitStatus
     };
     let plan = purge::plan(&planning, target, &request).await?;
     drop(progress);
-    if let Some(file) = &args.output {
-        plan::write(&plan, &session.path(file))?;
-    }
-    if args.dry_run || args.output.is_some() {
-        return Ok(session.printer.report(&PlanReport::new(plan, args.output, session.clock.now())?));
+    if let Some(status) = plan::only_planned(&plan, args.output.as_deref(), args.dry_run, session)? {
+        return Ok(status);
     }
     apply_plan(&plan, None, session).await.map_err(by_plan_file)
 }

@@ -12,7 +12,7 @@ use mainstay_redis::{RedisCarrier, RedisKeyspace, RedisReplica};
 use serde_json::{Map, Value, json};
 
 use crate::commands::close;
-use crate::commands::plan::{self, PlanReport, by_plan_file};
+use crate::commands::plan::{self, by_plan_file};
 use crate::commands::replication::TtlArgument;
 use crate::commands::restore::other_target;
 use crate::printer::shown::moment;
@@ -69,11 +69,8 @@ pub(crate) async fn run(args: UndoArgs, session: &Session) -> Result<ExitStatus>
     let context = KeysPlanContext { repository: &repository, clock, observer: progress.as_ref() };
     let plan = undo::plan(&context, target, held, request).await?;
     drop(progress);
-    if let Some(file) = &args.output {
-        plan::write(&plan, &session.path(file))?;
-    }
-    if args.dry_run || args.output.is_some() {
-        return Ok(session.printer.report(&PlanReport::new(plan, args.output, session.clock.now())?));
+    if let Some(status) = plan::only_planned(&plan, args.output.as_deref(), args.dry_run, session)? {
+        return Ok(status);
     }
     apply_plan(&plan, None, session).await.map_err(by_plan_file)
 }
