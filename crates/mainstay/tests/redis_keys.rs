@@ -2,30 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod binary;
+mod keyserver;
 
 use std::fs;
 
-use binary::{Place, Seen};
+use binary::Seen;
+use keyserver::{connection, give, place};
 use mainstay_testkit::Redis;
 use redis::aio::MultiplexedConnection;
 use serde_json::Value;
-
-fn place(server: &Redis) -> Place {
-    let place = Place::new();
-    place.write("mainstay.toml", &format!("[redis]\nurl = \"{}\"\n", server.uri()));
-    place
-}
-
-async fn connection(server: &Redis) -> MultiplexedConnection {
-    redis::Client::open(server.uri()).unwrap().get_multiplexed_async_connection().await.unwrap()
-}
-
-async fn give(connection: &mut MultiplexedConnection, line: &str) {
-    let mut words = line.split(' ');
-    let answer: redis::RedisResult<redis::Value> =
-        redis::cmd(words.next().unwrap()).arg(words.collect::<Vec<_>>()).query_async(connection).await;
-    answer.unwrap_or_else(|error| panic!("{line}: {error}"));
-}
 
 /// What the marketplace keeps in Redis, in small.
 async fn fill(connection: &mut MultiplexedConnection) {

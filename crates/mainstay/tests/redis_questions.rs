@@ -2,34 +2,19 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod binary;
+mod keyserver;
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use binary::{Place, Seen};
+use keyserver::{connection, give, place};
 use mainstay_testkit::Redis;
 use redis::aio::MultiplexedConnection;
 use serde_json::Value;
 
 /// What may be shown to nobody who did not ask.
 const CANARY: &str = "canary-4711";
-
-fn place(server: &Redis) -> Place {
-    let place = Place::new();
-    place.write("mainstay.toml", &format!("[redis]\nurl = \"{}\"\n", server.uri()));
-    place
-}
-
-async fn connection(server: &Redis) -> MultiplexedConnection {
-    redis::Client::open(server.uri()).unwrap().get_multiplexed_async_connection().await.unwrap()
-}
-
-async fn give(connection: &mut MultiplexedConnection, line: &str) {
-    let mut words = line.split(' ');
-    let answer: redis::RedisResult<redis::Value> =
-        redis::cmd(words.next().unwrap()).arg(words.collect::<Vec<_>>()).query_async(connection).await;
-    answer.unwrap_or_else(|error| panic!("{line}: {error}"));
-}
 
 fn json(seen: &Seen) -> Value {
     serde_json::from_str(&seen.stdout).unwrap_or_else(|error| panic!("{error}: {}", seen.both()))
