@@ -249,36 +249,13 @@ impl Search<'_> {
             .with_state("nothing was changed; a server would stop at the first")
             .with_hint(format!("say which is meant by its position: `--to {first}` or `--to {second}`"));
         }
-        let mut range: Option<(Lsn, Timestamp, Lsn, u32)> = None;
-        for set in sets {
-            if let Ok(Some((timeline, reach))) = self.reach(set) {
-                let (from, from_at) = range
-                    .map_or((set.contents.end, set.set.manifest().completed_at), |(from, from_at, _, _)| {
-                        (from, from_at)
-                    });
-                range = Some((from, from_at, reach, timeline));
-            }
-        }
+        let range = self.range(sets);
         let may_lie_behind = matches!(missed, None | Some(Miss::Beyond | Miss::Unknown));
         let hole = sets.iter().rev().find_map(|set| self.hole(set).ok().flatten());
         if let Some(hole) = hole.filter(|_| may_lie_behind) {
-            let state = match range {
-                Some((from, from_at, through, timeline)) => format!(
-                    "nothing was changed; what can be restored is {from} ({from_at}) to {through}, where the segment with the hole begins, on timeline {timeline}"
-                ),
-                None => "nothing was changed; the sets themselves can be restored without `--to`".to_owned(),
-            };
-            return Error::new(
-                ErrorKind::Corrupt,
-                format!(
-                    "{} cannot be reached: the captured WAL has a hole at {hole}, where slices are missing",
-                    asked(&self.request.target)
-                ),
-            )
-            .with_state(state)
-            .with_hint("`mainstay backup verify --log` names what is missing");
+            return self.behind(hole, range.as_ref());
         }
-        let Some((from, from_at, through, timeline)) = range else {
+        let Some(range) = range else {
             return Error::new(ErrorKind::Precondition, "the captured WAL continues none of the backup sets")
                 .with_state("nothing was changed")
                 .with_hint("take a base backup while `mainstay capture postgres` runs: `mainstay backup create --store postgres`");
@@ -291,15 +268,57 @@ impl Search<'_> {
             Some(Miss::Beyond) => format!("{what} lies behind the end of the captured WAL"),
             Some(Miss::Unknown | Miss::Ambiguous(..)) | None => format!("{what} is not in the captured WAL"),
         };
-        let last_change = self.log.last_change(self.repository, timeline).await.and_then(timestamp);
+        let last_change = self.log.last_change(self.repository, range.timeline).await.and_then(timestamp);
         let last_change =
             last_change.map_or_else(String::new, |at| format!(", whose last change is of {at}"));
+        let Restorable { from, from_at, through, timeline } = range;
         Error::new(ErrorKind::Precondition, message)
             .with_state(format!(
                 "nothing was changed; what can be restored is {from} ({from_at}) to {through}{last_change}, on timeline {timeline}"
             ))
             .with_hint("choose a moment in that range, or the end of it: `--to latest`")
     }
+
+    /// What the sets and the log lead to; `None` when they lead nowhere.
+    fn range(&self, sets: &[ContinuedSet]) -> Option<Restorable> {
+        let reached = |set| self.reach(set).ok().flatten();
+        let first = sets.iter().find(|set| reached(set).is_some())?;
+        let (timeline, through) = sets.iter().rev().find_map(reached)?;
+        Some(Restorable {
+            from: first.contents.end,
+            from_at: first.set.manifest().completed_at,
+            through,
+            timeline,
+        })
+    }
+
+    /// What was asked for may lie behind a hole, or in its segment.
+    fn behind(&self, hole: Lsn, range: Option<&Restorable>) -> Error {
+        let state = match range {
+            Some(Restorable { from, from_at, through, timeline }) => format!(
+                "nothing was changed; what can be restored is {from} ({from_at}) to {through}, where the segment with the hole begins, on timeline {timeline}"
+            ),
+            None => "nothing was changed; the sets themselves can be restored without `--to`".to_owned(),
+        };
+        let what = asked(&self.request.target);
+        Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "{what} cannot be reached: the captured WAL has a hole at {hole}, where slices are missing"
+            ),
+        )
+        .with_state(state)
+        .with_hint("`mainstay backup verify --log` names what is missing")
+    }
+}
+
+/// What can be restored.
+struct Restorable {
+    from: Lsn,
+    /// When the set was complete that begins it.
+    from_at: Timestamp,
+    through: Lsn,
+    timeline: u32,
 }
 
 /// What was asked for, in words.
