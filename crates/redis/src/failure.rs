@@ -11,8 +11,17 @@ use redis::RedisError;
 
 use crate::config::Settings;
 
-/// The house's error for a driver's error met while talking to the server of `settings`.
+/// The house's error for a driver's error met while talking to the server of `settings`. Of several commands the first that was refused tells
+/// why. What a server says is told here and nowhere else: it may repeat what it was sent, so that it is no source to go on from.
 pub(crate) fn failure(settings: &Settings, error: RedisError) -> Error {
+    match error.clone().into_server_errors().as_deref() {
+        Some([(_, first), ..]) => server_failure(settings, first.code(), first.details().unwrap_or_default()),
+        _ => unanswered(settings, error),
+    }
+}
+
+/// The error for a server that gave no answer, or none that the driver understood.
+fn unanswered(settings: &Settings, error: RedisError) -> Error {
     let address = settings.address();
     let classified = match error.code() {
         Some(code) => server_failure(settings, code, error.detail().unwrap_or_default()),
@@ -89,6 +98,7 @@ fn server_failure(settings: &Settings, code: &str, detail: &str) -> Error {
         }
         ("MASTERDOWN" | "NOMASTERLINK", _) => {
             unreachable(format!("{address} is a replica that has lost its master"))
+                .with_hint("check that the master runs, and `masterauth` on the replica")
         }
         ("ERR", text) if text.starts_with("max number of clients") => {
             unreachable(format!("{address} has no connection left"))
@@ -142,14 +152,27 @@ fn server_failure(settings: &Settings, code: &str, detail: &str) -> Error {
             )
             .with_hint("try again when it has ended; `mainstay redis info` tells")
         }
-        (code, text) => Error::new(ErrorKind::Server, format!("{address} answered {code}: {text}")),
+        ("ERR", text) if text.starts_with("unknown command") => {
+            Error::new(ErrorKind::Server, format!("{address} answered ERR: {}", without_arguments(text)))
+                .with_hint("the server is too old for it, or the command was renamed: look for `rename-command` in its configuration")
+        }
+        (code, text) => {
+            Error::new(ErrorKind::Server, format!("{address} answered {code}: {}", without_arguments(text)))
+                .with_hint("look into the server's log, and try again")
+        }
     }
+}
+
+/// What a server says, without what it was sent: of a command that it does not know it repeats the arguments, a password among them.
+fn without_arguments(text: &str) -> &str {
+    text.split_once(", with args").map_or(text, |(said, _)| said)
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use mainstay_model::Secret;
+    use mainstay_testkit::Redis;
 
     use super::*;
     use crate::config::RedisConfig;
@@ -213,5 +236,52 @@ mod tests {
             assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
         }
         assert!(turned_away(&settings, "+OK").is_none());
+        // A server that does not know a command repeats its arguments.
+        let line = "-ERR unknown command 'AUTH', with args beginning with: 'default' 'hunter2' ";
+        let error = turned_away(&settings, line).unwrap();
+        assert_eq!(error.to_string(), "h:1 answered ERR: unknown command 'AUTH'");
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn of_several_commands_the_first_refused_tells_why() {
+        let server = Redis::options().setting("maxmemory", "1").start().unwrap();
+        let url = server.uri().replace("redis://", "redis://default:hunter2@");
+        let settings = Settings::resolve(&RedisConfig::new(Secret::new(url))).unwrap();
+        let client = redis::Client::open(server.uri()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let says = |line: &str| format!("return redis.error_reply('{line}')");
+        let moved = says("MOVED 3999 h2:7001");
+        let cases: [(&[&str], ErrorKind, &str); 4] = [
+            (&["SET", "a", "1"], ErrorKind::Precondition, "is at its memory limit"),
+            (&["EVAL", &moved, "0"], ErrorKind::Unsupported, "with the node at h2:7001"),
+            (&["CONFIG", "REWRITE"], ErrorKind::Precondition, "without a configuration file"),
+            (&["AUTHENTICATE", "hunter2"], ErrorKind::Server, "unknown command 'AUTHENTICATE'"),
+        ];
+        for (words, kind, text) in cases {
+            for is_atomic in [false, true] {
+                let mut commands = redis::pipe();
+                if is_atomic {
+                    commands.atomic();
+                }
+                commands.cmd("PING").cmd(words[0]).arg(&words[1..]).cmd("PING");
+                let answer: Result<Vec<redis::Value>, RedisError> =
+                    commands.query_async(&mut connection).await;
+                let error = failure(&settings, answer.unwrap_err());
+                assert_eq!(error.kind(), kind, "{words:?} {is_atomic}: {error}");
+                assert!(error.to_string().contains(text), "{words:?} {is_atomic}: {error}");
+                assert!(!format!("{error:?} {:?}", error.causes()).contains("hunter2"), "{error:?}");
+            }
+        }
+        let mut setting_up = redis::pipe();
+        setting_up.cmd("ACL").arg(&["SETUSER", "onlooker", "on", "nopass", "+ping", "+multi", "+exec"]);
+        let _: Vec<redis::Value> = setting_up.query_async(&mut connection).await.unwrap();
+        let _: redis::Value =
+            redis::cmd("AUTH").arg(&["onlooker", ""]).query_async(&mut connection).await.unwrap();
+        let answer: Result<Vec<redis::Value>, RedisError> =
+            redis::pipe().cmd("PING").cmd("GET").arg("a").query_async(&mut connection).await;
+        let error = failure(&settings, answer.unwrap_err());
+        assert_eq!(error.kind(), ErrorKind::Auth, "{error}");
+        assert!(error.to_string().contains("'get' command"), "{error}");
     }
 }

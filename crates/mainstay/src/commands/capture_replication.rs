@@ -101,11 +101,19 @@ fn text_of(event: &ReplicationCaptureEvent) -> String {
         ReplicationCaptureEvent::Waiting { message, recovery_point_age_seconds, pause_ms, .. } => {
             waiting_text(message, *recovery_point_age_seconds, *pause_ms)
         }
-        ReplicationCaptureEvent::BacklogShort(slack) => format!(
-            "warning: {}: type `CONFIG SET repl-backlog-size {}`, then `CONFIG REWRITE`",
-            slack_text(slack),
-            slack.advised_bytes
-        ),
+        ReplicationCaptureEvent::BacklogShort(slack) => {
+            format!("warning: {}: {}", slack_text(slack), advice(slack))
+        }
+    }
+}
+
+fn advice(slack: &BacklogSlack) -> String {
+    match slack.advised_bytes > slack.backlog_bytes {
+        true => format!("type `CONFIG SET repl-backlog-size {}`, then `CONFIG REWRITE`", slack.advised_bytes),
+        false => {
+            "it is as large as the server's memory allows: write less at once, or give the server more memory"
+                .to_owned()
+        }
     }
 }
 

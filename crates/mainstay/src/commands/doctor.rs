@@ -61,11 +61,10 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
         found.extend(doctor::relational(inspection.as_ref(), &address, EXAMINATION_TIME_MAX).await);
     }
     let redis = examinations.iter().find(|examination| examination.kind == StoreKind::Redis);
-    if let Some(examination) = redis.filter(|examination| examination.marker.is_ok()) {
+    if redis.is_some_and(|examination| examination.marker.is_ok()) {
         let (server, configuration) = (session.key_server()?, &session.configuration);
         let (declared, classes) = (&configuration.redis_policy, &configuration.redis_classes);
-        let known = &examination.findings;
-        let more = doctor::key_server(server.as_ref(), declared, classes, known, EXAMINATION_TIME_MAX).await;
+        let more = doctor::key_server(server.as_ref(), declared, classes, EXAMINATION_TIME_MAX).await;
         found.extend(more);
     }
     found.extend(examinations.into_iter().flat_map(|Examination { findings, .. }| findings));

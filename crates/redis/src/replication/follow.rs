@@ -19,6 +19,7 @@ use super::pull::{self, Pull};
 use crate::config::{RedisConfig, Settings};
 use crate::info::Info;
 use crate::probe::{kept_fingerprint, read_info};
+use crate::server::look;
 use crate::session::Session;
 
 /// The stream of a Redis, over its replication link.
@@ -101,6 +102,7 @@ fn facts(info: &Info, kept: Option<String>) -> Result<ReplicationFacts> {
     let backlog = (info.number("repl_backlog_active") == Some(1)).then(|| Backlog {
         bytes_max: info.number("repl_backlog_size").unwrap_or(0),
         after: info.number("repl_backlog_first_byte_offset").unwrap_or(1).saturating_sub(1),
+        room: look::memory(info).room(),
     });
     let is_marked = kept.is_some();
     let fingerprint = match kept {
@@ -207,7 +209,7 @@ mod tests {
         let read = facts(&info, None).unwrap();
         assert_eq!((read.fingerprint.as_str(), read.is_marked, read.at.offset), ("r1", false, 300));
         assert_eq!(read.earlier, Some(ReplicationPoint { id: "bb".to_owned(), offset: 100 }));
-        assert_eq!(read.backlog, Some(Backlog { bytes_max: 1 << 20, after: 50 }));
+        assert_eq!(read.backlog, Some(Backlog { bytes_max: 1 << 20, after: 50, room: None }));
         let alone = Info::parse("run_id:r1\nmaster_replid:aa\nmaster_replid2:00\nsecond_repl_offset:-1\n");
         let read = facts(&alone, Some("kept".to_owned())).unwrap();
         assert_eq!((read.fingerprint.as_str(), read.is_marked), ("kept", true));

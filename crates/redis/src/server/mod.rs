@@ -5,7 +5,7 @@
 //! by itself: which settings may be changed, and in which order, whoever asks decides.
 
 mod calls;
-mod look;
+pub(crate) mod look;
 mod memory;
 
 use async_trait::async_trait;

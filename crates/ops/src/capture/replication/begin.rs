@@ -301,7 +301,7 @@ mod tests {
             is_marked: false,
             at: point(at.0, at.1),
             earlier: earlier.map(|(id, offset)| point(id, offset)),
-            backlog: kept.map(|after| Backlog { bytes_max: 100, after }),
+            backlog: kept.map(|after| Backlog { bytes_max: 100, after, room: None }),
         };
         let a = |offset| point("a", offset);
         let plain = server(("a", 500), None, Some(400));
