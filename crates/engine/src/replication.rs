@@ -26,6 +26,14 @@ pub struct ReplicationPoint {
     pub offset: u64,
 }
 
+impl ReplicationPoint {
+    /// The name of a stream as servers give it, 40 hexadecimal digits; `None` of anything else: it goes into names, files and terminals.
+    pub fn id_of(bytes: &[u8]) -> Option<String> {
+        let is_id = bytes.len() == 40 && bytes.iter().all(u8::is_ascii_hexdigit);
+        is_id.then(|| bytes.iter().copied().map(char::from).collect())
+    }
+}
+
 /// Where a server's stream stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicationFacts {

@@ -16,6 +16,8 @@ const VERSION_MAX: [(Flavor, u32); 2] = [(Flavor::Redis, 15), (Flavor::Valkey, 8
 const CHECKSUM_VERSION: u32 = 5;
 /// The longest name or value of an auxiliary field, and the longest source of a function library.
 const TEXT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// How often a file may change the database: a server tells each one once.
+const DATABASE_COUNT_MAX: u32 = 65_536;
 /// Beyond the value, `RESTORE` wants the type before it, and version and checksum behind it.
 const RESTORABLE_BYTES_MORE: usize = 1 + 2 + 8;
 
@@ -137,6 +139,8 @@ pub struct Walker<R> {
     database: u64,
     /// Memory for the next name.
     spare: Vec<u8>,
+    /// How often it was changed.
+    database_count: u32,
 }
 
 impl<R: Read> Walker<R> {
@@ -149,6 +153,7 @@ impl<R: Read> Walker<R> {
             version: 0,
             database: 0,
             spare: Vec::new(),
+            database_count: 0,
         }
     }
 
@@ -264,6 +269,10 @@ impl<R: Read> Walker<R> {
             },
             code::DATABASE => {
                 self.database = input.length(none)?;
+                self.database_count += 1;
+                if self.database_count > DATABASE_COUNT_MAX {
+                    return Err(Fault::Databases(DATABASE_COUNT_MAX));
+                }
                 Item::Database(self.database)
             }
             code::SIZES => Item::Sizes { keys: input.length(none)?, expiring: input.length(none)? },
@@ -358,4 +367,26 @@ pub fn count_keys(source: impl Read) -> Result<u64, WalkError> {
         keys += u64::from(matches!(item, Item::Key(_)));
     }
     Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_changes_its_database_without_end_is_refused() {
+        let mut file = b"REDIS0011".to_vec();
+        for number in 0..=DATABASE_COUNT_MAX {
+            file.extend([code::DATABASE, 0x80]);
+            file.extend(number.to_be_bytes());
+        }
+        let mut walker = Walker::new(file.as_slice());
+        let fault = loop {
+            match walker.next_item() {
+                Ok(item) => assert!(item.is_some_and(|item| matches!(item, Item::Database(_)))),
+                Err(error) => break error.fault,
+            }
+        };
+        assert!(matches!(fault, Fault::Databases(DATABASE_COUNT_MAX)), "{fault}");
+    }
 }

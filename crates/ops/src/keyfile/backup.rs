@@ -71,7 +71,7 @@ pub fn plan_backup(target: Target, clock: &dyn Clock) -> Plan {
 /// Makes a backup set as `plan` says.
 ///
 /// # Errors
-/// Whatever the server or the repository fails with; `Corrupt` when what arrived is no whole file; `StalePlan` when another server answers;
+/// Whatever the server or the repository fails with; `Corrupt` when what arrived is no whole file; `Unsupported` when this version does not know what it holds; `StalePlan` when another server answers;
 /// `Interrupted` when cancelled. No set was made then.
 pub async fn create(
     context: &KeyFileBackupContext<'_>,
@@ -126,7 +126,7 @@ async fn copy(
 /// and whether the file carries a checksum.
 ///
 /// # Errors
-/// The server's and the repository's; `Corrupt` when what arrives is no whole file.
+/// The server's and the repository's; `Corrupt` when what arrives is no whole file; `Unsupported` when this version does not know what it holds.
 pub(crate) async fn store(
     file: &mut dyn KeyFile,
     writer: &SetWriter,
@@ -170,9 +170,14 @@ async fn pass(
     // The walk has a few pieces to go.
     let judged = tokio::task::spawn_blocking(|| judge.end()).await;
     let judged = judged.map_err(|_| Error::new(ErrorKind::Internal, "the walk over the file broke off"))?;
-    judged.map_err(|fault| {
-        Error::new(ErrorKind::Corrupt, format!("what arrived is no whole database file: {fault}")).with_hint(
-            "take the backup again; when it is the same again, look at the network and this machine's memory",
+    judged.map_err(|error| match error.kind() {
+        ErrorKind::Corrupt => Error::new(
+            ErrorKind::Corrupt,
+            format!("what arrived is no whole database file: {error}"),
         )
+        .with_hint(
+            "take the backup again; when it is the same again, look at the network and this machine's memory",
+        ),
+        _ => error,
     })
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use mainstay_engine::{
     Backlog, FollowedReplication, KeyFile, KeyFileBeginning, ReplicationFacts, ReplicationFile,
     ReplicationPoint, ReplicationSource, ReplicationStream,
@@ -61,7 +61,10 @@ impl ReplicationSource for RedisReplication {
         match asked {
             Answer::Continue(id) => {
                 let id = id.or_else(|| after.map(|after| after.id.clone())).unwrap_or_default();
-                Ok(FollowedReplication::Continued { id, stream: Box::new(Stream { link }) })
+                Ok(FollowedReplication::Continued {
+                    id,
+                    stream: Box::new(Stream { link, is_at_begin: false }),
+                })
             }
             Answer::Anew(at) => {
                 let end = pull::announcement(&mut link, &self.settings).await?;
@@ -123,9 +126,12 @@ enum Answer {
 fn answered(line: &str) -> Option<Answer> {
     let mut words = line.split_whitespace();
     let answer = match words.next()? {
-        "+CONTINUE" => Answer::Continue(words.next().map(str::to_owned)),
+        "+CONTINUE" => match words.next() {
+            Some(id) => Answer::Continue(Some(ReplicationPoint::id_of(id.as_bytes())?)),
+            None => Answer::Continue(None),
+        },
         "+FULLRESYNC" => Answer::Anew(ReplicationPoint {
-            id: words.next()?.to_owned(),
+            id: ReplicationPoint::id_of(words.next()?.as_bytes())?,
             offset: words.next()?.parse().ok()?,
         }),
         _ => return None,
@@ -157,7 +163,7 @@ impl ReplicationFile for Base {
         let link = pull.behind().ok_or_else(|| {
             Error::new(ErrorKind::Internal, "the stream was asked for before the file had come")
         })?;
-        let mut stream = Stream { link };
+        let mut stream = Stream { link, is_at_begin: true };
         stream.acknowledge(at.offset).await?;
         Ok(Box::new(stream))
     }
@@ -165,6 +171,18 @@ impl ReplicationFile for Base {
 
 struct Stream {
     link: Link,
+    /// Nothing but empty lines has come behind the file: with those a server before 7.0.5 says that it lives, and they are not of the stream.
+    is_at_begin: bool,
+}
+
+/// What of `bytes` is of the stream.
+fn past_empty_lines(mut bytes: Bytes, is_at_begin: &mut bool) -> Bytes {
+    if *is_at_begin {
+        let lines = bytes.iter().take_while(|byte| **byte == b'\n').count();
+        bytes.advance(lines);
+        *is_at_begin = bytes.is_empty();
+    }
+    bytes
 }
 
 #[async_trait]
@@ -174,7 +192,10 @@ impl ReplicationStream for Stream {
             Err(_) => Ok(None),
             Ok(bytes) => match bytes? {
                 bytes if bytes.is_empty() => Err(self.link.ended().context("follow the replication stream")),
-                bytes => Ok(Some(bytes)),
+                bytes => {
+                    let bytes = past_empty_lines(bytes, &mut self.is_at_begin);
+                    Ok((!bytes.is_empty()).then_some(bytes))
+                }
             },
         }
     }
@@ -193,11 +214,29 @@ mod tests {
     fn the_answer_to_psync_is_read() {
         let point = |id: &str, offset| ReplicationPoint { id: id.to_owned(), offset };
         assert_eq!(answered("+CONTINUE"), Some(Answer::Continue(None)));
-        assert_eq!(answered("+CONTINUE ab"), Some(Answer::Continue(Some("ab".to_owned()))));
-        assert_eq!(answered("+FULLRESYNC ab 17"), Some(Answer::Anew(point("ab", 17))));
-        for line in ["", "+OK", "+FULLRESYNC ab", "+FULLRESYNC ab x", "+FULLRESYNC ab 1 2", "+CONTINUE a b"] {
-            assert_eq!(answered(line), None, "{line}");
+        let id = "0123456789abcdef0123456789abcdef01234567";
+        assert_eq!(answered(&format!("+CONTINUE {id}")), Some(Answer::Continue(Some(id.to_owned()))));
+        assert_eq!(answered(&format!("+FULLRESYNC {id} 17")), Some(Answer::Anew(point(id, 17))));
+        for line in ["", "+OK", "+FULLRESYNC ID", "+FULLRESYNC ID x", "+FULLRESYNC ID 1 2", "+CONTINUE ID b"]
+        {
+            assert_eq!(answered(&line.replace("ID", id)), None, "{line}");
         }
+        // What is no name of a stream goes into no file and no terminal.
+        for line in [
+            "+FULLRESYNC ab 17",
+            "+CONTINUE \u{1b}[2J",
+            "+FULLRESYNC ../../../../../../../../../../../../etc/pa 17",
+        ] {
+            assert_eq!(answered(line), None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn empty_lines_before_the_stream_are_none_of_it() {
+        let mut is_at_begin = true;
+        let mut taken = |came: &'static [u8]| past_empty_lines(Bytes::from_static(came), &mut is_at_begin);
+        assert_eq!((taken(b"\n"), taken(b"\n\n*1")), (Bytes::new(), Bytes::from_static(b"*1")));
+        assert_eq!(taken(b"\n\n"), Bytes::from_static(b"\n\n"), "behind its begin each byte counts");
     }
 
     #[test]
