@@ -3,6 +3,7 @@
 //! Server errors are told apart by their first word (`WRONGPASS`, `LOADING`, …; Redis source, `server.c` and `networking.c`), and where the word is the
 //! general `ERR` by their text.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -25,28 +26,44 @@ fn unanswered(settings: &Settings, error: RedisError) -> Error {
     let address = settings.address();
     let classified = match error.code() {
         Some(code) => server_failure(settings, code, error.detail().unwrap_or_default()),
-        None if error.is_timeout() => {
-            Error::new(ErrorKind::Unreachable, format!("{address} did not answer in time"))
-                .with_hint("check that the address is right and no firewall drops the packets")
-        }
-        None if error.is_connection_refusal() => {
-            Error::new(ErrorKind::Unreachable, format!("{address} refused the connection"))
-                .with_hint("check that Redis runs there and listens on this port")
-        }
-        None if settings.tls && is_tls_error(&error) => {
-            Error::new(ErrorKind::Unreachable, format!("TLS with {address} failed: {error}"))
-                .with_status(ErrorStatus::Permanent)
-                .with_hint("check the CA file and that the port speaks TLS; redis:// connects without TLS")
-        }
-        None if error.is_io_error() => {
-            Error::new(ErrorKind::Unreachable, format!("the connection to {address} broke: {error}"))
-        }
-        None => Error::new(
-            ErrorKind::Server,
-            format!("{address} answered in a way that is not understood: {error}"),
-        ),
+        None if error.is_timeout() => silent(&address),
+        None if error.is_connection_refusal() => refused(&address),
+        None if settings.tls && is_tls_error(&error) => untrusted(&address, &error),
+        None if error.is_io_error() => broken(&address, &error),
+        None => not_understood(&address, &error),
     };
     classified.with_source(error)
+}
+
+/// The server does not answer.
+pub(crate) fn silent(address: &str) -> Error {
+    Error::new(ErrorKind::Unreachable, format!("{address} did not answer in time"))
+        .with_hint("check that the address is right and no firewall drops the packets")
+}
+
+/// Nobody listens there.
+pub(crate) fn refused(address: &str) -> Error {
+    Error::new(ErrorKind::Unreachable, format!("{address} refused the connection"))
+        .with_hint("check that Redis runs there and listens on this port")
+}
+
+/// TLS does not come about, for the reason `why`.
+pub(crate) fn untrusted(address: &str, why: &dyn fmt::Display) -> Error {
+    Error::new(ErrorKind::Unreachable, format!("TLS with {address} failed: {why}"))
+        .with_status(ErrorStatus::Permanent)
+        .with_hint("check the CA file and that the port speaks TLS; redis:// connects without TLS")
+}
+
+/// The connection broke, for the reason `why`.
+pub(crate) fn broken(address: &str, why: &dyn fmt::Display) -> Error {
+    Error::new(ErrorKind::Unreachable, format!("the connection to {address} broke: {why}"))
+        .with_hint("try again; where it breaks again, the server's log tells why")
+}
+
+/// What answers is no Redis, or says `what` where it should not.
+pub(crate) fn not_understood(address: &str, what: &dyn fmt::Display) -> Error {
+    Error::new(ErrorKind::Server, format!("{address} answered in a way that is not understood: {what}"))
+        .with_hint("check host and port of the Redis URL: a Redis must listen there itself, and nothing stand between that answers for it")
 }
 
 /// The error for what a server says before it hangs up on a new connection.

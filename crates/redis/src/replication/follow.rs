@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use super::link::Link;
 use super::pull::{self, Pull};
 use crate::config::{RedisConfig, Settings};
+use crate::failure::not_understood;
 use crate::info::Info;
 use crate::probe::{kept_fingerprint, read_info};
 use crate::server::look;
@@ -85,9 +86,7 @@ impl RedisReplication {
             None => ("?".to_owned(), "-1".to_owned()),
         };
         let line = link.ask(settings, &[b"PSYNC", id.as_bytes(), next.as_bytes()]).await?;
-        answered(&line).ok_or_else(|| {
-            Error::new(ErrorKind::Server, format!("{} answered PSYNC with {line:?}", settings.address()))
-        })
+        answered(&line).ok_or_else(|| not_understood(&settings.address(), &format!("PSYNC with {line:?}")))
     }
 }
 

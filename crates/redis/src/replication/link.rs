@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::config::Settings;
-use crate::failure::{turned_away, unresolved};
+use crate::failure::{broken, not_understood, refused, silent, turned_away, unresolved, untrusted};
 
 /// How much is asked of the stream at once.
 const READ_BYTES: usize = 256 * 1024;
@@ -41,10 +41,7 @@ impl Link {
     pub(super) async fn open(settings: &Settings) -> Result<Self> {
         let address = settings.address();
         let connected = timeout(settings.connect_timeout, connect(settings)).await;
-        let stream = connected.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Unreachable, format!("{address} did not answer in time"))
-                .with_hint("check that the address is right and no firewall drops the packets"))
-        })?;
+        let stream = connected.unwrap_or_else(|_| Err(silent(&address)))?;
         let mut link = Self { stream, buffer: BytesMut::new(), address };
         if let Some(password) = &settings.password {
             let mut words: Vec<&[u8]> = vec![b"AUTH"];
@@ -75,7 +72,7 @@ impl Link {
 
     /// Sends a command.
     pub(super) async fn send(&mut self, words: &[&[u8]]) -> Result<()> {
-        self.stream.write_all(&encoded(words)).await.map_err(|error| self.broken(&error))
+        self.stream.write_all(&encoded(words)).await.map_err(|error| broken(&self.address, &error))
     }
 
     /// The next line that says something; empty ones only say that the server lives.
@@ -98,8 +95,7 @@ impl Link {
                 return Ok(String::from_utf8_lossy(&line).trim_end().to_owned());
             }
             if self.buffer.len() > LINE_BYTES_MAX {
-                let message = format!("{} does not speak the protocol of Redis", self.address);
-                return Err(Error::new(ErrorKind::Server, message));
+                return Err(not_understood(&self.address, &"a line without an end"));
             }
             if self.fill().await? == 0 {
                 return Err(self.ended());
@@ -126,11 +122,12 @@ impl Link {
         self.buffer.reserve(READ_BYTES);
         match timeout(SILENCE_MAX, self.stream.read_buf(&mut self.buffer)).await {
             Ok(Ok(count)) => Ok(count),
-            Ok(Err(error)) => Err(self.broken(&error)),
+            Ok(Err(error)) => Err(broken(&self.address, &error)),
             Err(_) => Err(Error::new(
                 ErrorKind::Unreachable,
                 format!("{} has said nothing for {} s", self.address, SILENCE_MAX.as_secs()),
-            )),
+            )
+            .with_hint("see whether it runs and its disk is not overloaded: `mainstay redis info`")),
         }
     }
 
@@ -138,10 +135,6 @@ impl Link {
     pub(super) fn ended(&self) -> Error {
         Error::new(ErrorKind::Unreachable, format!("{} closed the connection", self.address))
             .with_hint("look into the server's log: a child that failed, or an output buffer that ran over")
-    }
-
-    fn broken(&self, error: &io::Error) -> Error {
-        Error::new(ErrorKind::Unreachable, format!("the connection to {} broke: {error}", self.address))
     }
 }
 
@@ -159,14 +152,11 @@ pub(super) fn encoded(words: &[&[u8]]) -> Vec<u8> {
 async fn connect(settings: &Settings) -> Result<Box<dyn Stream>> {
     let (host, address) = (settings.host.as_str(), settings.address());
     let place = tokio::net::lookup_host((host, settings.port)).await.map_err(|_| unresolved(host))?;
-    let refused = |error: io::Error| match error.kind() {
-        io::ErrorKind::ConnectionRefused => {
-            Error::new(ErrorKind::Unreachable, format!("{address} refused the connection"))
-                .with_hint("check that Redis runs there and listens on this port")
-        }
-        _ => Error::new(ErrorKind::Unreachable, format!("{address} cannot be reached: {error}")),
+    let unreached = |error: io::Error| match error.kind() {
+        io::ErrorKind::ConnectionRefused => refused(&address),
+        _ => broken(&address, &error),
     };
-    let tcp = TcpStream::connect(place.collect::<Vec<_>>().as_slice()).await.map_err(refused)?;
+    let tcp = TcpStream::connect(place.collect::<Vec<_>>().as_slice()).await.map_err(unreached)?;
     if !settings.tls {
         return Ok(Box::new(tcp));
     }
@@ -176,9 +166,5 @@ async fn connect(settings: &Settings) -> Result<Box<dyn Stream>> {
     let ca_file = settings.ca_file.as_deref();
     let config = client_config(&TlsSettings { ca_file, ..TlsSettings::default() })?;
     let secured = TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
-    let stream = secured.map_err(|error| {
-        Error::new(ErrorKind::Unreachable, format!("TLS with {address} failed: {error}"))
-            .with_hint("check the CA file and that the port speaks TLS; redis:// connects without TLS")
-    })?;
-    Ok(Box::new(stream))
+    Ok(Box::new(secured.map_err(|error| untrusted(&address, &error))?))
 }

@@ -3,10 +3,11 @@
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use mainstay_engine::{KeyFile, KeyFileBeginning, KeyFileSource, ServerFacts};
-use mainstay_model::{Error, ErrorKind, Result, ResultExt};
+use mainstay_model::{Result, ResultExt};
 
 use super::link::Link;
 use crate::config::{RedisConfig, Settings};
+use crate::failure::not_understood;
 use crate::probe::{fingerprint, read_info};
 use crate::session::Session;
 
@@ -83,10 +84,8 @@ impl RedisKeyFile {
 /// What the server says of the file before it sends it.
 pub(super) async fn announcement(link: &mut Link, settings: &Settings) -> Result<End> {
     let line = link.answer(settings).await?;
-    announced(&line).ok_or_else(|| {
-        let message = format!("{} announced its database file with {line:?}", settings.address());
-        Error::new(ErrorKind::Server, message)
-    })
+    announced(&line)
+        .ok_or_else(|| not_understood(&settings.address(), &format!("a file that begins with {line:?}")))
 }
 
 /// `$<length>`, or `$EOF:` and the mark.
