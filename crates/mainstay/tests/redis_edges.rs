@@ -11,27 +11,17 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Stdio};
 
 use binary::{Place, Seen};
-use keyserver::{connection, give, place};
+use keyserver::{connection, give, json, place};
 use mainstay_testkit::proxy::{Direction, Scope, Truncate};
 use mainstay_testkit::{FaultProxy, Redis};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// A place with a repository whose configuration names the server behind `uri`.
+/// A place with a repository.
 fn place_at(uri: &str) -> Place {
-    let place = Place::new();
-    place.write(
-        "mainstay.toml",
-        &format!(
-            "[environment]\nname = \"shop\"\nclass = \"development\"\n[redis]\nurl = \"{uri}\"\n\
-             [repository]\nurl = \"file:./backups\"\nlease_ttl = \"2s\"\n"
-        ),
-    );
-    place
-}
-
-fn json(seen: &Seen) -> Value {
-    serde_json::from_str(&seen.stdout).unwrap_or_else(|error| panic!("{error}: {}", seen.both()))
+    let more = "[environment]\nname = \"shop\"\nclass = \"development\"\n\
+                [repository]\nurl = \"file:./backups\"\nlease_ttl = \"2s\"\n";
+    place(uri, more)
 }
 
 /// A run that ends with `status`.
@@ -132,7 +122,7 @@ async fn a_password_that_the_server_repeats_is_shown_to_nobody() {
     folder.write("renamed.conf", "rename-command AUTH nonesuch\n");
     let renamed = folder.path("renamed.conf");
     let server = Redis::options().setting("include", renamed.to_str().unwrap()).start().unwrap();
-    let place = place(&server).variable("MAINSTAY_REDIS_PASSWORD", "canary-4711");
+    let place = place(&server.uri(), "").variable("MAINSTAY_REDIS_PASSWORD", "canary-4711");
     let seen = must(&place, &["redis", "info"], 1);
     assert!(seen.stderr.contains("unknown command 'AUTH'"), "{}", seen.both());
     assert!(seen.stderr.contains("rename-command") && !seen.both().contains("canary"), "{}", seen.both());
@@ -223,16 +213,9 @@ async fn a_server_that_evicts_by_frequency_tells_what_goes_first() {
     let server = Redis::options().config_file().setting("maxmemory-policy", "allkeys-lfu").start().unwrap();
     give(&mut connection(&server).await, &format!("SET cache:page:1 {}", "x".repeat(1_000_000))).await;
     // Nobody has marked it: there is no key of ours that could be asked instead.
-    let place = Place::new();
-    place.write(
-        "mainstay.toml",
-        &format!(
-            "[environment]\nname = \"shop\"\nclass = \"development\"\n[redis]\nurl = \"{}\"\n\
-             [redis.policy]\nmaxmemory = \"20MiB\"\nmaxmemory_policy = \"allkeys-lru\"\n\
-             [redis.classes]\ncache = [\"*\"]\n",
-            server.uri()
-        ),
-    );
+    let policy = "[redis.policy]\nmaxmemory = \"20MiB\"\nmaxmemory_policy = \"allkeys-lru\"\n\
+                  [redis.classes]\ncache = [\"*\"]\n";
+    let place = place(&server.uri(), policy);
     let planned = must(&place, &["redis", "policy", "plan"], 0);
     assert!(planned.stdout.contains("go first when the limit is reached"), "{}", planned.both());
 }

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use binary::{Place, Seen};
-use keyserver::{connection, give, place};
+use keyserver::{connection, give, json, place};
 use mainstay_testkit::Redis;
 use redis::aio::MultiplexedConnection;
 use rustix::process::{Pid, Signal, kill_process};
@@ -17,10 +17,6 @@ use serde_json::Value;
 
 /// What may be shown to nobody who did not ask.
 const CANARY: &str = "canary-4711";
-
-fn json(seen: &Seen) -> Value {
-    serde_json::from_str(&seen.stdout).unwrap_or_else(|error| panic!("{error}: {}", seen.both()))
-}
 
 fn ids(report: &Value) -> Vec<&str> {
     report["findings"].as_array().unwrap().iter().map(|finding| finding["id"].as_str().unwrap()).collect()
@@ -30,7 +26,7 @@ fn ids(report: &Value) -> Vec<&str> {
 async fn a_server_is_digested_into_what_matters() {
     let server = Redis::options().append_only().start().unwrap();
     let mut connection = connection(&server).await;
-    let place = place(&server);
+    let place = place(&server.uri(), "");
     give(&mut connection, "SET auth:session:1 token EX 900").await;
     let seen = place.run(&["redis", "info", "--over", "100ms"]);
     assert_eq!(seen.status, 0, "{}", seen.both());
@@ -71,7 +67,7 @@ async fn a_server_is_digested_into_what_matters() {
 async fn memory_is_told_by_parts_and_foretold() {
     let server = Redis::options().append_only().start().unwrap();
     let mut connection = connection(&server).await;
-    let place = place(&server);
+    let place = place(&server.uri(), "");
     for index in 0..50 {
         give(&mut connection, &format!("SET cache:page:{index} {}", "x".repeat(10_000))).await;
     }
@@ -103,7 +99,7 @@ async fn memory_is_told_by_parts_and_foretold() {
 async fn slow_commands_are_told_without_their_arguments() {
     let server = Redis::start().unwrap();
     let mut connection = connection(&server).await;
-    let place = place(&server);
+    let place = place(&server.uri(), "");
     assert!(place.run(&["redis", "slowlog"]).stdout.contains("no slow command of 10.00 ms or longer"));
     give(&mut connection, "CONFIG SET slowlog-log-slower-than 0").await;
     give(&mut connection, &format!("SET auth:session:{CANARY} {CANARY}")).await;
@@ -133,7 +129,7 @@ async fn slow_commands_are_told_without_their_arguments() {
 async fn slow_commands_are_told_as_they_come() {
     let server = Redis::start().unwrap();
     let mut connection = connection(&server).await;
-    let place = place(&server);
+    let place = place(&server.uri(), "");
     give(&mut connection, "SET before:follow:1 x").await;
     let mut command = place.command(&["redis", "slowlog", "--follow", "--every", "50ms", "--json"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
