@@ -160,6 +160,10 @@ fn server_failure(settings: &Settings, code: &str, detail: &str) -> Error {
                  is mounted by itself cannot be replaced; mount the folder",
             )
         }
+        ("ERR", text) if text.contains("Unable to turn on AOF") => {
+            precondition(format!("{address} cannot write its append-only file"))
+                .with_hint("look into the server's log, and mend the disk or the folder's rights")
+        }
         ("ERR", text)
             if text.contains("save already in progress") || text.contains("child process is active") =>
         {
@@ -243,6 +247,11 @@ mod tests {
                 "-ERR Rewriting config file: Device or resource busy",
                 ErrorKind::Precondition,
                 "configuration file: Device or resource busy",
+            ),
+            (
+                "-ERR CONFIG SET failed (possibly related to argument 'appendonly') - Unable to turn on AOF. Check server logs.",
+                ErrorKind::Precondition,
+                "cannot write its append-only file",
             ),
             ("-ERR Background save already in progress", ErrorKind::Conflict, "under way already"),
         ];
