@@ -685,6 +685,7 @@ fn redis(settings: &RedisSettings) -> RedisConfig {
     let mut config = RedisConfig::new(Secret::new(settings.connection.without_credentials()));
     config.user = settings.credentials.username.as_ref().map(|(name, _)| name.clone());
     config.password = settings.credentials.password.as_ref().map(|(password, _)| password.clone());
+    config.sentinel_password = settings.sentinel_password.clone();
     config.tls = mainstay_redis::TlsOptions {
         mode: settings.tls.map(|on| match on {
             true => mainstay_redis::TlsMode::VerifyFull,

@@ -15,6 +15,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::config::Settings;
 use crate::failure::{turned_away, unresolved};
+use crate::sentinel;
 
 /// How much is asked of the stream at once.
 const READ_BYTES: usize = 256 * 1024;
@@ -39,6 +40,8 @@ pub(super) struct Link {
 impl Link {
     /// Connects and logs in.
     pub(super) async fn open(settings: &Settings) -> Result<Self> {
+        let settings = sentinel::current(settings).await?;
+        let settings = settings.as_ref();
         let address = settings.address();
         let connected = timeout(settings.connect_timeout, connect(settings)).await;
         let stream = connected.unwrap_or_else(|_| {
@@ -46,10 +49,9 @@ impl Link {
                 .with_hint("check that the address is right and no firewall drops the packets"))
         })?;
         let mut link = Self { stream, buffer: BytesMut::new(), address };
-        if let Some(password) = &settings.password {
-            let mut words: Vec<&[u8]> = vec![b"AUTH"];
-            words.extend(settings.user.as_ref().map(|user| user.as_bytes()));
-            words.push(password.expose().as_bytes());
+        if let Some(login) = settings.login() {
+            let login = login.into_iter().map(str::as_bytes);
+            let words: Vec<&[u8]> = [&b"AUTH"[..]].into_iter().chain(login).collect();
             link.ask(settings, &words).await?;
         }
         Ok(link)
