@@ -260,6 +260,16 @@ impl Session {
         Ok(Arc::new(RedisServer::new(&redis(settings))?))
     }
 
+    /// The same, for the settings that a backup changes while it begins.
+    ///
+    /// # Errors
+    /// As [`Session::key_server`].
+    pub(crate) fn key_server_of_backup(&self) -> Result<Arc<dyn KeyServerControl>> {
+        let kind = StoreKind::Redis;
+        let settings = self.configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(RedisServer::of_backup(&redis(settings))?))
+    }
+
     /// The Redis whose keys are copied as one file.
     ///
     /// # Errors
