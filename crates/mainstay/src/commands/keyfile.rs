@@ -10,6 +10,7 @@ use mainstay_ops::keyfile::{self, KeyFileBackupContext, KeyFileBackupReport, Key
 use mainstay_repository::Set;
 use serde_json::{Map, Value, json};
 
+use super::append_only;
 use super::backup::making::Making;
 use super::cluster::refuse;
 use super::plan::{self, by_plan_file_with};
@@ -25,6 +26,9 @@ pub(crate) struct KeyFileArgs {
     /// Have the server send its keys without packing them, by `rdbcompression no` until it has forked: less work for it, and smaller here
     #[arg(long)]
     plain_transfer: bool,
+    /// Read the append-only file in this folder of the server, as this machine sees it, instead of asking the server for its keys
+    #[arg(long, value_name = "DIR", conflicts_with = "plain_transfer")]
+    append_only_dir: Option<PathBuf>,
     /// Write the plan to this file instead of carrying it out
     #[arg(long, value_name = "FILE", requires = "plain_transfer")]
     output: Option<PathBuf>,
@@ -38,6 +42,7 @@ impl KeyFileArgs {
     pub(crate) fn refuse(&self, what: impl Display) -> Result<()> {
         let given = [
             ("plain-transfer", self.plain_transfer),
+            ("append-only-dir", self.append_only_dir.is_some()),
             ("output", self.output.is_some()),
         ];
         refuse(&given, what)
@@ -49,6 +54,9 @@ impl KeyFileArgs {
 /// # Errors
 /// The operation's.
 pub(crate) async fn create(args: &KeyFileArgs, dry_run: bool, session: &Session) -> Result<ExitStatus> {
+    if let Some(folder) = &args.append_only_dir {
+        return append_only::create(&session.path(folder), dry_run, session).await;
+    }
     let probe = session.probe(StoreKind::Redis).await?;
     let target = session.target(probe.as_ref()).await?;
     let plan = match args.plain_transfer {
