@@ -56,6 +56,11 @@ fn the_name_is_followed_through_a_failover() {
     let keys = json(&expect(place.run(&["redis", "keys", "--json"]), 0));
     assert_eq!(keys["total"]["keys"], 4, "the marker is one: {keys}");
 
+    // They have taken up nobody who cannot be promoted.
+    for sentinel in &sentinels {
+        let replicas = Client::connect(sentinel.address(), None).must(&["SENTINEL", "REPLICAS", "shop"]);
+        assert!(!format!("{replicas:?}").contains(":0\""), "{replicas:?}");
+    }
     // A server that Sentinels watch is not made a replica behind their backs.
     expect(place.run(&["backup", "create", "--store", "redis"]), 0);
     expect(place.run(&["backup", "verify", "latest", "--store", "redis"]), 0);

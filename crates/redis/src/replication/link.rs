@@ -24,6 +24,10 @@ const LINE_BYTES_MAX: usize = 4096;
 /// How long the server may be silent. While its child works it sends an empty line each second; a slow disk or a long fork takes longer.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
+/// What this process is called among the replicas that a server lists. It is no address: Sentinels take up every replica whose address they can read,
+/// and would count this one as a replica that is down.
+const NAME: &[u8] = b"mainstay.invalid";
+
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
@@ -55,6 +59,12 @@ impl Link {
             link.ask(settings, &words).await?;
         }
         Ok(link)
+    }
+
+    /// Says what kind of replica this is.
+    pub(super) async fn introduce(&mut self, settings: &Settings) -> Result<()> {
+        self.ask_if_known(settings, &[b"REPLCONF", b"ip-address", NAME]).await?;
+        self.ask(settings, &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]).await.map(drop)
     }
 
     /// One command that is answered with a line.
