@@ -496,6 +496,11 @@ fn a_flush_is_undone_in_one_command() {
     writer.must(&["SET", "elsewhere", "1"]);
     catch_up(&place, &[]);
     writer.must(&["RPUSH", "queue", "one", "two"]);
+    // More than is carried at once, by bytes: some together, one alone.
+    for number in 0..6 {
+        writer.must(&["SETRANGE", &format!("large:{number}"), "3000000", "end"]);
+    }
+    writer.must(&["SETRANGE", "large:whole", "12000000", "end"]);
     writer.must(&["FLUSHALL"]);
     writer.must(&["SELECT", "0"]);
     writer.must(&["SET", "auth:session:7", "newer"]);
@@ -532,6 +537,9 @@ fn a_flush_is_undone_in_one_command() {
     assert_eq!(writer.must(&["DBSIZE"]).text(), "600");
     writer.must(&["SELECT", "2"]);
     assert_eq!(writer.must(&["LLEN", "queue"]).text(), "2", "written a moment before the flush");
+    for (key, length) in [("large:0", "3000003"), ("large:5", "3000003"), ("large:whole", "12000003")] {
+        assert_eq!(writer.must(&["STRLEN", key]).text(), length, "{key}");
+    }
     place.run(&["redis", "undo", "--at", "1"]).expect(8);
 }
 

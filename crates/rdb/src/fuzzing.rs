@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 
+use crate::manifest::LogManifest;
 use crate::stream::Cutter;
 use crate::walker::{Item, Walker};
 
@@ -37,16 +38,25 @@ fn walked(source: impl Read, length: usize) -> (Vec<String>, String) {
     (seen, verdict)
 }
 
-/// A replication stream, taken at once and in small pieces.
+/// A replication stream, and a file of commands, taken at once and in small pieces; and the list of an append-only file.
 ///
 /// # Panics
-/// When the pieces decide what comes out, or a boundary lies beyond what was taken.
+/// When the pieces decide what comes out, a boundary lies beyond what was taken, or a list that was read is none when it is written.
 pub fn stream(bytes: &[u8]) {
-    assert_eq!(cut(bytes, usize::MAX), cut(bytes, 5), "the pieces decide what comes out");
+    for cutter in [Cutter::new(0, None), Cutter::of_file()] {
+        let whole = cut(cutter.clone(), bytes, usize::MAX);
+        assert_eq!(whole, cut(cutter, bytes, 5), "the pieces decide what comes out");
+    }
+    if let Ok(list) = LogManifest::parse(bytes) {
+        let again = LogManifest::parse(list.text().as_bytes());
+        assert!(
+            again.is_ok_and(|again| again.current().eq(list.current())),
+            "it is another list when it is written"
+        );
+    }
 }
 
-fn cut(bytes: &[u8], piece: usize) -> (Vec<String>, u64, String) {
-    let mut cutter = Cutter::new(0, None);
+fn cut(mut cutter: Cutter, bytes: &[u8], piece: usize) -> (Vec<String>, u64, String) {
     let mut seen = Vec::new();
     let mut verdict = "whole".to_owned();
     for piece in bytes.chunks(piece.min(bytes.len().max(1))) {

@@ -18,6 +18,7 @@ pub mod fuzzing;
 mod input;
 mod kind;
 mod lzf;
+pub mod manifest;
 pub mod stream;
 mod string;
 mod value;

@@ -145,7 +145,7 @@ fn server_failure(settings: &Settings, code: &str, detail: &str) -> Error {
         }
         ("ERR", text) if text.contains("unknown command 'SELECT'") => {
             Error::new(ErrorKind::Unsupported, format!("{address} is a Sentinel, which holds no keys"))
-                .with_hint("name the master, which it tells: `SENTINEL GET-MASTER-ADDR-BY-NAME`")
+                .with_hint("name the server itself, which it tells: `SENTINEL MASTERS`")
         }
         ("CLUSTERDOWN", text) => unreachable(format!("the cluster of {address} is down: {text}"))
             .with_hint("`CLUSTER INFO` tells what is missing"),

@@ -6,7 +6,7 @@ use clap::Args;
 use mainstay_model::{Error, ErrorKind, ExitStatus, Result};
 
 use super::cluster::ScratchArgs;
-use super::{environment, mongo, pg, plan, redis, restore};
+use super::{environment, keyfile, mongo, pg, plan, redis, restore};
 use crate::wiring::Session;
 
 /// Arguments of `apply`.
@@ -36,6 +36,7 @@ pub(crate) async fn run(args: ApplyArgs, session: &Session) -> Result<ExitStatus
         | mainstay_ops::relational::sessions::OPERATION_TERMINATE => {
             pg::activity::apply_plan(&plan, approve, session).await
         }
+        mainstay_ops::keyfile::OPERATION_PLAIN => keyfile::apply_plan(&plan, approve, session).await,
         mainstay_ops::reset::OPERATION => pg::reset::apply_plan(&plan, approve, session).await,
         mainstay_ops::restore::OPERATION_ABANDON => restore::abandon_plan(&plan, approve, session).await,
         mainstay_ops::purge::OPERATION => redis::purge::apply_plan(&plan, approve, session).await,

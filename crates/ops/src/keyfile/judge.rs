@@ -21,24 +21,24 @@ const NEWER: &str = "a server newer than this version of mainstay wrote it: use 
 
 /// What a walk has seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) bytes: u64,
-    pub(super) version: u32,
-    pub(super) databases: Vec<KeyspaceSize>,
-    pub(super) functions: u64,
-    pub(super) replication: Option<ReplicationPoint>,
+pub(crate) struct Seen {
+    pub(crate) bytes: u64,
+    pub(crate) version: u32,
+    pub(crate) databases: Vec<KeyspaceSize>,
+    pub(crate) functions: u64,
+    pub(crate) replication: Option<ReplicationPoint>,
     /// Whether the file carries a checksum, which was right.
-    pub(super) has_checksum: bool,
+    pub(crate) has_checksum: bool,
 }
 
 /// A walk under way.
-pub(super) struct Judge {
+pub(crate) struct Judge {
     pieces: mpsc::Sender<Bytes>,
     walk: JoinHandle<Result<Seen, WalkError>>,
 }
 
 impl Judge {
-    pub(super) fn begin() -> Result<Self> {
+    pub(crate) fn begin() -> Result<Self> {
         let (pieces, coming) = mpsc::channel(PIECE_COUNT_MAX);
         let begun =
             Builder::new().name("walk".to_owned()).spawn(|| walk(Pieces { coming, piece: Bytes::new() }));
@@ -49,13 +49,13 @@ impl Judge {
     }
 
     /// The next bytes.
-    pub(super) async fn bytes(&self, piece: Bytes) {
+    pub(crate) async fn bytes(&self, piece: Bytes) {
         // A walk that has ended has its verdict; see `end`.
         let _ = self.pieces.send(piece).await;
     }
 
     /// The next bytes, from a thread that may wait.
-    pub(super) fn bytes_blocking(&self, piece: Bytes) {
+    pub(crate) fn bytes_blocking(&self, piece: Bytes) {
         let _ = self.pieces.blocking_send(piece);
     }
 
@@ -63,7 +63,7 @@ impl Judge {
     ///
     /// # Errors
     /// `Corrupt` of a file that is damaged or none; `Unsupported` of one that holds what this version does not know.
-    pub(super) fn end(self) -> Result<Seen> {
+    pub(crate) fn end(self) -> Result<Seen> {
         drop(self.pieces);
         match self.walk.join() {
             Ok(Ok(seen)) => Ok(seen),

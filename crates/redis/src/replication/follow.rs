@@ -80,7 +80,7 @@ impl ReplicationSource for RedisReplication {
 impl RedisReplication {
     async fn ask(&self, link: &mut Link, after: Option<&ReplicationPoint>) -> Result<Answer> {
         let settings = &self.settings;
-        link.ask(settings, &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]).await?;
+        link.introduce(settings).await?;
         let (id, next) = match after {
             Some(after) => (after.id.clone(), (after.offset + 1).to_string()),
             None => ("?".to_owned(), "-1".to_owned()),

@@ -15,6 +15,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::config::Settings;
 use crate::failure::{broken, not_understood, refused, silent, turned_away, unresolved, untrusted};
+use crate::sentinel;
 
 /// How much is asked of the stream at once.
 const READ_BYTES: usize = 256 * 1024;
@@ -22,6 +23,10 @@ const READ_BYTES: usize = 256 * 1024;
 const LINE_BYTES_MAX: usize = 4096;
 /// How long the server may be silent. While its child works it sends an empty line each second; a slow disk or a long fork takes longer.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// What this process is called among the replicas that a server lists. It is no address: Sentinels take up every replica whose address they can read,
+/// and would count this one as a replica that is down.
+const NAME: &[u8] = b"mainstay.invalid";
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -39,17 +44,24 @@ pub(super) struct Link {
 impl Link {
     /// Connects and logs in.
     pub(super) async fn open(settings: &Settings) -> Result<Self> {
+        let settings = sentinel::current(settings).await?;
+        let settings = settings.as_ref();
         let address = settings.address();
         let connected = timeout(settings.connect_timeout, connect(settings)).await;
         let stream = connected.unwrap_or_else(|_| Err(silent(&address)))?;
         let mut link = Self { stream, buffer: BytesMut::new(), address };
-        if let Some(password) = &settings.password {
-            let mut words: Vec<&[u8]> = vec![b"AUTH"];
-            words.extend(settings.user.as_ref().map(|user| user.as_bytes()));
-            words.push(password.expose().as_bytes());
+        if let Some(login) = settings.login() {
+            let login = login.into_iter().map(str::as_bytes);
+            let words: Vec<&[u8]> = [&b"AUTH"[..]].into_iter().chain(login).collect();
             link.ask(settings, &words).await?;
         }
         Ok(link)
+    }
+
+    /// Says what kind of replica this is.
+    pub(super) async fn introduce(&mut self, settings: &Settings) -> Result<()> {
+        self.ask_if_known(settings, &[b"REPLCONF", b"ip-address", NAME]).await?;
+        self.ask(settings, &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]).await.map(drop)
     }
 
     /// One command that is answered with a line.

@@ -72,7 +72,7 @@ pub(super) enum End {
 impl RedisKeyFile {
     async fn begin_on(&self, link: &mut Link) -> Result<Begun> {
         let settings = &self.settings;
-        link.ask(settings, &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]).await?;
+        link.introduce(settings).await?;
         link.ask_if_known(settings, &[b"REPLCONF", b"rdb-only", b"1"]).await?;
         let direct = link.ask_if_known(settings, &[b"REPLCONF", b"rdb-channel", b"1"]).await?;
         link.send(&[b"SYNC"]).await?;
