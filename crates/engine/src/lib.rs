@@ -8,6 +8,7 @@ mod changes;
 mod cluster;
 mod digest;
 mod documents;
+mod init;
 mod inspection;
 mod keyfile;
 mod keyserver;
@@ -38,6 +39,12 @@ pub use documents::{
     DocumentSource, DocumentStream, FrameError, LoadOutcome, Loader, Namespace, PreparedScan, Pressure,
     PressureGauge, ScanRange, ScanSetback, ServerFacts, Snapshot, SnapshotRequest, UNIDENTIFIED,
     data_namespace, document_frames,
+};
+pub use init::{
+    DocumentAccess, DocumentAct, DocumentInit, DocumentServer, GrantObject, KeyServerAct, KeyServerInit,
+    Membership, PasswordMatch, Principal, Privilege, RelationalAct, RelationalGrant, RelationalInit,
+    RoleAttributes, SeenCollection, SeenDatabase, SeenGrant, SeenKeyUser, SeenPrincipal, SeenRole,
+    ServerIdentity, UserData, UserKeeping,
 };
 pub use inspection::{
     CacheUse, CollectionStatistics, Contention, CountRequest, FlowControl, IndexStatistics, Inspection,

@@ -52,6 +52,7 @@
 //! | current operations | `inprog` | `clusterMonitor` |
 //! | kill an operation | `killop` | `hostManager` |
 //! | locks, tickets, cache | `serverStatus`; `lockInfo`'s for who blocks (done without when missing), `inprog` | `clusterMonitor` |
+//! | initiate, make users, roles and collections | `replSetInitiate`; `viewUser`, `find` on `admin.system.roles`, `createUser`, `createRole`, `grantRole`; `createCollection`, `collMod`, `createIndex` | `root`; `userAdminAnyDatabase`, `dbAdminAnyDatabase` and `clusterAdmin` |
 //! | environment marker | `find` and, to write it, `insert` and `update` on `mainstay.identity` | `readWrite` on `mainstay` |
 
 mod accounts;
@@ -62,6 +63,7 @@ mod error;
 mod extjson;
 #[doc(hidden)]
 pub mod fuzzing;
+mod init;
 mod inspect;
 mod load;
 mod metadata;
@@ -78,5 +80,6 @@ mod topology;
 mod wire;
 
 pub use config::{MongoConfig, RetryPolicy, TlsOptions};
+pub use init::MongoInit;
 pub use oplog::OplogLens;
 pub use server::MongoServer;

@@ -16,6 +16,7 @@ use mainstay_store::Location;
 
 use super::connection::{Connection, ConnectionError};
 use super::file::{ConfigFile, Raw};
+use super::init::InitSection;
 use super::key::{Form, KEYS, Key, nearest};
 use super::source::{Answer, Origin, Outside, Rank};
 
@@ -213,6 +214,8 @@ pub(crate) struct Configuration {
     pub(crate) slice_age: SignedDuration,
     /// The compose file that `doctor` reads.
     pub(crate) compose_file: Option<PathBuf>,
+    /// What is declared of the servers.
+    pub(crate) init: Option<InitSection>,
 }
 
 impl Configuration {
@@ -320,7 +323,10 @@ impl Settings {
         files: Vec<(Rank, ConfigFile)>,
         unknown_variables: Vec<(String, Option<String>)>,
     ) -> Result<Configuration> {
+        // Of two files the project's counts, and it alone: half a declaration is none.
+        let init = files.iter().find_map(|(_, file)| file.init.clone());
         Ok(Configuration {
+            init,
             files: files.into_iter().map(|(_, file)| file.path).collect(),
             unknown_variables,
             environment_name: self.text("environment.name"),
@@ -596,7 +602,7 @@ fn parse(answer: &Answer) -> Result<Value> {
 }
 
 /// `7d`: days of 24 hours, which the general parser leaves to calendars.
-fn parse_days(text: &str) -> Option<SignedDuration> {
+pub(super) fn parse_days(text: &str) -> Option<SignedDuration> {
     let days: i64 = text.strip_suffix('d')?.trim().parse().ok()?;
     (1..=36_500).contains(&days).then(|| SignedDuration::from_hours(days * 24))
 }
