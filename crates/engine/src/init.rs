@@ -252,7 +252,7 @@ pub trait DocumentInit: Send + Sync {
     async fn indexes(&self, namespace: &Namespace) -> Result<Vec<String>>;
 
     /// How many documents `validator` (Extended JSON) would refuse; `None` when they cannot be counted in time.
-    async fn violations(&self, namespace: &Namespace, validator: &String) -> Result<Option<u64>>;
+    async fn violations(&self, namespace: &Namespace, validator: &str) -> Result<Option<u64>>;
 
     /// Extended JSON as the server would give it back: canonical.
     ///

@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use jiff::SignedDuration;
 use mainstay_engine::{
     AccountStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentSink, DocumentSource, Inspection,
-    KeyCarrier, KeyFileSource, KeyServerControl, Keyspace, Namespace, Probe, RelationalInspection,
+    DocumentInit, KeyCarrier, KeyFileSource, KeyServerControl, KeyServerInit, Keyspace, Namespace, Principal,
+    Probe, RelationalInit, RelationalInspection,
     ReplicaTarget, ReplicationSource, StoreFacts, WalSource,
 };
 use mainstay_guard::{
@@ -19,15 +20,15 @@ use mainstay_guard::{
 use mainstay_model::{
     Clock, Error, ErrorKind, Finding, Result, ResultExt, Secret, StoreKind, SystemClock, Target, redact_url,
 };
-use mainstay_mongo::{MongoConfig, MongoServer};
+use mainstay_mongo::{MongoConfig, MongoInit, MongoServer};
 use mainstay_ops::Selection;
 use mainstay_ops::cluster::FetchCommand;
 use mainstay_postgres::{
-    PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInspection, PostgresProbe, PostgresScratch,
+    PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInit, PostgresInspection, PostgresProbe, PostgresScratch,
     ProgramPlaces, TlsOptions,
 };
 use mainstay_redis::{
-    RedisCarrier, RedisConfig, RedisKeyFile, RedisKeyspace, RedisProbe, RedisReplica, RedisReplication,
+    RedisCarrier, RedisConfig, RedisInit, RedisKeyFile, RedisKeyspace, RedisProbe, RedisReplica, RedisReplication,
     RedisScratch, RedisServer,
 };
 use mainstay_repository::{Compression, Repository, RepositoryOptions};
@@ -238,6 +239,39 @@ impl Session {
             inspection: server.clone(),
             accounts: server,
         })
+    }
+
+    /// The MongoDB that is brought to what is declared. `administrators` are declared users who may make others.
+    ///
+    /// # Errors
+    /// `Precondition` when it has no url; `Config` when its connection cannot be described.
+    pub(crate) async fn document_init(
+        &self,
+        administrators: Vec<(Principal, Secret)>,
+    ) -> Result<Arc<dyn DocumentInit>> {
+        let kind = StoreKind::Mongo;
+        let settings = self.configuration.mongo.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(MongoInit::open(&mongo(settings), administrators).await?))
+    }
+
+    /// The PostgreSQL that is brought to what is declared.
+    ///
+    /// # Errors
+    /// As [`Session::document_init`].
+    pub(crate) fn relational_init(&self) -> Result<Arc<dyn RelationalInit>> {
+        let kind = StoreKind::Postgres;
+        let settings = self.configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(PostgresInit::new(&postgres(settings)?)?))
+    }
+
+    /// The Redis that is brought to what is declared.
+    ///
+    /// # Errors
+    /// As [`Session::document_init`].
+    pub(crate) fn key_server_init(&self) -> Result<Arc<dyn KeyServerInit>> {
+        let kind = StoreKind::Redis;
+        let settings = self.configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(RedisInit::new(&redis(settings))?))
     }
 
     /// The keys of Redis.

@@ -335,7 +335,7 @@ impl DocumentInit for MongoInit {
 
     async fn users(&self) -> Result<Option<Vec<SeenPrincipal>>> {
         let mut talk = self.connect().await.context("connect to MongoDB")?;
-        let command = doc! { "usersInfo": { "forAllDBs": true }, "showCustomData": false };
+        let command = doc! { "usersInfo": { "forAllDBs": true } };
         let reply = talk.ask("admin", command).await.context("list users")?;
         Ok(reply.map(|reply| principals(&reply, "users", "user")))
     }

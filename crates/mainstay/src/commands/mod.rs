@@ -15,6 +15,7 @@ pub(crate) mod config;
 pub(crate) mod doctor;
 pub(crate) mod environment;
 pub(crate) mod findings;
+pub(crate) mod init;
 pub(crate) mod keyfile;
 pub(crate) mod logical;
 pub(crate) mod man;
@@ -80,6 +81,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> Result<ExitStatu
         Command::Mongo(command) => Box::pin(mongo::run(command, session)).await,
         Command::Redis(command) => Box::pin(redis::run(command, session)).await,
         Command::Pg(command) => Box::pin(pg::run(command, session)).await,
+        Command::Init(command) => Box::pin(init::run(command, session)).await,
         Command::Environment(command) => Box::pin(environment::run(command, session)).await,
         Command::Audit(command) => Box::pin(audit::run(command, session)).await,
         Command::Wal(command) => Box::pin(wal::run(command, session)).await,

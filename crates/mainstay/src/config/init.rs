@@ -127,7 +127,7 @@ impl<'a> Section<'a> {
         let Some((name, _)) = self.table.iter().find(|(name, _)| !known.contains(&name.get_ref().as_ref())) else {
             return Ok(());
         };
-        let (given, offset) = (name.get_ref().as_ref(), name.span().start);
+        let (given, offset): (&str, usize) = (name.get_ref().as_ref(), name.span().start);
         if given == "password" {
             return Err(self
                 .reader

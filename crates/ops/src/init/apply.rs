@@ -60,6 +60,19 @@ pub struct InitReport {
     pub advice: Vec<String>,
 }
 
+impl InitReport {
+    fn of(steps: Vec<InitStepDone>, survey: Survey) -> Self {
+        let counts = ItemCounts::of(&survey);
+        let left = survey.items.into_iter().filter(|item| !matches!(item.standing, Standing::There));
+        Self {
+            steps,
+            counts,
+            left: left.map(|item| (item.name, item.detail)).collect(),
+            advice: survey.advice,
+        }
+    }
+}
+
 /// One entry of the records about a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", deny_unknown_fields)]
@@ -72,13 +85,15 @@ enum Record {
     Done { plan: Blake3, item: String, at: Timestamp },
 }
 
-/// Refuses a plan that is for another server or environment, or whose acts are not what is decided now.
+/// Refuses a plan that is for another server or environment, or whose acts are not what is decided now. Gives the report when nothing of it is
+/// due: then nothing need be permitted.
 ///
 /// # Errors
 /// As [`apply`], and `Refused` when configuration and marker contradict each other.
-pub async fn check(context: &InitContext<'_>, configured: &ConfiguredEnvironment, plan: &Plan) -> Result<()> {
+pub async fn check(context: &InitContext<'_>, configured: &ConfiguredEnvironment, plan: &Plan) -> Result<Option<InitReport>> {
+    let parameters = InitParameters::of(plan)?;
     let survey = surveyed(context.store, plan).await?;
-    let now = identify(configured, &[(plan.target.store, survey.identity.marker)])?;
+    let now = identify(configured, &[(plan.target.store, survey.identity.marker.clone())])?;
     // The plan's own marker may have made the server less protected than it was.
     if now.name != plan.target.environment || now.class > plan.target.class {
         return Err(stale(format!(
@@ -86,7 +101,13 @@ pub async fn check(context: &InitContext<'_>, configured: &ConfiguredEnvironment
             plan.target.environment, plan.target.class, now.name, now.class
         )));
     }
-    Ok(())
+    for planned in &parameters.acts {
+        if find(&survey, planned)?.is_some() {
+            return Ok(None);
+        }
+    }
+    let steps = parameters.acts.into_iter().map(|planned| InitStepDone { name: planned.item, was_there: true });
+    Ok(Some(InitReport::of(steps.collect(), survey)))
 }
 
 /// The survey of the server, whose decisions are those of the plan.
@@ -208,13 +229,7 @@ impl Run<'_> {
             steps.push(InitStepDone { name: planned.item.clone(), was_there });
             observer.advance(Work { items: 1, bytes: 0 });
         }
-        let left = survey.items.iter().filter(|item| !matches!(item.standing, Standing::There));
-        Ok(InitReport {
-            steps,
-            counts: ItemCounts::of(&survey),
-            left: left.map(|item| (item.name.clone(), item.detail.clone())).collect(),
-            advice: survey.advice,
-        })
+        Ok(InitReport::of(steps, survey))
     }
 
     /// Does one act unless what it is for is there; `true` when it was.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use mainstay_engine::{
-    DocumentAccess, DocumentAct, DocumentInit, DocumentServer, Membership, Namespace, PasswordMatch,
+    DocumentAccess, DocumentAct, DocumentInit, DocumentServer, Membership, PasswordMatch,
     Principal, Privilege, SeenCollection, SeenPrincipal,
 };
 use mainstay_guard::{Marker, Permit};
@@ -54,6 +54,10 @@ struct SeenDeclared {
 impl InitStore for DocumentStore<'_> {
     fn kind(&self) -> StoreKind {
         StoreKind::Mongo
+    }
+
+    fn rotate(&self) -> &[String] {
+        self.rotate
     }
 
     async fn survey(&self) -> Result<Survey> {
@@ -332,7 +336,7 @@ fn collection_items(declared: &DeclaredCollection, seen: &SeenDeclared) -> Vec<I
         items.push(Item::new(format!("options of {name}"), Standing::Differs, detail));
     }
     let changed: Vec<&String> = members(&seen.changeable)
-        .filter(|(key, value)| !equal(Some(value), own.get(*key).or(default_of(key).as_ref())))
+        .filter(|(key, value)| !equal(Some(*value), own.get(*key).or(default_of(key).as_ref())))
         .map(|(key, _)| key)
         .collect();
     items.insert(0, match changed.is_empty() {
@@ -473,7 +477,7 @@ fn advice(declared: &DeclaredDocuments, seen: &Seen) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use mainstay_engine::ServerIdentity;
+    use mainstay_engine::{Namespace, ServerIdentity};
     use mainstay_model::Secret;
 
     use super::super::declared::{DeclaredPassword, PasswordPlace};

@@ -24,6 +24,10 @@ impl InitStore for KeyStore<'_> {
         StoreKind::Redis
     }
 
+    fn rotate(&self) -> &[String] {
+        self.rotate
+    }
+
     async fn survey(&self) -> Result<Survey> {
         let identity = self.server.identity().await?;
         let mut items = Vec::new();

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use apply::{InitContext, InitReport, InitStepDone, apply, check};
 pub use documents::DocumentStore;
 pub use keys::KeyStore;
-pub use plan::{InitPlan, ItemCounts, plan};
+pub use plan::{InitPlan, ItemCounts, plan, rotated};
 pub use relational::RelationalStore;
 
 /// The registered name of an initiation that only adds.
@@ -118,6 +118,9 @@ pub struct Survey {
 pub trait InitStore: Send + Sync {
     /// Which store.
     fn kind(&self) -> StoreKind;
+
+    /// Accounts whose password may be set again.
+    fn rotate(&self) -> &[String];
 
     /// Looks at everything declared.
     ///

@@ -23,6 +23,8 @@ pub(super) struct PlannedAct {
 #[serde(deny_unknown_fields)]
 pub(super) struct InitParameters {
     pub(super) acts: Vec<PlannedAct>,
+    /// Accounts whose password may be set again.
+    pub(super) rotate: Vec<String>,
 }
 
 impl InitParameters {
@@ -40,6 +42,14 @@ impl InitParameters {
         }
         serde_json::from_value(plan.parameters.clone()).map_err(|source| refuse().with_source(source))
     }
+}
+
+/// The accounts whose password a plan may set again: whoever applies it hands them in with what is declared.
+///
+/// # Errors
+/// `Usage` when it is a plan of something else.
+pub fn rotated(plan: &Plan) -> Result<Vec<String>> {
+    InitParameters::of(plan).map(|parameters| parameters.rotate)
 }
 
 /// How many declared things stand how.
@@ -126,7 +136,7 @@ pub async fn plan(
             bytes: 0,
         },
         target,
-        parameters: serde_json::to_value(InitParameters { acts }).expect("parameters have a JSON form"),
+        parameters: serde_json::to_value(InitParameters { acts, rotate: store.rotate().to_vec() }).expect("parameters have a JSON form"),
         created_at,
         expires_at: created_at + Plan::LIFETIME,
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),

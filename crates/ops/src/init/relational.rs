@@ -53,6 +53,10 @@ impl InitStore for RelationalStore<'_> {
         StoreKind::Postgres
     }
 
+    fn rotate(&self) -> &[String] {
+        self.rotate
+    }
+
     async fn survey(&self) -> Result<Survey> {
         let identity = self.server.identity().await?;
         let seen = self.seen().await?;
@@ -95,7 +99,10 @@ impl RelationalStore<'_> {
                 None => PasswordMatch::Unknown,
             });
         }
-        for declared in self.declared.databases.iter().filter(|declared| seen.database(&declared.name).is_some()) {
+        for declared in &self.declared.databases {
+            if seen.database(&declared.name).is_none() {
+                continue;
+            }
             let (installed, available) = self.server.extensions(&declared.name).await?;
             let schemas = self.server.schemas(&declared.name).await?;
             seen.contents.insert(declared.name.clone(), Contents { installed, available, schemas });
