@@ -586,7 +586,7 @@ pub struct SeenKeyUser {
     pub rules: String,
 }
 
-/// One thing done to a server of keys, and kept where it keeps its users, in one transaction.
+/// One thing done to a server of keys, and kept where it keeps its users.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "act", deny_unknown_fields)]
 pub enum KeyServerAct {

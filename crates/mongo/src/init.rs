@@ -115,6 +115,13 @@ impl MongoInit {
         }
     }
 
+    async fn asks_nobody(&self, endpoint: &Endpoint) -> Result<bool> {
+        let options = WireOptions { login: None, ..self.wire.clone() };
+        let connection = Connection::open(endpoint, &options).await?;
+        let mut talk = Talk { connection, endpoint: endpoint.clone(), access: DocumentAccess::Open };
+        Ok(talk.nobody_access().await? == Some(DocumentAccess::Open))
+    }
+
     /// A connection to the server that `permit` is for.
     async fn permitted(&self, permit: &Permit) -> Result<Talk> {
         let mut talk = self.connect().await?;
@@ -330,7 +337,12 @@ impl DocumentInit for MongoInit {
     async fn look(&self) -> Result<DocumentServer> {
         let mut talk = self.connect().await.context("connect to MongoDB")?;
         let identity = talk.identity().await.context("read facts of MongoDB")?;
-        Ok(DocumentServer { identity, membership: talk.membership().await?, access: talk.access })
+        // A server that asks nobody for a password checks one that is offered nevertheless.
+        let access = match (&talk.access, self.asks_nobody(&talk.endpoint).await?) {
+            (_, true) => DocumentAccess::Open,
+            (access, false) => access.clone(),
+        };
+        Ok(DocumentServer { identity, membership: talk.membership().await?, access })
     }
 
     async fn users(&self) -> Result<Option<Vec<SeenPrincipal>>> {

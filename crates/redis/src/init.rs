@@ -1,7 +1,7 @@
 //! A Redis brought to what is declared of its users, and where it keeps them.
 //!
 //! Passwords go to the server as SHA-256, as it keeps them itself, so that neither a monitor nor its log sees one. Each act makes or changes one
-//! user and lets the server keep its users in the same transaction: in its file of users (`ACL SAVE`), else in its configuration file (`CONFIG
+//! user and lets the server keep its users, sent in one piece: in its file of users (`ACL SAVE`), else in its configuration file (`CONFIG
 //! REWRITE`); a server with neither forgets them at its end, which whoever decides has been told. Rules are compared in the server's own form
 //! (Redis documentation, ACL GETUSER, from 7 on): keys and channels as sets, rules of commands in their order, since the later one wins.
 
@@ -136,7 +136,8 @@ impl KeyServerInit for RedisInit {
         let keeping = self.keeping().await?;
         let mut session = self.permitted(permit).await?;
         let mut pipeline = Pipeline::new();
-        pipeline.atomic().cmd("ACL").arg("SETUSER").arg(&words);
+        // Sent at once: whoever is killed has sent both or none.
+        pipeline.cmd("ACL").arg("SETUSER").arg(&words);
         match keeping {
             UserKeeping::UserFile(_) => drop(pipeline.cmd("ACL").arg("SAVE")),
             UserKeeping::ConfigFile(_) => drop(pipeline.cmd("CONFIG").arg("REWRITE")),

@@ -161,9 +161,9 @@ fn a_missing_right_an_absent_extension_and_a_wrong_password_are_told_with_the_ne
         project(&place, &format!("[postgres]\nurl = \"{}\"\n{declaration}", without_password(&server)));
         place
     };
-    lines("wrong", DECLARATION).run(&["init", "plan"]).expect(5).says("refused the password");
+    lines("wrong", &format!("user = \"postgres\"\n{DECLARATION}")).run(&["init", "plan"]).expect(5).says("refused the password");
     let declaration = DECLARATION.replace("pg_stat_statements", "not_there_at_all").replace("databases.shop]", "databases.postgres]");
-    let planned = plan(&lines("right", &declaration), "postgres", &[], 3);
+    let planned = plan(&lines("right", &format!("user = \"postgres\"\n{declaration}")), "postgres", &[], 3);
     let name = "extension not_there_at_all in postgres";
     assert!(summary(&planned, name).contains("install its package"), "{planned}");
 

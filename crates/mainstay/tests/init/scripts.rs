@@ -31,7 +31,7 @@ fn the_runbooks_script_is_explained_and_declared() {
     let toml = report["toml"].as_str().unwrap();
     let (init, _) = toml.split_once("\n[mongo.indexes]").unwrap();
     project(&place, init);
-    place.run(&["config", "check"]).expect(0);
+    place.run(&["init", "plan"]).expect(8).says("mongo is not configured");
 }
 
 #[test]
@@ -45,5 +45,5 @@ fn a_folder_of_postgres_and_no_folder_are_told() {
     told.says("holds no PG_VERSION").says("10.sql:1: role app").says("10.sql:3: DROP TABLE").says("20.sql.gz:1: a packed file");
     let report = place.run(&["init", "check", "initdb.d", "--json"]).expect(0).json();
     project(&place, report["toml"].as_str().unwrap());
-    place.run(&["config", "check"]).expect(0);
+    place.run(&["init", "plan"]).expect(8).says("postgres is not configured");
 }
