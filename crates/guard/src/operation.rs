@@ -55,6 +55,10 @@ pub const OPERATIONS: &[Operation] = &[
         reach: Reach::Store,
     },
     reads("environment.show", "show which environment this is and which source says so"),
+    reads("index.audit", "find indexes that nobody uses, that are redundant, that were forgotten"),
+    reads("index.drift", "compare the indexes of a database with what is declared"),
+    reads("index.import.live", "write the indexes of a database as a manifest"),
+    reads("index.import.mongoose", "write the indexes that a project of Mongoose declares as a manifest"),
     reads("man", "print the manual page"),
     reads("mongo.count", "count the documents of collections"),
     reads("mongo.dump", "write a dump that stock tools restore; the store is only read"),
@@ -94,6 +98,7 @@ pub const OPERATIONS: &[Operation] = &[
     reads("mongo.profile.show", "show what the profilers record"),
     reads("mongo.slow", "show slow operations grouped by the shape of their queries"),
     reads("mongo.stats", "show what collections and their indexes take"),
+    reads("mongo.ttl", "show what expires, and how far behind the server is"),
     reads("pg.activity", "show what the sessions of a server do now"),
     Operation {
         name: "pg.activity.cancel",
