@@ -8,6 +8,7 @@ mod changes;
 mod cluster;
 mod digest;
 mod documents;
+mod indexes;
 mod inspection;
 mod keyfile;
 mod keyserver;
@@ -38,6 +39,10 @@ pub use documents::{
     DocumentSource, DocumentStream, FrameError, LoadOutcome, Loader, Namespace, PreparedScan, Pressure,
     PressureGauge, ScanRange, ScanSetback, ServerFacts, Snapshot, SnapshotRequest, UNIDENTIFIED,
     data_namespace, document_frames,
+};
+pub use indexes::{
+    AggregateRequest, BuildPhase, CommitQuorum, DiskRoom, IndexBuild, IndexCatalog, IndexChange,
+    IndexControl, IndexUsage, IndexedCollection, MemberUsage, TtlMonitor, UniqueVerdict, UsageReport,
 };
 pub use inspection::{
     CacheUse, CollectionStatistics, Contention, CountRequest, FlowControl, IndexStatistics, Inspection,
