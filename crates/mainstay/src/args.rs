@@ -10,7 +10,7 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use mainstay_model::{Error, ErrorKind, Result};
 
 use crate::commands::{
-    apply, audit, backup, capture, completions, config, doctor, environment, man, mongo, pg, plan, redis,
+    apply, audit, backup, capture, completions, config, doctor, environment, index, man, mongo, pg, plan, redis,
     restore, status, wal,
 };
 use crate::config::connection::holds_password;
@@ -85,6 +85,9 @@ pub(crate) enum Command {
     /// MongoDB: daily questions, and dumps that stock tools read
     #[command(subcommand)]
     Mongo(mongo::MongoCommand),
+    /// The indexes of MongoDB: declared, compared, changed by plans
+    #[command(subcommand)]
+    Index(index::IndexCommand),
     /// PostgreSQL: daily questions
     #[command(subcommand)]
     Pg(pg::PgCommand),
@@ -125,6 +128,7 @@ impl Command {
             Self::Restore(command) => command.name(),
             Self::Mongo(command) => command.name(),
             Self::Pg(command) => command.name(),
+            Self::Index(command) => command.name(),
             Self::Redis(command) => command.name(),
             Self::Environment(command) => command.name(),
             Self::Audit(command) => command.name(),

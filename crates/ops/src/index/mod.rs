@@ -16,6 +16,8 @@ mod plan;
 mod questions;
 mod records;
 
+pub use mainstay_journal::KeptLease;
+
 pub use apply::{IndexContext, IndexReport, IndexStepDone, apply, check, claim, resumable};
 pub use parameters::{Answer, DuplicateGroup, Estimate, IndexParameters, PlannedChange, PlannedCollection};
 pub use plan::{DroppedIndexes, IndexPlanning, dropped, plan, restore, retire};

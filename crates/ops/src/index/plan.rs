@@ -8,7 +8,7 @@ use mainstay_engine::{
 use mainstay_guard::operation;
 use mainstay_indexes::changes::{self, Choice, Present};
 use mainstay_indexes::{
-    Blocked, Change, ChangeKind, Collation, DeclaredIndex, Ejson, ListedIndex, Manifest, Policy, Step, span,
+    Blocked, Change, ChangeKind, Collation, DeclaredIndex, Ejson, ListedIndex, Manifest, Step, span,
 };
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use mainstay_guard::{BackupEvidence, Outcome};
-use mainstay_model::{Count, Error, ErrorKind, ExitStatus, Plan, Result, ResultExt, StoreKind};
+use mainstay_model::{ErrorKind, ExitStatus, Plan, Result, ResultExt, StoreKind};
 use mainstay_ops::index::{
     self, DroppedIndexes, IndexContext, IndexParameters, IndexPlanning, IndexReport, OPERATION_EXPIRE,
 };
+use mainstay_ops::contents::Needed;
 use mainstay_ops::verify;
 use serde_json::{Map, Value, json};
 
@@ -76,8 +77,8 @@ pub(crate) struct RestoreArgs {
 /// # Errors
 /// The operation's.
 pub(super) async fn plan(args: &PlanArgs, session: &Session) -> Result<ExitStatus> {
-    let made = Making::open(args.allow_gap, session).await?;
-    let plan = made.plan(session, |planning, target| async move { index::plan(&planning, target).await }).await?;
+    let made = Making::open(session.index_manifest()?, args.allow_gap, session).await?;
+    let plan = made.plan(Decision::AsDeclared, session).await?;
     report(&plan, args.output.as_deref(), session)
 }
 
@@ -95,10 +96,8 @@ pub(super) async fn apply(args: &ApplyArgs, session: &Session) -> Result<ExitSta
 /// # Errors
 /// The operation's.
 pub(super) async fn retire(args: &RetireArgs, session: &Session) -> Result<ExitStatus> {
-    let made = Making::open(false, session).await?;
-    let names = &args.indexes;
-    let plan =
-        made.plan(session, |planning, target| async move { index::retire(&planning, names, target).await }).await?;
+    let made = Making::open(session.index_manifest()?, false, session).await?;
+    let plan = made.plan(Decision::Retire(&args.indexes), session).await?;
     carry_out(&plan, &args.making, session).await
 }
 
@@ -107,7 +106,8 @@ pub(super) async fn retire(args: &RetireArgs, session: &Session) -> Result<ExitS
 /// # Errors
 /// The operation's.
 pub(super) async fn restore(args: &RestoreArgs, session: &Session) -> Result<ExitStatus> {
-    let made = Making::open(false, session).await?;
+    // What was dropped comes back as it was, whatever is declared.
+    let made = Making::open(mainstay_indexes::Manifest::default(), false, session).await?;
     let Some(name) = &args.index else {
         let target = session.target(made.documents.probe.as_ref()).await?;
         let dropped = match &made.repository {
@@ -116,8 +116,7 @@ pub(super) async fn restore(args: &RestoreArgs, session: &Session) -> Result<Exi
         };
         return Ok(session.printer.report(&Restorable(dropped)));
     };
-    let plan =
-        made.plan(session, |planning, target| async move { index::restore(&planning, name, target).await }).await?;
+    let plan = made.plan(Decision::Restore(name), session).await?;
     carry_out(&plan, &args.making, session).await
 }
 
@@ -151,7 +150,7 @@ struct Making {
 }
 
 impl Making {
-    async fn open(allows_gaps: bool, session: &Session) -> Result<Self> {
+    async fn open(manifest: mainstay_indexes::Manifest, allows_gaps: bool, session: &Session) -> Result<Self> {
         let repository = match session.configuration.repository {
             Some(_) => session.existing_repository().await?,
             None => None,
@@ -159,17 +158,13 @@ impl Making {
         Ok(Self {
             documents: session.documents(StoreKind::Mongo).await?,
             repository,
-            manifest: session.index_manifest()?,
+            manifest,
             database: super::database(session)?,
             allows_gaps,
         })
     }
 
-    async fn plan<'a, F: Future<Output = Result<Plan>>>(
-        &'a self,
-        session: &'a Session,
-        decide: impl FnOnce(IndexPlanning<'a>, mainstay_model::Target) -> F,
-    ) -> Result<Plan> {
+    async fn plan(&self, decision: Decision<'_>, session: &Session) -> Result<Plan> {
         let target = session.target(self.documents.probe.as_ref()).await?;
         let progress = session.printer.progress();
         let planning = IndexPlanning {
@@ -180,13 +175,27 @@ impl Making {
             database: &self.database,
             allows_gaps: self.allows_gaps,
             clock: session.clock.as_ref(),
-            observer: std::sync::Arc::clone(&progress),
+            observer: progress.as_ref(),
             cancel: &session.cancel,
         };
-        let plan = decide(planning, target).await;
+        let plan = match decision {
+            Decision::AsDeclared => index::plan(&planning, target).await,
+            Decision::Retire(names) => index::retire(&planning, names, target).await,
+            Decision::Restore(name) => index::restore(&planning, name, target).await,
+        };
         session.printer.end_progress();
         plan
     }
+}
+
+/// What is to be decided.
+enum Decision<'a> {
+    /// How everything becomes what is declared.
+    AsDeclared,
+    /// How these go, or all that are hidden.
+    Retire(&'a [String]),
+    /// How this one comes back.
+    Restore(&'a str),
 }
 
 /// Carries out a plan about indexes.
@@ -226,7 +235,7 @@ async fn under_lease(
     context: &IndexContext<'_>,
     plan: &Plan,
     parameters: &IndexParameters,
-    lease: &mainstay_journal::KeptLease,
+    lease: &index::KeptLease,
     approve: Option<&str>,
     session: &Session,
     guard: &mainstay_guard::Guard,
@@ -242,7 +251,7 @@ async fn under_lease(
     let evidence = match plan.operation == OPERATION_EXPIRE {
         true => {
             let namespaces = parameters.expiring().into_iter().collect();
-            let needed = verify::Needed { namespaces, accounts: false };
+            let needed = Needed { namespaces, accounts: false };
             verify::evidence(context.repository, &plan.target.fingerprint, &needed).await?
         }
         false => BackupEvidence::default(),
