@@ -13,11 +13,15 @@
 //! | `declared`, `manifest`, `render` | a declared index, the TOML grammar read and written |
 //! | `compare`, `route` | what differs, and what kind of change leads from one to the other |
 //! | `redundant` | which index serves all that another serves |
+//! | `changes`, `steps` | from what differs to the steps that lead there, and the commands that these are |
+//! | `checks` | what is asked of the documents before, as pipelines |
 //! | `mongoose` | declarations as a Mongoose project makes them |
 //!
 //! Relies on values being canonical or relaxed Extended JSON with fields in their order. Opens nothing, waits for nothing, asks no clock;
 //! refuses what it does not know: an option that no row of this crate names is kept and compared, never dropped.
 
+pub mod changes;
+pub mod checks;
 mod collation;
 mod compare;
 mod declared;
@@ -33,7 +37,9 @@ mod redundant;
 mod render;
 mod route;
 mod spec;
+pub mod steps;
 
+pub use changes::{Blocked, Change, ChangeKind, Check};
 pub use collation::Collation;
 pub use compare::{Aspect, Comparison, Difference, Standing, compare, differences};
 pub use declared::{Allowance, Assertion, DeclaredIndex, Manifest, Policy, Undeclared, is_match};
@@ -48,3 +54,4 @@ pub use redundant::covers;
 pub use render::{toml_of, toml_text};
 pub use route::{Modification, Route, can_stand_beside, route};
 pub use spec::{IndexSpec, SpecError, TTL_NEVER, TextOptions};
+pub use steps::Step;

@@ -85,7 +85,7 @@ pub(crate) enum Command {
     /// MongoDB: daily questions, and dumps that stock tools read
     #[command(subcommand)]
     Mongo(mongo::MongoCommand),
-    /// MongoDB's indexes: declared, imported, compared, audited
+    /// MongoDB's indexes: declared, imported, compared, audited, changed by plans
     #[command(subcommand)]
     Index(index::IndexCommand),
     /// PostgreSQL: daily questions

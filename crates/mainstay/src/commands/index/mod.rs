@@ -1,9 +1,11 @@
-//! `index …`: MongoDB's indexes against what is declared.
+//! `index …`: the indexes of MongoDB, declared, imported, compared, audited, and changed by plans.
 
 pub(crate) mod audit;
+pub(crate) mod change;
 pub(crate) mod drift;
 pub(crate) mod import;
 mod node;
+mod view;
 
 use std::path::PathBuf;
 
@@ -24,15 +26,27 @@ pub(crate) enum IndexCommand {
     Drift(drift::DriftArgs),
     /// Find indexes that nobody uses, that are redundant, that were forgotten
     Audit(audit::AuditArgs),
+    /// Decide how the indexes become what is declared, and show it
+    Plan(change::PlanArgs),
+    /// Carry out a plan, step by step
+    Apply(change::ApplyArgs),
+    /// Hide indexes that nobody declares; drop those that were hidden for long enough
+    Retire(change::RetireArgs),
+    /// List dropped indexes, or build one again
+    Restore(change::RestoreArgs),
 }
 
 impl IndexCommand {
-    /// The operation's name.
+    /// The operation's name, or the beginning of it where the plan decides the rest.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Import(command) => command.name(),
             Self::Drift(_) => "index.drift",
             Self::Audit(_) => "index.audit",
+            Self::Plan(_) => "index.plan",
+            Self::Apply(_) => mainstay_ops::index::OPERATION,
+            Self::Retire(_) => "index.retire",
+            Self::Restore(_) => "index.restore",
         }
     }
 }
@@ -46,6 +60,10 @@ pub(crate) async fn run(command: IndexCommand, session: &Session) -> Result<Exit
         IndexCommand::Import(command) => import::run(command, session).await,
         IndexCommand::Drift(args) => drift::run(args, session).await,
         IndexCommand::Audit(args) => audit::run(args, session).await,
+        IndexCommand::Plan(args) => change::plan(&args, session).await,
+        IndexCommand::Apply(args) => change::apply(&args, session).await,
+        IndexCommand::Retire(args) => change::retire(&args, session).await,
+        IndexCommand::Restore(args) => change::restore(&args, session).await,
     }
 }
 
@@ -66,12 +84,7 @@ impl PlaceArgs {
     /// # Errors
     /// `Precondition` when none is named and none configured.
     pub(crate) fn database(&self, session: &Session) -> Result<String> {
-        let configured = session.configuration.mongo.as_ref().and_then(|mongo| mongo.database.clone());
-        self.database.clone().or(configured).ok_or_else(|| {
-            Error::new(ErrorKind::Precondition, "no database is named")
-                .with_state("nothing was changed")
-                .with_hint("name one with `--database`, or set `database` in [mongo] of mainstay.toml")
-        })
+        self.database.clone().map_or_else(|| database(session), Ok)
     }
 }
 
@@ -105,4 +118,13 @@ impl ManifestArgs {
             false => self.read(session),
         }
     }
+}
+
+/// The database whose indexes are meant.
+fn database(session: &Session) -> Result<String> {
+    session.configured_database().ok_or_else(|| {
+        Error::new(ErrorKind::Precondition, "no database is configured whose indexes are meant")
+            .with_state("nothing was changed")
+            .with_hint("set `database` in [mongo] of mainstay.toml")
+    })
 }
