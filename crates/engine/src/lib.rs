@@ -8,6 +8,7 @@ mod changes;
 mod cluster;
 mod digest;
 mod documents;
+mod indexes;
 mod init;
 mod inspection;
 mod keyfile;
@@ -39,6 +40,10 @@ pub use documents::{
     DocumentSource, DocumentStream, FrameError, LoadOutcome, Loader, Namespace, PreparedScan, Pressure,
     PressureGauge, ScanRange, ScanSetback, ServerFacts, Snapshot, SnapshotRequest, UNIDENTIFIED,
     data_namespace, document_frames,
+};
+pub use indexes::{
+    AggregateRequest, BuildPhase, CommitQuorum, DiskRoom, IndexBuild, IndexCatalog, IndexChange,
+    IndexControl, IndexUsage, IndexedCollection, MemberUsage, TtlMonitor, UniqueVerdict, UsageReport,
 };
 pub use init::{
     DocumentAccess, DocumentAct, DocumentInit, DocumentServer, GrantObject, KeyServerAct, KeyServerInit,

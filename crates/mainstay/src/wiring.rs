@@ -9,14 +9,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::SignedDuration;
 use mainstay_engine::{
-    AccountStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentSink, DocumentSource, Inspection,
-    DocumentInit, KeyCarrier, KeyFileSource, KeyServerControl, KeyServerInit, Keyspace, Namespace, Principal,
-    Probe, RelationalInit, RelationalInspection,
-    ReplicaTarget, ReplicationSource, StoreFacts, WalSource,
+    AccountStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentInit, DocumentSink, DocumentSource,
+    IndexControl, Inspection, KeyCarrier, KeyFileSource, KeyServerControl, KeyServerInit, Keyspace, Namespace,
+    Principal, Probe, RelationalInit, RelationalInspection, ReplicaTarget, ReplicationSource, StoreFacts,
+    WalSource,
 };
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
 };
+use mainstay_indexes::Manifest;
 use mainstay_model::{
     Clock, Error, ErrorKind, Finding, Result, ResultExt, Secret, StoreKind, SystemClock, Target, redact_url,
 };
@@ -36,6 +37,7 @@ use mainstay_store::{Location, S3Options, Store, StoreOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::key::Key;
+use crate::config::manifest;
 use crate::config::resolved::RepositorySettings;
 use crate::config::source::Rank;
 use crate::config::{Configuration, MongoSettings, Outside, PostgresSettings, RedisSettings};
@@ -59,6 +61,8 @@ pub(crate) struct Documents {
     pub(crate) replay: Arc<dyn ChangeReplay>,
     /// Looks into it.
     pub(crate) inspection: Arc<dyn Inspection>,
+    /// Its indexes.
+    pub(crate) indexes: Arc<dyn IndexControl>,
     /// Its users and roles.
     pub(crate) accounts: Arc<dyn AccountStore>,
 }
@@ -237,8 +241,22 @@ impl Session {
             sink: server.clone(),
             replay: server.clone(),
             inspection: server.clone(),
+            indexes: server.clone(),
             accounts: server,
         })
+    }
+
+    /// The indexes that MongoDB is to have.
+    ///
+    /// # Errors
+    /// `Precondition` when nobody declares any; `Config` when the manifest is faulty.
+    pub(crate) fn index_manifest(&self) -> Result<Manifest> {
+        let path = self.configuration.index_manifest.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::Precondition, "no indexes are declared")
+                .with_state("nothing was changed")
+                .with_hint("write what is there with `mainstay index import live --output indexes.toml`, or what code declares with `mainstay index import mongoose`, and name the file as `indexes` in [mongo]")
+        })?;
+        manifest::read(path)
     }
 
     /// The MongoDB that is brought to what is declared. `administrators` are declared users who may make others.

@@ -22,7 +22,7 @@ use mongodb::options::ServerAddress;
 use crate::catalog::{OWN_DATABASE, is_user_collection, is_user_database};
 use crate::config::{self, MongoConfig};
 use crate::error::{WireError, code, driver_error};
-use crate::extjson::{self, Json};
+use crate::extjson;
 use crate::raw;
 use crate::reply::{hex, number};
 use crate::wire::{Connection, Endpoint, Login, WireOptions};
@@ -597,7 +597,7 @@ fn privileges_of(document: &Document) -> Vec<Privilege> {
 /// A document from Extended JSON.
 fn document_of(text: &str) -> Result<Document> {
     let refuse = |why: String| Error::new(ErrorKind::Config, format!("it is no Extended JSON document: {why}"));
-    let bytes = Json::parse(text).and_then(|json| json.to_bson()).map_err(|error| refuse(error.to_string()))?;
+    let bytes = extjson::parse_document(text).map_err(|error| refuse(error.to_string()))?;
     let document = raw::as_document(&bytes).map_err(|error| refuse(error.to_string()))?;
     Document::try_from(document).map_err(|error| refuse(error.to_string()))
 }

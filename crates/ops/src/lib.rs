@@ -14,6 +14,7 @@ pub mod contents;
 pub mod doctor;
 pub mod dump;
 mod framing;
+pub mod index;
 pub mod init;
 mod inspect;
 pub mod key_policy;

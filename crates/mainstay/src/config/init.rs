@@ -387,7 +387,6 @@ fn collection(name: String, section: &Section<'_>) -> Result<DeclaredCollection>
         namespace: Namespace::new(database, name),
         changeable: format!("{{{}}}", changeable.join(",")),
         fixed: format!("{{{}}}", fixed.join(",")),
-        indexes: Vec::new(),
     })
 }
 

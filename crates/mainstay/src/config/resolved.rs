@@ -196,6 +196,8 @@ pub(crate) struct Configuration {
     pub(crate) environment_class: Option<EnvironmentClass>,
     /// MongoDB, when it has a url.
     pub(crate) mongo: Option<MongoSettings>,
+    /// The file that declares MongoDB's indexes, when one does.
+    pub(crate) index_manifest: Option<PathBuf>,
     /// PostgreSQL, when it has a url.
     pub(crate) postgres: Option<PostgresSettings>,
     /// Redis, when it has a url.
@@ -326,6 +328,7 @@ impl Settings {
         // Of two files the project's counts, and it alone: half a declaration is none.
         let init = files.iter().find_map(|(_, file)| file.init.clone());
         Ok(Configuration {
+            index_manifest: self.index_manifest(&files)?,
             init,
             files: files.into_iter().map(|(_, file)| file.path).collect(),
             unknown_variables,
@@ -430,6 +433,25 @@ impl Settings {
             tls_certificate_key_file: self.path("mongo.tls_certificate_key_file"),
             direct: self.switch("mongo.direct"),
         })
+    }
+
+    /// The file that `[mongo] indexes` names, or else the strongest one that declares indexes itself.
+    fn index_manifest(&self, files: &[(Rank, ConfigFile)]) -> Result<Option<PathBuf>> {
+        let Some(named) = self.path("mongo.indexes") else {
+            let declaring = files.iter().find(|(_, file)| file.declares_indexes);
+            return Ok(declaring.map(|(_, file)| file.path.clone()));
+        };
+        match files.iter().find_map(|(_, file)| Some((file, file.index_policy?))) {
+            None => Ok(Some(named)),
+            Some((file, line)) => Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "{}:{line}: [mongo.policy] stands apart from the indexes it is for",
+                    file.path.display()
+                ),
+            )
+            .with_hint(format!("move it to {} as [policy]", named.display()))),
+        }
     }
 
     fn postgres(&self) -> Option<PostgresSettings> {

@@ -41,6 +41,9 @@ collation = { locale = "de", strength = 2 }
 [init.mongo.collections.metrics]
 time_series = { time = "at", meta = "sensor", granularity = "minutes" }
 expire_after = "30d"
+
+[mongo.indexes]
+orders = [{ keys = ["buyer", "-at"] }, { keys = ["number"], unique = true }]
 "#;
 
 fn place() -> Place {
@@ -113,6 +116,8 @@ async fn a_container_with_root_credentials_is_initiated_from_outside_whenever_it
             "collection shop.orders",
             "collection shop.events",
             "collection shop.metrics",
+            "index shop.orders.buyer_1_at_-1",
+            "index shop.orders.number_1",
             "environment marker"
         ]
     );
@@ -120,7 +125,7 @@ async fn a_container_with_root_credentials_is_initiated_from_outside_whenever_it
 
     // Each step leaves a record before and one after it; the process is killed behind each.
     let mut kills = 0;
-    for record in 1..=16 {
+    for record in 1..=20 {
         if apply_killed_at(&place, "mongo", record) {
             kills += 1;
             wait_for_lease();
@@ -165,7 +170,7 @@ async fn a_server_without_auth_gets_its_users_and_the_advice_to_ask_for_them() {
     configured(&place, &url(&server), DECLARATION);
     plan(&place, "mongo", &[], 0);
     let applied = apply(&place).expect(0).json();
-    assert_eq!(done(&applied).len(), 8, "{applied}");
+    assert_eq!(done(&applied).len(), 10, "{applied}");
     assert!(applied["applied"][0]["advice"][0].as_str().unwrap().contains("--keyFile"), "{applied}");
     assert_eq!(seen(&client(&server, "").await).await, MADE);
 
@@ -217,6 +222,7 @@ async fn what_is_there_otherwise_is_told_changed_where_it_can_be_and_never_taken
 
     let planned = plan(&place, "mongo", &[], 3);
     assert_eq!(marked(&planned, "~"), ["collection shop.orders"]);
+    assert!(summary(&planned, "index shop.orders.number_1").contains("mainstay index plan"), "{planned}");
     assert!(summary(&planned, "collection shop.orders").contains("2 documents that are there violate it"), "{planned}");
     assert!(summary(&planned, "options of collection shop.events").contains("cannot be changed"), "{planned}");
     assert!(summary(&planned, "rights of user shop.app").contains("shop.dbAdmin, shop.read besides"), "{planned}");

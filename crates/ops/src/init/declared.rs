@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use mainstay_engine::{Namespace, Principal, Privilege, RelationalGrant, RoleAttributes};
+use mainstay_indexes::DeclaredIndex;
 use mainstay_model::{EnvironmentClass, Secret};
 
 /// What holds a password.
@@ -98,8 +99,6 @@ pub struct DeclaredCollection {
     pub changeable: String,
     /// Options that it is made with, for good: Extended JSON with `capped`, `size`, `max`, `collation`, `timeseries`.
     pub fixed: String,
-    /// Indexes that it should have, as `createIndexes` takes them: Extended JSON with `key` and `name`.
-    pub indexes: Vec<String>,
 }
 
 /// What is declared of a server of documents.
@@ -113,6 +112,8 @@ pub struct DeclaredDocuments {
     pub users: Vec<DeclaredDocumentUser>,
     /// Collections.
     pub collections: Vec<DeclaredCollection>,
+    /// The indexes of the manifest, by collection.
+    pub indexes: Vec<(Namespace, Vec<DeclaredIndex>)>,
     /// The marker.
     pub mark: Option<Mark>,
 }

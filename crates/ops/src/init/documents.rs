@@ -7,10 +7,11 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use mainstay_engine::{
-    DocumentAccess, DocumentAct, DocumentInit, DocumentServer, Membership, PasswordMatch,
+    DocumentAccess, DocumentAct, DocumentInit, DocumentServer, Membership, Namespace, PasswordMatch,
     Principal, Privilege, SeenCollection, SeenPrincipal,
 };
 use mainstay_guard::{Marker, Permit};
+use mainstay_indexes::{Collation, DeclaredIndex, Json, ListedIndex};
 use mainstay_model::{Count, Error, ErrorKind, Result, StoreKind};
 use serde_json::Value;
 
@@ -36,6 +37,8 @@ struct Seen {
     passwords: Vec<PasswordMatch>,
     /// Of each declared collection, in order: what there is, and how many documents its validator would refuse where that matters.
     collections: Vec<SeenDeclared>,
+    /// Of each collection with declared indexes, in order.
+    indexed: Vec<SeenIndexed>,
 }
 
 /// A declared collection as it was found.
@@ -46,7 +49,12 @@ struct SeenDeclared {
     fixed: Value,
     collection: Option<SeenCollection>,
     violations: Option<u64>,
-    indexes: Vec<Value>,
+}
+
+/// A collection with declared indexes as it was found; one that is not there is empty.
+struct SeenIndexed {
+    collation: Collation,
+    indexes: Vec<ListedIndex>,
     is_empty: bool,
 }
 
@@ -72,8 +80,9 @@ impl InitStore for DocumentStore<'_> {
             });
         }
         let collections = self.collections().await?;
+        let indexed = self.indexed().await?;
         let data = self.server.user_data().await?;
-        let seen = Seen { server, users, roles, passwords, collections };
+        let seen = Seen { server, users, roles, passwords, collections, indexed };
         Ok(Survey {
             items: decide(self.declared, &seen, self.rotate),
             advice: advice(self.declared, &seen),
@@ -123,18 +132,48 @@ impl DocumentStore<'_> {
                     let text = validator.map(Value::to_string).unwrap_or_default();
                     found.violations = self.server.violations(&declared.namespace, &text).await?;
                 }
-                if !declared.indexes.is_empty() {
-                    let indexes = self.server.indexes(&declared.namespace).await?;
-                    found.indexes = indexes.iter().map(|index| json(index)).collect();
-                    // A document that satisfies nothing is any document.
-                    let any = self.server.violations(&declared.namespace, "{\"$nor\": [{}]}").await?;
-                    found.is_empty = any == Some(0);
-                }
             }
             seen.push(found);
         }
         Ok(seen)
     }
+}
+
+impl DocumentStore<'_> {
+    async fn indexed(&self) -> Result<Vec<SeenIndexed>> {
+        let mut seen = Vec::new();
+        for (namespace, _) in &self.declared.indexes {
+            let listed = self.server.collections(&namespace.database).await?.unwrap_or_default();
+            let found = listed.iter().find(|found| found.namespace == *namespace);
+            // A collection that is to be made gives its indexes the collation that it is made with.
+            let declared = self.declared.collections.iter().find(|one| one.namespace == *namespace);
+            let options = match (found, declared) {
+                (Some(found), _) => found.options.clone(),
+                (None, Some(declared)) => self.server.canonical(&declared.fixed)?,
+                (None, None) => "{}".to_owned(),
+            };
+            let read = |text: &str| Json::parse(text).map_err(|error| unreadable(namespace, error));
+            let collation = match read(&options)?.get("collation") {
+                Some(document) => Collation::of_document(document).map_err(|why| unreadable(namespace, why))?,
+                None => Collation::Simple,
+            };
+            let mut indexes = Vec::new();
+            let mut is_empty = true;
+            if found.is_some() {
+                for index in self.server.indexes(namespace).await? {
+                    indexes.push(ListedIndex::read(&read(&index)?).map_err(|why| unreadable(namespace, why))?);
+                }
+                // A document that must satisfy nothing refuses none: what refuses every one counts them all.
+                is_empty = self.server.violations(namespace, "{\"$nor\": [{}]}").await? == Some(0);
+            }
+            seen.push(SeenIndexed { collation, indexes, is_empty });
+        }
+        Ok(seen)
+    }
+}
+
+fn unreadable(namespace: &Namespace, why: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("what the server tells of the indexes of {namespace} cannot be read: {why}"))
 }
 
 fn find<'a>(list: Option<&'a [SeenPrincipal]>, name: &Principal) -> Option<&'a SeenPrincipal> {
@@ -164,6 +203,9 @@ fn decide(declared: &DeclaredDocuments, seen: &Seen, rotate: &[String]) -> Vec<I
         items.extend(user_items(user, *password, seen, rotate));
     }
     items.extend(declared.collections.iter().zip(&seen.collections).flat_map(|(one, seen)| collection_items(one, seen)));
+    for ((namespace, indexes), seen) in declared.indexes.iter().zip(&seen.indexed) {
+        items.extend(index_items(namespace, indexes, seen));
+    }
     items.extend(marker_item(declared.mark.as_ref(), seen.server.identity.marker.as_ref()));
     items
 }
@@ -316,9 +358,7 @@ fn collection_items(declared: &DeclaredCollection, seen: &SeenDeclared) -> Vec<I
     let Some(found) = &seen.collection else {
         let options = merged(&declared.fixed, &declared.changeable);
         let act = DocumentAct::CreateCollection { namespace: namespace.clone(), options };
-        let mut items = vec![Item::new(name, Standing::ToDo(Act::Documents(act)), "make it")];
-        items.extend(index_items(declared, seen));
-        return items;
+        return vec![Item::new(name, Standing::ToDo(Act::Documents(act)), "make it")];
     };
     let wanted_kind = if seen.fixed.get("timeseries").is_some() { "timeseries" } else { "collection" };
     if found.kind != wanted_kind {
@@ -356,39 +396,33 @@ fn collection_items(declared: &DeclaredCollection, seen: &SeenDeclared) -> Vec<I
             Item::new(name, Standing::Change(Act::Documents(act)), format!("{what} becomes as declared{violations}"))
         }
     });
-    items.extend(index_items(declared, seen));
     items
 }
 
-/// Indexes that are missing. On a collection with documents a build is the business of `index plan`, which counts what stands against it.
-fn index_items(declared: &DeclaredCollection, seen: &SeenDeclared) -> Vec<Item> {
-    let mut items = Vec::new();
-    for text in &declared.indexes {
-        let index = json(text);
-        let name = index.get("name").and_then(Value::as_str).unwrap_or("without a name");
-        let name = format!("index {}.{name}", declared.namespace);
-        let same = |other: &&Value| {
-            other.get("name") == index.get("name") || ordered_key(other) == ordered_key(&index)
-        };
-        items.push(match seen.indexes.iter().find(same) {
-            Some(_) => Item::there(name),
-            None if seen.collection.is_none() || seen.is_empty => {
-                let act = DocumentAct::CreateIndex { namespace: declared.namespace.clone(), index: text.clone() };
-                Item::new(name, Standing::ToDo(Act::Documents(act)), "build it")
-            }
-            None => Item::new(
-                name,
-                Standing::Differs,
-                "it is missing, and the collection has documents: `mainstay index plan` says what building it takes",
-            ),
-        });
-    }
-    items
-}
-
-/// The key of an index with its order, which [`Value`] does not keep: as the text has it.
-fn ordered_key(index: &Value) -> Option<String> {
-    index.get("key").map(|key| normal(key).to_string())
+/// The declared indexes of a collection. On one with documents a build is the business of `index plan`, which counts what stands against it.
+fn index_items(namespace: &Namespace, declared: &[DeclaredIndex], seen: &SeenIndexed) -> Vec<Item> {
+    let item = |declared: &DeclaredIndex| {
+        let (own, spec) = (declared.name(), declared.spec(&seen.collation));
+        let name = format!("index {namespace}.{own}");
+        if let Some(found) = seen.indexes.iter().find(|found| found.build.is_none() && found.spec == spec) {
+            return match found.name == own {
+                true => Item::there(name),
+                false => Item::new(name, Standing::There, format!("under the name {}", found.name)),
+            };
+        }
+        if seen.indexes.iter().any(|found| found.name == own) {
+            let detail = "it is another one, or is being built: `mainstay index drift` compares";
+            return Item::new(name, Standing::Differs, detail);
+        }
+        if !seen.is_empty {
+            let detail = "it is missing, and the collection has documents: `mainstay index plan` says what building it takes";
+            return Item::new(name, Standing::Differs, detail);
+        }
+        let index = declared.definition(&own, &seen.collation).to_string();
+        let act = DocumentAct::CreateIndex { namespace: namespace.clone(), index };
+        Item::new(name, Standing::ToDo(Act::Documents(act)), "build it")
+    };
+    declared.iter().map(item).collect()
 }
 
 /// What a server does when an option is not said.
@@ -477,7 +511,7 @@ fn advice(declared: &DeclaredDocuments, seen: &Seen) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use mainstay_engine::{Namespace, ServerIdentity};
+    use mainstay_engine::ServerIdentity;
     use mainstay_model::Secret;
 
     use super::super::declared::{DeclaredPassword, PasswordPlace};
@@ -500,7 +534,7 @@ mod tests {
             marker: None,
         };
         let server = DocumentServer { identity, access, membership };
-        Seen { server, users: Some(vec![]), roles: Some(vec![]), passwords: vec![], collections: vec![] }
+        Seen { server, users: Some(vec![]), roles: Some(vec![]), passwords: vec![], collections: vec![], indexed: vec![] }
     }
 
     fn user(database: &str, role: &str, secret: Option<&str>) -> DeclaredDocumentUser {
@@ -599,6 +633,7 @@ mod tests {
             roles: seen.roles.clone(),
             passwords: seen.passwords.clone(),
             collections: Vec::new(),
+            indexed: Vec::new(),
         }
     }
 
@@ -642,7 +677,6 @@ mod tests {
                 namespace: Namespace::new("shop", "orders"),
                 changeable: changeable.to_owned(),
                 fixed: fixed.to_owned(),
-                indexes: Vec::new(),
             };
             let seen = SeenDeclared {
                 changeable: json(changeable),
@@ -674,6 +708,25 @@ mod tests {
             panic!("{made:?}");
         };
         assert!(json(options).get("capped").is_some() && json(options).get("validator").is_some(), "{options}");
+    }
+
+    #[test]
+    fn indexes_are_built_where_nothing_stands_against_them() {
+        let declared = |keys: &str, name: Option<&str>| DeclaredIndex {
+            name: name.map(str::to_owned),
+            ..DeclaredIndex::new(vec![keys.parse().expect("a key")])
+        };
+        let listed = |text: &str| ListedIndex::read(&Json::parse(text).expect("JSON")).expect("an index");
+        let indexes = || {
+            vec![listed(r#"{"key": {"a": 1}, "name": "a_1"}"#), listed(r#"{"key": {"b": 1}, "name": "mine"}"#), listed(r#"{"key": {"x": 1}, "name": "c_1"}"#)]
+        };
+        let wanted = [declared("a", None), declared("b", None), declared("c", None), declared("d", None)];
+        let namespace = Namespace::new("shop", "orders");
+        for (is_empty, expected) in [(true, ['=', '=', '!', '+']), (false, ['=', '=', '!', '!'])] {
+            let seen = SeenIndexed { collation: Collation::Simple, indexes: indexes(), is_empty };
+            let items = index_items(&namespace, &wanted, &seen);
+            assert_eq!(standings(&items).iter().map(|(_, mark)| *mark).collect::<Vec<_>>(), expected);
+        }
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use mainstay_engine::{DocumentInit, KeyServerInit, Principal, RelationalInit};
+use mainstay_engine::{DocumentInit, KeyServerInit, Namespace, Principal, RelationalInit};
+use mainstay_indexes::DeclaredIndex;
 use mainstay_model::{Error, ErrorKind, Result, Secret, StoreKind};
 use mainstay_ops::init::declared::{
     DeclaredDocuments, DeclaredKeyUser, DeclaredKeys, DeclaredPassword, DeclaredRelational, Mark,
@@ -238,7 +239,20 @@ fn mongo(
         given(&mut user.password);
     }
     collections.iter_mut().try_for_each(|collection| named(&mut collection.namespace.database))?;
-    Ok(DeclaredDocuments { set, roles, users, collections, mark })
+    let indexes = indexes(configured.as_deref(), session)?;
+    Ok(DeclaredDocuments { set, roles, users, collections, indexes, mark })
+}
+
+/// The indexes of the manifest, when there is one. They are those of the configured database.
+fn indexes(
+    database: Option<&str>,
+    session: &Session,
+) -> Result<Vec<(Namespace, Vec<DeclaredIndex>)>> {
+    let (Some(database), Some(_)) = (database, &session.configuration.index_manifest) else {
+        return Ok(Vec::new());
+    };
+    let collections = session.index_manifest()?.collections.into_iter();
+    Ok(collections.map(|(name, indexes)| (Namespace::new(database, name), indexes)).collect())
 }
 
 fn in_database<C: FromIterator<Principal>>(
