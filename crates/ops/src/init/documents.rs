@@ -712,15 +712,12 @@ mod tests {
 
     #[test]
     fn indexes_are_built_where_nothing_stands_against_them() {
-        let declared = |keys: &str, name: Option<&str>| DeclaredIndex {
-            name: name.map(str::to_owned),
-            ..DeclaredIndex::new(vec![keys.parse().expect("a key")])
-        };
+        let declared = |keys: &str| DeclaredIndex::new(vec![keys.parse().expect("a key")]);
         let listed = |text: &str| ListedIndex::read(&Json::parse(text).expect("JSON")).expect("an index");
         let indexes = || {
             vec![listed(r#"{"key": {"a": 1}, "name": "a_1"}"#), listed(r#"{"key": {"b": 1}, "name": "mine"}"#), listed(r#"{"key": {"x": 1}, "name": "c_1"}"#)]
         };
-        let wanted = [declared("a", None), declared("b", None), declared("c", None), declared("d", None)];
+        let wanted = [declared("a"), declared("b"), declared("c"), declared("d")];
         let namespace = Namespace::new("shop", "orders");
         for (is_empty, expected) in [(true, ['=', '=', '!', '+']), (false, ['=', '=', '!', '!'])] {
             let seen = SeenIndexed { collation: Collation::Simple, indexes: indexes(), is_empty };
