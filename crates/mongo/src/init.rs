@@ -201,7 +201,9 @@ impl Talk {
         match self.run(database, command).await {
             Ok(reply) => Ok(Some(reply)),
             Err(error) => match error.server_code() {
-                Some(NOT_YET_INITIALIZED | NOT_PRIMARY_OR_SECONDARY | NOT_PRIMARY_NO_SECONDARY_OK) => Ok(None),
+                Some(NOT_YET_INITIALIZED | NOT_PRIMARY_OR_SECONDARY | NOT_PRIMARY_NO_SECONDARY_OK) => {
+                    Ok(None)
+                }
                 Some(code::UNAUTHORIZED) if access == DocumentAccess::Exception => Ok(None),
                 _ => Err(error.into()),
             },
@@ -217,7 +219,8 @@ impl Talk {
             let batch = cursor.get_array("firstBatch").or_else(|_| cursor.get_array("nextBatch"));
             all.extend(batch.into_iter().flatten().filter_map(Bson::as_document).cloned());
             let id = cursor.get_i64("id").unwrap_or(0);
-            let Some((_, collection)) = cursor.get_str("ns").ok().and_then(|name| name.split_once('.')) else {
+            let Some((_, collection)) = cursor.get_str("ns").ok().and_then(|name| name.split_once('.'))
+            else {
                 return Ok(Some(all));
             };
             if id == 0 {
@@ -300,7 +303,8 @@ impl Talk {
     }
 
     async fn marker(&mut self) -> Result<Option<Marker>> {
-        let find = doc! { "find": "identity", "filter": { "_id": "environment" }, "limit": 1, "singleBatch": true };
+        let find =
+            doc! { "find": "identity", "filter": { "_id": "environment" }, "limit": 1, "singleBatch": true };
         let found = match self.list(OWN_DATABASE, find).await {
             Err(error) if error.kind() == ErrorKind::Auth => None,
             other => other?,
@@ -372,7 +376,8 @@ impl DocumentInit for MongoInit {
 
     async fn collections(&self, database: &str) -> Result<Option<Vec<SeenCollection>>> {
         let mut talk = self.connect().await.context("connect to MongoDB")?;
-        let listed = talk.list(database, doc! { "listCollections": 1, "cursor": { "batchSize": BATCH } }).await;
+        let listed =
+            talk.list(database, doc! { "listCollections": 1, "cursor": { "batchSize": BATCH } }).await;
         let Some(listed) = listed.with_context(|| format!("list collections of {database}"))? else {
             return Ok(None);
         };
@@ -419,7 +424,9 @@ impl DocumentInit for MongoInit {
     async fn user_data(&self) -> Result<Option<UserData>> {
         let mut talk = self.connect().await.context("connect to MongoDB")?;
         let listing = doc! { "listDatabases": 1, "nameOnly": true };
-        let Some(reply) = talk.ask("admin", listing).await.context("list databases")? else { return Ok(None) };
+        let Some(reply) = talk.ask("admin", listing).await.context("list databases")? else {
+            return Ok(None);
+        };
         let listed = reply.get_array("databases").map(Vec::as_slice).unwrap_or_default();
         let names: Vec<&str> =
             listed.iter().filter_map(|database| database.as_document()?.get_str("name").ok()).collect();
@@ -444,8 +451,9 @@ impl DocumentInit for MongoInit {
 
     async fn mark(&self, marker: &Marker, permit: &Permit) -> Result<()> {
         let mut talk = self.permitted(permit).await?;
-        let document = bson::serialize_to_document(marker)
-            .map_err(|error| Error::new(ErrorKind::Internal, "the marker has no BSON form").with_source(error))?;
+        let document = bson::serialize_to_document(marker).map_err(|error| {
+            Error::new(ErrorKind::Internal, "the marker has no BSON form").with_source(error)
+        })?;
         let command = doc! {
             "update": "identity",
             "updates": [{ "q": { "_id": "environment" }, "u": document, "upsert": true }],
@@ -453,7 +461,9 @@ impl DocumentInit for MongoInit {
         };
         let reply = talk.run(OWN_DATABASE, command).await.map_err(Error::from)?;
         match reply.get_array("writeErrors") {
-            Ok(errors) if !errors.is_empty() => Err(Error::new(ErrorKind::Server, "the server refused the marker")),
+            Ok(errors) if !errors.is_empty() => {
+                Err(Error::new(ErrorKind::Server, "the server refused the marker"))
+            }
             _ => Ok(()),
         }
     }
@@ -494,7 +504,10 @@ fn command_of(act: &DocumentAct, password: Option<&Secret>) -> Result<(String, D
                     },
                 ),
                 (false, false) => {
-                    return Err(Error::new(ErrorKind::Internal, "privileges and roles are granted one by one"));
+                    return Err(Error::new(
+                        ErrorKind::Internal,
+                        "privileges and roles are granted one by one",
+                    ));
                 }
             }
         }
@@ -540,7 +553,8 @@ fn role_list(roles: &[Principal]) -> Vec<Bson> {
 
 fn privilege_list(privileges: &[Privilege]) -> Vec<Bson> {
     let one = |privilege: &Privilege| {
-        let actions: Vec<Bson> = privilege.actions.iter().map(|action| Bson::String(action.clone())).collect();
+        let actions: Vec<Bson> =
+            privilege.actions.iter().map(|action| Bson::String(action.clone())).collect();
         Bson::Document(doc! {
             "resource": { "db": &privilege.database, "collection": &privilege.collection },
             "actions": actions,
@@ -555,7 +569,11 @@ fn principals(reply: &Document, list: &str, name: &str) -> Vec<SeenPrincipal> {
         .iter()
         .filter_map(|one| {
             let one = one.as_document()?;
-            Some(SeenPrincipal { name: principal(one, name)?, roles: roles_of(one), privileges: privileges_of(one) })
+            Some(SeenPrincipal {
+                name: principal(one, name)?,
+                roles: roles_of(one),
+                privileges: privileges_of(one),
+            })
         })
         .collect();
     seen.sort_by(|one, other| one.name.cmp(&other.name));
@@ -596,7 +614,8 @@ fn privileges_of(document: &Document) -> Vec<Privilege> {
 
 /// A document from Extended JSON.
 fn document_of(text: &str) -> Result<Document> {
-    let refuse = |why: String| Error::new(ErrorKind::Config, format!("it is no Extended JSON document: {why}"));
+    let refuse =
+        |why: String| Error::new(ErrorKind::Config, format!("it is no Extended JSON document: {why}"));
     let bytes = extjson::parse_document(text).map_err(|error| refuse(error.to_string()))?;
     let document = raw::as_document(&bytes).map_err(|error| refuse(error.to_string()))?;
     Document::try_from(document).map_err(|error| refuse(error.to_string()))
@@ -604,7 +623,9 @@ fn document_of(text: &str) -> Result<Document> {
 
 /// Its canonical Extended JSON.
 fn text_of(document: &Document) -> Result<String> {
-    let refuse = |why: String| Error::new(ErrorKind::Corrupt, format!("a document of the server cannot be read: {why}"));
+    let refuse = |why: String| {
+        Error::new(ErrorKind::Corrupt, format!("a document of the server cannot be read: {why}"))
+    };
     let bytes = RawDocumentBuf::try_from(document).map_err(|error| refuse(error.to_string()))?;
     extjson::document_text(&bytes).map_err(|error| refuse(error.to_string()))
 }

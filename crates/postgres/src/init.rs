@@ -290,7 +290,8 @@ struct Statement {
 
 fn statement_of(act: &RelationalAct, password: Option<&Secret>) -> Result<Statement> {
     let verifier = || {
-        password.map(|password| format!(" PASSWORD {}", literal(&scram_sha_256(password.expose().as_bytes()))))
+        password
+            .map(|password| format!(" PASSWORD {}", literal(&scram_sha_256(password.expose().as_bytes()))))
     };
     let mut holds_verifier = false;
     let text = match act {
@@ -361,7 +362,9 @@ fn grant_statement(grant: &RelationalGrant) -> Result<String> {
     let privileges = list(grant.privileges.iter().cloned());
     let to = quoted(&grant.role);
     Ok(match &grant.object {
-        GrantObject::Database => format!("GRANT {privileges} ON DATABASE {} TO {to}", quoted(&grant.database)),
+        GrantObject::Database => {
+            format!("GRANT {privileges} ON DATABASE {} TO {to}", quoted(&grant.database))
+        }
         GrantObject::Schema { schema } => format!("GRANT {privileges} ON SCHEMA {} TO {to}", quoted(schema)),
         GrantObject::Table { schema, table } => {
             format!("GRANT {privileges} ON TABLE {}.{} TO {to}", quoted(schema), quoted(table))
@@ -464,9 +467,12 @@ fn given_query(grant: &RelationalGrant) -> String {
         )
     };
     match &grant.object {
-        GrantObject::Database => {
-            given("pg_database d", "d.datacl", "d.datdba", &format!("AND d.datname = {}", literal(&grant.database)))
-        }
+        GrantObject::Database => given(
+            "pg_database d",
+            "d.datacl",
+            "d.datdba",
+            &format!("AND d.datname = {}", literal(&grant.database)),
+        ),
         GrantObject::Schema { schema } => {
             given("pg_namespace n", "n.nspacl", "n.nspowner", &format!("AND n.nspname = {}", literal(schema)))
         }
@@ -536,7 +542,12 @@ mod tests {
         let kept = scram_sha_256(secret.expose().as_bytes());
         assert_eq!(is_verified_by(&secret, &kept), PasswordMatch::Same);
         assert_eq!(is_verified_by(&Secret::new("other"), &kept), PasswordMatch::Other);
-        for unknown in ["md5d41d8cd98f00b204e9800998ecf8427e", "", "SCRAM-SHA-256$9999999:eA==$eA==:eA==", "SCRAM-SHA-256$4096:é$"] {
+        for unknown in [
+            "md5d41d8cd98f00b204e9800998ecf8427e",
+            "",
+            "SCRAM-SHA-256$9999999:eA==$eA==:eA==",
+            "SCRAM-SHA-256$4096:é$",
+        ] {
             assert_eq!(is_verified_by(&secret, unknown), PasswordMatch::Unknown, "{unknown}");
         }
     }
@@ -549,7 +560,9 @@ mod tests {
         };
         let statement = statement_of(&act, Some(&Secret::new("canary"))).unwrap();
         assert!(statement.holds_verifier);
-        assert!(statement.text.starts_with("CREATE ROLE \"o'\"\"brien\" LOGIN PASSWORD 'SCRAM-SHA-256$4096:"));
+        assert!(
+            statement.text.starts_with("CREATE ROLE \"o'\"\"brien\" LOGIN PASSWORD 'SCRAM-SHA-256$4096:")
+        );
         assert!(!statement.text.contains("canary"));
         let set = RelationalAct::SetPassword { role: "app".to_owned() };
         assert_eq!(statement_of(&set, None).err().unwrap().kind(), ErrorKind::Precondition);

@@ -83,7 +83,9 @@ impl KeyServerInit for RedisInit {
         let mut session = self.open().await?;
         let named: Option<BTreeMap<String, String>> =
             session.ask_if_allowed(cmd("CONFIG").arg("GET").arg("aclfile")).await?;
-        if let Some(file) = named.and_then(|mut named| named.remove("aclfile")).filter(|file| !file.is_empty()) {
+        if let Some(file) =
+            named.and_then(|mut named| named.remove("aclfile")).filter(|file| !file.is_empty())
+        {
             return Ok(UserKeeping::UserFile(file));
         }
         let info = read_info(&mut session).await.context("read facts of Redis")?;
@@ -104,7 +106,9 @@ impl KeyServerInit for RedisInit {
 
     async fn check_password(&self, user: &str, password: &Secret) -> Result<PasswordMatch> {
         let mut session = self.open().await?;
-        let Some(described) = self.described(&mut session, user).await? else { return Ok(PasswordMatch::None) };
+        let Some(described) = self.described(&mut session, user).await? else {
+            return Ok(PasswordMatch::None);
+        };
         if described.flags.contains("nopass") {
             return Ok(PasswordMatch::Other);
         }
@@ -123,9 +127,13 @@ impl KeyServerInit for RedisInit {
     async fn user_data(&self) -> Result<Option<UserData>> {
         let mut session = self.open().await?;
         let info = read_info(&mut session).await.context("read facts of Redis")?;
-        let keys = |field: &str| -> Option<u64> { field.split(',').next()?.strip_prefix("keys=")?.parse().ok() };
-        let count: u64 =
-            info.fields().filter(|(name, _)| name.starts_with("db")).filter_map(|(_, field)| keys(field)).sum();
+        let keys =
+            |field: &str| -> Option<u64> { field.split(',').next()?.strip_prefix("keys=")?.parse().ok() };
+        let count: u64 = info
+            .fields()
+            .filter(|(name, _)| name.starts_with("db"))
+            .filter_map(|(_, field)| keys(field))
+            .sum();
         // The environment's marker is no user data.
         let marker: Option<u64> = session.ask_if_here(cmd("EXISTS").arg(MARKER_KEY)).await?;
         Ok(Some(UserData { what: "keys", count: count.saturating_sub(marker.unwrap_or(0)) }))
@@ -206,7 +214,9 @@ impl Described {
 /// The named parts of an answer, whichever of its two forms it has.
 fn fields(answer: &Value) -> Option<BTreeMap<String, &Value>> {
     match answer {
-        Value::Map(pairs) => Some(pairs.iter().filter_map(|(name, value)| Some((text(name)?, value))).collect()),
+        Value::Map(pairs) => {
+            Some(pairs.iter().filter_map(|(name, value)| Some((text(name)?, value))).collect())
+        }
         Value::Array(items) => {
             Some(items.chunks_exact(2).filter_map(|pair| Some((text(&pair[0])?, &pair[1]))).collect())
         }
@@ -254,7 +264,10 @@ impl Rules {
 
     fn add(&mut self, rule: &str) -> Result<()> {
         if rule.is_empty() || !rule.chars().all(|one| one.is_ascii_graphic() && !"()\"'".contains(one)) {
-            return Err(refuse(rule, "cannot stand in a rule: use letters, digits and `:*?[]-_` without blanks"));
+            return Err(refuse(
+                rule,
+                "cannot stand in a rule: use letters, digits and `:*?[]-_` without blanks",
+            ));
         }
         match rule {
             "allkeys" => drop(self.keys.insert("~*".to_owned())),
@@ -344,9 +357,8 @@ mod tests {
 
     #[test]
     fn what_the_server_tells_equals_what_was_declared() {
-        let selector = Value::Array(
-            ["commands", "-@all +hget", "keys", "%R~m", "channels", ""].map(bulk).to_vec(),
-        );
+        let selector =
+            Value::Array(["commands", "-@all +hget", "keys", "%R~m", "channels", ""].map(bulk).to_vec());
         let answer = Value::Array(vec![
             bulk("flags"),
             Value::Array(vec![bulk("on")]),
@@ -378,7 +390,8 @@ mod tests {
 
     #[test]
     fn passwords_and_states_are_no_rules() {
-        for rule in [">canary", "#canary", "<canary", "!canary", "on", "nopass", "reset", "a b", "", "((~x))"] {
+        for rule in [">canary", "#canary", "<canary", "!canary", "on", "nopass", "reset", "a b", "", "((~x))"]
+        {
             let error = Rules::declared(&rules(&[rule])).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{rule}");
             assert!(!format!("{error:?}").contains("canary"), "{error:?}");

@@ -124,7 +124,8 @@ struct Section<'a> {
 impl<'a> Section<'a> {
     /// Refuses keys that are not among `known`.
     fn only(&self, known: &[&str]) -> Result<()> {
-        let Some((name, _)) = self.table.iter().find(|(name, _)| !known.contains(&name.get_ref().as_ref())) else {
+        let Some((name, _)) = self.table.iter().find(|(name, _)| !known.contains(&name.get_ref().as_ref()))
+        else {
             return Ok(());
         };
         let (given, offset): (&str, usize) = (name.get_ref().as_ref(), name.span().start);
@@ -228,7 +229,9 @@ impl<'a> Section<'a> {
             .map(|(name, value)| {
                 let name = name.get_ref().to_string();
                 if name.is_empty() || name.contains('\0') {
-                    return Err(section.reader.error(value.span().start, "a name is empty, or holds what none can"));
+                    return Err(section
+                        .reader
+                        .error(value.span().start, "a name is empty, or holds what none can"));
                 }
                 section.section_of(&name, value).map(|inner| (name, inner))
             })
@@ -254,7 +257,9 @@ impl<'a> Section<'a> {
                 PasswordPlace::File(folder.join(file))
             }
             (Some(_), Some(_)) => {
-                return Err(self.fault("password_file", "and `password_variable` are both there: which one holds?"));
+                return Err(
+                    self.fault("password_file", "and `password_variable` are both there: which one holds?")
+                );
             }
         };
         Ok(Some(DeclaredPassword { place, secret: None }))
@@ -288,7 +293,11 @@ fn mongo(section: &Section<'_>) -> Result<MongoSection> {
         section.only(&["database", "privileges", "roles"])?;
         let database = section.text("database")?.unwrap_or_default();
         roles.push(DeclaredDocumentRole {
-            privileges: section.list("privileges")?.iter().map(|one| privilege(one, &database)).collect::<Result<_>>()?,
+            privileges: section
+                .list("privileges")?
+                .iter()
+                .map(|one| privilege(one, &database))
+                .collect::<Result<_>>()?,
             roles: section.texts("roles")?.iter().map(|role| principal(role, &database)).collect(),
             role: Principal { database, name },
         });
@@ -356,7 +365,8 @@ fn collection(name: String, section: &Section<'_>) -> Result<DeclaredCollection>
         let time = text.parse::<SignedDuration>().ok().filter(SignedDuration::is_positive);
         let time = time.or_else(|| parse_days(&text));
         let seconds = time.map(|time| time.as_secs()).filter(|seconds| *seconds > 0);
-        let seconds = seconds.ok_or_else(|| section.fault("expire_after", "must be a duration such as 24h"))?;
+        let seconds =
+            seconds.ok_or_else(|| section.fault("expire_after", "must be a duration such as 24h"))?;
         changeable.push(format!("\"expireAfterSeconds\":{}", long(seconds)));
     }
     if let Some(inner) = section.section("collation")? {
@@ -370,7 +380,9 @@ fn collection(name: String, section: &Section<'_>) -> Result<DeclaredCollection>
     }
     if let Some(count) = section.number("max_documents")? {
         if section.get("capped").is_none() || count < 1 {
-            return Err(section.fault("max_documents", "bounds a capped collection: set `capped` to its size"));
+            return Err(
+                section.fault("max_documents", "bounds a capped collection: set `capped` to its size")
+            );
         }
         fixed.push(format!("\"max\":{}", long(count)));
     }
@@ -475,7 +487,8 @@ fn grant(section: &Section<'_>) -> Result<RelationalGrant> {
             word => word,
         };
         if word == "ALL" {
-            let error = section.fault("grant", "names each right: ALL means more with every version of the server");
+            let error =
+                section.fault("grant", "names each right: ALL means more with every version of the server");
             return Err(error.with_hint(format!("there are {}", rights.join(", "))));
         }
         if !rights.contains(&word.as_str()) {
@@ -505,7 +518,9 @@ fn grant_object(section: &Section<'_>) -> Result<(GrantObject, &'static [&'stati
     let words: Vec<&str> = on.split_whitespace().collect();
     let schema = |name: &str| name.to_owned();
     let creator = |by: Option<String>| {
-        by.ok_or_else(|| section.fault("by", "must name the role that will make them: rights follow the maker"))
+        by.ok_or_else(|| {
+            section.fault("by", "must name the role that will make them: rights follow the maker")
+        })
     };
     let (object, rights) = match words.as_slice() {
         ["database"] => (GrantObject::Database, DATABASE_RIGHTS),
@@ -522,7 +537,10 @@ fn grant_object(section: &Section<'_>) -> Result<(GrantObject, &'static [&'stati
             return Ok((GrantObject::FutureTables { schema: schema(name), by: creator(by)? }, TABLE_RIGHTS));
         }
         ["future", "sequences", "in", name] => {
-            return Ok((GrantObject::FutureSequences { schema: schema(name), by: creator(by)? }, SEQUENCE_RIGHTS));
+            return Ok((
+                GrantObject::FutureSequences { schema: schema(name), by: creator(by)? },
+                SEQUENCE_RIGHTS,
+            ));
         }
         _ => {
             return Err(section.fault("on", "is nothing that rights are given on here").with_hint(
@@ -531,7 +549,9 @@ fn grant_object(section: &Section<'_>) -> Result<(GrantObject, &'static [&'stati
         }
     };
     match by {
-        Some(_) => Err(section.fault("by", "goes with `future tables in S` and `future sequences in S` alone")),
+        Some(_) => {
+            Err(section.fault("by", "goes with `future tables in S` and `future sequences in S` alone"))
+        }
         None => Ok((object, rights)),
     }
 }
@@ -552,13 +572,14 @@ fn redis(section: &Section<'_>) -> Result<RedisSection> {
     Ok(RedisSection { users })
 }
 
-
 impl InitSection {
     /// Every place of a password.
     pub(crate) fn places(&self) -> BTreeMap<String, PasswordPlace> {
         let mongo = self.mongo.iter().flat_map(|section| &section.users).map(|user| &user.password);
-        let postgres = self.postgres.iter().flat_map(|section| &section.roles).filter_map(|role| role.password.as_ref());
-        let redis = self.redis.iter().flat_map(|section| &section.users).filter_map(|user| user.password.as_ref());
+        let postgres =
+            self.postgres.iter().flat_map(|section| &section.roles).filter_map(|role| role.password.as_ref());
+        let redis =
+            self.redis.iter().flat_map(|section| &section.users).filter_map(|user| user.password.as_ref());
         mongo.chain(postgres).chain(redis).map(|one| (one.place.to_string(), one.place.clone())).collect()
     }
 }
@@ -620,7 +641,10 @@ password_variable = "REDIS_APP"
         .unwrap();
         let mongo = section.mongo.as_ref().unwrap();
         assert_eq!(mongo.set.as_ref().unwrap().members, ["h:1"]);
-        assert_eq!(mongo.users[0].roles.iter().map(ToString::to_string).collect::<Vec<_>>(), [".readWrite", ".reader", "other.read"]);
+        assert_eq!(
+            mongo.users[0].roles.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [".readWrite", ".reader", "other.read"]
+        );
         assert_eq!(
             mongo.collections[0].changeable,
             r#"{"validator":{"b": 1, "a": 2},"validationLevel":"moderate"}"#
@@ -640,19 +664,51 @@ password_variable = "REDIS_APP"
         for (text, message, hint) in [
             ("init = 3", "mainstay.toml:1: `init` is a section", "write [init]"),
             ("[init.mongodb]", "unknown key `mongodb` in [init]", "did you mean `mongo`?"),
-            ("[init.mongo.users.app]\nrole = []", ":2: unknown key `role` in [init.mongo.users.app]", "did you mean `roles`?"),
-            ("[init.mongo.users.app]\npassword = \"canary\"", "is a secret and does not belong in this file", "password_variable"),
+            (
+                "[init.mongo.users.app]\nrole = []",
+                ":2: unknown key `role` in [init.mongo.users.app]",
+                "did you mean `roles`?",
+            ),
+            (
+                "[init.mongo.users.app]\npassword = \"canary\"",
+                "is a secret and does not belong in this file",
+                "password_variable",
+            ),
             ("[init.mongo.users.app]\nroles = [\"read\"]", "must say where the password is", ""),
             ("[init.mongo]\nmembers = [\"h:1\"]", "needs the set's name", ""),
             ("[init.mongo.collections.a]\nvalidator = \"{canary\"", "is no Extended JSON", ""),
-            ("[init.mongo.collections.a]\nvalidation_level = \"strickt\"", "must be one of", "did you mean `strict`?"),
+            (
+                "[init.mongo.collections.a]\nvalidation_level = \"strickt\"",
+                "must be one of",
+                "did you mean `strict`?",
+            ),
             ("[init.mongo.collections.a]\nmax_documents = 5", "bounds a capped collection", ""),
-            ("[[init.postgres.privileges]]\nrole = \"a\"\non = \"schema s\"\ngrant = [\"USAG\"]", "is no right on schema s", "did you mean `USAGE`?"),
-            ("[[init.postgres.privileges]]\nrole = \"a\"\non = \"database\"\ngrant = [\"ALL\"]", "names each right", "CONNECT"),
-            ("[[init.postgres.privileges]]\nrole = \"a\"\non = \"future tables in s\"\ngrant = [\"SELECT\"]", "must name the role that will make them", ""),
-            ("[[init.postgres.privileges]]\nrole = \"a\"\non = \"everything\"\ngrant = [\"SELECT\"]", "is nothing that rights are given on", "tables in S"),
+            (
+                "[[init.postgres.privileges]]\nrole = \"a\"\non = \"schema s\"\ngrant = [\"USAG\"]",
+                "is no right on schema s",
+                "did you mean `USAGE`?",
+            ),
+            (
+                "[[init.postgres.privileges]]\nrole = \"a\"\non = \"database\"\ngrant = [\"ALL\"]",
+                "names each right",
+                "CONNECT",
+            ),
+            (
+                "[[init.postgres.privileges]]\nrole = \"a\"\non = \"future tables in s\"\ngrant = [\"SELECT\"]",
+                "must name the role that will make them",
+                "",
+            ),
+            (
+                "[[init.postgres.privileges]]\nrole = \"a\"\non = \"everything\"\ngrant = [\"SELECT\"]",
+                "is nothing that rights are given on",
+                "tables in S",
+            ),
             ("[init.redis.users.a]\nrole = \"observe\"\nrules = [\"~*\"]", "one of them alone", ""),
-            ("[init.redis.users.a]\npassword_variable = \"A\"\npassword_file = \"b\"\nrole = \"mark\"", "which one holds", ""),
+            (
+                "[init.redis.users.a]\npassword_variable = \"A\"\npassword_file = \"b\"\nrole = \"mark\"",
+                "which one holds",
+                "",
+            ),
         ] {
             let error = parse(text).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{text}");

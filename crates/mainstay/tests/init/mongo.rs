@@ -8,7 +8,8 @@ use mongodb::bson::{Document, doc};
 
 use crate::binary::Place;
 use crate::support::{
-    CANARY, apply, apply_killed_at, apply_when_free, done, holds_no_password, marked, plan, project, summary, wait_for_lease,
+    CANARY, apply, apply_killed_at, apply_when_free, done, holds_no_password, marked, plan, project, summary,
+    wait_for_lease,
 };
 
 const DECLARATION: &str = r#"
@@ -62,17 +63,27 @@ fn url(server: &Mongod) -> String {
 }
 
 async fn client(server: &Mongod, login: &str) -> mongodb::Client {
-    mongodb::Client::with_uri_str(format!("mongodb://{login}127.0.0.1:{}/?directConnection=true", server.port())).await.unwrap()
+    mongodb::Client::with_uri_str(format!(
+        "mongodb://{login}127.0.0.1:{}/?directConnection=true",
+        server.port()
+    ))
+    .await
+    .unwrap()
 }
 
 /// What stands in the server, as another client sees it.
 async fn seen(client: &mongodb::Client) -> Vec<String> {
     let mut seen = Vec::new();
-    let users = client.database("admin").run_command(doc! { "usersInfo": { "forAllDBs": true } }).await.unwrap();
+    let users =
+        client.database("admin").run_command(doc! { "usersInfo": { "forAllDBs": true } }).await.unwrap();
     for user in users.get_array("users").unwrap() {
         let user = user.as_document().unwrap();
-        let roles: BTreeSet<String> =
-            user.get_array("roles").unwrap().iter().map(|role| role.as_document().unwrap().get_str("role").unwrap().to_owned()).collect();
+        let roles: BTreeSet<String> = user
+            .get_array("roles")
+            .unwrap()
+            .iter()
+            .map(|role| role.as_document().unwrap().get_str("role").unwrap().to_owned())
+            .collect();
         seen.push(format!("user {} {roles:?}", user.get_str("_id").unwrap()));
     }
     let mut names = client.database("shop").list_collection_names().await.unwrap();
@@ -136,9 +147,13 @@ async fn a_container_with_root_credentials_is_initiated_from_outside_whenever_it
 
     let admin = client(&server, &format!("root:{root}@")).await;
     let all = seen(&admin).await;
-    assert_eq!(all.iter().filter(|one| !one.starts_with("user admin.root")).collect::<Vec<_>>(), MADE.iter().collect::<Vec<_>>());
+    assert_eq!(
+        all.iter().filter(|one| !one.starts_with("user admin.root")).collect::<Vec<_>>(),
+        MADE.iter().collect::<Vec<_>>()
+    );
     let app = client(&server, &format!("app:{CANARY}-app@")).await;
-    let refused = app.database("shop").run_command(doc! { "insert": "orders", "documents": [{ "qty": 0 }] }).await;
+    let refused =
+        app.database("shop").run_command(doc! { "insert": "orders", "documents": [{ "qty": 0 }] }).await;
     // Its user is of `shop`, which the connection string does not say: it does not get in through `admin`.
     assert!(refused.is_err());
 
@@ -160,7 +175,9 @@ async fn a_container_with_root_credentials_is_initiated_from_outside_whenever_it
 /// How many entries the log of changes holds, without the server's own heartbeats.
 async fn entries(client: &mongodb::Client) -> u64 {
     let log = client.database("local").collection::<Document>("oplog.rs");
-    log.count_documents(doc! { "op": { "$ne": "n" }, "ns": { "$not": { "$regex": "^config\\." } } }).await.unwrap()
+    log.count_documents(doc! { "op": { "$ne": "n" }, "ns": { "$not": { "$regex": "^config\\." } } })
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -223,9 +240,18 @@ async fn what_is_there_otherwise_is_told_changed_where_it_can_be_and_never_taken
     let planned = plan(&place, "mongo", &[], 3);
     assert_eq!(marked(&planned, "~"), ["collection shop.orders"]);
     assert!(summary(&planned, "index shop.orders.number_1").contains("mainstay index plan"), "{planned}");
-    assert!(summary(&planned, "collection shop.orders").contains("2 documents that are there violate it"), "{planned}");
-    assert!(summary(&planned, "options of collection shop.events").contains("cannot be changed"), "{planned}");
-    assert!(summary(&planned, "rights of user shop.app").contains("shop.dbAdmin, shop.read besides"), "{planned}");
+    assert!(
+        summary(&planned, "collection shop.orders").contains("2 documents that are there violate it"),
+        "{planned}"
+    );
+    assert!(
+        summary(&planned, "options of collection shop.events").contains("cannot be changed"),
+        "{planned}"
+    );
+    assert!(
+        summary(&planned, "rights of user shop.app").contains("shop.dbAdmin, shop.read besides"),
+        "{planned}"
+    );
     assert!(summary(&planned, "password of user shop.app").contains("--rotate app"), "{planned}");
 
     // Others give the user other rights meanwhile: what was approved is not what would be done.
@@ -234,19 +260,28 @@ async fn what_is_there_otherwise_is_told_changed_where_it_can_be_and_never_taken
     plan(&place, "mongo", &[], 3);
     apply(&place).expect(3);
     let listed = seen(&oracle).await;
-    assert!(listed.contains(&"user shop.app {\"dbAdmin\", \"order_reader\", \"read\", \"readWrite\"}".to_owned()), "{listed:?}");
+    assert!(
+        listed.contains(&"user shop.app {\"dbAdmin\", \"order_reader\", \"read\", \"readWrite\"}".to_owned()),
+        "{listed:?}"
+    );
     assert_eq!(orders.count_documents(doc! {}).await.unwrap(), 3);
     let violation = orders.insert_one(doc! { "qty": 0 }).await;
     assert!(violation.is_err(), "the validator is the declared one");
 
     // The password is another one until its user is named.
     let log_in = async || {
-        let uri = format!("mongodb://app:{CANARY}-app@127.0.0.1:{}/?directConnection=true&authSource=shop", server.port());
+        let uri = format!(
+            "mongodb://app:{CANARY}-app@127.0.0.1:{}/?directConnection=true&authSource=shop",
+            server.port()
+        );
         let client = mongodb::Client::with_uri_str(uri).await.unwrap();
         client.database("shop").run_command(doc! { "ping": 1 }).await.is_ok()
     };
     assert!(!log_in().await);
-    place.run(&["init", "plan", "--rotate", "nobody"]).expect(2).says("those are admin, admin.admin, app, shop.app");
+    place
+        .run(&["init", "plan", "--rotate", "nobody"])
+        .expect(2)
+        .says("those are admin, admin.admin, app, shop.app");
     let planned = plan(&place, "mongo", &["--rotate", "app"], 3);
     assert_eq!(marked(&planned, "~"), ["password of user shop.app"]);
     apply(&place).expect(3);
@@ -265,7 +300,10 @@ fn a_server_that_is_no_member_a_wrong_password_and_a_missing_right_are_told_with
     place.run(&["init", "plan"]).expect(5).says("refused user name or password");
     let with = |user: &str, password: &str| {
         let place = self::place().variable("MAINSTAY_MONGO_PASSWORD", password);
-        let lines = format!("[mongo]\nurl = \"{}\"\ndatabase = \"shop\"\nusername = \"{user}\"\n{DECLARATION}", url(&server));
+        let lines = format!(
+            "[mongo]\nurl = \"{}\"\ndatabase = \"shop\"\nusername = \"{user}\"\n{DECLARATION}",
+            url(&server)
+        );
         project(&place, &lines);
         place
     };
@@ -296,6 +334,9 @@ fn a_password_that_is_not_given_and_an_undeclared_server_are_told() {
     let planned = plan(&place, "mongo", &[], 3);
     assert!(summary(&planned, "user shop.app").contains("set variable APP_PWD"), "{planned}");
     place.run(&["init", "plan", "--store", "redis"]).expect(8).says("nothing is declared of redis");
-    project(&place, "[mongo]\nurl = \"mongodb://127.0.0.1:1\"\n[init.mongo.users.app]\npassword = \"canary-Pa55\"\n");
+    project(
+        &place,
+        "[mongo]\nurl = \"mongodb://127.0.0.1:1\"\n[init.mongo.users.app]\npassword = \"canary-Pa55\"\n",
+    );
     place.run(&["init", "plan"]).expect(2).says("is a secret and does not belong in this file");
 }

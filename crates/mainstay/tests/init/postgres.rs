@@ -98,12 +98,21 @@ fn a_server_becomes_what_is_declared_whenever_it_is_killed_and_nothing_is_done_t
 
     let told = |database: &str, query: &str| server.texts(database, query);
     assert_eq!(
-        told("postgres", "SELECT rolname || ' ' || rolcanlogin || ' ' || rolconnlimit FROM pg_roles WHERE rolname LIKE 'shop%' ORDER BY 1"),
+        told(
+            "postgres",
+            "SELECT rolname || ' ' || rolcanlogin || ' ' || rolconnlimit FROM pg_roles WHERE rolname LIKE 'shop%' ORDER BY 1"
+        ),
         ["shop_app true 20", "shop_owner false -1", "shop_readers false -1"]
     );
-    assert_eq!(told("postgres", "SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = 'shop'"), ["shop_owner"]);
+    assert_eq!(
+        told("postgres", "SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = 'shop'"),
+        ["shop_owner"]
+    );
     server.execute("shop", "SET ROLE shop_owner; CREATE SCHEMA later; RESET ROLE; GRANT CREATE ON SCHEMA public TO shop_owner; SET ROLE shop_owner; CREATE TABLE orders (id int)").unwrap();
-    assert_eq!(told("shop", "SELECT has_table_privilege('shop_readers', 'orders', 'SELECT')::text"), ["true"]);
+    assert_eq!(
+        told("shop", "SELECT has_table_privilege('shop_readers', 'orders', 'SELECT')::text"),
+        ["true"]
+    );
     assert_eq!(told("shop", "SELECT has_table_privilege('shop_app', 'orders', 'INSERT')::text"), ["false"]);
 
     // Nothing is to be done, nothing is done, and the server's log has neither a password nor a verifier.
@@ -137,8 +146,14 @@ fn what_is_there_otherwise_is_told_changed_where_it_can_be_and_never_taken_away(
     let more = "more rights of shop_readers on tables in public in database shop";
     assert!(summary(&planned, more).contains("DELETE was given besides"), "{planned}");
     apply(&place).expect(3);
-    assert_eq!(server.texts("shop", "SELECT has_table_privilege('shop_readers', 'old', 'SELECT, DELETE')::text"), ["true"]);
-    assert_eq!(server.texts("shop", "SELECT pg_has_role('shop_app', 'pg_monitor', 'MEMBER')::text"), ["true"]);
+    assert_eq!(
+        server.texts("shop", "SELECT has_table_privilege('shop_readers', 'old', 'SELECT, DELETE')::text"),
+        ["true"]
+    );
+    assert_eq!(
+        server.texts("shop", "SELECT pg_has_role('shop_app', 'pg_monitor', 'MEMBER')::text"),
+        ["true"]
+    );
 
     let verifier = || server.texts("shop", "SELECT rolpassword FROM pg_authid WHERE rolname = 'shop_app'");
     let before = verifier();
@@ -161,8 +176,13 @@ fn a_missing_right_an_absent_extension_and_a_wrong_password_are_told_with_the_ne
         project(&place, &format!("[postgres]\nurl = \"{}\"\n{declaration}", without_password(&server)));
         place
     };
-    lines("wrong", &format!("user = \"postgres\"\n{DECLARATION}")).run(&["init", "plan"]).expect(5).says("refused the password");
-    let declaration = DECLARATION.replace("pg_stat_statements", "not_there_at_all").replace("databases.shop]", "databases.postgres]");
+    lines("wrong", &format!("user = \"postgres\"\n{DECLARATION}"))
+        .run(&["init", "plan"])
+        .expect(5)
+        .says("refused the password");
+    let declaration = DECLARATION
+        .replace("pg_stat_statements", "not_there_at_all")
+        .replace("databases.shop]", "databases.postgres]");
     let planned = plan(&lines("right", &format!("user = \"postgres\"\n{declaration}")), "postgres", &[], 3);
     let name = "extension not_there_at_all in postgres";
     assert!(summary(&planned, name).contains("install its package"), "{planned}");

@@ -39,10 +39,16 @@ fn a_folder_of_postgres_and_no_folder_are_told() {
     let place = Place::new();
     place.run(&["init", "check"]).expect(1).says("name the folder of scripts");
     fs::create_dir(place.path("initdb.d")).unwrap();
-    place.write("initdb.d/10.sql", "CREATE USER app PASSWORD 'canary-Pa55';\nGRANT CONNECT ON DATABASE shop TO app;\nDROP TABLE x;\n");
+    place.write(
+        "initdb.d/10.sql",
+        "CREATE USER app PASSWORD 'canary-Pa55';\nGRANT CONNECT ON DATABASE shop TO app;\nDROP TABLE x;\n",
+    );
     fs::write(place.path("initdb.d/20.sql.gz"), [0xff, 0x00, 0xfe]).unwrap();
     let told = place.run(&["init", "check", "initdb.d"]).expect(0);
-    told.says("holds no PG_VERSION").says("10.sql:1: role app").says("10.sql:3: DROP TABLE").says("20.sql.gz:1: a packed file");
+    told.says("holds no PG_VERSION")
+        .says("10.sql:1: role app")
+        .says("10.sql:3: DROP TABLE")
+        .says("20.sql.gz:1: a packed file");
     let report = place.run(&["init", "check", "initdb.d", "--json"]).expect(0).json();
     project(&place, report["toml"].as_str().unwrap());
     place.run(&["init", "plan"]).expect(8).says("postgres is not configured");

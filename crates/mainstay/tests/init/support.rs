@@ -47,7 +47,8 @@ impl Seen {
 #[track_caller]
 pub(crate) fn plan(place: &Place, store: &str, more: &[&str], status: i32) -> Value {
     let _ = fs::remove_file(place.path("plan.json"));
-    let arguments = [&["init", "plan", "--store", store, "--output", "plan.json", "--json"][..], more].concat();
+    let arguments =
+        [&["init", "plan", "--store", store, "--output", "plan.json", "--json"][..], more].concat();
     place.run(&arguments).expect(status).json()["plans"][0].clone()
 }
 
@@ -84,8 +85,11 @@ pub(crate) fn done(applied: &Value) -> Vec<String> {
 }
 
 fn records(place: &Place, store: &str) -> Vec<PathBuf> {
-    let Ok(servers) = fs::read_dir(place.path(&format!("repository/{store}/init"))) else { return Vec::new() };
-    let of_server = |server: fs::DirEntry| fs::read_dir(server.path()).unwrap().map(|file| file.unwrap().path());
+    let Ok(servers) = fs::read_dir(place.path(&format!("repository/{store}/init"))) else {
+        return Vec::new();
+    };
+    let of_server =
+        |server: fs::DirEntry| fs::read_dir(server.path()).unwrap().map(|file| file.unwrap().path());
     let is_record = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "json");
     servers.map(Result::unwrap).flat_map(of_server).filter(is_record).collect()
 }

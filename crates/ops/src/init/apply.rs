@@ -90,7 +90,11 @@ enum Record {
 ///
 /// # Errors
 /// As [`apply`], and `Refused` when configuration and marker contradict each other.
-pub async fn check(context: &InitContext<'_>, configured: &ConfiguredEnvironment, plan: &Plan) -> Result<Option<InitReport>> {
+pub async fn check(
+    context: &InitContext<'_>,
+    configured: &ConfiguredEnvironment,
+    plan: &Plan,
+) -> Result<Option<InitReport>> {
     let parameters = InitParameters::of(plan)?;
     let survey = surveyed(context.store, plan).await?;
     let now = identify(configured, &[(plan.target.store, survey.identity.marker.clone())])?;
@@ -106,7 +110,8 @@ pub async fn check(context: &InitContext<'_>, configured: &ConfiguredEnvironment
             return Ok(None);
         }
     }
-    let steps = parameters.acts.into_iter().map(|planned| InitStepDone { name: planned.item, was_there: true });
+    let steps =
+        parameters.acts.into_iter().map(|planned| InitStepDone { name: planned.item, was_there: true });
     Ok(Some(InitReport::of(steps.collect(), survey)))
 }
 
@@ -127,7 +132,10 @@ async fn surveyed(store: &dyn InitStore, plan: &Plan) -> Result<Survey> {
         matches!(find(&survey, planned), Ok(Some(Item { standing: Standing::Change(_), .. })))
     };
     if plan.operation != OPERATION_CHANGE && parameters.acts.iter().any(is_change) {
-        return Err(stale(format!("a plan of {} only adds, and something declared is there otherwise", OPERATION)));
+        return Err(stale(format!(
+            "a plan of {} only adds, and something declared is there otherwise",
+            OPERATION
+        )));
     }
     for planned in &parameters.acts {
         find(&survey, planned)?;
@@ -153,7 +161,9 @@ fn find<'s>(survey: &'s Survey, planned: &PlannedAct) -> Result<Option<&'s Item>
             Some(act) if *act == planned.act => Ok(Some(item)),
             // Of what only adds, whoever was here before may have done a part; the rest was approved with it.
             Some(act) if is_part_of(act, &planned.act) => Ok(Some(item)),
-            _ => Err(stale(format!("{} stands otherwise by now: {}", item.name, now(standing, &item.detail)))),
+            _ => {
+                Err(stale(format!("{} stands otherwise by now: {}", item.name, now(standing, &item.detail))))
+            }
         },
     }
 }
@@ -198,7 +208,9 @@ pub async fn apply(context: &InitContext<'_>, plan: &Plan, permit: &Permit) -> R
     let run = Run { context, plan, permit, hash: plan.hash()?, server, lease: &lease };
     let outcome = run.all(&parameters.acts).await;
     if let Err(error) = lease.release().await {
-        context.observer.notice(&format!("warning: the lease of this initiation stays until it runs out: {error}"));
+        context
+            .observer
+            .notice(&format!("warning: the lease of this initiation stays until it runs out: {error}"));
     }
     outcome
 }
@@ -276,7 +288,9 @@ impl Run<'_> {
                 ErrorKind::Server,
                 format!("{} is not as declared after the server took it: {}", item.name, item.detail),
             )
-            .with_hint("`mainstay init plan` compares; a name that the server writes otherwise is one to correct")),
+            .with_hint(
+                "`mainstay init plan` compares; a name that the server writes otherwise is one to correct",
+            )),
         }
     }
 

@@ -15,7 +15,9 @@ use mainstay_indexes::{Collation, DeclaredIndex, Json, ListedIndex};
 use mainstay_model::{Count, Error, ErrorKind, Result, StoreKind};
 use serde_json::Value;
 
-use super::declared::{DeclaredCollection, DeclaredDocumentRole, DeclaredDocumentUser, DeclaredDocuments, DeclaredSet};
+use super::declared::{
+    DeclaredCollection, DeclaredDocumentRole, DeclaredDocumentUser, DeclaredDocuments, DeclaredSet,
+};
 use super::{Act, InitStore, Item, PasswordCase, Standing, Survey, marker_item, no_password, password_item};
 
 /// A server of documents with what is declared of it.
@@ -154,14 +156,17 @@ impl DocumentStore<'_> {
             };
             let read = |text: &str| Json::parse(text).map_err(|error| unreadable(namespace, error));
             let collation = match read(&options)?.get("collation") {
-                Some(document) => Collation::of_document(document).map_err(|why| unreadable(namespace, why))?,
+                Some(document) => {
+                    Collation::of_document(document).map_err(|why| unreadable(namespace, why))?
+                }
                 None => Collation::Simple,
             };
             let mut indexes = Vec::new();
             let mut is_empty = true;
             if found.is_some() {
                 for index in self.server.indexes(namespace).await? {
-                    indexes.push(ListedIndex::read(&read(&index)?).map_err(|why| unreadable(namespace, why))?);
+                    indexes
+                        .push(ListedIndex::read(&read(&index)?).map_err(|why| unreadable(namespace, why))?);
                 }
                 // A document that must satisfy nothing refuses none: what refuses every one counts them all.
                 is_empty = self.server.violations(namespace, "{\"$nor\": [{}]}").await? == Some(0);
@@ -173,7 +178,10 @@ impl DocumentStore<'_> {
 }
 
 fn unreadable(namespace: &Namespace, why: impl std::fmt::Display) -> Error {
-    Error::new(ErrorKind::Corrupt, format!("what the server tells of the indexes of {namespace} cannot be read: {why}"))
+    Error::new(
+        ErrorKind::Corrupt,
+        format!("what the server tells of the indexes of {namespace} cannot be read: {why}"),
+    )
 }
 
 fn find<'a>(list: Option<&'a [SeenPrincipal]>, name: &Principal) -> Option<&'a SeenPrincipal> {
@@ -202,7 +210,13 @@ fn decide(declared: &DeclaredDocuments, seen: &Seen, rotate: &[String]) -> Vec<I
     for (user, password) in users().filter(|(user, _)| !user.is_administrator()) {
         items.extend(user_items(user, *password, seen, rotate));
     }
-    items.extend(declared.collections.iter().zip(&seen.collections).flat_map(|(one, seen)| collection_items(one, seen)));
+    items.extend(
+        declared
+            .collections
+            .iter()
+            .zip(&seen.collections)
+            .flat_map(|(one, seen)| collection_items(one, seen)),
+    );
     for ((namespace, indexes), seen) in declared.indexes.iter().zip(&seen.indexed) {
         items.extend(index_items(namespace, indexes, seen));
     }
@@ -220,7 +234,11 @@ fn set_item(declared: &DeclaredSet, membership: &Membership) -> Item {
                 [] => "this server alone".to_owned(),
                 members => members.join(", "),
             };
-            Item::new(&*name, Standing::ToDo(Act::Documents(act)), format!("initiate it of {members}, and wait for its primary"))
+            Item::new(
+                &*name,
+                Standing::ToDo(Act::Documents(act)),
+                format!("initiate it of {members}, and wait for its primary"),
+            )
         }
         Membership::Member { set, .. } if *set != declared.name => {
             differs(format!("the server is a member of {set}: the name of a set cannot be changed"))
@@ -273,15 +291,23 @@ fn user_items(
         true => Item::there(&*subject),
         false => {
             let detail = format!("give it {}", names(&lacking));
-            let act =
-                DocumentAct::GrantToUser { user: declared.user.clone(), roles: lacking.into_iter().collect() };
+            let act = DocumentAct::GrantToUser {
+                user: declared.user.clone(),
+                roles: lacking.into_iter().collect(),
+            };
             Item::new(&*subject, Standing::ToDo(Act::Documents(act)), detail)
         }
     }];
     items.extend(beyond_item(&subject, &names(&beyond)));
     let full = declared.user.to_string();
     let account = if rotate.contains(&full) { &full } else { &declared.user.name };
-    let case = PasswordCase { subject: &subject, declared: Some(&declared.password), found: password, account, rotate };
+    let case = PasswordCase {
+        subject: &subject,
+        declared: Some(&declared.password),
+        found: password,
+        account,
+        rotate,
+    };
     items.extend(password_item(&case, || {
         Act::Documents(DocumentAct::SetPassword { user: declared.user.clone() })
     }));
@@ -324,7 +350,11 @@ fn role_items(declared: &DeclaredDocumentRole, seen: Option<&[SeenPrincipal]>) -
     }];
     if !roles.is_empty() {
         let detail = format!("give it {}", names(&roles));
-        items.push(Item::new(format!("roles of {subject}"), Standing::ToDo(grant(Vec::new(), roles)), detail));
+        items.push(Item::new(
+            format!("roles of {subject}"),
+            Standing::ToDo(grant(Vec::new(), roles)),
+            detail,
+        ));
     }
     let more: Vec<String> = beyond(&found.privileges, &declared.privileges).iter().map(shown).collect();
     let more_roles: BTreeSet<Principal> = found.roles.difference(&declared.roles).cloned().collect();
@@ -379,23 +409,30 @@ fn collection_items(declared: &DeclaredCollection, seen: &SeenDeclared) -> Vec<I
         .filter(|(key, value)| !equal(Some(*value), own.get(*key).or(default_of(key).as_ref())))
         .map(|(key, _)| key)
         .collect();
-    items.insert(0, match changed.is_empty() {
-        true => Item::there(name),
-        false => {
-            let act = DocumentAct::ChangeCollection {
-                namespace: namespace.clone(),
-                options: declared.changeable.clone(),
-            };
-            let what = changed.iter().map(|key| key.as_str()).collect::<Vec<_>>().join(", ");
-            let violations = match (changed.iter().any(|key| *key == "validator"), seen.violations) {
-                (false, _) => String::new(),
-                (true, Some(0)) => "; no document that is there violates it".to_owned(),
-                (true, Some(count)) => format!("; {} documents that are there violate it", Count(count)),
-                (true, None) => "; documents that violate it could not be counted in time".to_owned(),
-            };
-            Item::new(name, Standing::Change(Act::Documents(act)), format!("{what} becomes as declared{violations}"))
-        }
-    });
+    items.insert(
+        0,
+        match changed.is_empty() {
+            true => Item::there(name),
+            false => {
+                let act = DocumentAct::ChangeCollection {
+                    namespace: namespace.clone(),
+                    options: declared.changeable.clone(),
+                };
+                let what = changed.iter().map(|key| key.as_str()).collect::<Vec<_>>().join(", ");
+                let violations = match (changed.iter().any(|key| *key == "validator"), seen.violations) {
+                    (false, _) => String::new(),
+                    (true, Some(0)) => "; no document that is there violates it".to_owned(),
+                    (true, Some(count)) => format!("; {} documents that are there violate it", Count(count)),
+                    (true, None) => "; documents that violate it could not be counted in time".to_owned(),
+                };
+                Item::new(
+                    name,
+                    Standing::Change(Act::Documents(act)),
+                    format!("{what} becomes as declared{violations}"),
+                )
+            }
+        },
+    );
     items
 }
 
@@ -465,7 +502,8 @@ fn normal(value: &Value) -> Value {
             if let Some((kind, Value::String(text))) = members.iter().next().filter(|_| members.len() == 1)
                 && ["$numberInt", "$numberLong", "$numberDouble"].contains(&kind.as_str())
             {
-                let whole = text.parse::<f64>().ok().filter(|number| number.fract() == 0.0 && number.abs() < 9e15);
+                let whole =
+                    text.parse::<f64>().ok().filter(|number| number.fract() == 0.0 && number.abs() < 9e15);
                 return Value::from(match (text.parse::<i64>(), whole) {
                     (Ok(number), _) => format!("#{number}"),
                     (_, Some(number)) => format!("#{number:.0}"),
@@ -490,7 +528,9 @@ fn json(text: &str) -> Value {
 
 /// Two documents of Extended JSON as one.
 fn merged(one: &str, other: &str) -> String {
-    let inner = |text: &str| text.trim().trim_start_matches('{').strip_suffix('}').unwrap_or_default().trim().to_owned();
+    let inner = |text: &str| {
+        text.trim().trim_start_matches('{').strip_suffix('}').unwrap_or_default().trim().to_owned()
+    };
     let parts: Vec<String> = [inner(one), inner(other)].into_iter().filter(|part| !part.is_empty()).collect();
     format!("{{{}}}", parts.join(","))
 }
@@ -500,7 +540,9 @@ fn advice(declared: &DeclaredDocuments, seen: &Seen) -> Vec<String> {
     if seen.server.access == DocumentAccess::Open && !declared.users.is_empty() {
         let key_file = match seen.server.membership {
             Membership::Standalone | Membership::Router => "`--auth`".to_owned(),
-            Membership::Awaiting | Membership::Member { .. } => "`--keyFile FILE`, the same on every member".to_owned(),
+            Membership::Awaiting | Membership::Member { .. } => {
+                "`--keyFile FILE`, the same on every member".to_owned()
+            }
         };
         advice.push(format!(
             "the server asks nobody for a password: once the users are there, start it with {key_file}"
@@ -534,7 +576,14 @@ mod tests {
             marker: None,
         };
         let server = DocumentServer { identity, access, membership };
-        Seen { server, users: Some(vec![]), roles: Some(vec![]), passwords: vec![], collections: vec![], indexed: vec![] }
+        Seen {
+            server,
+            users: Some(vec![]),
+            roles: Some(vec![]),
+            passwords: vec![],
+            collections: vec![],
+            indexed: vec![],
+        }
     }
 
     fn user(database: &str, role: &str, secret: Option<&str>) -> DeclaredDocumentUser {
@@ -583,7 +632,11 @@ mod tests {
     fn users_are_made_given_what_they_lack_and_never_deprived() {
         let declared = user("shop", "readWrite", Some("canary"));
         let holding = |held: &[&str]| Seen {
-            users: Some(vec![SeenPrincipal { name: declared.user.clone(), roles: roles(held), privileges: vec![] }]),
+            users: Some(vec![SeenPrincipal {
+                name: declared.user.clone(),
+                roles: roles(held),
+                privileges: vec![],
+            }]),
             ..seen(DocumentAccess::User("admin.root".to_owned()), Membership::Standalone)
         };
         let nobody = seen(DocumentAccess::Open, Membership::Standalone);
@@ -608,7 +661,8 @@ mod tests {
             assert_eq!(standings(&items), expected);
             assert!(!format!("{items:?}").contains("canary"));
         }
-        let rotated = user_items(&declared, PasswordMatch::Other, &holding(&["readWrite"]), &["shop.app".to_owned()]);
+        let rotated =
+            user_items(&declared, PasswordMatch::Other, &holding(&["readWrite"]), &["shop.app".to_owned()]);
         assert_eq!(standings(&rotated)[1].1, '~');
         let without = user_items(&user("shop", "readWrite", None), PasswordMatch::Unknown, &nobody, &[]);
         assert!(standings(&without)[0].1 == '!' && without[0].detail.contains("APP_PWD"), "{without:?}");
@@ -616,10 +670,15 @@ mod tests {
 
     #[test]
     fn a_server_that_lets_nobody_in_needs_an_administrator_first() {
-        let closed = Seen { users: None, roles: None, ..seen(DocumentAccess::Exception, Membership::Standalone) };
+        let closed =
+            Seen { users: None, roles: None, ..seen(DocumentAccess::Exception, Membership::Standalone) };
         let with = |users: Vec<DeclaredDocumentUser>| {
             let passwords = vec![PasswordMatch::Unknown; users.len()];
-            decide(&DeclaredDocuments { users, ..DeclaredDocuments::default() }, &Seen { passwords, ..clone(&closed) }, &[])
+            decide(
+                &DeclaredDocuments { users, ..DeclaredDocuments::default() },
+                &Seen { passwords, ..clone(&closed) },
+                &[],
+            )
         };
         assert_eq!(standings(&with(vec![user("shop", "readWrite", Some("x"))])), [("first user", '!')]);
         let both = with(vec![user("shop", "readWrite", Some("x")), user("admin", "root", Some("x"))]);
@@ -658,7 +717,11 @@ mod tests {
         let items = role_items(&declared, Some(std::slice::from_ref(&held)));
         assert_eq!(
             standings(&items),
-            [("role shop.reader", '+'), ("roles of role shop.reader", '+'), ("rights of role shop.reader", '!')]
+            [
+                ("role shop.reader", '+'),
+                ("roles of role shop.reader", '+'),
+                ("rights of role shop.reader", '!')
+            ]
         );
         assert_eq!(items[0].detail, "give it listIndexes on shop.orders");
     }
@@ -688,8 +751,12 @@ mod tests {
             collection_items(&declared, &seen)
         };
         let validator = r#"{"validator":{"qty":{"$gte":{"$numberInt":"1"}}}}"#;
-        let as_double = r#"{"validator":{"qty":{"$gte":{"$numberDouble":"1.0"}}},"validationLevel":"strict"}"#;
-        assert_eq!(standings(&case(validator, "{}", found(as_double, "collection"), None)), [("collection shop.orders", '=')]);
+        let as_double =
+            r#"{"validator":{"qty":{"$gte":{"$numberDouble":"1.0"}}},"validationLevel":"strict"}"#;
+        assert_eq!(
+            standings(&case(validator, "{}", found(as_double, "collection"), None)),
+            [("collection shop.orders", '=')]
+        );
         let changed = case(validator, "{}", found("{}", "collection"), Some(3));
         assert_eq!(standings(&changed), [("collection shop.orders", '~')]);
         assert!(changed[0].detail.contains("3 documents that are there violate it"), "{changed:?}");
@@ -704,10 +771,14 @@ mod tests {
         assert_eq!(standings(&case("{}", capped, found(rounded, "collection"), None)).len(), 1);
         assert_eq!(standings(&case("{}", "{}", found("{}", "view"), None))[0].1, '!');
         let made = case(validator, capped, None, None);
-        let Standing::ToDo(Act::Documents(DocumentAct::CreateCollection { options, .. })) = &made[0].standing else {
+        let Standing::ToDo(Act::Documents(DocumentAct::CreateCollection { options, .. })) = &made[0].standing
+        else {
             panic!("{made:?}");
         };
-        assert!(json(options).get("capped").is_some() && json(options).get("validator").is_some(), "{options}");
+        assert!(
+            json(options).get("capped").is_some() && json(options).get("validator").is_some(),
+            "{options}"
+        );
     }
 
     #[test]
@@ -715,7 +786,11 @@ mod tests {
         let declared = |keys: &str| DeclaredIndex::new(vec![keys.parse().expect("a key")]);
         let listed = |text: &str| ListedIndex::read(&Json::parse(text).expect("JSON")).expect("an index");
         let indexes = || {
-            vec![listed(r#"{"key": {"a": 1}, "name": "a_1"}"#), listed(r#"{"key": {"b": 1}, "name": "mine"}"#), listed(r#"{"key": {"x": 1}, "name": "c_1"}"#)]
+            vec![
+                listed(r#"{"key": {"a": 1}, "name": "a_1"}"#),
+                listed(r#"{"key": {"b": 1}, "name": "mine"}"#),
+                listed(r#"{"key": {"x": 1}, "name": "c_1"}"#),
+            ]
         };
         let wanted = [declared("a"), declared("b"), declared("c"), declared("d")];
         let namespace = Namespace::new("shop", "orders");
@@ -728,9 +803,14 @@ mod tests {
 
     #[test]
     fn who_asks_nobody_is_told_what_to_type() {
-        let declared = DeclaredDocuments { users: vec![user("shop", "readWrite", None)], ..DeclaredDocuments::default() };
+        let declared = DeclaredDocuments {
+            users: vec![user("shop", "readWrite", None)],
+            ..DeclaredDocuments::default()
+        };
         assert!(advice(&declared, &seen(DocumentAccess::Open, Membership::Standalone))[0].contains("--auth"));
-        assert!(advice(&declared, &seen(DocumentAccess::Open, Membership::Awaiting))[0].contains("--keyFile"));
+        assert!(
+            advice(&declared, &seen(DocumentAccess::Open, Membership::Awaiting))[0].contains("--keyFile")
+        );
         let known = DocumentAccess::User("admin.root".to_owned());
         assert!(advice(&declared, &seen(known, Membership::Standalone)).is_empty());
     }

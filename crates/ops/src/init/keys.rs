@@ -83,7 +83,11 @@ fn user_items(
         }
         let off = if declared.password.is_none() { ", off: no password is declared" } else { "" };
         let act = KeyServerAct::CreateUser { user, rules: declared.rules.clone() };
-        return vec![Item::new(subject, Standing::ToDo(Act::Keys(act)), format!("make it, with {wanted}{off}"))];
+        return vec![Item::new(
+            subject,
+            Standing::ToDo(Act::Keys(act)),
+            format!("make it, with {wanted}{off}"),
+        )];
     };
     let mut items = vec![match found.rules == wanted {
         true => Item::there(&*subject),

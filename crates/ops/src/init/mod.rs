@@ -18,9 +18,7 @@ mod relational;
 pub mod scripts;
 
 use async_trait::async_trait;
-use mainstay_engine::{
-    DocumentAct, KeyServerAct, PasswordMatch, RelationalAct, ServerIdentity, UserData,
-};
+use mainstay_engine::{DocumentAct, KeyServerAct, PasswordMatch, RelationalAct, ServerIdentity, UserData};
 use mainstay_guard::{Marker, Permit};
 use mainstay_model::{EnvironmentClass, Result, StoreKind};
 use serde::{Deserialize, Serialize};
@@ -182,10 +180,14 @@ fn password_item(case: &PasswordCase<'_>, set: impl FnOnce() -> Act) -> Option<I
     let may_rotate = case.rotate.iter().any(|account| account == case.account);
     let hint = format!("`--rotate {}` sets it", case.account);
     Some(match (declared.secret.is_some(), case.found) {
-        (false, _) => Item::new(name, Standing::Unknown, format!("not compared: {} is not set", declared.place)),
+        (false, _) => {
+            Item::new(name, Standing::Unknown, format!("not compared: {} is not set", declared.place))
+        }
         (true, PasswordMatch::Same) => Item::there(name),
         (true, _) if may_rotate => Item::new(name, Standing::Change(set()), "set to the declared one"),
-        (true, PasswordMatch::Other) => Item::new(name, Standing::Differs, format!("it is another one; {hint}")),
+        (true, PasswordMatch::Other) => {
+            Item::new(name, Standing::Differs, format!("it is another one; {hint}"))
+        }
         (true, PasswordMatch::None) => Item::new(name, Standing::Differs, format!("it has none; {hint}")),
         (true, PasswordMatch::Unknown) => {
             Item::new(name, Standing::Unknown, format!("nobody here may compare it; {hint}"))
@@ -211,8 +213,10 @@ mod tests {
 
     #[test]
     fn a_password_is_set_again_only_when_its_account_is_named() {
-        let given =
-            DeclaredPassword { place: PasswordPlace::Variable("APP_PWD".to_owned()), secret: Some(Secret::new("canary")) };
+        let given = DeclaredPassword {
+            place: PasswordPlace::Variable("APP_PWD".to_owned()),
+            secret: Some(Secret::new("canary")),
+        };
         let missing = DeclaredPassword { place: PasswordPlace::Variable("APP_PWD".to_owned()), secret: None };
         let rotate = ["app".to_owned()];
         for (declared, found, rotate, expected) in [
@@ -225,7 +229,8 @@ mod tests {
             (&given, PasswordMatch::Unknown, &rotate, Standing::Change(act())),
             (&missing, PasswordMatch::Other, &rotate, Standing::Unknown),
         ] {
-            let case = PasswordCase { subject: "user app", declared: Some(declared), found, account: "app", rotate };
+            let case =
+                PasswordCase { subject: "user app", declared: Some(declared), found, account: "app", rotate };
             let item = password_item(&case, act);
             assert_eq!(item.as_ref().map(|item| &item.standing), Some(&expected), "{found:?} {rotate:?}");
             assert!(!format!("{item:?}").contains("canary"));

@@ -136,7 +136,8 @@ pub async fn plan(
             bytes: 0,
         },
         target,
-        parameters: serde_json::to_value(InitParameters { acts, rotate: store.rotate().to_vec() }).expect("parameters have a JSON form"),
+        parameters: serde_json::to_value(InitParameters { acts, rotate: store.rotate().to_vec() })
+            .expect("parameters have a JSON form"),
         created_at,
         expires_at: created_at + Plan::LIFETIME,
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),

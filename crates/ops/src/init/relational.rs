@@ -89,8 +89,11 @@ impl InitStore for RelationalStore<'_> {
 
 impl RelationalStore<'_> {
     async fn seen(&self) -> Result<Seen> {
-        let mut seen =
-            Seen { roles: self.server.roles().await?, databases: self.server.databases().await?, ..Seen::default() };
+        let mut seen = Seen {
+            roles: self.server.roles().await?,
+            databases: self.server.databases().await?,
+            ..Seen::default()
+        };
         for declared in &self.declared.roles {
             let is_there = seen.role(&declared.name).is_some();
             let secret = declared.password.as_ref().and_then(|password| password.secret.as_ref());
@@ -231,9 +234,10 @@ fn database_items(declared: &DeclaredDatabase, seen: &Seen) -> Vec<Item> {
                     change(&*subject, act, format!("it goes from {} to {owner}", found.owner))
                 }
             });
-            for (what, declared, found) in
-                [("encoding", &declared.encoding, &found.encoding), ("locale", &declared.locale, &found.locale)]
-            {
+            for (what, declared, found) in [
+                ("encoding", &declared.encoding, &found.encoding),
+                ("locale", &declared.locale, &found.locale),
+            ] {
                 if let Some(declared) = declared.as_ref().filter(|one| !one.eq_ignore_ascii_case(found)) {
                     let detail = format!("it is {found}, declared is {declared}: that cannot be changed");
                     items.push(Item::new(format!("{what} of {subject}"), Standing::Differs, detail));
@@ -248,7 +252,8 @@ fn database_items(declared: &DeclaredDatabase, seen: &Seen) -> Vec<Item> {
         items.push(match contents {
             Some(contents) if contents.installed.contains(extension) => Item::there(name),
             Some(contents) if !contents.available.contains(extension) => {
-                let detail = "the server's machine does not have it: install its package there, then plan again";
+                let detail =
+                    "the server's machine does not have it: install its package there, then plan again";
                 Item::new(name, Standing::Differs, detail)
             }
             _ => to_do(name, act, "install it"),
@@ -275,12 +280,21 @@ fn schema_item(database: &str, schema: &str, owner: Option<&String>, contents: O
             change(name, RelationalAct::OwnSchema { database, schema: schema_name, owner }, detail)
         }
         (None, owner) => {
-            let detail = owner.map_or_else(|| "make it".to_owned(), |owner| format!("make it, owned by {owner}"));
-            to_do(name, RelationalAct::CreateSchema { database, schema: schema_name, owner: owner.cloned() }, detail)
+            let detail =
+                owner.map_or_else(|| "make it".to_owned(), |owner| format!("make it, owned by {owner}"));
+            to_do(
+                name,
+                RelationalAct::CreateSchema { database, schema: schema_name, owner: owner.cloned() },
+                detail,
+            )
         }
         (Some((_, found)), Some(owner)) if found != owner => {
             let detail = format!("it goes from {found} to {owner}");
-            change(name, RelationalAct::OwnSchema { database, schema: schema_name, owner: owner.clone() }, detail)
+            change(
+                name,
+                RelationalAct::OwnSchema { database, schema: schema_name, owner: owner.clone() },
+                detail,
+            )
         }
         (Some(_), _) => Item::there(name),
     }
@@ -349,7 +363,8 @@ mod tests {
     }
 
     fn with_role(login: bool, member_of: &[&str], superuser: bool) -> Seen {
-        let attributes = RoleAttributes { login: Some(login), createdb: Some(true), ..RoleAttributes::default() };
+        let attributes =
+            RoleAttributes { login: Some(login), createdb: Some(true), ..RoleAttributes::default() };
         let found = SeenRole { name: "app".to_owned(), attributes, superuser, member_of: names(member_of) };
         Seen { roles: vec![found], ..Seen::default() }
     }

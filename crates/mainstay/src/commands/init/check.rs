@@ -45,12 +45,14 @@ enum ImageArgument {
 pub(super) fn run(args: &CheckArgs, session: &Session) -> Result<ExitStatus> {
     let folder = match &args.folder {
         Some(folder) => session.path(folder),
-        None => FOLDERS.iter().map(|name| session.path(Path::new(name))).find(|path| path.is_dir()).ok_or_else(
-            || {
-                Error::new(ErrorKind::NotFound, format!("there is no folder {} here", FOLDERS.join(", ")))
-                    .with_hint("name the folder of scripts: `mainstay init check FOLDER`")
-            },
-        )?,
+        None => {
+            FOLDERS.iter().map(|name| session.path(Path::new(name))).find(|path| path.is_dir()).ok_or_else(
+                || {
+                    Error::new(ErrorKind::NotFound, format!("there is no folder {} here", FOLDERS.join(", ")))
+                        .with_hint("name the folder of scripts: `mainstay init check FOLDER`")
+                },
+            )?
+        }
     };
     let files = files(&folder)?;
     let image = args.image.map(|image| match image {
@@ -84,7 +86,10 @@ fn files(folder: &Path) -> Result<Vec<ScriptFile>> {
         if files.len() == FILE_COUNT_MAX {
             return Err(Error::new(
                 ErrorKind::Usage,
-                format!("{} has more than {FILE_COUNT_MAX} files: it is no folder of scripts", folder.display()),
+                format!(
+                    "{} has more than {FILE_COUNT_MAX} files: it is no folder of scripts",
+                    folder.display()
+                ),
             ));
         }
         let mut bytes = Vec::new();
@@ -138,7 +143,12 @@ impl Report for Checked {
         if !report.found.is_empty() {
             text.push_str(&heading("understood"));
             for found in &report.found {
-                text.push_str(&format!("  {}:{}: {}\n", own(&found.file), found.line, own(&found.statement.to_string())));
+                text.push_str(&format!(
+                    "  {}:{}: {}\n",
+                    own(&found.file),
+                    found.line,
+                    own(&found.statement.to_string())
+                ));
             }
         }
         if !report.unread.is_empty() {
@@ -150,7 +160,9 @@ impl Report for Checked {
         if !report.toml.is_empty() {
             text.push_str(&heading("the same for mainstay.toml"));
             text.push_str(&plain_lines(&report.toml));
-            text.push_str("next: put it into mainstay.toml, set the variables, and run `mainstay init plan`\n");
+            text.push_str(
+                "next: put it into mainstay.toml, set the variables, and run `mainstay init plan`\n",
+            );
         }
         text
     }

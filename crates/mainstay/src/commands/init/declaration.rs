@@ -119,7 +119,8 @@ impl Declaration {
         for user in self.mongo.iter().filter(|_| of(StoreKind::Mongo)).flat_map(|declared| &declared.users) {
             known.extend([user.user.name.clone(), user.user.to_string()]);
         }
-        let roles = self.postgres.iter().filter(|_| of(StoreKind::Postgres)).flat_map(|declared| &declared.roles);
+        let roles =
+            self.postgres.iter().filter(|_| of(StoreKind::Postgres)).flat_map(|declared| &declared.roles);
         known.extend(roles.filter(|role| role.password.is_some()).map(|role| role.name.clone()));
         let users = self.redis.iter().filter(|_| of(StoreKind::Redis)).flat_map(|declared| &declared.users);
         known.extend(users.filter(|user| user.password.is_some()).map(|user| user.name.clone()));
@@ -244,10 +245,7 @@ fn mongo(
 }
 
 /// The indexes of the manifest, when there is one. They are those of the configured database.
-fn indexes(
-    database: Option<&str>,
-    session: &Session,
-) -> Result<Vec<(Namespace, Vec<DeclaredIndex>)>> {
+fn indexes(database: Option<&str>, session: &Session) -> Result<Vec<(Namespace, Vec<DeclaredIndex>)>> {
     let (Some(database), Some(_)) = (database, &session.configuration.index_manifest) else {
         return Ok(Vec::new());
     };

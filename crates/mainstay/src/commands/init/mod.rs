@@ -113,9 +113,12 @@ async fn plan_all(args: &PlanArgs, session: &Session) -> Result<ExitStatus> {
     if let Some(file) = &args.output {
         let [one] = plans.as_slice() else {
             let stores: Vec<&str> = plans.iter().map(|one| one.plan.target.store.name()).collect();
-            return Err(Error::new(ErrorKind::Usage, format!("one file holds one plan, and there are plans for {}", stores.join(", ")))
-                .with_state("nothing was written")
-                .with_hint(format!("add `--store {}`, and plan the others in files of their own", stores[0])));
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("one file holds one plan, and there are plans for {}", stores.join(", ")),
+            )
+            .with_state("nothing was written")
+            .with_hint(format!("add `--store {}`, and plan the others in files of their own", stores[0])));
         };
         plan::write(&one.plan, &session.path(file))?;
     }

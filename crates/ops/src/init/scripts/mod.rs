@@ -94,7 +94,11 @@ pub fn read(mut files: Vec<ScriptFile>, image: Option<Image>, database: &str) ->
                 line,
                 statement,
             }));
-            unread.extend(read.unread.into_iter().map(|(line, what)| Unread { file: file.name.clone(), line, what }));
+            unread.extend(read.unread.into_iter().map(|(line, what)| Unread {
+                file: file.name.clone(),
+                line,
+                what,
+            }));
         }
         fates.push(fate);
     }
@@ -116,9 +120,10 @@ fn scan(image: Image, file: &ScriptFile, text: &str, database: &str) -> Read {
     match image {
         Image::Mongo => script::scan(text, database, 1),
         Image::Postgres if ends(&file.name, ".sql") => sql::scan(text, database, 1),
-        Image::Postgres => {
-            Read { unread: vec![(1, "a packed file: unpack it to have it read".to_owned())], ..Read::default() }
-        }
+        Image::Postgres => Read {
+            unread: vec![(1, "a packed file: unpack it to have it read".to_owned())],
+            ..Read::default()
+        },
     }
 }
 
@@ -145,11 +150,15 @@ fn fate(image: Image, file: &ScriptFile) -> Fate {
     let name = &file.name;
     let (runs, how) = match image {
         Image::Mongo if ends(name, ".sh") => (true, "sourced by the entrypoint's shell"),
-        Image::Mongo if ends(name, ".js") => (true, "run by the shell of MongoDB in MONGO_INITDB_DATABASE, `test` unless set"),
+        Image::Mongo if ends(name, ".js") => {
+            (true, "run by the shell of MongoDB in MONGO_INITDB_DATABASE, `test` unless set")
+        }
         Image::Mongo => (false, "ignored: only *.sh and *.js are run"),
         Image::Postgres if ends(name, ".sh") && file.executable => (true, "executed"),
         Image::Postgres if ends(name, ".sh") => (true, "sourced by the entrypoint's shell"),
-        Image::Postgres if ends(name, ".sql") => (true, "run by psql in POSTGRES_DB, and ends at the first error"),
+        Image::Postgres if ends(name, ".sql") => {
+            (true, "run by psql in POSTGRES_DB, and ends at the first error")
+        }
         Image::Postgres if [".sql.gz", ".sql.xz", ".sql.zst"].iter().any(|end| ends(name, end)) => {
             (true, "unpacked, and run by psql in POSTGRES_DB")
         }
@@ -190,7 +199,8 @@ mod tests {
             Some(Image::Mongo),
             "test",
         );
-        let fates: Vec<(&str, bool)> = report.fates.iter().map(|fate| (fate.file.as_str(), fate.runs)).collect();
+        let fates: Vec<(&str, bool)> =
+            report.fates.iter().map(|fate| (fate.file.as_str(), fate.runs)).collect();
         assert_eq!(fates, [(".js", false), ("a.sh", true), ("b.js", true), ("readme.md", false)]);
         assert_eq!(read(vec![file("01.sql", "SELECT 1;")], None, "test").image, Image::Postgres);
         assert_eq!(read(vec![file("01.sh", "psql -v x")], None, "test").image, Image::Postgres);
@@ -213,7 +223,30 @@ mod tests {
     #[test]
     fn hostile_bytes_are_read_to_their_end() {
         let mut seed = 1_u64;
-        let pieces = ["db.", "createUser(", "{", "'", "\"", "`", "/*", "*/", "//", "$$", ";", "GRANT", " ON ", "<<EOF\n", "EOF\n", "[", "(", "\\", "\u{0}", "é", "CREATE ROLE ", "process.env."];
+        let pieces = [
+            "db.",
+            "createUser(",
+            "{",
+            "'",
+            "\"",
+            "`",
+            "/*",
+            "*/",
+            "//",
+            "$$",
+            ";",
+            "GRANT",
+            " ON ",
+            "<<EOF\n",
+            "EOF\n",
+            "[",
+            "(",
+            "\\",
+            "\u{0}",
+            "é",
+            "CREATE ROLE ",
+            "process.env.",
+        ];
         for _ in 0..2_000 {
             let mut bytes = Vec::new();
             for _ in 0..40 {

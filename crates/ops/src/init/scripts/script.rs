@@ -88,8 +88,12 @@ enum Link {
 /// Reads a script that begins in `database` at `line`.
 pub(super) fn scan(text: &str, database: &str, line: usize) -> Read {
     let pieces = pieces(text, line);
-    let mut scanner =
-        Scanner { pieces: &pieces, at: 0, names: vec![("db".to_owned(), database.to_owned())], read: Read::default() };
+    let mut scanner = Scanner {
+        pieces: &pieces,
+        at: 0,
+        names: vec![("db".to_owned(), database.to_owned())],
+        read: Read::default(),
+    };
     scanner.run();
     scanner.read
 }
@@ -148,7 +152,9 @@ fn pieces(text: &str, first_line: usize) -> Vec<Piece> {
             }
             _ if one.is_alphabetic() || one == '_' || one == '$' => {
                 let mut word = String::from(one);
-                while let Some(next) = chars.peek().filter(|next| next.is_alphanumeric() || "_$".contains(**next)) {
+                while let Some(next) =
+                    chars.peek().filter(|next| next.is_alphanumeric() || "_$".contains(**next))
+                {
                     word.push(*next);
                     chars.next();
                 }
@@ -156,7 +162,9 @@ fn pieces(text: &str, first_line: usize) -> Vec<Piece> {
             }
             _ if one.is_ascii_digit() => {
                 let mut number = String::from(one);
-                while let Some(next) = chars.peek().filter(|next| next.is_ascii_alphanumeric() || **next == '.') {
+                while let Some(next) =
+                    chars.peek().filter(|next| next.is_ascii_alphanumeric() || **next == '.')
+                {
                     number.push(*next);
                     chars.next();
                 }
@@ -259,7 +267,8 @@ impl Scanner<'_> {
         if base == "rs" {
             return self.replica_set(line, &links);
         }
-        let database = self.names.iter().rev().find(|(name, _)| name == base).map(|(_, database)| database.clone());
+        let database =
+            self.names.iter().rev().find(|(name, _)| name == base).map(|(_, database)| database.clone());
         self.interpret(line, database.unwrap_or_default(), links, given);
     }
 
@@ -334,10 +343,9 @@ impl Scanner<'_> {
         }
         let first = arguments.first();
         let members = match first.and_then(|config| config.get("members")) {
-            Some(Written::List(members)) => members
-                .iter()
-                .filter_map(|member| member.get("host")?.text().map(str::to_owned))
-                .collect(),
+            Some(Written::List(members)) => {
+                members.iter().filter_map(|member| member.get("host")?.text().map(str::to_owned)).collect()
+            }
             _ => Vec::new(),
         };
         let set = first.and_then(|config| config.get("_id")).and_then(Written::text).map(str::to_owned);
@@ -421,13 +429,19 @@ impl Scanner<'_> {
                 let links: Vec<Token> =
                     self.pieces[self.at..].iter().take(5).map(|piece| piece.token.clone()).collect();
                 match links.as_slice() {
-                    [Token::Sign('.'), Token::Word(env), Token::Sign('.'), Token::Word(name), ..] if env == "env" => {
+                    [Token::Sign('.'), Token::Word(env), Token::Sign('.'), Token::Word(name), ..]
+                        if env == "env" =>
+                    {
                         self.at += 4;
                         Written::Variable(name.clone())
                     }
-                    [Token::Sign('.'), Token::Word(env), Token::Sign('['), Token::Text(name, false), Token::Sign(']')]
-                        if env == "env" =>
-                    {
+                    [
+                        Token::Sign('.'),
+                        Token::Word(env),
+                        Token::Sign('['),
+                        Token::Text(name, false),
+                        Token::Sign(']'),
+                    ] if env == "env" => {
                         self.at += 5;
                         Written::Variable(name.clone())
                     }
@@ -500,7 +514,9 @@ fn user(database: String, written: &Written) -> Option<Vec<Statement>> {
     };
     let password = match written.get("pwd") {
         // A script of the shell: `pwd: '$APP_PWD'`.
-        Some(Written::Text(text)) => super::shell::variable(text).map_or(Password::Literal, Password::Variable),
+        Some(Written::Text(text)) => {
+            super::shell::variable(text).map_or(Password::Literal, Password::Variable)
+        }
         Some(Written::Variable(name)) => Password::Variable(name.clone()),
         _ => Password::Elsewhere,
     };

@@ -8,8 +8,8 @@ const MONGO: &[&str] = &["mongosh", "mongo"];
 const POSTGRES: &[&str] = &["psql"];
 /// Commands that change nothing of a database.
 const QUIET: &[&str] = &[
-    "set", "echo", "export", "if", "then", "fi", "else", "exit", "local", "true", "sleep", "printf", "until", "while", "do",
-    "done", "for", "function", "return", "source", "cd", "test",
+    "set", "echo", "export", "if", "then", "fi", "else", "exit", "local", "true", "sleep", "printf", "until",
+    "while", "do", "done", "for", "function", "return", "source", "cd", "test",
 ];
 
 /// Reads a script whose statements begin in `database`.
@@ -44,9 +44,10 @@ pub(super) fn scan(image: Image, text: &str, database: &str) -> Read {
         let inner = match (program, image) {
             (Some(program), _) if MONGO.contains(&program) => script::scan(&body, &database, first + 1),
             (Some(_), _) => sql::scan(&body, &database, first + 1),
-            (None, _) => {
-                Read { unread: vec![(number, "a here-document for another program".to_owned())], ..Read::default() }
-            }
+            (None, _) => Read {
+                unread: vec![(number, "a here-document for another program".to_owned())],
+                ..Read::default()
+            },
         };
         read.found.extend(inner.found);
         read.unread.extend(inner.unread);
@@ -66,11 +67,12 @@ pub(super) fn variable(text: &str) -> Option<String> {
 /// The database's shell that a command starts.
 fn program(command: &str) -> Option<&str> {
     let mut words = command.split(|one: char| one.is_whitespace() || "|;&(\"".contains(one));
-    words.find(|word| {
-        let name = word.rsplit('/').next().unwrap_or(word);
-        MONGO.contains(&name) || POSTGRES.contains(&name)
-    })
-    .map(|word| word.rsplit('/').next().unwrap_or(word))
+    words
+        .find(|word| {
+            let name = word.rsplit('/').next().unwrap_or(word);
+            MONGO.contains(&name) || POSTGRES.contains(&name)
+        })
+        .map(|word| word.rsplit('/').next().unwrap_or(word))
 }
 
 /// The word that ends a here-document of a command, if it has one.
@@ -128,7 +130,10 @@ mod tests {
         let found: Vec<String> = read.found.iter().map(|(line, one)| format!("{line}: {one}")).collect();
         assert_eq!(
             found,
-            ["6: role app; its password is in APP_PWD", "9: user postgres.m with none; its password is in M_PWD"]
+            [
+                "6: role app; its password is in APP_PWD",
+                "9: user postgres.m with none; its password is in M_PWD"
+            ]
         );
         let unread: Vec<String> = read.unread.iter().map(|(line, what)| format!("{line}: {what}")).collect();
         assert_eq!(unread, ["11: mongosh with statements in its arguments", "12: curl"]);

@@ -43,12 +43,12 @@ pub(super) fn scan(text: &str, database: &str, line: usize) -> Read {
     for (line, tokens) in statements(text, line) {
         if let [Token::Sign('\\'), rest @ ..] = tokens.as_slice() {
             match rest {
-                [command, name, ..] if command.is("C") || command.is("CONNECT") => {
-                    match name.name() {
-                        Some(name) => database = name,
-                        None => read.unread.push((line, "\\connect to a name that is not written out".to_owned())),
+                [command, name, ..] if command.is("C") || command.is("CONNECT") => match name.name() {
+                    Some(name) => database = name,
+                    None => {
+                        read.unread.push((line, "\\connect to a name that is not written out".to_owned()))
                     }
-                }
+                },
                 [Token::Word(_, command), ..] if ["set", "echo", "q"].contains(&command.as_str()) => {}
                 [Token::Word(_, command), ..] => read.unread.push((line, format!("\\{command}"))),
                 _ => {}
@@ -61,7 +61,9 @@ pub(super) fn scan(text: &str, database: &str, line: usize) -> Read {
                 let words: Vec<&str> = tokens
                     .iter()
                     .map_while(|token| match token {
-                        Token::Word(word, _) if word.bytes().all(|byte| byte.is_ascii_alphabetic()) => Some(word.as_str()),
+                        Token::Word(word, _) if word.bytes().all(|byte| byte.is_ascii_alphabetic()) => {
+                            Some(word.as_str())
+                        }
                         _ => None,
                     })
                     .take(2)
@@ -191,11 +193,15 @@ fn understood(tokens: &[Token], database: &str) -> Option<Vec<Statement>> {
             create_role(rest, role.is("USER"))
         }
         [create, database, name, rest @ ..] if create.is("CREATE") && database.is("DATABASE") => {
-            let owner = behind(rest, "OWNER").and_then(|rest| rest.iter().find(|token| !is_equals(token))?.name());
+            let owner =
+                behind(rest, "OWNER").and_then(|rest| rest.iter().find(|token| !is_equals(token))?.name());
             Some(vec![Statement::Database { name: name.name()?, owner }])
         }
         [create, extension, rest @ ..] if create.is("CREATE") && extension.is("EXTENSION") => {
-            Some(vec![Statement::Extension { database: database.to_owned(), name: without_if(rest).first()?.name()? }])
+            Some(vec![Statement::Extension {
+                database: database.to_owned(),
+                name: without_if(rest).first()?.name()?,
+            }])
         }
         [create, schema, rest @ ..] if create.is("CREATE") && schema.is("SCHEMA") => {
             let rest = without_if(rest);
@@ -366,8 +372,8 @@ fn names(tokens: &[Token]) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::statement::{Image, declaration};
     use super::super::Found;
+    use super::super::statement::{Image, declaration};
     use super::*;
 
     const SCRIPT: &str = r#"

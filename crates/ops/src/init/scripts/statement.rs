@@ -164,7 +164,9 @@ impl fmt::Display for Statement {
                     _ => Ok(()),
                 }
             }
-            Self::Membership { name, member_of } => write!(f, "{name} becomes a member of {}", member_of.join(", ")),
+            Self::Membership { name, member_of } => {
+                write!(f, "{name} becomes a member of {}", member_of.join(", "))
+            }
             Self::Database { name, owner } => {
                 write!(f, "database {name}")?;
                 owner.iter().try_for_each(|owner| write!(f, ", owned by {owner}"))
@@ -223,7 +225,8 @@ impl Toml {
         let variable = match password {
             Password::Variable(variable) => variable.clone(),
             Password::Literal | Password::Elsewhere => {
-                let word = |one: char| if one.is_ascii_alphanumeric() { one.to_ascii_uppercase() } else { '_' };
+                let word =
+                    |one: char| if one.is_ascii_alphanumeric() { one.to_ascii_uppercase() } else { '_' };
                 format!("{}_PASSWORD", account.chars().map(word).collect::<String>())
             }
         };
@@ -237,7 +240,8 @@ impl Toml {
 
 /// A key, bare where it can be.
 fn key(name: &str) -> String {
-    let is_bare = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    let is_bare =
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
     if is_bare { name.to_owned() } else { quoted(name) }
 }
 
@@ -259,7 +263,9 @@ fn mongo(toml: &mut Toml, found: &[Found]) {
     let mut seen = Vec::new();
     for statement in statements() {
         match statement {
-            Statement::User { database, name, roles, password } if !seen.contains(&("user", name.as_str())) => {
+            Statement::User { database, name, roles, password }
+                if !seen.contains(&("user", name.as_str())) =>
+            {
                 seen.push(("user", name.as_str()));
                 toml.section(&["init", "mongo", "users", name]);
                 toml.text("database", database);
