@@ -3,6 +3,7 @@
 
 #[path = "../binary/mod.rs"]
 mod binary;
+mod marketplace;
 mod mongo;
 mod postgres;
 mod redis;

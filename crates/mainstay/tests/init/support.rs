@@ -99,6 +99,9 @@ pub(crate) fn apply_killed_at(place: &Place, store: &str, count: usize) -> bool 
     let hash = hash(place);
     let mut command = place.command(&["init", "apply", "plan.json", "--approve", &hash]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // Any user of the machine reads what a process was started with.
+    let line = fs::read(format!("/proc/{}/cmdline", child.id())).unwrap();
+    assert!(!String::from_utf8_lossy(&line).contains(CANARY));
     let deadline = Instant::now() + Duration::from_secs(60);
     while records(place, store).len() < count {
         if child.try_wait().unwrap().is_some() {
