@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use mainstay_testkit::Mongod;
 use mongodb::bson::{Document, doc};
@@ -210,6 +211,18 @@ async fn the_first_user_is_made_by_the_localhost_exception_and_makes_the_others(
     assert_eq!(seen(&client(&server, &format!("admin:{CANARY}-admin@")).await).await, MADE);
     let again = plan(&place, "mongo", &[], 0);
     assert!(marked(&again, "+").is_empty() && marked(&again, "~").is_empty(), "{again}");
+
+    // A member of a set that is not initiated, with a key file and without users: the set comes first, then the user.
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key");
+    fs::write(&key, "aKeyThatProtectsNothingButTests").unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let member =
+        Mongod::options().member().argument("--keyFile").argument(key.to_str().unwrap()).start().unwrap();
+    configured(&place, &url(&member), DECLARATION);
+    plan(&place, "mongo", &[], 0);
+    assert_eq!(done(&apply(&place).expect(0).json()).len(), 10);
+    assert_eq!(seen(&client(&member, &format!("admin:{CANARY}-admin@")).await).await, MADE);
 
     // Without an administrator nothing can begin on such a server.
     let other = Mongod::options().standalone().argument("--auth").start().unwrap();
