@@ -8,6 +8,8 @@ mod changes;
 mod cluster;
 mod digest;
 mod documents;
+mod indexes;
+mod init;
 mod inspection;
 mod keyfile;
 mod keyserver;
@@ -38,6 +40,16 @@ pub use documents::{
     DocumentSource, DocumentStream, FrameError, LoadOutcome, Loader, Namespace, PreparedScan, Pressure,
     PressureGauge, ScanRange, ScanSetback, ServerFacts, Snapshot, SnapshotRequest, UNIDENTIFIED,
     data_namespace, document_frames,
+};
+pub use indexes::{
+    AggregateRequest, BuildPhase, CommitQuorum, DiskRoom, IndexBuild, IndexCatalog, IndexChange,
+    IndexControl, IndexUsage, IndexedCollection, MemberUsage, TtlMonitor, UniqueVerdict, UsageReport,
+};
+pub use init::{
+    DocumentAccess, DocumentAct, DocumentInit, DocumentServer, GrantObject, KeyServerAct, KeyServerInit,
+    Membership, PasswordMatch, Principal, Privilege, RelationalAct, RelationalGrant, RelationalInit,
+    RoleAttributes, SeenCollection, SeenDatabase, SeenGrant, SeenKeyUser, SeenPrincipal, SeenRole,
+    ServerIdentity, UserData, UserKeeping,
 };
 pub use inspection::{
     CacheUse, CollectionStatistics, Contention, CountRequest, FlowControl, IndexStatistics, Inspection,

@@ -9,32 +9,35 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::SignedDuration;
 use mainstay_engine::{
-    AccountStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentSink, DocumentSource, Inspection,
-    KeyCarrier, KeyFileSource, KeyServerControl, Keyspace, Namespace, Probe, RelationalInspection,
-    ReplicaTarget, ReplicationSource, StoreFacts, WalSource,
+    AccountStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentInit, DocumentSink, DocumentSource,
+    IndexControl, Inspection, KeyCarrier, KeyFileSource, KeyServerControl, KeyServerInit, Keyspace,
+    Namespace, Principal, Probe, RelationalInit, RelationalInspection, ReplicaTarget, ReplicationSource,
+    StoreFacts, WalSource,
 };
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
 };
+use mainstay_indexes::Manifest;
 use mainstay_model::{
     Clock, Error, ErrorKind, Finding, Result, ResultExt, Secret, StoreKind, SystemClock, Target, redact_url,
 };
-use mainstay_mongo::{MongoConfig, MongoServer};
+use mainstay_mongo::{MongoConfig, MongoInit, MongoServer};
 use mainstay_ops::Selection;
 use mainstay_ops::cluster::FetchCommand;
 use mainstay_postgres::{
-    PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInspection, PostgresProbe, PostgresScratch,
-    ProgramPlaces, TlsOptions,
+    PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInit, PostgresInspection, PostgresProbe,
+    PostgresScratch, ProgramPlaces, TlsOptions,
 };
 use mainstay_redis::{
-    RedisCarrier, RedisConfig, RedisKeyFile, RedisKeyspace, RedisProbe, RedisReplica, RedisReplication,
-    RedisScratch, RedisServer,
+    RedisCarrier, RedisConfig, RedisInit, RedisKeyFile, RedisKeyspace, RedisProbe, RedisReplica,
+    RedisReplication, RedisScratch, RedisServer,
 };
 use mainstay_repository::{Compression, Repository, RepositoryOptions};
 use mainstay_store::{Location, S3Options, Store, StoreOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::key::Key;
+use crate::config::manifest;
 use crate::config::resolved::RepositorySettings;
 use crate::config::source::Rank;
 use crate::config::{Configuration, MongoSettings, Outside, PostgresSettings, RedisSettings};
@@ -58,6 +61,8 @@ pub(crate) struct Documents {
     pub(crate) replay: Arc<dyn ChangeReplay>,
     /// Looks into it.
     pub(crate) inspection: Arc<dyn Inspection>,
+    /// Its indexes.
+    pub(crate) indexes: Arc<dyn IndexControl>,
     /// Its users and roles.
     pub(crate) accounts: Arc<dyn AccountStore>,
 }
@@ -236,8 +241,55 @@ impl Session {
             sink: server.clone(),
             replay: server.clone(),
             inspection: server.clone(),
+            indexes: server.clone(),
             accounts: server,
         })
+    }
+
+    /// The indexes that MongoDB is to have.
+    ///
+    /// # Errors
+    /// `Precondition` when nobody declares any; `Config` when the manifest is faulty.
+    pub(crate) fn index_manifest(&self) -> Result<Manifest> {
+        let path = self.configuration.index_manifest.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::Precondition, "no indexes are declared")
+                .with_state("nothing was changed")
+                .with_hint("write what is there with `mainstay index import live --output indexes.toml`, or what code declares with `mainstay index import mongoose`, and name the file as `indexes` in [mongo]")
+        })?;
+        manifest::read(path)
+    }
+
+    /// The MongoDB that is brought to what is declared. `administrators` are declared users who may make others.
+    ///
+    /// # Errors
+    /// `Precondition` when it has no url; `Config` when its connection cannot be described.
+    pub(crate) async fn document_init(
+        &self,
+        administrators: Vec<(Principal, Secret)>,
+    ) -> Result<Arc<dyn DocumentInit>> {
+        let kind = StoreKind::Mongo;
+        let settings = self.configuration.mongo.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(MongoInit::open(&mongo(settings), administrators).await?))
+    }
+
+    /// The PostgreSQL that is brought to what is declared.
+    ///
+    /// # Errors
+    /// As [`Session::document_init`].
+    pub(crate) fn relational_init(&self) -> Result<Arc<dyn RelationalInit>> {
+        let kind = StoreKind::Postgres;
+        let settings = self.configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(PostgresInit::new(&postgres(settings)?)?))
+    }
+
+    /// The Redis that is brought to what is declared.
+    ///
+    /// # Errors
+    /// As [`Session::document_init`].
+    pub(crate) fn key_server_init(&self) -> Result<Arc<dyn KeyServerInit>> {
+        let kind = StoreKind::Redis;
+        let settings = self.configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(RedisInit::new(&redis(settings))?))
     }
 
     /// The keys of Redis.

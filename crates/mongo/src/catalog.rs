@@ -195,7 +195,7 @@ fn bucket_identities(specs: &[RawDocumentBuf]) -> BTreeMap<String, String> {
     specs.iter().filter_map(identity).collect()
 }
 
-fn uuid_of(spec: &RawDocument) -> Option<String> {
+pub(crate) fn uuid_of(spec: &RawDocument) -> Option<String> {
     spec.get_document("info").ok()?.get_binary("uuid").ok().map(|uuid| hex(uuid.bytes))
 }
 

@@ -18,14 +18,21 @@ pub(crate) mod code {
     pub(crate) const FAILED_TO_PARSE: i32 = 9;
     pub(crate) const UNAUTHORIZED: i32 = 13;
     pub(crate) const NAMESPACE_NOT_FOUND: i32 = 26;
+    pub(crate) const INDEX_NOT_FOUND: i32 = 27;
     pub(crate) const CURSOR_NOT_FOUND: i32 = 43;
     pub(crate) const TIME_OVER: i32 = 50;
     pub(crate) const NAMESPACE_EXISTS: i32 = 48;
+    pub(crate) const CANNOT_CREATE_INDEX: i32 = 67;
+    pub(crate) const INVALID_OPTIONS: i32 = 72;
+    pub(crate) const INDEX_OPTIONS_CONFLICT: i32 = 85;
+    pub(crate) const INDEX_KEY_SPECS_CONFLICT: i32 = 86;
     pub(crate) const DOCUMENT_VALIDATION: i32 = 121;
     pub(crate) const COMMAND_NOT_SUPPORTED_ON_VIEW: i32 = 166;
     pub(crate) const KEY_NOT_FOUND: i32 = 211;
     pub(crate) const SNAPSHOT_TOO_OLD: i32 = 239;
     pub(crate) const SNAPSHOT_UNAVAILABLE: i32 = 246;
+    pub(crate) const INDEX_BUILD_ABORTED: i32 = 276;
+    pub(crate) const CANNOT_CONVERT_INDEX_TO_UNIQUE: i32 = 359;
     pub(crate) const DUPLICATE_KEY: i32 = 11000;
     pub(crate) const UNKNOWN_FIELD: i32 = 40415;
 }
@@ -61,7 +68,11 @@ fn meaning_of(code: i32) -> Meaning {
         }
         code::NAMESPACE_NOT_FOUND => (NotFound, Permanent, None),
         // NamespaceExists, IndexAlreadyExists, IndexOptionsConflict, IndexKeySpecsConflict, DuplicateKey.
-        code::NAMESPACE_EXISTS | 68 | 85 | 86 | code::DUPLICATE_KEY => (Conflict, Permanent, None),
+        code::NAMESPACE_EXISTS
+        | 68
+        | code::INDEX_OPTIONS_CONFLICT
+        | code::INDEX_KEY_SPECS_CONFLICT
+        | code::DUPLICATE_KEY => (Conflict, Permanent, None),
         code::SNAPSHOT_TOO_OLD => (Precondition, Permanent, Some(HINT_HISTORY)),
         code::SNAPSHOT_UNAVAILABLE => (Precondition, Permanent, Some(HINT_DURING_SCAN)),
         // CommandNotFound, CommandNotSupported, CommandNotSupportedOnView, unknown field.

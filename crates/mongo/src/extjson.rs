@@ -13,7 +13,7 @@ use bson::oid::ObjectId;
 use bson::raw::CString;
 use bson::spec::BinarySubtype;
 use bson::{RawArray, RawBsonRef, RawDocument};
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use mainstay_indexes::Json;
 
 use crate::raw::DocumentWriter;
 
@@ -32,6 +32,12 @@ pub(crate) enum ExtJsonError {
     /// BSON that cannot be read.
     #[error("unreadable BSON: {0}")]
     Bson(String),
+}
+
+impl From<serde_json::Error> for ExtJsonError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Syntax(error.to_string())
+    }
 }
 
 fn meaning(what: impl Into<String>) -> ExtJsonError {
@@ -180,106 +186,16 @@ fn double_text(number: f64) -> String {
     format!("{digits}E{sign}{:02}", exponent.abs())
 }
 
-/// JSON with its fields in the order of the text.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Json {
-    Null,
-    Flag(bool),
-    Integer(i64),
-    Real(f64),
-    Text(String),
-    List(Vec<Json>),
-    Object(Vec<(String, Json)>),
+/// The document that a text is, as BSON.
+pub(crate) fn parse_document(text: &str) -> Result<Vec<u8>, ExtJsonError> {
+    to_bson(&Json::parse(text)?)
 }
 
-impl Json {
-    /// Parses a whole text.
-    pub(crate) fn parse(text: &str) -> Result<Self, ExtJsonError> {
-        serde_json::from_str(text).map_err(|error| ExtJsonError::Syntax(error.to_string()))
-    }
-
-    /// The member `name` of an object.
-    pub(crate) fn get(&self, name: &str) -> Option<&Self> {
-        match self {
-            Self::Object(members) => members.iter().find(|(key, _)| key == name).map(|(_, value)| value),
-            _ => None,
-        }
-    }
-
-    /// The text of a string.
-    pub(crate) fn text(&self) -> Option<&str> {
-        match self {
-            Self::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    /// This object as a BSON document.
-    pub(crate) fn to_bson(&self) -> Result<Vec<u8>, ExtJsonError> {
-        match self {
-            Self::Object(members) => object_to_bson(members, 0),
-            _ => Err(meaning("expected a document")),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Json {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct JsonVisitor;
-
-        impl<'de> Visitor<'de> for JsonVisitor {
-            type Value = Json;
-
-            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                formatter.write_str("JSON")
-            }
-
-            fn visit_unit<E>(self) -> Result<Json, E> {
-                Ok(Json::Null)
-            }
-
-            fn visit_bool<E>(self, flag: bool) -> Result<Json, E> {
-                Ok(Json::Flag(flag))
-            }
-
-            fn visit_i64<E>(self, number: i64) -> Result<Json, E> {
-                Ok(Json::Integer(number))
-            }
-
-            fn visit_u64<E>(self, number: u64) -> Result<Json, E> {
-                Ok(i64::try_from(number).map_or(Json::Real(number as f64), Json::Integer))
-            }
-
-            fn visit_f64<E>(self, number: f64) -> Result<Json, E> {
-                Ok(Json::Real(number))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Json, E> {
-                Ok(Json::Text(text.to_owned()))
-            }
-
-            fn visit_string<E>(self, text: String) -> Result<Json, E> {
-                Ok(Json::Text(text))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Json, A::Error> {
-                let mut list = Vec::new();
-                while let Some(item) = items.next_element()? {
-                    list.push(item);
-                }
-                Ok(Json::List(list))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Json, A::Error> {
-                let mut members = Vec::new();
-                while let Some(entry) = entries.next_entry()? {
-                    members.push(entry);
-                }
-                Ok(Json::Object(members))
-            }
-        }
-
-        deserializer.deserialize_any(JsonVisitor)
+/// An object as a BSON document.
+pub(crate) fn to_bson(json: &Json) -> Result<Vec<u8>, ExtJsonError> {
+    match json {
+        Json::Object(members) => object_to_bson(members, 0),
+        _ => Err(meaning("expected a document")),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The MongoDB adapter: raw scans and loads over OP_MSG, administration through the driver.
 //!
 //! [`MongoServer`] implements the engine's traits: [`Probe`](mainstay_engine::Probe), [`DocumentSource`](mainstay_engine::DocumentSource),
-//! [`DocumentSink`](mainstay_engine::DocumentSink), [`ChangeSource`](mainstay_engine::ChangeSource), [`ChangeReplay`](mainstay_engine::ChangeReplay) and [`AccountStore`](mainstay_engine::AccountStore). Documents cross as the server sent them; nothing here decodes one on the way.
+//! [`DocumentSink`](mainstay_engine::DocumentSink), [`ChangeSource`](mainstay_engine::ChangeSource), [`ChangeReplay`](mainstay_engine::ChangeReplay) [`AccountStore`](mainstay_engine::AccountStore), [`IndexCatalog`](mainstay_engine::IndexCatalog) and [`IndexControl`](mainstay_engine::IndexControl). Documents cross as the server sent them; nothing here decodes one on the way.
 //!
 //! | module | what it is for |
 //! |---|---|
@@ -15,6 +15,7 @@
 //! | `catalog`, `metadata`, `extjson` | what there is, and its `.metadata.json` |
 //! | `accounts` | users and roles, read and merged |
 //! | `create` | collections and indexes made again, replaced, dropped |
+//! | `indexes` | indexes listed, watched while they are built, changed; who uses them; expiries |
 //! | `inspect` | counts, sizes, the profiler, slow and current operations, locks |
 //! | `probe`, `topology` | facts, the environment marker, findings |
 //! | `error` | the one table of server error codes |
@@ -49,9 +50,15 @@
 //! | profiler shown | `find` on `system.profile` | `clusterMonitor`, `dbAdmin` on the database |
 //! | profiler set and reset | `enableProfiler` | `dbAdmin` on the database |
 //! | slow operations | `find` on `system.profile`; `getLog` where the profiler recorded nothing | `clusterMonitor` |
+//! | indexes listed | `listCollections`, `listIndexes` | `read` on the database |
+//! | use of indexes | `indexStats` on every member | `clusterMonitor` |
+//! | builds under way | `inprog` | `clusterMonitor` |
+//! | expiries | `find`; `serverStatus` for the monitor, `getParameter` (its settings left out when missing) | `read` on the database, `clusterMonitor` |
+//! | indexes changed (under a permit) | `createIndex`, `collMod`, `dropIndex` | `dbAdmin` on the database |
 //! | current operations | `inprog` | `clusterMonitor` |
 //! | kill an operation | `killop` | `hostManager` |
 //! | locks, tickets, cache | `serverStatus`; `lockInfo`'s for who blocks (done without when missing), `inprog` | `clusterMonitor` |
+//! | initiate, make users, roles and collections | `replSetInitiate`; `viewUser`, `find` on `admin.system.roles`, `createUser`, `createRole`, `grantRole`; `createCollection`, `collMod`, `createIndex` | `root`; `userAdminAnyDatabase`, `dbAdminAnyDatabase` and `clusterAdmin` |
 //! | environment marker | `find` and, to write it, `insert` and `update` on `mainstay.identity` | `readWrite` on `mainstay` |
 
 mod accounts;
@@ -62,6 +69,8 @@ mod error;
 mod extjson;
 #[doc(hidden)]
 pub mod fuzzing;
+mod indexes;
+mod init;
 mod inspect;
 mod load;
 mod metadata;
@@ -78,5 +87,6 @@ mod topology;
 mod wire;
 
 pub use config::{MongoConfig, RetryPolicy, TlsOptions};
+pub use init::MongoInit;
 pub use oplog::OplogLens;
 pub use server::MongoServer;

@@ -7,9 +7,10 @@
 use bson::raw::RawDocument;
 use bson::{RawArrayBuf, RawDocumentBuf};
 use mainstay_engine::CollectionKind;
+use mainstay_indexes::Json;
 use mainstay_model::{Error, ErrorKind, Result};
 
-use crate::extjson::{self, ExtJsonError, Json};
+use crate::extjson::{self, ExtJsonError};
 use crate::raw::{self, DocumentWriter, kind};
 
 /// A collection's definition, options and indexes as the server's own BSON.
@@ -104,12 +105,12 @@ impl Metadata {
         let json = if text.trim().is_empty() { Json::Object(Vec::new()) } else { Json::parse(text)? };
         let options = match json.get("options") {
             None | Some(Json::Null) => RawDocumentBuf::new(),
-            Some(options) => owned(options.to_bson()?)?,
+            Some(options) => owned(extjson::to_bson(options)?)?,
         };
         let indexes = match json.get("indexes") {
             None | Some(Json::Null) => Vec::new(),
             Some(Json::List(items)) => {
-                items.iter().map(|item| owned(item.to_bson()?)).collect::<Result<_, _>>()?
+                items.iter().map(|item| owned(extjson::to_bson(item)?)).collect::<Result<_, _>>()?
             }
             Some(_) => return Err(ExtJsonError::Meaning("indexes is not an array".to_owned())),
         };
@@ -170,8 +171,7 @@ fn is_id_index(index: &RawDocument) -> bool {
 
 fn write_exactly(out: &mut String, document: &RawDocument) -> Result<()> {
     let text = extjson::document_text(document).map_err(|error| inexact(&error.to_string()))?;
-    let again =
-        Json::parse(&text).and_then(|json| json.to_bson()).map_err(|error| inexact(&error.to_string()))?;
+    let again = extjson::parse_document(&text).map_err(|error| inexact(&error.to_string()))?;
     if again != document.as_bytes() {
         return Err(inexact("it would not come back byte for byte"));
     }

@@ -30,6 +30,9 @@ use crate::{accounts, catalog, create, load, probe, scan};
 /// The beginning of the names of operations that load dumps.
 const LOAD: &str = "mongo.load";
 
+/// The beginning of the names of operations that set servers up.
+const INIT: &str = "init";
+
 /// A MongoDB deployment: reads, fills and examines it. Cloning is cheap and shares everything.
 #[derive(Clone)]
 pub struct MongoServer(Arc<Inner>);
@@ -314,6 +317,15 @@ impl MongoServer {
         self.authorize(permit, operation).await
     }
 
+    /// Refuses when `permit` is not for changing the indexes of this server, by themselves or while it is set up.
+    ///
+    /// # Errors
+    /// As [`MongoServer::authorize`].
+    pub(crate) async fn authorize_indexing(&self, permit: &Permit) -> Result<()> {
+        let operation = if permit.operation().starts_with(INIT) { INIT } else { "index" };
+        self.authorize(permit, operation).await
+    }
+
     /// Refuses when `permit` is not for `operation` on this server.
     ///
     /// # Errors
@@ -338,7 +350,7 @@ impl MongoServer {
 }
 
 /// The members of a replica set that hold data and are not hidden, as one of them tells.
-fn members_of(hello: &Document) -> Vec<String> {
+pub(crate) fn members_of(hello: &Document) -> Vec<String> {
     let mut names = Vec::new();
     for list in ["hosts", "passives"] {
         let listed = hello.get_array(list).map(Vec::as_slice).unwrap_or_default();

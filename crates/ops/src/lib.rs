@@ -15,6 +15,8 @@ pub mod contents;
 pub mod doctor;
 pub mod dump;
 mod framing;
+pub mod index;
+pub mod init;
 mod inspect;
 pub mod key_policy;
 pub mod keyfile;

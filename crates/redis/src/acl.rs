@@ -131,9 +131,7 @@ impl AclUser {
         let mut rules = vec!["reset".to_owned()];
         match &self.password {
             Some(password) => {
-                let digest = Sha256::digest(password.expose().as_bytes());
-                let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-                rules.extend(["on".to_owned(), format!("#{hash}")]);
+                rules.extend(["on".to_owned(), hash_rule(password)]);
             }
             None => rules.push("off".to_owned()),
         }
@@ -158,8 +156,15 @@ impl AclUser {
     }
 }
 
+/// The rule that gives a user `password`, which is in it as SHA-256 alone.
+pub(crate) fn hash_rule(password: &Secret) -> String {
+    let digest = Sha256::digest(password.expose().as_bytes());
+    let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("#{hash}")
+}
+
 /// A name or pattern that a rule can hold: rules are parted by blanks.
-fn check_word(what: &str, word: &str) -> Result<()> {
+pub(crate) fn check_word(what: &str, word: &str) -> Result<()> {
     let is_sound =
         !word.is_empty() && word.chars().all(|one| one.is_ascii_graphic() && !"()\"'".contains(one));
     match is_sound {

@@ -5,13 +5,16 @@
 //! <store>/sets/<set-id>/manifest.json
 //! <store>/sets/<set-id>/<object>.zst[.age]
 //! <store>/verifications/<set-id>/<n>.json
+//! <store>/init/<server>/<n>.json                      which steps of bringing a server to what is declared were begun and done
 //! <store>/settings/<server>/<n>.json                  what settings of a server were before they were changed for a while
+//! <store>/indexes/<server>/<n>.json                   what was done to the indexes of a server, and the definitions of those that went
 //! <store>/log/<chain-id>/chain.json
 //! <store>/log/<chain-id>/<after>-<through>-<token>-<blake3>.<kind>.zst[.age]
 //! <store>/points/<server>/<name>.json                 a position with a name
 //! leases/set-<set-id>/<n>.json                        while the set is written or removed
 //! leases/capture-<store>-<server>/<n>.json            while a server's log is captured
 //! leases/import-<store>-<server>/<n>.json             while an archive of a server's log is imported
+//! leases/indexes-<store>-<server>/<n>.json            while the indexes of a server are changed
 //! ```
 
 use mainstay_model::{Blake3, ChainId, ObjectName, Result, SetId, StoreKind};
@@ -65,9 +68,24 @@ pub(crate) fn verifications(store: StoreKind, id: &SetId) -> Key {
     key(format!("{store}/verifications/{id}"))
 }
 
+/// The folder of the records about bringing one server to what is declared of it.
+pub(crate) fn init(store: StoreKind, server: &Blake3) -> Key {
+    key(format!("{store}/init/{server}"))
+}
+
 /// The folder of the records about the settings of one server.
 pub(crate) fn settings(store: StoreKind, server: &Blake3) -> Key {
     key(format!("{store}/settings/{server}"))
+}
+
+/// The folder of the records about the indexes of one server. Fingerprints may have any characters.
+pub(crate) fn indexes(store: StoreKind, fingerprint: &str) -> Key {
+    key(format!("{store}/indexes/{}", Blake3::of(fingerprint.as_bytes()).short()))
+}
+
+/// The name of the lease that whoever changes the indexes of a server holds.
+pub(crate) fn index_lease(store: StoreKind, fingerprint: &str) -> String {
+    format!("indexes-{store}-{}", Blake3::of(fingerprint.as_bytes()).short())
 }
 
 /// The name of the lease that whoever writes or removes a set holds.

@@ -215,6 +215,33 @@ impl Repository {
         Sequence::new(self.0.store.clone(), layout::settings(store, server), "settings")
     }
 
+    /// The records about the indexes of one server of `store`: what was begun, what ended, and the definitions of what went.
+    pub fn index_records(&self, store: StoreKind, fingerprint: &str) -> Sequence {
+        Sequence::new(self.0.store.clone(), layout::indexes(store, fingerprint), "indexes")
+    }
+
+    /// Takes the right to change the indexes of one server of `store`, and keeps it until it is given back.
+    ///
+    /// # Errors
+    /// `Locked` when somebody has it; the store's.
+    pub async fn claim_indexes(
+        &self,
+        store: StoreKind,
+        fingerprint: &str,
+        holder: &str,
+    ) -> Result<KeptLease> {
+        let name = layout::index_lease(store, fingerprint);
+        let lease =
+            Lease::acquire(&self.0.store, self.0.clock.clone(), &name, holder, self.0.lease_ttl).await?;
+        Ok(lease.keep())
+    }
+
+    /// The records about bringing one server of `store` to what is declared of it: which steps were begun, and which ended. `server` is a
+    /// hash of what names the server.
+    pub fn init_records(&self, store: StoreKind, server: &Blake3) -> Sequence {
+        Sequence::new(self.0.store.clone(), layout::init(store, server), "init")
+    }
+
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         &self.0.clock
     }

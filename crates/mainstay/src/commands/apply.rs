@@ -6,7 +6,7 @@ use clap::Args;
 use mainstay_model::{Error, ErrorKind, ExitStatus, Result};
 
 use super::cluster::ScratchArgs;
-use super::{environment, keyfile, mongo, pg, plan, redis, restore};
+use super::{environment, index, init, keyfile, mongo, pg, plan, redis, restore};
 use crate::wiring::Session;
 
 /// Arguments of `apply`.
@@ -37,6 +37,9 @@ pub(crate) async fn run(args: ApplyArgs, session: &Session) -> Result<ExitStatus
             pg::activity::apply_plan(&plan, approve, session).await
         }
         mainstay_ops::keyfile::OPERATION_PLAIN => keyfile::apply_plan(&plan, approve, session).await,
+        mainstay_ops::init::OPERATION | mainstay_ops::init::OPERATION_CHANGE => {
+            Box::pin(init::apply_plan(&plan, approve, session)).await
+        }
         mainstay_ops::reset::OPERATION => pg::reset::apply_plan(&plan, approve, session).await,
         mainstay_ops::restore::OPERATION_ABANDON => restore::abandon_plan(&plan, approve, session).await,
         mainstay_ops::purge::OPERATION => redis::purge::apply_plan(&plan, approve, session).await,
@@ -45,6 +48,9 @@ pub(crate) async fn run(args: ApplyArgs, session: &Session) -> Result<ExitStatus
         }
         mainstay_ops::replication::undo::OPERATION | mainstay_ops::replication::undo::OPERATION_REPLACE => {
             Box::pin(redis::undo::apply_plan(&plan, approve, session)).await
+        }
+        operation if operation.starts_with(mainstay_ops::index::OPERATION) => {
+            Box::pin(index::change::apply_plan(&plan, approve, session)).await
         }
         operation if operation.starts_with("restore.apply.") => {
             restore::apply_plan(&plan, approve, &ScratchArgs::default(), session).await

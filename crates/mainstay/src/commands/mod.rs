@@ -16,6 +16,8 @@ pub(crate) mod config;
 pub(crate) mod doctor;
 pub(crate) mod environment;
 pub(crate) mod findings;
+pub(crate) mod index;
+pub(crate) mod init;
 pub(crate) mod keyfile;
 pub(crate) mod logical;
 pub(crate) mod man;
@@ -79,8 +81,10 @@ pub(crate) async fn run(command: Command, session: &Session) -> Result<ExitStatu
         Command::Capture(command) => Box::pin(capture::run(command, session)).await,
         Command::Restore(command) => Box::pin(restore::run(command, session)).await,
         Command::Mongo(command) => Box::pin(mongo::run(command, session)).await,
+        Command::Index(command) => Box::pin(index::run(command, session)).await,
         Command::Redis(command) => Box::pin(redis::run(command, session)).await,
         Command::Pg(command) => Box::pin(pg::run(command, session)).await,
+        Command::Init(command) => Box::pin(init::run(command, session)).await,
         Command::Environment(command) => Box::pin(environment::run(command, session)).await,
         Command::Audit(command) => Box::pin(audit::run(command, session)).await,
         Command::Wal(command) => Box::pin(wal::run(command, session)).await,

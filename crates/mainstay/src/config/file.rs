@@ -9,10 +9,15 @@ use mainstay_model::{Error, ErrorKind, Result};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::init::{self, InitSection};
 use super::key::{self, Form, Key};
 
 /// The name looked for from the working directory upwards.
 pub(crate) const PROJECT_FILE: &str = "mainstay.toml";
+
+/// The sections that declare indexes. They are a manifest with a grammar of its own.
+const INDEXES: &str = "mongo.indexes";
+const INDEX_POLICY: &str = "mongo.policy";
 
 /// A value as it stands in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +46,12 @@ pub(crate) struct ConfigFile {
     pub(crate) path: PathBuf,
     /// What it says.
     pub(crate) entries: Vec<Entry>,
+    /// Whether it declares indexes, which are read when a command asks for them.
+    pub(crate) declares_indexes: bool,
+    /// The line of [mongo.policy], which belongs to declared indexes.
+    pub(crate) index_policy: Option<usize>,
+    /// What it declares of the servers (`[init]`).
+    pub(crate) init: Option<InitSection>,
 }
 
 impl ConfigFile {
@@ -68,10 +79,16 @@ impl ConfigFile {
             let at = first.span().map_or(0, |span| span.start);
             return Err(reader.error(at, format!("not valid TOML: {}", first.message())));
         }
-        let mut entries = Vec::new();
-        reader.table("", document.get_ref(), &mut entries)?;
-        entries.sort_by_key(|entry| entry.line);
-        Ok(Self { path: path.to_owned(), entries })
+        let mut file = Self {
+            path: path.to_owned(),
+            entries: Vec::new(),
+            declares_indexes: false,
+            index_policy: None,
+            init: init::parse(&reader, document.get_ref())?,
+        };
+        reader.table("", document.get_ref(), &mut file)?;
+        file.entries.sort_by_key(|entry| entry.line);
+        Ok(file)
     }
 
     /// The folder against which the file's relative paths are taken.
@@ -85,8 +102,8 @@ pub(crate) fn find_project_file(from: &Path) -> Option<PathBuf> {
     from.ancestors().map(|folder| folder.join(PROJECT_FILE)).find(|path| path.is_file())
 }
 
-struct Reader<'a> {
-    path: &'a Path,
+pub(super) struct Reader<'a> {
+    pub(super) path: &'a Path,
     text: &'a str,
 }
 
@@ -95,23 +112,31 @@ impl Reader<'_> {
         1 + self.text.as_bytes()[..offset.min(self.text.len())].iter().filter(|byte| **byte == b'\n').count()
     }
 
-    fn error(&self, offset: usize, what: impl Into<String>) -> Error {
+    pub(super) fn error(&self, offset: usize, what: impl Into<String>) -> Error {
         Error::new(
             ErrorKind::Config,
             format!("{}:{}: {}", self.path.display(), self.line(offset), what.into()),
         )
     }
 
-    fn table(&self, section: &str, table: &DeTable<'_>, entries: &mut Vec<Entry>) -> Result<()> {
+    fn table(&self, section: &str, table: &DeTable<'_>, file: &mut ConfigFile) -> Result<()> {
         for (name, value) in table {
             let path = if section.is_empty() {
                 name.get_ref().to_string()
             } else {
                 format!("{section}.{}", name.get_ref())
             };
+            // Declarations have a grammar of their own.
+            if path == init::SECTION {
+                continue;
+            }
             let is_section = key::sections().iter().any(|known| *known == path);
             match value.get_ref() {
-                DeValue::Table(inner) if is_section => self.table(&path, inner, entries)?,
+                DeValue::Table(_) if path == INDEXES => file.declares_indexes = true,
+                DeValue::Table(_) if path == INDEX_POLICY => {
+                    file.index_policy = Some(self.line(name.span().start));
+                }
+                DeValue::Table(inner) if is_section => self.table(&path, inner, file)?,
                 _ if is_section => {
                     return Err(self
                         .error(name.span().start, format!("`{path}` is a section, not a value"))
@@ -122,7 +147,7 @@ impl Reader<'_> {
                     let key = key::find(section, name.get_ref())
                         .ok_or_else(|| self.unknown(section, name.get_ref(), value, offset))?;
                     let raw = self.raw(key, value)?;
-                    entries.push(Entry { key, raw, line: self.line(offset) });
+                    file.entries.push(Entry { key, raw, line: self.line(offset) });
                 }
             }
         }
@@ -148,7 +173,8 @@ impl Reader<'_> {
         if section.is_empty() {
             let what = if value.get_ref().is_table() { "section" } else { "key outside a section" };
             let error = self.error(offset, format!("unknown {what} `{name}`"));
-            let sections = key::sections();
+            let mut sections = key::sections();
+            sections.push(init::SECTION);
             return match key::nearest(name, sections.iter().copied()) {
                 Some(nearest) => error.with_hint(format!("did you mean [{nearest}]?")),
                 None => error.with_hint(format!("known sections: {}", sections.join(", "))),
@@ -195,7 +221,7 @@ impl Reader<'_> {
     }
 }
 
-fn type_name(value: &DeValue<'_>) -> &'static str {
+pub(super) fn type_name(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "text",
         DeValue::Integer(_) => "a number",
@@ -233,6 +259,18 @@ mod tests {
                 ("repository.s3.allow_http".to_owned(), 8, Raw::One("true".to_owned())),
             ]
         );
+    }
+
+    #[test]
+    fn declared_indexes_are_left_to_their_own_grammar() {
+        let file = parse(
+            "[mongo]\nurl = \"mongodb://h\"\n[mongo.indexes]\nc = [{ keys = [\"a\"] }]\n[mongo.policy]\nmax_expire = 0\n",
+        );
+        let file = file.unwrap();
+        assert_eq!((file.entries.len(), file.declares_indexes, file.index_policy), (1, true, Some(5)));
+        let file = parse("[mongo]\nindexes = \"indexes.toml\"\n").unwrap();
+        assert_eq!(file.entries[0].raw, Raw::One("indexes.toml".to_owned()));
+        assert!(!file.declares_indexes);
     }
 
     #[test]

@@ -160,6 +160,12 @@ pub(crate) const KEYS: &[Key] = &[
     key("mongo", "tls", Form::Switch, "encrypt the connection; the url's `tls` option otherwise"),
     key("mongo", "tls_ca_file", Form::Path, "PEM file of the authority that signed the server's certificate"),
     key("mongo", "tls_certificate_key_file", Form::Path, "PEM file with the client's certificate and key"),
+    key(
+        "mongo",
+        "indexes",
+        Form::Path,
+        "file that declares the indexes, as docs/indexes.md says; or the section [mongo.indexes] itself",
+    ),
     key("mongo", "direct", Form::Switch, "talk to the named host only, even when it names other members"),
     flag(
         also(

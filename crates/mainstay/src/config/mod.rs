@@ -6,7 +6,9 @@
 pub(crate) mod check;
 pub(crate) mod connection;
 pub(crate) mod file;
+pub(crate) mod init;
 pub(crate) mod key;
+pub(crate) mod manifest;
 pub(crate) mod resolved;
 pub(crate) mod source;
 pub(crate) mod template;

@@ -16,6 +16,7 @@ use mainstay_store::Location;
 
 use super::connection::{Connection, ConnectionError};
 use super::file::{ConfigFile, Raw};
+use super::init::InitSection;
 use super::key::{Form, KEYS, Key, nearest};
 use super::source::{Answer, Origin, Outside, Rank};
 
@@ -197,6 +198,8 @@ pub(crate) struct Configuration {
     pub(crate) environment_class: Option<EnvironmentClass>,
     /// MongoDB, when it has a url.
     pub(crate) mongo: Option<MongoSettings>,
+    /// The file that declares MongoDB's indexes, when one does.
+    pub(crate) index_manifest: Option<PathBuf>,
     /// PostgreSQL, when it has a url.
     pub(crate) postgres: Option<PostgresSettings>,
     /// Redis, when it has a url.
@@ -215,6 +218,8 @@ pub(crate) struct Configuration {
     pub(crate) slice_age: SignedDuration,
     /// The compose file that `doctor` reads.
     pub(crate) compose_file: Option<PathBuf>,
+    /// What is declared of the servers.
+    pub(crate) init: Option<InitSection>,
 }
 
 impl Configuration {
@@ -322,7 +327,11 @@ impl Settings {
         files: Vec<(Rank, ConfigFile)>,
         unknown_variables: Vec<(String, Option<String>)>,
     ) -> Result<Configuration> {
+        // Of two files the project's counts, and it alone: half a declaration is none.
+        let init = files.iter().find_map(|(_, file)| file.init.clone());
         Ok(Configuration {
+            index_manifest: self.index_manifest(&files)?,
+            init,
             files: files.into_iter().map(|(_, file)| file.path).collect(),
             unknown_variables,
             environment_name: self.text("environment.name"),
@@ -426,6 +435,25 @@ impl Settings {
             tls_certificate_key_file: self.path("mongo.tls_certificate_key_file"),
             direct: self.switch("mongo.direct"),
         })
+    }
+
+    /// The file that `[mongo] indexes` names, or else the strongest one that declares indexes itself.
+    fn index_manifest(&self, files: &[(Rank, ConfigFile)]) -> Result<Option<PathBuf>> {
+        let Some(named) = self.path("mongo.indexes") else {
+            let declaring = files.iter().find(|(_, file)| file.declares_indexes);
+            return Ok(declaring.map(|(_, file)| file.path.clone()));
+        };
+        match files.iter().find_map(|(_, file)| Some((file, file.index_policy?))) {
+            None => Ok(Some(named)),
+            Some((file, line)) => Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "{}:{line}: [mongo.policy] stands apart from the indexes it is for",
+                    file.path.display()
+                ),
+            )
+            .with_hint(format!("move it to {} as [policy]", named.display()))),
+        }
     }
 
     fn postgres(&self) -> Option<PostgresSettings> {
@@ -599,7 +627,7 @@ fn parse(answer: &Answer) -> Result<Value> {
 }
 
 /// `7d`: days of 24 hours, which the general parser leaves to calendars.
-fn parse_days(text: &str) -> Option<SignedDuration> {
+pub(super) fn parse_days(text: &str) -> Option<SignedDuration> {
     let days: i64 = text.strip_suffix('d')?.trim().parse().ok()?;
     (1..=36_500).contains(&days).then(|| SignedDuration::from_hours(days * 24))
 }

@@ -5,8 +5,7 @@
 
 use bson::{Bson, Document};
 use mainstay_engine::{CommandValue, Literal};
-
-use crate::extjson::Json;
+use mainstay_indexes::Json;
 
 /// Deepest nesting followed; MongoDB stores at most 100 (MongoDB manual, "Limits and Thresholds").
 const DEPTH_MAX: usize = 110;

@@ -23,6 +23,8 @@ use mainstay_model::{Error, ErrorKind, Result, ResultExt};
 use crate::server::MongoServer;
 use crate::topology::Topology;
 
+pub(crate) use running::id as operation_id;
+
 #[async_trait]
 impl Inspection for MongoServer {
     async fn count(&self, namespace: &Namespace, request: &CountRequest) -> Result<u64> {
@@ -71,16 +73,16 @@ impl Inspection for MongoServer {
 }
 
 /// A right that a question needs.
-struct Right {
+pub(crate) struct Right {
     /// The action, and on what.
-    action: &'static str,
+    pub(crate) action: &'static str,
     /// A role that has it, and on which database.
-    role: &'static str,
-    on: &'static str,
+    pub(crate) role: &'static str,
+    pub(crate) on: &'static str,
 }
 
 /// Asks what needs `right`; an answer that it is lacking names it.
-async fn ask(
+pub(crate) async fn ask(
     server: &MongoServer,
     database: &str,
     command: RawDocumentBuf,
@@ -90,7 +92,7 @@ async fn ask(
 }
 
 /// As [`ask`], for what gives a cursor.
-async fn list(
+pub(crate) async fn list(
     server: &MongoServer,
     database: &str,
     command: RawDocumentBuf,
@@ -99,7 +101,8 @@ async fn list(
     server.list(database, command).await.map_err(|error| lacking(error, right))
 }
 
-fn lacking(error: Error, right: &Right) -> Error {
+/// An error that says what is lacking, with the right that has it.
+pub(crate) fn lacking(error: Error, right: &Right) -> Error {
     // Refused credentials are another matter, and carry their own hint.
     if error.kind() != ErrorKind::Auth || !error.message().starts_with("the user lacks") {
         return error;
@@ -111,7 +114,7 @@ fn lacking(error: Error, right: &Right) -> Error {
 }
 
 /// Refuses a mongos for what every shard has of its own.
-async fn single_server(server: &MongoServer, what: &str) -> Result<Document> {
+pub(crate) async fn single_server(server: &MongoServer, what: &str) -> Result<Document> {
     let hello = server.hello().await?;
     if Topology::of(&hello) == Topology::Mongos {
         return Err(Error::new(ErrorKind::Unsupported, format!("a mongos has no {what}: each shard has its own"))
@@ -121,7 +124,7 @@ async fn single_server(server: &MongoServer, what: &str) -> Result<Document> {
 }
 
 /// The text at `key`; empty when it is not there.
-fn text(document: &Document, key: &str) -> String {
+pub(crate) fn text(document: &Document, key: &str) -> String {
     document.get_str(key).unwrap_or_default().to_owned()
 }
 
@@ -131,7 +134,7 @@ fn some_text(document: &Document, key: &str) -> Option<String> {
 }
 
 /// The document at `key`; an empty one when it is not there.
-fn section(document: &Document, key: &str) -> Document {
+pub(crate) fn section(document: &Document, key: &str) -> Document {
     document.get_document(key).cloned().unwrap_or_default()
 }
 

@@ -7,7 +7,7 @@ use mainstay_engine::{Namespace, Profiler, ProfilerSettings, Recorded, SampleRat
 use mainstay_model::{Error, ErrorKind, Result};
 
 use super::{Right, ask, list, section, single_server};
-use crate::extjson::{self, Json};
+use crate::extjson;
 use crate::metadata::array;
 use crate::reply::number;
 use crate::server::MongoServer;
@@ -92,8 +92,8 @@ pub(super) async fn write(server: &MongoServer, database: &str, settings: &Profi
     match &settings.filter {
         None => command.append(bson::cstr!("filter"), "unset"),
         Some(text) => {
-            let filter = Json::parse(text).and_then(|json| json.to_bson());
-            let filter = filter.ok().and_then(|bytes| RawDocumentBuf::from_bytes(bytes).ok());
+            let filter =
+                extjson::parse_document(text).ok().and_then(|bytes| RawDocumentBuf::from_bytes(bytes).ok());
             command.append(
                 bson::cstr!("filter"),
                 filter.ok_or_else(|| {

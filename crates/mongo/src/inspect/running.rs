@@ -65,7 +65,7 @@ pub(super) fn operation(entry: &Document) -> RunningOperation {
 }
 
 /// An operation's id: a number, or through a mongos `shard:number`.
-pub(super) fn id(value: &Bson) -> Option<String> {
+pub(crate) fn id(value: &Bson) -> Option<String> {
     match value {
         Bson::Int32(id) => Some(id.to_string()),
         Bson::Int64(id) => Some(id.to_string()),

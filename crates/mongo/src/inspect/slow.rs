@@ -6,11 +6,11 @@
 
 use bson::{Bson, Document, RawDocumentBuf, rawdoc};
 use mainstay_engine::{SlowOperation, SlowOperations, SlowRequest, SlowSource};
+use mainstay_indexes::Json;
 use mainstay_model::{Result, Timestamp};
 
 use super::profiler::COLLECTION;
 use super::{Right, ask, command, list, single_server};
-use crate::extjson::Json;
 use crate::reply::number;
 use crate::server::MongoServer;
 

@@ -10,7 +10,7 @@ use mainstay_model::{Error, ErrorKind, ErrorStatus, Result};
 
 use super::{Right, ask, lacking, list, section};
 use crate::error::{code, driver_code};
-use crate::extjson::Json;
+use crate::extjson;
 use crate::metadata::array;
 use crate::reply::{self, number};
 use crate::server::MongoServer;
@@ -51,8 +51,7 @@ fn parse_query(text: &str) -> Result<RawDocumentBuf> {
             .with_state("nothing was asked")
             .with_hint(r#"write it in quotes, such as '{"role": "buyer", "createdAt": {"$gte": {"$date": "2026-01-01T00:00:00Z"}}}'"#)
     };
-    let bytes =
-        Json::parse(text).and_then(|json| json.to_bson()).map_err(|error| refuse(error.to_string()))?;
+    let bytes = extjson::parse_document(text).map_err(|error| refuse(error.to_string()))?;
     RawDocumentBuf::from_bytes(bytes).map_err(|error| refuse(error.to_string()))
 }
 

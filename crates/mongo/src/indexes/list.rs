@@ -1,0 +1,102 @@
+//! Collections and their indexes, those that are being built among them.
+
+use bson::raw::RawDocument;
+use bson::{RawDocumentBuf, rawdoc};
+use futures::{StreamExt as _, TryStreamExt as _};
+use mainstay_engine::{CollectionIdentity, CollectionKind, IndexedCollection, Namespace};
+use mainstay_indexes::{Collation, ListedIndex};
+use mainstay_model::{Error, ErrorKind, Result};
+
+use super::json;
+use crate::catalog;
+use crate::extjson;
+use crate::metadata::kind_of;
+use crate::server::MongoServer;
+
+/// How many collections are asked about at the same time.
+const CONCURRENCY: usize = 8;
+
+/// The collections of `database` that users made, by name.
+pub(super) async fn collections(server: &MongoServer, database: &str) -> Result<Vec<IndexedCollection>> {
+    let specs = server.list(database, rawdoc! { "listCollections": 1, "cursor": {} }).await?;
+    let is_users =
+        |spec: &RawDocumentBuf| catalog::is_user_collection(spec.get_str("name").unwrap_or_default());
+    let found: Vec<Option<IndexedCollection>> = futures::stream::iter(specs.into_iter().filter(is_users))
+        .map(|spec| async move { described(server, database, &spec).await })
+        .buffer_unordered(CONCURRENCY)
+        .try_collect()
+        .await?;
+    let mut found: Vec<IndexedCollection> = found.into_iter().flatten().collect();
+    found.sort_by(|one, other| one.namespace.cmp(&other.namespace));
+    Ok(found)
+}
+
+/// One collection; `None` when it is not there.
+pub(super) async fn collection(
+    server: &MongoServer,
+    namespace: &Namespace,
+) -> Result<Option<IndexedCollection>> {
+    match catalog::find(server, namespace).await? {
+        Some(spec) => described(server, &namespace.database, &spec).await,
+        None => Ok(None),
+    }
+}
+
+/// An entry of listCollections with its indexes; `None` for what was dropped meanwhile.
+async fn described(
+    server: &MongoServer,
+    database: &str,
+    spec: &RawDocument,
+) -> Result<Option<IndexedCollection>> {
+    let namespace = Namespace::new(database, spec.get_str("name").unwrap_or_default());
+    let kind = kind_of(spec.get_str("type").unwrap_or("collection"));
+    let indexes = match indexes(server, &namespace, kind).await {
+        Ok(indexes) => indexes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.context(format!("list the indexes of {namespace}"))),
+    };
+    let empty = RawDocumentBuf::new();
+    let options = spec.get_document("options").unwrap_or(&empty);
+    Ok(Some(IndexedCollection {
+        kind,
+        identity: catalog::uuid_of(spec).map(CollectionIdentity),
+        collation: collation(options).map_err(|what| unreadable(&namespace, &what))?,
+        options: extjson::document_text(options)
+            .map_err(|error| unreadable(&namespace, &error.to_string()))?,
+        indexes,
+        namespace,
+    }))
+}
+
+fn collation(options: &RawDocument) -> std::result::Result<Collation, String> {
+    match options.get_document("collation") {
+        Ok(collation) => Collation::of_document(&json(collation).map_err(|error| error.to_string())?),
+        Err(_) => Ok(Collation::Simple),
+    }
+}
+
+async fn indexes(
+    server: &MongoServer,
+    namespace: &Namespace,
+    kind: CollectionKind,
+) -> Result<Vec<ListedIndex>> {
+    if kind == CollectionKind::View {
+        return Ok(Vec::new());
+    }
+    let command = rawdoc! {
+        "listIndexes": namespace.collection.as_str(), "includeBuildUUIDs": true, "cursor": {},
+    };
+    let entries = server.list(&namespace.database, command).await?;
+    let read = |entry: &RawDocumentBuf| {
+        ListedIndex::read(&json(entry)?).map_err(|error| unreadable(namespace, &error.to_string()))
+    };
+    entries.iter().map(read).collect()
+}
+
+fn unreadable(namespace: &Namespace, what: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("the definition of {namespace} is not understood: {what}"))
+        .with_hint(format!(
+            "look at it with db.getSiblingDB(\"{}\").getCollection(\"{}\").getIndexes()",
+            namespace.database, namespace.collection
+        ))
+}

@@ -1,0 +1,200 @@
+//! What was done to the indexes of a server, one record after the other (`mongo/indexes/<server>/`): written before each step and after it.
+//!
+//! They tell a run that goes on what is its own work, since when an index is hidden, and how to build again what was dropped. Nobody edits or
+//! removes them.
+
+use std::collections::BTreeMap;
+
+use mainstay_engine::Namespace;
+use mainstay_indexes::{Ejson, ListedIndex, Step};
+use mainstay_journal::Sequence;
+use mainstay_model::{Blake3, Error, ErrorKind, Result, ResultExt, StoreKind, Timestamp};
+use mainstay_repository::Repository;
+use serde::{Deserialize, Serialize};
+
+/// How often a record's number may be taken by somebody else before we give up.
+const RECORD_TRIES_MAX: u32 = 20;
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", deny_unknown_fields)]
+pub(super) enum Record {
+    /// A step is about to be taken.
+    #[serde(rename = "index_step_begun")]
+    Begun {
+        /// The plan's hash.
+        plan: Blake3,
+        /// Whose collection.
+        database: String,
+        /// The collection.
+        collection: String,
+        /// The step.
+        step: Step,
+        /// The index as the server told it before; `None` when it was not there.
+        before: Option<Ejson>,
+        /// When.
+        at: Timestamp,
+        /// Who.
+        by: String,
+    },
+    /// It was taken, and what came of it was looked at.
+    #[serde(rename = "index_step_done")]
+    Done {
+        /// The plan's hash.
+        plan: Blake3,
+        /// Whose collection.
+        database: String,
+        /// The collection.
+        collection: String,
+        /// The step.
+        step: Step,
+        /// When.
+        at: Timestamp,
+    },
+    /// It was taken back.
+    #[serde(rename = "index_step_undone")]
+    Undone {
+        /// The plan's hash.
+        plan: Blake3,
+        /// Whose collection.
+        database: String,
+        /// The collection.
+        collection: String,
+        /// The step.
+        step: Step,
+        /// Why.
+        why: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// All steps of a plan were taken.
+    #[serde(rename = "index_plan_applied")]
+    Applied {
+        /// The plan's hash.
+        plan: Blake3,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// The records about one server.
+pub(super) struct Records {
+    sequence: Sequence,
+}
+
+/// A dropped index, as it can be built again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DroppedIndex {
+    /// Its database.
+    pub database: String,
+    /// Its collection.
+    pub collection: String,
+    /// What it was.
+    pub index: ListedIndex,
+    /// When it was dropped.
+    pub at: Timestamp,
+    /// By whom.
+    pub by: String,
+}
+
+impl Records {
+    pub(super) fn of(repository: &Repository, fingerprint: &str) -> Self {
+        Self { sequence: repository.index_records(StoreKind::Mongo, fingerprint) }
+    }
+
+    pub(super) async fn all(&self) -> Result<Vec<Record>> {
+        let entries = self.sequence.all::<Record>().await.context("read what was done to indexes")?;
+        Ok(entries.into_iter().map(|entry| entry.body).collect())
+    }
+
+    pub(super) async fn write(&self, record: &Record) -> Result<()> {
+        for _ in 0..RECORD_TRIES_MAX {
+            let number = self.sequence.numbers().await?.last().map_or(1, |last| last + 1);
+            match self.sequence.append(number, record).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                Err(error) => return Err(error.context("record what is done to an index")),
+            }
+        }
+        Err(Error::new(ErrorKind::Conflict, "others write about the same server all the time")
+            .with_hint("apply the same plan again"))
+    }
+}
+
+/// The steps on a collection that runs of `plan` have begun and not taken back.
+pub(super) fn begun(records: &[Record], plan: &Blake3, namespace: &Namespace) -> Vec<Step> {
+    let is_here = |database: &str, collection: &str| {
+        namespace.database == database && namespace.collection == collection
+    };
+    let mut steps: Vec<Step> = Vec::new();
+    for record in records {
+        match record {
+            Record::Begun { plan: of, database, collection, step, .. }
+                if of == plan && is_here(database, collection) && !steps.contains(step) =>
+            {
+                steps.push(step.clone());
+            }
+            Record::Undone { plan: of, database, collection, step, .. }
+                if of == plan && is_here(database, collection) =>
+            {
+                steps.retain(|begun| begun != step);
+            }
+            _ => {}
+        }
+    }
+    steps
+}
+
+/// When each index of `database` was hidden, by collection and name, as far as it was done here and not taken back.
+pub(super) fn hidden_since(records: &[Record], database: &str) -> BTreeMap<(String, String), Timestamp> {
+    let mut hidden = BTreeMap::new();
+    for record in records {
+        let Record::Done { database: of, collection, step, at, .. } = record else { continue };
+        if of != database {
+            continue;
+        }
+        let place = (collection.clone(), step.index().to_owned());
+        match step {
+            Step::Hide { .. } => drop(hidden.entry(place).or_insert(*at)),
+            Step::Show { .. } | Step::Drop { .. } | Step::Build { .. } => drop(hidden.remove(&place)),
+            _ => {}
+        }
+    }
+    hidden
+}
+
+/// The indexes of `database` that were dropped and not built again, the last first. One whose drop was begun counts: nobody knows better.
+pub(super) fn dropped(records: &[Record], database: &str) -> Vec<DroppedIndex> {
+    let mut dropped: Vec<DroppedIndex> = Vec::new();
+    for record in records {
+        match record {
+            Record::Begun {
+                database: of, collection, step: Step::Drop { name, definition }, at, by, ..
+            } if of == database => {
+                let Ok(index) = ListedIndex::read(definition.value()) else { continue };
+                dropped.retain(|known| known.collection != *collection || known.index.name != *name);
+                dropped.push(DroppedIndex {
+                    database: of.clone(),
+                    collection: collection.clone(),
+                    index,
+                    at: *at,
+                    by: by.clone(),
+                });
+            }
+            Record::Done { database: of, collection, step: Step::Build { definition, .. }, .. }
+                if of == database =>
+            {
+                let Ok(built) = ListedIndex::read(definition.value()) else { continue };
+                dropped.retain(|known| {
+                    let stands_again = known.index.name == built.name
+                        && known.index.spec.keys == built.spec.keys
+                        && known.index.spec == built.spec;
+                    known.collection != *collection || !stands_again
+                });
+            }
+            _ => {}
+        }
+    }
+    dropped.reverse();
+    dropped
+}
