@@ -1,5 +1,4 @@
 //! The duplicate finder against the server's own verdict: random documents, paths, collations, partial and sparse filters.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use futures::TryStreamExt;
 use mainstay_indexes::Json;
