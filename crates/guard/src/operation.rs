@@ -74,6 +74,10 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "change indexes so that documents which exist now expire at once",
         reach: Reach::Store,
     },
+    reads("index.audit", "find indexes that nobody uses, that are redundant, that were forgotten"),
+    reads("index.drift", "compare the indexes of a database with what is declared"),
+    reads("index.import.live", "write the indexes of a database as a manifest"),
+    reads("index.import.mongoose", "write the indexes that a project of Mongoose declares as a manifest"),
     reads("index.plan", "decide how to change the indexes of a database to what is declared"),
     reads("index.restore", "list dropped indexes, and decide how to build one again"),
     reads("index.retire", "decide which hidden indexes are dropped for good"),
@@ -116,6 +120,7 @@ pub const OPERATIONS: &[Operation] = &[
     reads("mongo.profile.show", "show what the profilers record"),
     reads("mongo.slow", "show slow operations grouped by the shape of their queries"),
     reads("mongo.stats", "show what collections and their indexes take"),
+    reads("mongo.ttl", "show what expires, and how far behind the server is"),
     reads("pg.activity", "show what the sessions of a server do now"),
     Operation {
         name: "pg.activity.cancel",

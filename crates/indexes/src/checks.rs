@@ -173,7 +173,8 @@ impl Tree {
                 "in": {"$concatArrays": ["$$value", {"$let": {"vars": {element: "$$this"}, "in": of_element}}]},
             }}),
         };
-        let of_array = json!({"$cond": [{"$eq": [{"$size": array}, 0]}, [self.of_nothing(true, making)], of_elements]});
+        let of_array =
+            json!({"$cond": [{"$eq": [{"$size": array}, 0]}, [self.of_nothing(true, making)], of_elements]});
         json!({"$let": {"vars": {here.clone(): value}, "in": {"$cond": [{"$isArray": [array]}, of_array, one]}}})
     }
 

@@ -1,7 +1,7 @@
 //! Collations with all that the server fills in.
 //!
 //! A server lists a collation whole, with a `version` of its library besides; people write a locale and what matters to them. Both become
-//! the same value here. Most defaults are the same everywhere; a few locales have their own, as a MongoDB 6.0 lists them.
+//! the same value here.
 
 use std::fmt;
 
@@ -35,19 +35,18 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// What a server makes of a locale alone.
+    /// What a server makes of a locale alone. Of all that 6.0 knows, French of Canada alone has a default of its own.
     fn of_locale(locale: &str) -> Self {
-        let language = locale.split(['@', '_']).next().unwrap_or_default();
         Self {
             locale: locale.to_owned(),
             case_level: false,
-            case_first: if matches!(language, "da" | "mt") { "upper" } else { "off" }.to_owned(),
+            case_first: "off".to_owned(),
             strength: 3,
             numeric_ordering: false,
-            alternate: if language == "th" { "shifted" } else { "non-ignorable" }.to_owned(),
+            alternate: "non-ignorable".to_owned(),
             max_variable: "punct".to_owned(),
             normalization: false,
-            backwards: locale.split('@').next() == Some("fr_CA"),
+            backwards: locale == "fr_CA",
         }
     }
 }

@@ -61,6 +61,10 @@ fn collect(fields: &[(String, Json)], terms: &mut Vec<String>) {
             ("$and", Json::List(clauses)) if are_documents(clauses) => {
                 clauses.iter().filter_map(Json::members).for_each(|clause| collect(clause, terms));
             }
+            // One alternative is none.
+            ("$or", Json::List(clauses)) if clauses.len() == 1 && are_documents(clauses) => {
+                clauses.iter().filter_map(Json::members).for_each(|clause| collect(clause, terms));
+            }
             ("$or", Json::List(clauses)) if are_documents(clauses) => {
                 let of_clause = |clause: &[(String, Json)]| format!("({})", conjunction(clause).join(" & "));
                 let clauses = clauses.iter().filter_map(Json::members).map(of_clause);
@@ -163,6 +167,7 @@ mod tests {
             (json!({"a": {"$type": ["int", "string"]}}), json!({"a": {"$type": [2, 16]}})),
             (json!({"a": {"$in": [2, 1, 1]}}), json!({"a": {"$in": [1, 2]}})),
             (json!({"a": {"$in": [1]}}), json!({"a": 1})),
+            (json!({"$or": [{"a": 1}]}), json!({"a": 1})),
             (json!({"$or": [{"a": 1}, {"b": 2}]}), json!({"$or": [{"b": 2}, {"a": {"$eq": 1}}]})),
             (
                 json!({"a": {"$date": "2026-01-01T00:00:00Z"}}),

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::collation::Collation;
 use crate::declared::DeclaredIndex;
@@ -19,7 +19,7 @@ use crate::spec::SpecError;
 pub const FORMAT: u32 = 1;
 
 /// What the script prints.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Project {
     /// The form; see [`FORMAT`].
@@ -31,7 +31,7 @@ pub struct Project {
 }
 
 /// A model.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Model {
     /// Its name.
@@ -54,7 +54,7 @@ pub struct Model {
 }
 
 /// What tells a discriminator's documents.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Discriminator {
     /// The field.
     pub key: String,

@@ -152,8 +152,9 @@ impl IndexSpec {
     }
 
     fn set_text(&mut self, name: &str, value: &Json) -> Result<(), SpecError> {
-        // Mongoose and shells set them on indexes that are not for text, where the server keeps them without a use.
-        let Some(text) = &mut self.text else { return Ok(()) };
+        let Some(text) = &mut self.text else {
+            return Err(SpecError::new(format!("`{name}` is for text indexes, and no key is `field:text`")));
+        };
         let wrong = |expected: &str| SpecError::new(format!("`{name}` must be {expected}"));
         match (name, value) {
             ("weights", Json::Object(fields)) => {

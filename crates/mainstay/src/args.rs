@@ -10,8 +10,8 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use mainstay_model::{Error, ErrorKind, Result};
 
 use crate::commands::{
-    apply, audit, backup, capture, completions, config, doctor, environment, index, man, mongo, pg, plan, redis,
-    restore, status, wal,
+    apply, audit, backup, capture, completions, config, doctor, environment, index, man, mongo, pg, plan,
+    redis, restore, status, wal,
 };
 use crate::config::connection::holds_password;
 use crate::config::key::KEYS;
@@ -85,7 +85,7 @@ pub(crate) enum Command {
     /// MongoDB: daily questions, and dumps that stock tools read
     #[command(subcommand)]
     Mongo(mongo::MongoCommand),
-    /// The indexes of MongoDB: declared, compared, changed by plans
+    /// MongoDB's indexes: declared, imported, compared, audited, changed by plans
     #[command(subcommand)]
     Index(index::IndexCommand),
     /// PostgreSQL: daily questions
@@ -127,8 +127,8 @@ impl Command {
             Self::Capture(command) => command.name(),
             Self::Restore(command) => command.name(),
             Self::Mongo(command) => command.name(),
-            Self::Pg(command) => command.name(),
             Self::Index(command) => command.name(),
+            Self::Pg(command) => command.name(),
             Self::Redis(command) => command.name(),
             Self::Environment(command) => command.name(),
             Self::Audit(command) => command.name(),

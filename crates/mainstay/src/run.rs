@@ -103,6 +103,7 @@ fn has_safe_point(command: &Command) -> bool {
         "mongo.profile.reset",
         "mongo.dump",
         "mongo.load",
+        "index.import.mongoose",
         "redis.keys",
         "redis.slowlog",
         "redis.policy.plan",

@@ -224,9 +224,15 @@ impl Repository {
     ///
     /// # Errors
     /// `Locked` when somebody has it; the store's.
-    pub async fn claim_indexes(&self, store: StoreKind, fingerprint: &str, holder: &str) -> Result<KeptLease> {
+    pub async fn claim_indexes(
+        &self,
+        store: StoreKind,
+        fingerprint: &str,
+        holder: &str,
+    ) -> Result<KeptLease> {
         let name = layout::index_lease(store, fingerprint);
-        let lease = Lease::acquire(&self.0.store, self.0.clock.clone(), &name, holder, self.0.lease_ttl).await?;
+        let lease =
+            Lease::acquire(&self.0.store, self.0.clock.clone(), &name, holder, self.0.lease_ttl).await?;
         Ok(lease.keep())
     }
 

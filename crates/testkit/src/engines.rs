@@ -8,6 +8,8 @@
 //! 3. the cache (see [`cache`]);
 //! 4. packages, pinned in `engines.lock.toml` — only in [`Engines::install`], never while a test runs.
 //!
+//! Beside them stand two major versions of Mongoose ([`Mongoose`]), which tests of declared indexes load.
+//!
 //! What is installed needs no environment: every program in the `bin/` folder of an engine is either the program or a
 //! small script that starts it (same process id) with the libraries it came with.
 //!
@@ -17,6 +19,7 @@
 
 pub mod cache;
 pub mod lock;
+mod mongoose;
 mod package;
 mod suite;
 
@@ -29,6 +32,7 @@ use std::sync::OnceLock;
 
 use cache::Cache;
 use lock::Source;
+pub use mongoose::Mongoose;
 
 /// The engines the test kit knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! `cargo xtask engines`: find or install the real servers and check them.
 
-use mainstay_testkit::engines::{EngineKind, Engines, check, locate};
+use mainstay_testkit::engines::{EngineKind, Engines, Mongoose, check, locate};
 
 use crate::Outcome;
 
@@ -18,7 +18,11 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
 
 /// Installs what is missing, telling each event.
 pub(crate) fn install() -> Outcome {
-    Engines::install(&mut |line| eprintln!("engines: {line}"))?;
+    let report = &mut |line: &str| eprintln!("engines: {line}");
+    Engines::install(report)?;
+    for major in Mongoose::ALL {
+        major.install(report)?;
+    }
     Ok(())
 }
 
@@ -30,6 +34,15 @@ fn check_all() -> Outcome {
             Err(error) => {
                 failed += 1;
                 println!("{:<10} {error}", kind.name());
+            }
+        }
+    }
+    for major in Mongoose::ALL {
+        match major.modules() {
+            Ok(modules) => println!("{:<10} {}", major.name(), modules.display()),
+            Err(error) => {
+                failed += 1;
+                println!("{:<10} {error}", major.name());
             }
         }
     }

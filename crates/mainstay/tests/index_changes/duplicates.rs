@@ -219,10 +219,16 @@ impl Case {
     }
 }
 
-async fn ask(collection: &Collection<Document>, pipeline: Vec<Json>, collation: Option<&Document>) -> Vec<Document> {
-    let stages = pipeline.into_iter().map(|stage| match Bson::try_from(serde_json::from_str::<Value>(&stage.to_string()).unwrap()).unwrap() {
-        Bson::Document(stage) => stage,
-        other => panic!("{other} is no stage"),
+async fn ask(
+    collection: &Collection<Document>,
+    pipeline: Vec<Json>,
+    collation: Option<&Document>,
+) -> Vec<Document> {
+    let stages = pipeline.into_iter().map(|stage| {
+        match Bson::try_from(serde_json::from_str::<Value>(&stage.to_string()).unwrap()).unwrap() {
+            Bson::Document(stage) => stage,
+            other => panic!("{other} is no stage"),
+        }
     });
     let aggregate = collection.aggregate(stages.collect::<Vec<_>>());
     let aggregate = match collation {

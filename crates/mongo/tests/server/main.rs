@@ -5,6 +5,7 @@
 mod access;
 mod accounts;
 mod definitions;
+mod indexes;
 mod load;
 mod members;
 mod replay;

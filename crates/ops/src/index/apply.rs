@@ -98,13 +98,23 @@ pub async fn check(context: &IndexContext<'_>, plan: &Plan) -> Result<()> {
     context.observer.phase("compare the indexes with the plan");
     let mut seen = Vec::new();
     let mut open = Vec::new();
-    for collection in parameters.collections.iter().filter(|found| found.changes.iter().any(PlannedChange::is_done)) {
+    for collection in
+        parameters.collections.iter().filter(|found| found.changes.iter().any(PlannedChange::is_done))
+    {
         let namespace = collection.namespace(&parameters.database);
         let live = context.control.indexed_collection(&namespace).await?;
         let begun = begun(&records, &hash, &namespace);
         seen.extend(forgiven(collection, &namespace, live.as_ref(), &begun));
-        let is_open = |planned: &&PlannedChange| !planned.change.steps.iter().any(|step| begun.contains(step));
-        open.extend(collection.changes.iter().filter(|planned| planned.is_done()).filter(is_open).map(|planned| (namespace.clone(), planned)));
+        let is_open =
+            |planned: &&PlannedChange| !planned.change.steps.iter().any(|step| begun.contains(step));
+        open.extend(
+            collection
+                .changes
+                .iter()
+                .filter(|planned| planned.is_done())
+                .filter(is_open)
+                .map(|planned| (namespace.clone(), planned)),
+        );
     }
     plan.check_assumptions(&seen).map_err(|stale| {
         stale.with_hint("see what has changed with `mainstay index drift`, then plan again")
@@ -185,7 +195,11 @@ async fn ask_again(
         if let Some(obstacle) = now.obstacle(check, &place, expire_max) {
             return Err(Error::new(
                 ErrorKind::StalePlan,
-                format!("the documents have changed since the plan was made: {}; {}", obstacle.reason, was(before)),
+                format!(
+                    "the documents have changed since the plan was made: {}; {}",
+                    obstacle.reason,
+                    was(before)
+                ),
             )
             .with_state("nothing was changed")
             .with_hint(obstacle.next));
@@ -344,7 +358,9 @@ impl Run<'_> {
                 ErrorKind::Conflict,
                 format!("the server agreed and {} is not as it was to be", at.index()),
             )
-            .with_hint("somebody else changes the same index: see `mainstay index drift`, then apply again"));
+            .with_hint(
+                "somebody else changes the same index: see `mainstay index drift`, then apply again",
+            ));
         }
         let (plan, database, collection) = place();
         let (step, at) = (at.step.clone(), self.context.clock.now());
@@ -353,7 +369,8 @@ impl Run<'_> {
     }
 
     async fn act(&self, at: At<'_>) -> Result<()> {
-        let change = |change| self.context.control.change_index(at.namespace, at.step.index(), change, self.permit);
+        let change =
+            |change| self.context.control.change_index(at.namespace, at.step.index(), change, self.permit);
         match at.step {
             Step::Build { definition, .. } => self.build(at, definition).await,
             Step::PrepareUnique { .. } => change(IndexChange::PrepareUnique { on: true }).await,
@@ -384,8 +401,11 @@ impl Run<'_> {
                 None => return self.begin_build(at, definition).await,
             }
         }
-        Err(Error::new(ErrorKind::Conflict, format!("builds of {} end again and again without an index", at.index()))
-            .with_hint("look into the server's log, then apply the same plan again"))
+        Err(Error::new(
+            ErrorKind::Conflict,
+            format!("builds of {} end again and again without an index", at.index()),
+        )
+        .with_hint("look into the server's log, then apply the same plan again"))
     }
 
     /// Waits for a build that goes on without us.
@@ -412,7 +432,9 @@ impl Run<'_> {
             matches!(record, Record::Begun { plan, step, before: None, .. } if *plan == self.hash && step == at.step)
         });
         if !began_it {
-            return Err(stopped().with_state(format!("the build of {} goes on: somebody else began it", at.index())));
+            return Err(
+                stopped().with_state(format!("the build of {} goes on: somebody else began it", at.index()))
+            );
         }
         self.end_build(at).await
     }
@@ -450,8 +472,11 @@ impl Run<'_> {
     async fn end_build(&self, at: At<'_>) -> Result<()> {
         self.context.control.drop_index(at.namespace, at.step.index(), self.permit).await?;
         if self.listed(at).await?.is_some() {
-            return Err(Error::new(ErrorKind::Server, format!("the server does not let go of the build of {}", at.index()))
-                .with_hint("`mainstay mongo ops` shows it; apply the same plan again to wait for it"));
+            return Err(Error::new(
+                ErrorKind::Server,
+                format!("the server does not let go of the build of {}", at.index()),
+            )
+            .with_hint("`mainstay mongo ops` shows it; apply the same plan again to wait for it"));
         }
         self.undone(at, "stopped on request").await?;
         Err(stopped().with_state(format!("the build of {} was ended, nothing of it is left", at.index())))
@@ -459,7 +484,9 @@ impl Run<'_> {
 
     /// Tells how far a build is, where the server and this user's rights let it be seen.
     async fn show(&self, at: At<'_>, shown: &mut Shown) {
-        let Ok(builds) = self.context.control.index_builds(Some(&at.namespace.database)).await else { return };
+        let Ok(builds) = self.context.control.index_builds(Some(&at.namespace.database)).await else {
+            return;
+        };
         let is_it = |build: &&IndexBuild| {
             build.namespace == *at.namespace && build.indexes.iter().any(|name| name == at.step.index())
         };
@@ -475,7 +502,8 @@ impl Run<'_> {
         if !verdict.violations.is_empty() {
             return Err(self.back_out(at, duplicates(at, &verdict.violations)).await);
         }
-        let converted = self.context.control.change_index(at.namespace, name, IndexChange::Unique, self.permit).await;
+        let converted =
+            self.context.control.change_index(at.namespace, name, IndexChange::Unique, self.permit).await;
         match converted {
             Err(error) if error.kind() == ErrorKind::Conflict => Err(self.back_out(at, error).await),
             converted => converted,
@@ -492,7 +520,9 @@ impl Run<'_> {
             self.undone(At { step: &prepare, ..at }, why.message()).await
         };
         match accepted.await {
-            Ok(()) => why.with_state(format!("{} is as it was before: plain, and accepts duplicates", at.index())),
+            Ok(()) => {
+                why.with_state(format!("{} is as it was before: plain, and accepts duplicates", at.index()))
+            }
             Err(error) => why.with_state(format!(
                 "{} refuses new duplicates and is not unique, since it could not be put back: {error}",
                 at.index()
@@ -520,12 +550,15 @@ fn holds(step: &Step, live: Option<&ListedIndex>) -> bool {
         (Step::Drop { .. }, live) => live.is_none(),
         (_, None) => false,
         (Step::Build { definition, .. }, Some(live)) => {
-            live.is_ready() && ListedIndex::read(definition.value()).is_ok_and(|wanted| wanted.spec == live.spec)
+            live.is_ready()
+                && ListedIndex::read(definition.value()).is_ok_and(|wanted| wanted.spec == live.spec)
         }
         (Step::PrepareUnique { .. }, Some(live)) => live.prepare_unique || live.spec.unique,
         (Step::AcceptDuplicates { .. }, Some(live)) => !live.prepare_unique,
         (Step::MakeUnique { .. }, Some(live)) => live.spec.unique,
-        (Step::SetTtl { seconds, .. }, Some(live)) => live.spec.ttl_seconds == Some(*seconds) && !live.ttl_is_no_number,
+        (Step::SetTtl { seconds, .. }, Some(live)) => {
+            live.spec.ttl_seconds == Some(*seconds) && !live.ttl_is_no_number
+        }
         (Step::Hide { .. }, Some(live)) => live.spec.hidden,
         (Step::Show { .. }, Some(live)) => !live.spec.hidden,
     }
@@ -568,9 +601,8 @@ fn duplicates(at: At<'_>, violations: &[Vec<Json>]) -> Error {
 fn refused(at: At<'_>, error: Error) -> Error {
     let error = error.with_state(format!("nothing is left of the build of {}", at.index()));
     match error.kind() {
-        ErrorKind::Conflict if error.hint().is_none() => error.with_hint(
-            "plan again: `mainstay index plan` counts duplicates, and sees names that are taken",
-        ),
+        ErrorKind::Conflict if error.hint().is_none() => error
+            .with_hint("plan again: `mainstay index plan` counts duplicates, and sees names that are taken"),
         _ => error,
     }
 }

@@ -30,7 +30,9 @@ pub(super) async fn reading_rate(catalog: &dyn IndexCatalog, namespace: &Namespa
         pipeline: vec![
             stage(&format!("{{\"$limit\": {SAMPLE_DOCUMENTS}}}")),
             // Every document is looked at as a whole, as a build does.
-            stage(r#"{"$group": {"_id": null, "n": {"$sum": 1}, "size": {"$max": {"$bsonSize": "$$ROOT"}}}}"#),
+            stage(
+                r#"{"$group": {"_id": null, "n": {"$sum": 1}, "size": {"$max": {"$bsonSize": "$$ROOT"}}}}"#,
+            ),
         ],
         collation: None,
         hint: None,
@@ -82,7 +84,11 @@ pub(super) fn lack_of_room(estimate: &Estimate) -> Option<Blocked> {
     let free = estimate.free?;
     let needed = estimate.bytes.saturating_mul(ROOM_FACTOR);
     (needed > free).then(|| Blocked {
-        reason: format!("it takes about {} while it is built, and {} are free", ByteSize(needed), ByteSize(free)),
+        reason: format!(
+            "it takes about {} while it is built, and {} are free",
+            ByteSize(needed),
+            ByteSize(free)
+        ),
         next: "make room on the server's volume, then plan again".to_owned(),
     })
 }
@@ -110,7 +116,10 @@ mod tests {
         let told = estimate(&statistics, 200_000, None, Some(29_000_000));
         assert_eq!((told.millis, told.bytes), (15_000, 15_000_000));
         let lack = lack_of_room(&told);
-        assert_eq!(lack.map(|lack| lack.reason).as_deref(), Some("it takes about 30 MB while it is built, and 29 MB are free"));
+        assert_eq!(
+            lack.map(|lack| lack.reason).as_deref(),
+            Some("it takes about 30 MB while it is built, and 29 MB are free")
+        );
         assert_eq!(lack_of_room(&estimate(&statistics, 200_000, None, None)), None);
         assert_eq!(lack_of_room(&estimate(&statistics, 200_000, None, Some(30_000_000))), None);
         let empty = estimate(&CollectionStatistics::default(), 1, None, Some(0));

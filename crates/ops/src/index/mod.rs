@@ -1,4 +1,15 @@
-//! The indexes of a document store: changed to what is declared, without a moment in which a collection has neither its old nor its new index.
+//! The indexes of a document store against what is declared, and changed to it without a moment in which a collection has neither its old nor
+//! its new index.
+//!
+//! | module | what it answers |
+//! |---|---|
+//! | [`drift`] | what differs from the manifest |
+//! | [`import`] | what is there, and what code declares, as a manifest; all three beside each other |
+//! | [`audit`] | what nobody uses, what is redundant, what was forgotten |
+//! | [`ttl`] | what expires, and how far behind the server is |
+//!
+//! Those read only, and decide purely: what was read goes in, rows and findings come out; the tables of [`mainstay_indexes`] say when two indexes
+//! are the same.
 //!
 //! [`plan()`] compares and decides, asks the documents, measures, and returns everything as one plan: fingerprints of what it saw, exact
 //! commands, answers, costs, and what it will not do. [`retire()`] and [`restore()`] make plans of the same kind, of hiding and dropping what
@@ -10,11 +21,19 @@
 //! index before the one in its place stands, unless a gap was asked for, and to expire more documents at once than may.
 
 mod apply;
+pub mod audit;
+pub mod drift;
 mod estimate;
+mod expiry;
+pub mod import;
 mod parameters;
 mod plan;
 mod questions;
 mod records;
+pub mod ttl;
+
+use mainstay_engine::{CollectionKind, IndexCatalog, IndexedCollection};
+use mainstay_model::{Error, ErrorKind, Result};
 
 pub use mainstay_journal::KeptLease;
 
@@ -33,3 +52,36 @@ pub const OPERATION_DROP: &str = "index.apply.drop";
 pub const OPERATION_EXPIRE: &str = "index.apply.expire";
 /// The beginning of all of them.
 pub const OPERATION: &str = "index.apply";
+
+/// The collections of a database whose indexes are somebody's choice: neither views nor time series.
+fn choosable(collections: Vec<IndexedCollection>) -> (Vec<IndexedCollection>, Vec<IndexedCollection>) {
+    collections.into_iter().partition(|collection| collection.kind == CollectionKind::Collection)
+}
+
+/// The collections of `database`, all of them or those that are named; a name of nothing must be known otherwise.
+///
+/// # Errors
+/// `Precondition` when a name is neither there nor `known`; the server's.
+async fn collections(
+    catalog: &dyn IndexCatalog,
+    database: &str,
+    names: &[String],
+    known: impl Fn(&str) -> bool,
+) -> Result<Vec<IndexedCollection>> {
+    let mut found = catalog.indexed_collections(database).await?;
+    for name in names {
+        let is_there = found.iter().any(|collection| collection.namespace.collection == *name);
+        if !is_there && !known(name) {
+            return Err(Error::new(
+                ErrorKind::Precondition,
+                format!("there is no collection {database}.{name}"),
+            )
+            .with_state("nothing was changed")
+            .with_hint("`mainstay mongo count` lists the collections"));
+        }
+    }
+    if !names.is_empty() {
+        found.retain(|collection| names.contains(&collection.namespace.collection));
+    }
+    Ok(found)
+}

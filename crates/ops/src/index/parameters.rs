@@ -6,7 +6,9 @@
 use std::collections::BTreeSet;
 
 use mainstay_engine::Namespace;
-use mainstay_indexes::{Blocked, Change, ChangeKind, Check, Collation, Ejson, Json, ListedIndex, Step, TTL_NEVER};
+use mainstay_indexes::{
+    Blocked, Change, ChangeKind, Check, Collation, Ejson, Json, ListedIndex, Step, TTL_NEVER,
+};
 use mainstay_model::{Assumption, Error, ErrorKind, Plan, Result};
 use serde::{Deserialize, Serialize};
 
@@ -176,7 +178,11 @@ impl PlannedCollection {
 }
 
 /// What a plan takes for granted of a collection: which one it is, and each of its indexes.
-pub(super) fn assumptions(namespace: &Namespace, uuid: Option<&str>, indexes: &[ListedIndex]) -> Vec<Assumption> {
+pub(super) fn assumptions(
+    namespace: &Namespace,
+    uuid: Option<&str>,
+    indexes: &[ListedIndex],
+) -> Vec<Assumption> {
     let collection = Assumption {
         name: format!("collection {namespace}"),
         value: uuid.map_or_else(|| "absent".to_owned(), |uuid| format!("the one with id {uuid}")),
@@ -191,10 +197,9 @@ pub(super) fn assumptions(namespace: &Namespace, uuid: Option<&str>, indexes: &[
 /// An index as a plan remembers it: its definition without versions.
 fn shown(listed: &ListedIndex) -> String {
     const LEFT_OUT: [&str; 6] = ["v", "ns", "name", "background", "textIndexVersion", "2dsphereIndexVersion"];
-    let counts = |name: &str| {
-        !LEFT_OUT.contains(&name) && !(name == "prepareUnique" && listed.spec.unique)
-    };
-    let members = listed.definition.fields().unwrap_or_default().iter().filter(|(name, _)| counts(name)).cloned();
+    let counts = |name: &str| !LEFT_OUT.contains(&name) && !(name == "prepareUnique" && listed.spec.unique);
+    let members =
+        listed.definition.fields().unwrap_or_default().iter().filter(|(name, _)| counts(name)).cloned();
     let definition = Json::object(members);
     match listed.is_ready() {
         true => definition.to_string(),
@@ -208,8 +213,9 @@ impl IndexParameters {
     /// # Errors
     /// `Usage` when the plan is none about indexes, or holds what its operation does not cover.
     pub fn of(plan: &Plan) -> Result<Self> {
-        let parameters: Self = serde_json::from_value(plan.parameters.clone())
-            .map_err(|source| no_plan("its parameters are not those of a change of indexes").with_source(source))?;
+        let parameters: Self = serde_json::from_value(plan.parameters.clone()).map_err(|source| {
+            no_plan("its parameters are not those of a change of indexes").with_source(source)
+        })?;
         match parameters.flaw() {
             Some(flaw) => Err(no_plan(&flaw)),
             None if !covers(&plan.operation, parameters.operation()) => Err(no_plan(&format!(
@@ -245,7 +251,11 @@ impl IndexParameters {
     /// The changes that are carried out, with their collections.
     pub fn done(&self) -> impl Iterator<Item = (&PlannedCollection, &PlannedChange)> {
         self.collections.iter().flat_map(|collection| {
-            collection.changes.iter().filter(|planned| planned.is_done()).map(move |planned| (collection, planned))
+            collection
+                .changes
+                .iter()
+                .filter(|planned| planned.is_done())
+                .map(move |planned| (collection, planned))
         })
     }
 
@@ -309,7 +319,11 @@ fn flaw_of(collection: &PlannedCollection, planned: &PlannedChange) -> Option<St
                 _ => return Some(format!("{name} is not defined by what is to build it")),
             },
             step if !known.contains(step.index()) => {
-                return Some(format!("`{} {}` is about an index that was not seen", step.verb(), step.index()));
+                return Some(format!(
+                    "`{} {}` is about an index that was not seen",
+                    step.verb(),
+                    step.index()
+                ));
             }
             Step::Drop { name, definition } => {
                 let is_seen = |index: &ListedIndex| index.name == *name && index.definition == *definition;

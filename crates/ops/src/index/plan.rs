@@ -12,7 +12,8 @@ use mainstay_indexes::{
 };
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{
-    BlastRadius, ByteSize, Clock, Count, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result, Target, Timestamp,
+    BlastRadius, ByteSize, Clock, Count, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result, Target,
+    Timestamp,
 };
 use mainstay_repository::Repository;
 use tokio_util::sync::CancellationToken;
@@ -61,7 +62,8 @@ pub async fn plan(planning: &IndexPlanning<'_>, target: Target) -> Result<Plan> 
     let live = planning.collections().await?;
     let records = planning.records(&target).await?;
     let mut decided = Vec::new();
-    let names = planning.manifest.collections.keys().chain(live.keys()).collect::<std::collections::BTreeSet<_>>();
+    let names =
+        planning.manifest.collections.keys().chain(live.keys()).collect::<std::collections::BTreeSet<_>>();
     for name in names.into_iter().filter(|name| !policy.ignores(name)) {
         let declared = planning.manifest.collections.get(name).map(Vec::as_slice).unwrap_or_default();
         decided.push(planning.decide(name, live.get(name), declared, &records).await?);
@@ -89,9 +91,9 @@ pub async fn retire(planning: &IndexPlanning<'_>, names: &[String], target: Targ
             if !names.is_empty() && !names.contains(&full) {
                 continue;
             }
-            let is_declared = rows
-                .iter()
-                .any(|row| row.declared.is_some() && row.live.as_ref().is_some_and(|live| live.name == index.name));
+            let is_declared = rows.iter().any(|row| {
+                row.declared.is_some() && row.live.as_ref().is_some_and(|live| live.name == index.name)
+            });
             match (is_declared, names.is_empty(), index.spec.hidden) {
                 (true, false, _) => return Err(is_wanted(&full)),
                 (true, true, _) | (false, true, false) => continue,
@@ -105,7 +107,9 @@ pub async fn retire(planning: &IndexPlanning<'_>, names: &[String], target: Targ
     if let Some(missing) = names.iter().find(|name| !found.contains(name)) {
         return Err(Error::new(ErrorKind::NotFound, format!("{} has no index {missing}", planning.database))
             .with_state("nothing was changed")
-            .with_hint("name it as COLLECTION.INDEX; `mainstay index drift` lists those that nobody declares"));
+            .with_hint(
+                "name it as COLLECTION.INDEX; `mainstay index drift` lists those that nobody declares",
+            ));
     }
     planning.compose(decided, target).await
 }
@@ -279,7 +283,12 @@ impl IndexPlanning<'_> {
     }
 
     /// Asks the documents of one collection, and measures what its changes cost.
-    async fn find_out(&self, collection: &mut PlannedCollection, free: Option<u64>, expire_max: u64) -> Result<()> {
+    async fn find_out(
+        &self,
+        collection: &mut PlannedCollection,
+        free: Option<u64>,
+        expire_max: u64,
+    ) -> Result<()> {
         let namespace = collection.namespace(self.database);
         if collection.uuid.is_none() {
             // Nothing is there that could be in the way.
@@ -293,7 +302,9 @@ impl IndexPlanning<'_> {
         }
         let statistics = self.inspection.statistics(&namespace, CollectionKind::Collection).await?;
         (collection.documents, collection.bytes) = (statistics.documents, statistics.data_bytes);
-        let builds = |planned: &PlannedChange| planned.change.steps.iter().any(|step| matches!(step, Step::Build { .. }));
+        let builds = |planned: &PlannedChange| {
+            planned.change.steps.iter().any(|step| matches!(step, Step::Build { .. }))
+        };
         let rate = match collection.changes.iter().any(builds) {
             true => {
                 self.observer.phase(&format!("measure {namespace}"));
@@ -347,7 +358,12 @@ impl IndexPlanning<'_> {
         let (overdue, database) = (parameters.overdue(), self.database);
         let changed = |collection: &&PlannedCollection| collection.changes.iter().any(PlannedChange::is_done);
         let bytes = |collection: &PlannedCollection| {
-            let overdue: u64 = collection.changes.iter().filter(|planned| planned.is_done()).map(PlannedChange::overdue).sum();
+            let overdue: u64 = collection
+                .changes
+                .iter()
+                .filter(|planned| planned.is_done())
+                .map(PlannedChange::overdue)
+                .sum();
             collection.bytes / collection.documents.max(1) * overdue
         };
         Plan {
@@ -364,7 +380,9 @@ impl IndexPlanning<'_> {
             blast_radius: BlastRadius {
                 phrase: match overdue {
                     0 => format!("change indexes of {database}@{}", target.environment),
-                    count => format!("expire {} documents of {database}@{}", Count(count), target.environment),
+                    count => {
+                        format!("expire {} documents of {database}@{}", Count(count), target.environment)
+                    }
                 },
                 items: overdue,
                 bytes: parameters.collections.iter().map(bytes).sum(),
@@ -443,7 +461,11 @@ fn shown(database: &str, collection: &PlannedCollection) -> Vec<PlanStep> {
 
 fn cost(estimate: Option<&Estimate>) -> String {
     estimate.map_or_else(String::new, |told| {
-        format!("; {} documents, about {} s, {}", Count(told.documents), told.millis.div_ceil(1_000), ByteSize(told.bytes))
+        format!(
+            "; {} documents, about {} s, {}",
+            Count(told.documents),
+            told.millis.div_ceil(1_000),
+            ByteSize(told.bytes)
+        )
     })
 }
-

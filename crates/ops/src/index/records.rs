@@ -168,9 +168,9 @@ pub(super) fn dropped(records: &[Record], database: &str) -> Vec<DroppedIndex> {
     let mut dropped: Vec<DroppedIndex> = Vec::new();
     for record in records {
         match record {
-            Record::Begun { database: of, collection, step: Step::Drop { name, definition }, at, by, .. }
-                if of == database =>
-            {
+            Record::Begun {
+                database: of, collection, step: Step::Drop { name, definition }, at, by, ..
+            } if of == database => {
                 let Ok(index) = ListedIndex::read(definition.value()) else { continue };
                 dropped.retain(|known| known.collection != *collection || known.index.name != *name);
                 dropped.push(DroppedIndex {
@@ -181,7 +181,9 @@ pub(super) fn dropped(records: &[Record], database: &str) -> Vec<DroppedIndex> {
                     by: by.clone(),
                 });
             }
-            Record::Done { database: of, collection, step: Step::Build { definition, .. }, .. } if of == database => {
+            Record::Done { database: of, collection, step: Step::Build { definition, .. }, .. }
+                if of == database =>
+            {
                 let Ok(built) = ListedIndex::read(definition.value()) else { continue };
                 dropped.retain(|known| {
                     let stands_again = known.index.name == built.name

@@ -67,6 +67,11 @@ impl Cache {
         exact.or(folders.last()).cloned()
     }
 
+    /// Where what is called so is installed, if it is.
+    pub(super) fn exactly(&self, name: &str) -> PathBuf {
+        self.engines().join(name)
+    }
+
     /// Waits until no other process installs; the lock ends with the returned file.
     pub(super) fn exclusive(&self, report: &mut dyn FnMut(&str)) -> Result<File, EngineError> {
         let path = self.root.join("engines.lock");

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use mainstay_guard::{BackupEvidence, Outcome};
 use mainstay_model::{ErrorKind, ExitStatus, Plan, Result, ResultExt, StoreKind};
+use mainstay_ops::contents::Needed;
 use mainstay_ops::index::{
     self, DroppedIndexes, IndexContext, IndexParameters, IndexPlanning, IndexReport, OPERATION_EXPIRE,
 };
-use mainstay_ops::contents::Needed;
 use mainstay_ops::verify;
 use serde_json::{Map, Value, json};
 
@@ -150,7 +150,11 @@ struct Making {
 }
 
 impl Making {
-    async fn open(manifest: mainstay_indexes::Manifest, allows_gaps: bool, session: &Session) -> Result<Self> {
+    async fn open(
+        manifest: mainstay_indexes::Manifest,
+        allows_gaps: bool,
+        session: &Session,
+    ) -> Result<Self> {
         let repository = match session.configuration.repository {
             Some(_) => session.existing_repository().await?,
             None => None,
@@ -291,7 +295,11 @@ impl Report for Applied {
                 Cell::new(format!("  {} {}", step.mark, step.action)),
                 Cell::new(format!("{}.{}", step.collection, step.index)),
                 Cell::new(how).tone(Tone::Good),
-                Cell::right(if step.was_done { String::new() } else { crate::printer::shown::millis(step.millis) }),
+                Cell::right(if step.was_done {
+                    String::new()
+                } else {
+                    crate::printer::shown::millis(step.millis)
+                }),
             ]);
         }
         let mut text = table.render(look);

@@ -90,7 +90,8 @@ impl Report for Changes {
     fn text(&self, look: &Look) -> String {
         let target = &self.plan.target;
         let own = |text: &str| plain(text, usize::MAX);
-        let title = format!("index plan  {} in {} ({})", self.parameters.database, target.environment, target.class);
+        let title =
+            format!("index plan  {} in {} ({})", self.parameters.database, target.environment, target.class);
         let mut text = format!("{}\n", look.paint(Tone::Strong, &own(&title)));
         for collection in &self.parameters.collections {
             text.push_str(&collection_text(collection, look));
@@ -104,7 +105,8 @@ impl Report for Changes {
             };
             return format!("{text}{line}\n");
         }
-        let rest = if blocked > 0 { look.paint(Tone::Bad, &format!("; {blocked} blocked")) } else { String::new() };
+        let rest =
+            if blocked > 0 { look.paint(Tone::Bad, &format!("; {blocked} blocked")) } else { String::new() };
         text.push_str(&format!("Plan: {added} to add, {changed} to change, {retired} to retire{rest}.\n"));
         if self.parameters.overdue() > 0 {
             let line = format!("{} documents expire at once.", Count(self.parameters.overdue()));
@@ -158,8 +160,10 @@ fn change_text(planned: &PlannedChange, look: &Look) -> String {
         ChangeKind::Hide | ChangeKind::Drop => ("-", Tone::Bad),
         ChangeKind::Leave => (" ", Tone::Faint),
     };
-    let mut text = format!("  {} {}  {}\n", look.paint(tone, mark), look.paint(Tone::Strong, &own(index)), own(what));
-    let mut line = |tone: Tone, line: &str| text.push_str(&format!("      {}\n", look.paint(tone, &own(line))));
+    let mut text =
+        format!("  {} {}  {}\n", look.paint(tone, mark), look.paint(Tone::Strong, &own(index)), own(what));
+    let mut line =
+        |tone: Tone, line: &str| text.push_str(&format!("      {}\n", look.paint(tone, &own(line))));
     match blocked {
         Some(blocked) => {
             line(Tone::Bad, &format!("BLOCKED: {}", blocked.reason));
@@ -213,16 +217,23 @@ fn answer_lines(answer: &Answer, all: bool) -> Vec<(Tone, String)> {
         }
         Answer::ExplicitNulls { documents: 0 } => Vec::new(),
         Answer::ExplicitNulls { documents } => {
-            vec![(Tone::Warn, format!("{} documents hold an explicit null, which is indexed", Count(*documents)))]
+            vec![(
+                Tone::Warn,
+                format!("{} documents hold an explicit null, which is indexed", Count(*documents)),
+            )]
         }
         Answer::Expiry { overdue, undated, arrays } => {
             let tone = if *overdue > 0 { Tone::Bad } else { Tone::Faint };
             let mut lines = vec![(tone, format!("{} documents expire at once", Count(*overdue)))];
             if *undated > 0 {
-                lines.push((Tone::Warn, format!("{} documents hold no date there and never expire", Count(*undated))));
+                lines.push((
+                    Tone::Warn,
+                    format!("{} documents hold no date there and never expire", Count(*undated)),
+                ));
             }
             if *arrays > 0 {
-                let told = format!("{} documents hold an array there: its earliest date decides", Count(*arrays));
+                let told =
+                    format!("{} documents hold an array there: its earliest date decides", Count(*arrays));
                 lines.push((Tone::Warn, told));
             }
             lines

@@ -9,6 +9,7 @@ pub(crate) mod ops;
 pub(crate) mod profile;
 pub(crate) mod slow;
 pub(crate) mod stats;
+pub(crate) mod ttl;
 
 use clap::Subcommand;
 use mainstay_model::{ExitStatus, Result};
@@ -31,6 +32,8 @@ pub(crate) enum MongoCommand {
     Ops(ops::OpsArgs),
     /// Show lock waits, queues, tickets and cache pressure, and who blocks whom
     Locks(locks::LocksArgs),
+    /// Show what expires, how far behind the server is, and what never will
+    Ttl(ttl::TtlArgs),
     /// Write a dump that stock tools restore: an archive or a folder
     Dump(dump::DumpArgs),
     /// Load an archive or folder of mongodump
@@ -47,6 +50,7 @@ impl MongoCommand {
             Self::Slow(_) => "mongo.slow",
             Self::Ops(args) => args.name(),
             Self::Locks(_) => "mongo.locks",
+            Self::Ttl(_) => "mongo.ttl",
             Self::Dump(_) => mainstay_ops::dump::OPERATION,
             Self::Load(_) => mainstay_ops::load::OPERATION,
         }
@@ -65,6 +69,7 @@ pub(crate) async fn run(command: MongoCommand, session: &Session) -> Result<Exit
         MongoCommand::Slow(args) => slow::run(args, session).await,
         MongoCommand::Ops(args) => ops::run(args, session).await,
         MongoCommand::Locks(args) => locks::run(args, session).await,
+        MongoCommand::Ttl(args) => ttl::run(args, session).await,
         MongoCommand::Dump(args) => dump::run(args, session).await,
         MongoCommand::Load(args) => load::run(args, session).await,
     }

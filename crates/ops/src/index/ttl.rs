@@ -1,0 +1,202 @@
+//! What expires, how far behind the server is, and what will never expire.
+//!
+//! The monitor deletes once a minute by default. What has expired and is still there is counted by the server's own clock; the oldest of it
+//! tells how far behind the monitor is. A hidden index deletes as well as any other.
+
+use std::time::Duration;
+
+use mainstay_engine::{IndexCatalog, Namespace, TtlMonitor};
+use mainstay_indexes::{ListedIndex, TTL_NEVER, span};
+use mainstay_model::{Count, ErrorKind, Finding, Result, Severity, StoreKind, Timestamp};
+
+pub use super::expiry::ExpiryCounts;
+use super::expiry::{Expiring, count};
+use super::{choosable, collections};
+
+/// So many passes of the monitor may go by before what is overdue is a finding.
+const PASSES_LATE: u64 = 5;
+/// Seconds between two passes where the server does not tell (MongoDB manual, `ttlMonitorSleepSecs`).
+const SLEEP_SECONDS: u64 = 60;
+
+/// What was seen.
+#[derive(Debug)]
+pub struct TtlReport {
+    /// The monitor; `None` when this user may not ask, or each shard has its own.
+    pub monitor: Option<TtlMonitor>,
+    /// The indexes by which documents expire, by collection and name.
+    pub rows: Vec<TtlRow>,
+    /// What is to be looked at.
+    pub findings: Vec<Finding>,
+}
+
+/// An index by which documents expire.
+#[derive(Debug)]
+pub struct TtlRow {
+    /// The collection.
+    pub namespace: Namespace,
+    /// The index.
+    pub index: String,
+    /// The field of the date.
+    pub field: String,
+    /// After so many seconds.
+    pub seconds: i64,
+    /// Only documents that match this expire.
+    pub filter: Option<String>,
+    /// Queries do not use it.
+    pub hidden: bool,
+    /// What was counted, or why it was not.
+    pub counts: Result<ExpiryCounts>,
+}
+
+impl TtlRow {
+    /// Whether nothing ever expires by it.
+    pub fn is_never(&self) -> bool {
+        self.seconds >= TTL_NEVER
+    }
+
+    /// For how many seconds the oldest overdue document should have been gone.
+    pub fn lag_seconds(&self, now: Timestamp) -> Option<u64> {
+        let oldest = self.counts.as_ref().ok()?.oldest?;
+        u64::try_from(now.as_second().saturating_sub(oldest.as_second()).saturating_sub(self.seconds)).ok()
+    }
+}
+
+/// Looks at the expiries of a database, or of some of its collections.
+///
+/// # Errors
+/// `Precondition` when a collection is not there; the server's. What cannot be counted of one index is its row.
+pub async fn ttl(
+    catalog: &dyn IndexCatalog,
+    database: &str,
+    names: &[String],
+    now: Timestamp,
+    time_max: Duration,
+) -> Result<TtlReport> {
+    let (found, _) = choosable(collections(catalog, database, names, |_| false).await?);
+    let monitor = match catalog.ttl_monitor().await {
+        Ok(monitor) => Some(monitor),
+        Err(error) if matches!(error.kind(), ErrorKind::Auth | ErrorKind::Unsupported) => None,
+        Err(error) => return Err(error),
+    };
+    // What has expired is the server's to say.
+    let now = monitor.as_ref().map_or(now, |monitor| monitor.now);
+    let mut report = TtlReport { monitor, rows: Vec::new(), findings: Vec::new() };
+    for collection in &found {
+        for index in collection.indexes.iter().filter(|index| index.is_ready() && !index.is_id()) {
+            if let Some(row) = row(catalog, &collection.namespace, index, now, time_max).await? {
+                report.judge(&row, index, now);
+                report.rows.push(row);
+            }
+        }
+    }
+    report.judge_monitor();
+    Ok(report)
+}
+
+async fn row(
+    catalog: &dyn IndexCatalog,
+    namespace: &Namespace,
+    index: &ListedIndex,
+    now: Timestamp,
+    time_max: Duration,
+) -> Result<Option<TtlRow>> {
+    let (Some(seconds), Some(key)) = (index.spec.ttl_seconds, index.spec.keys.first()) else {
+        return Ok(None);
+    };
+    let filter = index.spec.partial.as_ref();
+    let expiring = Expiring { namespace, field: &key.field, seconds, filter, index: Some(&index.name) };
+    let counts = match count(catalog, &expiring, now, time_max).await {
+        // What is wrong with the way to the server is wrong for every index.
+        Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+        counts => counts,
+    };
+    Ok(Some(TtlRow {
+        namespace: namespace.clone(),
+        index: index.name.clone(),
+        field: key.field.clone(),
+        seconds,
+        filter: filter.map(ToString::to_string),
+        hidden: index.spec.hidden,
+        counts,
+    }))
+}
+
+impl TtlReport {
+    fn find(&mut self, id: &str, severity: Severity, subject: String, message: String, remedy: &str) {
+        let (id, store, remedy) = (id.to_owned(), Some(StoreKind::Mongo), remedy.to_owned());
+        self.findings.push(Finding { id, severity, store, subject, message, remedy });
+    }
+
+    fn sleep_seconds(&self) -> u64 {
+        self.monitor.as_ref().and_then(|monitor| monitor.sleep_seconds).unwrap_or(SLEEP_SECONDS)
+    }
+
+    fn judge(&mut self, row: &TtlRow, index: &ListedIndex, now: Timestamp) {
+        let subject = format!("{} {}", row.namespace, row.index);
+        if index.ttl_is_no_number {
+            self.find(
+                "ttl.no_number",
+                Severity::Critical,
+                subject.clone(),
+                "its expireAfterSeconds is not a number: early 5.0 and 6.0 servers delete by it at once"
+                    .to_owned(),
+                "give it a `ttl` in the manifest and run `mainstay index plan`; upgrade the server",
+            );
+        }
+        let late = self.sleep_seconds() * PASSES_LATE;
+        if let Some(lag) = row.lag_seconds(now).filter(|lag| *lag > late) {
+            let overdue = row.counts.as_ref().map_or(0, |counts| counts.overdue);
+            self.find(
+                "ttl.behind",
+                Severity::Warning,
+                subject.clone(),
+                format!("{} documents are overdue, the oldest for {}", Count(overdue), span(lag)),
+                "the monitor does not keep up: look at the load of the primary with `mainstay mongo ops`, or delete in batches",
+            );
+        }
+        let Ok(counts) = &row.counts else { return };
+        if counts.not_dates > 0 {
+            let (count, field) = (Count(counts.not_dates), &row.field);
+            self.find(
+                "ttl.not_dates",
+                Severity::Warning,
+                subject.clone(),
+                format!("{count} documents have no date in `{field}` and never expire"),
+                "store dates, not texts or numbers: find them with {FIELD: {$exists: true, $not: {$type: \"date\"}}}",
+            );
+        }
+        if counts.arrays > 0 {
+            let (count, field) = (Count(counts.arrays), &row.field);
+            self.find(
+                "ttl.arrays",
+                Severity::Note,
+                subject,
+                format!("{count} documents have an array in `{field}`: its earliest date decides"),
+                "store one date, unless the earliest is meant",
+            );
+        }
+    }
+
+    fn judge_monitor(&mut self) {
+        let Some(monitor) = self.monitor.clone().filter(|_| !self.rows.is_empty()) else { return };
+        if monitor.enabled == Some(false) {
+            self.find(
+                "ttl.monitor_off",
+                Severity::Critical,
+                monitor.member.clone(),
+                "the monitor is off: nothing expires".to_owned(),
+                "turn it on: db.adminCommand({setParameter: 1, ttlMonitorEnabled: true})",
+            );
+        }
+        let sleep = self.sleep_seconds();
+        if monitor.passes == 0 && monitor.uptime_seconds > sleep * PASSES_LATE {
+            self.find(
+                "ttl.no_pass",
+                Severity::Warning,
+                monitor.member.clone(),
+                format!("the monitor has made no pass in {}", span(monitor.uptime_seconds)),
+                "look at the server's log for what stops it (a secondary never deletes by itself)",
+            );
+        }
+    }
+}
