@@ -146,7 +146,8 @@ impl Check {
         let paths: Vec<String> = spec.keys.iter().map(|key| key.field.clone()).collect();
         let partial = spec.partial.as_ref().map(|filter| Ejson::new(filter.document().clone()));
         let collation = Ejson::new(spec.collation.document());
-        let is_plain = |key: &Key| matches!(key.kind, KeyKind::Ascending | KeyKind::Descending | KeyKind::Other(_));
+        let is_plain =
+            |key: &Key| matches!(key.kind, KeyKind::Ascending | KeyKind::Descending | KeyKind::Other(_));
         let mut checks = Vec::new();
         let is_asserted = asserts.contains(&Assertion::NoExplicitNull);
         if is_asserted || (spec.unique && spec.sparse) {
@@ -165,7 +166,9 @@ impl Check {
                 collation: collation.clone(),
             });
         }
-        if let (Some(seconds), [path]) = (spec.ttl_seconds.filter(|seconds| *seconds < TTL_NEVER), paths.as_slice()) {
+        if let (Some(seconds), [path]) =
+            (spec.ttl_seconds.filter(|seconds| *seconds < TTL_NEVER), paths.as_slice())
+        {
             checks.push(Self::Expiry { path: path.clone(), partial, collation, seconds });
         }
         checks
@@ -298,17 +301,27 @@ impl Deciding<'_> {
         }
     }
 
-    fn replace(&mut self, old: &ListedIndex, index: &DeclaredIndex, spec: &IndexSpec, what: String) -> Change {
+    fn replace(
+        &mut self,
+        old: &ListedIndex,
+        index: &DeclaredIndex,
+        spec: &IndexSpec,
+        what: String,
+    ) -> Change {
         let (name, note) = self.free_name(index);
         let mut steps = vec![self.building(&name, index)];
         let mut notes: Vec<String> = note.into_iter().collect();
-        if old.spec.ttl_seconds.is_some_and(|seconds| spec.ttl_seconds.is_none_or(|wanted| wanted > seconds)) {
+        if old.spec.ttl_seconds.is_some_and(|seconds| spec.ttl_seconds.is_none_or(|wanted| wanted > seconds))
+        {
             steps.push(Step::SetTtl { name: old.name.clone(), seconds: TTL_NEVER });
         }
         if !old.spec.hidden {
             steps.push(Step::Hide { name: old.name.clone() });
         }
-        notes.push(format!("{} is hidden then; `mainstay index retire` drops it when nobody misses it", old.name));
+        notes.push(format!(
+            "{} is hidden then; `mainstay index retire` drops it when nobody misses it",
+            old.name
+        ));
         notes.extend(still_acts(&old.spec, &old.name));
         let how = format!("built beside {}, which stays until then: no gap", old.name);
         Change {
@@ -363,9 +376,9 @@ impl Deciding<'_> {
             return leave("somebody builds it now".to_owned());
         }
         match (policy.undeclared, index.spec.hidden) {
-            (Undeclared::Report, false) => {
-                leave("`mainstay index retire` hides it; or declare it: `mainstay index import live`".to_owned())
-            }
+            (Undeclared::Report, false) => leave(
+                "`mainstay index retire` hides it; or declare it: `mainstay index import live`".to_owned(),
+            ),
             (Undeclared::Report | Undeclared::Hide, true) => {
                 leave("hidden; `mainstay index retire` drops it when nobody misses it".to_owned())
             }
@@ -382,7 +395,10 @@ impl Deciding<'_> {
     }
 
     fn building(&self, name: &str, index: &DeclaredIndex) -> Step {
-        Step::Build { name: name.to_owned(), definition: Ejson::new(index.definition(name, self.present.collation)) }
+        Step::Build {
+            name: name.to_owned(),
+            definition: Ejson::new(index.definition(name, self.present.collation)),
+        }
     }
 
     /// The declared name, or one made from it when that is taken by something else.
@@ -426,12 +442,20 @@ fn settle(row: &Comparison, live: &ListedIndex) -> Option<Change> {
 }
 
 /// Changes an index where it stands.
-fn modify(old: &ListedIndex, index: &DeclaredIndex, spec: &IndexSpec, by: &[Modification], what: String) -> Change {
+fn modify(
+    old: &ListedIndex,
+    index: &DeclaredIndex,
+    spec: &IndexSpec,
+    by: &[Modification],
+    what: String,
+) -> Change {
     let name = || old.name.clone();
     let steps: Vec<Step> = by
         .iter()
         .flat_map(|modification| match modification {
-            Modification::Unique => vec![Step::PrepareUnique { name: name() }, Step::MakeUnique { name: name() }],
+            Modification::Unique => {
+                vec![Step::PrepareUnique { name: name() }, Step::MakeUnique { name: name() }]
+            }
             Modification::TtlSeconds { seconds } => vec![Step::SetTtl { name: name(), seconds: *seconds }],
             Modification::Hidden { hidden: true } => vec![Step::Hide { name: name() }],
             Modification::Hidden { hidden: false } => vec![Step::Show { name: name() }],
@@ -501,7 +525,9 @@ fn change(index: &str, kind: ChangeKind, what: String, how: &str, steps: Vec<Ste
 fn changed_checks(old: &ListedIndex, index: &DeclaredIndex, spec: &IndexSpec) -> Vec<Check> {
     let asked = IndexSpec {
         unique: spec.unique && !old.spec.unique,
-        ttl_seconds: spec.ttl_seconds.filter(|seconds| old.spec.ttl_seconds.is_none_or(|before| *seconds < before)),
+        ttl_seconds: spec
+            .ttl_seconds
+            .filter(|seconds| old.spec.ttl_seconds.is_none_or(|before| *seconds < before)),
         ..spec.clone()
     };
     Check::of(&asked, &index.asserts)
@@ -532,11 +558,12 @@ fn acts_no_more(spec: &IndexSpec) -> Vec<String> {
 
 /// `plain → unique, ttl none → 1d`.
 fn transition(differences: &[Difference]) -> String {
-    let told = differences.iter().map(|difference| match (difference.live.as_str(), difference.declared.as_str()) {
-        ("true", "false") => format!("{} → not {0}", difference.aspect.name()),
-        ("false", "true") => format!("not {} → {0}", difference.aspect.name()),
-        _ => difference.to_string(),
-    });
+    let told =
+        differences.iter().map(|difference| match (difference.live.as_str(), difference.declared.as_str()) {
+            ("true", "false") => format!("{} → not {0}", difference.aspect.name()),
+            ("false", "true") => format!("not {} → {0}", difference.aspect.name()),
+            _ => difference.to_string(),
+        });
     told.collect::<Vec<_>>().join(", ")
 }
 
@@ -581,7 +608,11 @@ mod tests {
                 allows_gaps: self.allows_gaps,
                 hidden_seconds: &|_| self.hidden_seconds,
             };
-            changes(&Present { collation: &Collation::Simple, indexes: &indexes }, &manifest.collections["c"], &choice)
+            changes(
+                &Present { collation: &Collation::Simple, indexes: &indexes },
+                &manifest.collections["c"],
+                &choice,
+            )
         }
 
         /// Each change on a line: kind, index, steps, checks, whether it is blocked.
@@ -612,16 +643,28 @@ mod tests {
             ("{ keys = [\"a\"] }", a.clone(), vec![]),
             ("{ keys = [\"a\"] }", json!([]), vec!["Build a_1: build a_1 []"]),
             ("{ keys = [\"a\"], unique = true }", json!([]), vec!["Build a_1: build a_1 [duplicates]"]),
-            ("{ keys = [\"a\"], unique = true, sparse = true }", json!([]), vec!["Build a_1: build a_1 [nulls, duplicates]"]),
+            (
+                "{ keys = [\"a\"], unique = true, sparse = true }",
+                json!([]),
+                vec!["Build a_1: build a_1 [nulls, duplicates]"],
+            ),
             ("{ keys = [\"a\"], ttl = \"1h\" }", json!([]), vec!["Build a_1: build a_1 [expiry]"]),
             (
                 "{ keys = [\"a\"], unique = true }",
                 a.clone(),
                 vec!["Modify a_1: refuse new duplicates in a_1, make unique a_1 [duplicates]"],
             ),
-            ("{ keys = [\"a\"], ttl = \"1h\" }", a.clone(), vec!["Modify a_1: set the expiry of a_1 [expiry]"]),
+            (
+                "{ keys = [\"a\"], ttl = \"1h\" }",
+                a.clone(),
+                vec!["Modify a_1: set the expiry of a_1 [expiry]"],
+            ),
             ("{ keys = [\"a\"], ttl = \"1h\" }", ttl.clone(), vec!["Modify a_1: set the expiry of a_1 []"]),
-            ("{ keys = [\"a\"], ttl = \"1s\" }", ttl.clone(), vec!["Modify a_1: set the expiry of a_1 [expiry]"]),
+            (
+                "{ keys = [\"a\"], ttl = \"1s\" }",
+                ttl.clone(),
+                vec!["Modify a_1: set the expiry of a_1 [expiry]"],
+            ),
             ("{ keys = [\"a\"], hidden = true }", a.clone(), vec!["Modify a_1: hide a_1 []"]),
             ("{ keys = [\"a\"] }", unique.clone(), vec!["Replace a_1_2: build a_1_2, hide a_1 []"]),
             ("{ keys = [\"a\"], sparse = true }", a.clone(), vec!["Replace a_1_2: build a_1_2, hide a_1 []"]),
@@ -679,7 +722,11 @@ mod tests {
     #[test]
     fn nothing_is_dropped_before_what_takes_its_place_but_in_a_gap() {
         let listed = json!([{"key": {"a": 1}, "name": "a_1", "unique": true, "expireAfterSeconds": 5}]);
-        for declared in ["{ keys = [\"a\"] }", "{ keys = [\"a\"], sparse = true, unique = true }", "{ keys = [\"a\"], partial = { b = 1 } }"] {
+        for declared in [
+            "{ keys = [\"a\"] }",
+            "{ keys = [\"a\"], sparse = true, unique = true }",
+            "{ keys = [\"a\"], partial = { b = 1 } }",
+        ] {
             for change in World::new(declared, listed.clone()).changes() {
                 let drops = change.steps.iter().any(|step| matches!(step, Step::Drop { .. }));
                 assert_eq!(drops, change.kind == ChangeKind::Rebuild, "{declared}");
@@ -694,8 +741,14 @@ mod tests {
         for (entry, expected) in [
             (json!({"key": {"a": 1, "b": -1}, "name": "x"}), "a, -b"),
             (json!({"key": {"a": 1}, "name": "x", "unique": true, "sparse": true}), "a, unique, sparse"),
-            (json!({"key": {"a": 1}, "name": "x", "expireAfterSeconds": 3600, "hidden": true}), "a, ttl 1h, hidden"),
-            (json!({"key": {"a": 1}, "name": "x", "partialFilterExpression": {"b": 1}}), "a, partial {\"b\":1}"),
+            (
+                json!({"key": {"a": 1}, "name": "x", "expireAfterSeconds": 3600, "hidden": true}),
+                "a, ttl 1h, hidden",
+            ),
+            (
+                json!({"key": {"a": 1}, "name": "x", "partialFilterExpression": {"b": 1}}),
+                "a, partial {\"b\":1}",
+            ),
         ] {
             assert_eq!(describe(&spec(entry)), expected);
         }

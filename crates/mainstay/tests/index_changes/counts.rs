@@ -44,7 +44,10 @@ async fn all(shop: &Shop, collection: &str, fields: Document) -> Vec<Document> {
 fn duplicates<K: std::hash::Hash + Eq>(keys: impl Iterator<Item = K>) -> (u64, u64) {
     let mut counts: HashMap<K, u64> = HashMap::new();
     keys.for_each(|key| *counts.entry(key).or_default() += 1);
-    counts.into_values().filter(|count| *count > 1).fold((0, 0), |(groups, all), count| (groups + 1, all + count))
+    counts
+        .into_values()
+        .filter(|count| *count > 1)
+        .fold((0, 0), |(groups, all), count| (groups + 1, all + count))
 }
 
 #[tokio::test]
@@ -67,26 +70,41 @@ async fn plans_block_exactly_where_the_documents_are_in_the_way() {
         "role": mostly(50, "seller".into(), "buyer".into()),
         "tags": [{ "$concat": ["t", { "$toString": { "$mod": ["$n", 1_000] } }] }, own("t"), own("t")],
     }).await;
-    shop.fill("payments", count, doc! {
-        "providerPaymentId": mostly(1_000, NULL, mostly(2, "$$REMOVE".into(), own("p")).into()),
-        "reference": mostly(5_000, NULL, "$$REMOVE".into()),
-        "note": "$$REMOVE",
-    }).await;
+    shop.fill(
+        "payments",
+        count,
+        doc! {
+            "providerPaymentId": mostly(1_000, NULL, mostly(2, "$$REMOVE".into(), own("p")).into()),
+            "reference": mostly(5_000, NULL, "$$REMOVE".into()),
+            "note": "$$REMOVE",
+        },
+    )
+    .await;
     let date = |millis: i64| Bson::DateTime(DateTime::from_millis(millis));
     let hour = 3_600_000;
-    shop.fill("tempverifications", count, doc! {
-        "expiresAt": mostly(
-            40,
-            date(now - 2 * hour),
-            mostly(
-                70,
-                "soon".into(),
-                mostly(90, vec![date(now + hour), date(now - 3 * hour)].into(), date(now).into()).into(),
-            )
-            .into(),
-        ),
-    }).await;
-    shop.fill("sessions", count / 10, doc! { "expiresAt": mostly(1_000, date(now - hour), date(now + hour)) }).await;
+    shop.fill(
+        "tempverifications",
+        count,
+        doc! {
+            "expiresAt": mostly(
+                40,
+                date(now - 2 * hour),
+                mostly(
+                    70,
+                    "soon".into(),
+                    mostly(90, vec![date(now + hour), date(now - 3 * hour)].into(), date(now).into()).into(),
+                )
+                .into(),
+            ),
+        },
+    )
+    .await;
+    shop.fill(
+        "sessions",
+        count / 10,
+        doc! { "expiresAt": mostly(1_000, date(now - hour), date(now + hour)) },
+    )
+    .await;
 
     let plan = shop.plan(3, "plan.json", &[]);
     let changes = changes(&plan);
@@ -100,7 +118,8 @@ async fn plans_block_exactly_where_the_documents_are_in_the_way() {
     assert_eq!(told(&answer("users.email_1", 0)), emails);
     assert_eq!(told(&answer("users.handle_1", 0)), duplicates(users.iter().map(|user| text(user, "handle"))));
     assert_eq!(told(&answer("users.handle_1", 0)), (0, 0), "case tells them apart");
-    let folded = duplicates(users.iter().map(|user| text(user, "handle").map(|handle| handle.to_lowercase())));
+    let folded =
+        duplicates(users.iter().map(|user| text(user, "handle").map(|handle| handle.to_lowercase())));
     assert!(folded.0 > 0);
     assert_eq!(told(&answer("users.handle_any_case", 0)), folded);
     let sellers = users.iter().filter(|user| user.get_str("role").unwrap() == "seller");
@@ -116,7 +135,8 @@ async fn plans_block_exactly_where_the_documents_are_in_the_way() {
     assert_eq!(told(&answer("users.tags_1", 0)), tags);
 
     let payments = all(&shop, "payments", doc! { "providerPaymentId": 1, "reference": 1 }).await;
-    let nulls = |field: &str| payments.iter().filter(|payment| payment.get(field) == Some(&NULL)).count() as u64;
+    let nulls =
+        |field: &str| payments.iter().filter(|payment| payment.get(field) == Some(&NULL)).count() as u64;
     assert!(nulls("providerPaymentId") > 1);
     assert_eq!(answer("payments.providerPaymentId_1", 0)["documents"], json!(nulls("providerPaymentId")));
     let indexed = payments.iter().filter_map(|payment| payment.get("providerPaymentId"));
@@ -144,8 +164,11 @@ async fn plans_block_exactly_where_the_documents_are_in_the_way() {
     let sessions = all(&shop, "sessions", doc! { "expiresAt": 1 }).await;
     assert_eq!(answer("sessions.expiresAt_1", 0), expiry(&sessions, 0));
 
-    let blocked: Vec<&String> =
-        changes.iter().filter(|(_, change)| !change["change"]["blocked"].is_null()).map(|(name, _)| name).collect();
+    let blocked: Vec<&String> = changes
+        .iter()
+        .filter(|(_, change)| !change["change"]["blocked"].is_null())
+        .map(|(name, _)| name)
+        .collect();
     assert_eq!(
         blocked,
         [
@@ -170,7 +193,8 @@ async fn plans_block_exactly_where_the_documents_are_in_the_way() {
             .map(|id| serde_json::from_str::<Value>(id.as_str().unwrap()).unwrap())
             .map(|id| id["$numberInt"].as_str().unwrap().parse().unwrap())
             .collect();
-        let values: Vec<_> = users.iter().filter(|user| ids.contains(&user.get_i32("_id").unwrap())).collect();
+        let values: Vec<_> =
+            users.iter().filter(|user| ids.contains(&user.get_i32("_id").unwrap())).collect();
         assert_eq!(values.len() as u64, group["documents"].as_u64().unwrap());
         assert!(values.windows(2).all(|pair| pair[0].get("email") == pair[1].get("email")));
     }
@@ -191,7 +215,11 @@ async fn plans_block_exactly_where_the_documents_are_in_the_way() {
     // What is not blocked is done, the rest is named and left alone.
     let applied = shop.approve("plan.json");
     assert_eq!(applied.status, 3, "{}", applied.both());
-    assert!(applied.stdout.contains("left alone") && applied.stdout.contains("users.email_1"), "{}", applied.stdout);
+    assert!(
+        applied.stdout.contains("left alone") && applied.stdout.contains("users.email_1"),
+        "{}",
+        applied.stdout
+    );
     assert_eq!(shop.names("users").await, ["handle_1", "role_1"]);
     assert_eq!(shop.names("payments").await, ["note_1"]);
     assert_eq!(shop.names("sessions").await, ["expiresAt_1"]);
@@ -202,6 +230,7 @@ async fn plans_block_exactly_where_the_documents_are_in_the_way() {
 /// A number with its thousands apart.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
-    let parts: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|part| std::str::from_utf8(part).unwrap()).collect();
+    let parts: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|part| std::str::from_utf8(part).unwrap()).collect();
     parts.join(",")
 }

@@ -67,8 +67,16 @@ async fn files_that_are_no_plans_of_this_are_refused() {
     let plan: Value = serde_json::from_str(&text).unwrap();
     let collection = |plan: &mut Value| plan["parameters"]["collections"][0].take();
     let cases: Vec<(&str, Box<dyn Fn(&mut Value)>, &str)> = vec![
-        ("database", Box::new(|plan| plan["parameters"]["database"] = json!("admin")), "no database of an application"),
-        ("collection", Box::new(|plan| plan["parameters"]["collections"][0]["name"] = json!("system.users")), "no collection of an application"),
+        (
+            "database",
+            Box::new(|plan| plan["parameters"]["database"] = json!("admin")),
+            "no database of an application",
+        ),
+        (
+            "collection",
+            Box::new(|plan| plan["parameters"]["collections"][0]["name"] = json!("system.users")),
+            "no collection of an application",
+        ),
         (
             "commands",
             Box::new(|plan| {
@@ -104,7 +112,11 @@ async fn files_that_are_no_plans_of_this_are_refused() {
             "an index that was not seen",
         ),
         ("nothing", Box::new(move |plan| drop(collection(plan))), "not those of a change of indexes"),
-        ("parameters", Box::new(|plan| plan["parameters"] = json!({"steps": [[[]]]})), "not those of a change of indexes"),
+        (
+            "parameters",
+            Box::new(|plan| plan["parameters"] = json!({"steps": [[[]]]})),
+            "not those of a change of indexes",
+        ),
     ];
     for (name, spoil, expected) in cases {
         let mut spoilt = plan.clone();
@@ -113,7 +125,11 @@ async fn files_that_are_no_plans_of_this_are_refused() {
         shop.place.write(&file, &spoilt.to_string());
         let seen = shop.approve(&file);
         assert_eq!(seen.status, 2, "{name}: {}", seen.both());
-        assert!(seen.stderr.contains(expected) && seen.stderr.contains("nothing was changed"), "{name}: {}", seen.stderr);
+        assert!(
+            seen.stderr.contains(expected) && seen.stderr.contains("nothing was changed"),
+            "{name}: {}",
+            seen.stderr
+        );
     }
     // Not approved, or approved as another one, nothing is done.
     for arguments in [&["apply", "plan.json"][..], &["apply", "plan.json", "--approve", &"0".repeat(64)]] {

@@ -14,7 +14,9 @@ const DUPLICATE_KEY: i32 = 11000;
 
 #[tokio::test]
 async fn an_index_becomes_unique_where_it_stands() {
-    let shop = Shop::new(shared_mongod(), "[mongo.indexes]\nusers = [{ keys = [\"email\"], unique = true }]\n").await;
+    let shop =
+        Shop::new(shared_mongod(), "[mongo.indexes]\nusers = [{ keys = [\"email\"], unique = true }]\n")
+            .await;
     shop.fill("users", 2_000, doc! { "email": { "$toString": "$n" } }).await;
     shop.index("users", doc! { "key": { "email": 1 }, "name": "email_1" }).await;
     let plan = shop.plan(0, "plan.json", &[]);
@@ -29,7 +31,12 @@ async fn an_index_becomes_unique_where_it_stands() {
         ])
     );
     let text = shop.expect(0, &["index", "plan", "--verbose"]).stdout;
-    for line in ["~ email_1  not unique → unique", "no rebuild, no gap", "no duplicates", "Plan: 0 to add, 1 to change, 0 to retire."] {
+    for line in [
+        "~ email_1  not unique → unique",
+        "no rebuild, no gap",
+        "no duplicates",
+        "Plan: 0 to add, 1 to change, 0 to retire.",
+    ] {
         assert!(text.contains(line), "{line}: {text}");
     }
     let applied = shop.approve("plan.json");
@@ -52,9 +59,12 @@ async fn an_index_becomes_unique_where_it_stands() {
 #[tokio::test]
 async fn duplicates_that_nobody_could_count_are_found_by_the_server_and_nothing_stays_changed() {
     // A path with a place in it is nothing that an aggregation makes keys of.
-    let shop = Shop::new(shared_mongod(), "[mongo.indexes]\nusers = [{ keys = [\"mails.0\"], unique = true }]\n").await;
+    let shop =
+        Shop::new(shared_mongod(), "[mongo.indexes]\nusers = [{ keys = [\"mails.0\"], unique = true }]\n")
+            .await;
     let mails = ["a", "b", "a", "c", "b"].iter().enumerate();
-    let users: Vec<Document> = mails.map(|(id, mail)| doc! { "_id": id as i32, "mails": [mail, "x"] }).collect();
+    let users: Vec<Document> =
+        mails.map(|(id, mail)| doc! { "_id": id as i32, "mails": [mail, "x"] }).collect();
     shop.collection("users").insert_many(users).await.unwrap();
     shop.index("users", doc! { "key": { "mails.0": 1 }, "name": "mails.0_1" }).await;
     let plan = shop.plan(0, "plan.json", &[]);
@@ -122,8 +132,12 @@ undeclared = "drop"
 hide_for = "0s"
 "#;
     let shop = Shop::new(shared_mongod(), declared).await;
-    shop.fill("users", 20_000, doc! { "handle": { "$concat": ["h", { "$toString": "$n" }] }, "number": { "$toString": "$n" } })
-        .await;
+    shop.fill(
+        "users",
+        20_000,
+        doc! { "handle": { "$concat": ["h", { "$toString": "$n" }] }, "number": { "$toString": "$n" } },
+    )
+    .await;
     shop.index("users", doc! { "key": { "handle": 1 }, "name": "handle_1", "unique": true }).await;
     shop.index("users", doc! { "key": { "number": 1 }, "name": "number_1" }).await;
     let intruder = Intruder::begin(&shop, "users", doc! { "handle": "h7" });
@@ -131,7 +145,10 @@ hide_for = "0s"
     let found = changes(&plan);
     assert_eq!(found["users.handle_1_2"]["change"]["kind"], "replace");
     let notes = found["users.handle_1_2"]["change"]["notes"].to_string();
-    assert!(notes.contains("the name handle_1 is taken") && notes.contains("goes on refusing duplicates"), "{notes}");
+    assert!(
+        notes.contains("the name handle_1 is taken") && notes.contains("goes on refusing duplicates"),
+        "{notes}"
+    );
     let applied = shop.approve("plan.json");
     assert_eq!(applied.status, 0, "{}", applied.both());
     let indexes = shop.indexes("users").await;
@@ -139,7 +156,9 @@ hide_for = "0s"
         indexes.keys().map(String::as_str).collect::<Vec<_>>(),
         ["handle_1", "handle_1_2", "number_1", "number_1_2"]
     );
-    assert!(indexes["handle_1"].get_bool("hidden").unwrap() && indexes["handle_1_2"].get_bool("unique").unwrap());
+    assert!(
+        indexes["handle_1"].get_bool("hidden").unwrap() && indexes["handle_1_2"].get_bool("unique").unwrap()
+    );
     // The old ones go by a later plan, when they were hidden for long enough.
     let later = shop.plan(0, "later.json", &[]);
     assert_eq!(later["plan"]["operation"], "index.apply.drop");
@@ -156,10 +175,13 @@ hide_for = "0s"
 #[tokio::test]
 async fn expiry_is_changed_by_one_command_and_never_more_goes_than_may() {
     let declared = |ttl: &str, most: u32| {
-        format!("[mongo.indexes]\ntokens = [{{ keys = [\"at\"], ttl = \"{ttl}\" }}]\n[mongo.policy]\nmax_expire = {most}\n")
+        format!(
+            "[mongo.indexes]\ntokens = [{{ keys = [\"at\"], ttl = \"{ttl}\" }}]\n[mongo.policy]\nmax_expire = {most}\n"
+        )
     };
     let shop = Shop::new(shared_mongod(), &declared("1d", 0)).await;
-    let hours_ago = |hours: i64| DateTime::from_millis(DateTime::now().timestamp_millis() - hours * 3_600_000);
+    let hours_ago =
+        |hours: i64| DateTime::from_millis(DateTime::now().timestamp_millis() - hours * 3_600_000);
     let tokens: Vec<Document> = (0..48).map(|hours| doc! { "at": hours_ago(hours) }).collect();
     shop.collection("tokens").insert_many(tokens).await.unwrap();
     shop.index("tokens", doc! { "key": { "at": 1 }, "name": "at_1" }).await;
@@ -168,13 +190,20 @@ async fn expiry_is_changed_by_one_command_and_never_more_goes_than_may() {
     assert!(reason.contains("24 documents would expire at once") && reason.contains("0 may"), "{reason}");
     shop.declare(&declared("1d", 24));
     let plan = shop.plan(0, "plan.json", &[]);
-    assert_eq!((&plan["plan"]["operation"], &plan["plan"]["blast_radius"]["items"]), (&json!("index.apply.expire"), &json!(24)));
+    assert_eq!(
+        (&plan["plan"]["operation"], &plan["plan"]["blast_radius"]["items"]),
+        (&json!("index.apply.expire"), &json!(24))
+    );
     assert!(shop.expect(0, &["index", "plan"]).stdout.contains("24 documents expire at once"));
     // One more is one too many.
     shop.collection("tokens").insert_one(doc! { "at": hours_ago(30) }).await.unwrap();
     let stale = shop.approve("plan.json");
     assert_eq!(stale.status, 9, "{}", stale.both());
-    assert!(stale.stderr.contains("25 documents would expire at once") && stale.stderr.contains("24 would have"), "{}", stale.stderr);
+    assert!(
+        stale.stderr.contains("25 documents would expire at once") && stale.stderr.contains("24 would have"),
+        "{}",
+        stale.stderr
+    );
     shop.declare(&declared("1d", 100));
     shop.change();
     let seconds = |index: &Document| index.get("expireAfterSeconds").unwrap().to_string();
@@ -212,7 +241,12 @@ async fn a_text_index_is_replaced_only_when_a_gap_is_asked_for() {
     assert_eq!(change["change"]["kind"], "rebuild");
     assert!(change["estimate"]["millis"].is_u64(), "{change}");
     let shown = shop.expect(0, &["index", "plan", "--allow-gap"]).stdout;
-    assert!(shown.contains("-/+ title_text_description_text") && shown.contains("GAP") && shown.contains("without the index"), "{shown}");
+    assert!(
+        shown.contains("-/+ title_text_description_text")
+            && shown.contains("GAP")
+            && shown.contains("without the index"),
+        "{shown}"
+    );
     assert_eq!(shop.approve("plan.json").status, 0);
     assert_eq!(shop.names("requests").await, ["title_text_description_text"]);
     // What was dropped can be had back by hand, as far as there is room.
@@ -223,7 +257,9 @@ async fn a_text_index_is_replaced_only_when_a_gap_is_asked_for() {
 
 #[tokio::test]
 async fn what_nobody_declares_is_hidden_dropped_and_brought_back() {
-    let declared = |policy: &str| format!("[mongo.indexes]\norders = [{{ keys = [\"buyer\"] }}]\n[mongo.policy]\n{policy}\n");
+    let declared = |policy: &str| {
+        format!("[mongo.indexes]\norders = [{{ keys = [\"buyer\"] }}]\n[mongo.policy]\n{policy}\n")
+    };
     let shop = Shop::new(shared_mongod(), &declared("hide_for = \"1h\"")).await;
     shop.fill("orders", 100, doc! { "buyer": "$n", "status": "$n" }).await;
     let status = doc! { "key": { "status": 1, "buyer": -1 }, "name": "old", "unique": true, "sparse": true };
@@ -292,6 +328,9 @@ named = [{ keys = ["name"], unique = true }]
     shop.change();
     let index = shop.indexes("named").await["name_1"].clone();
     assert_eq!(index.get_document("collation").unwrap().get_str("locale").unwrap(), "en");
-    assert_eq!(shop.plan(0, "again.json", &[])["totals"], json!({"added": 0, "changed": 0, "retired": 0, "blocked": 0}));
+    assert_eq!(
+        shop.plan(0, "again.json", &[])["totals"],
+        json!({"added": 0, "changed": 0, "retired": 0, "blocked": 0})
+    );
     shop.database.drop().await.unwrap();
 }

@@ -172,9 +172,9 @@ pub(crate) fn changes(plan: &Value) -> std::collections::BTreeMap<String, Value>
     let of_collection = |collection: &Value| {
         let name = collection["name"].as_str().unwrap().to_owned();
         let changes = collection["changes"].as_array().unwrap().clone();
-        changes.into_iter().map(move |change| {
-            (format!("{name}.{}", change["change"]["index"].as_str().unwrap()), change)
-        })
+        changes
+            .into_iter()
+            .map(move |change| (format!("{name}.{}", change["change"]["index"].as_str().unwrap()), change))
     };
     collections.iter().flat_map(of_collection).collect()
 }
