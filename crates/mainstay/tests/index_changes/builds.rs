@@ -4,14 +4,15 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use mainstay_testkit::Mongod;
+use mainstay_testkit::servers::MongodOptions;
 use mongodb::bson::{Document, doc};
 
 use crate::binary::Seen;
 use crate::shop::Shop;
 
 const DECLARED: &str = "[mongo.indexes]\nusers = [{ keys = [\"email\"] }]\n";
-/// Where the server holds a build: it is known, and has not read anything.
-const POINT: &str = "hangAfterSettingUpIndexBuild";
+/// Where the server holds a build, as long as nobody ends it: when the collection was read.
+const POINT: &str = "hangAfterStartingIndexBuild";
 
 /// A server whose builds can be held.
 struct Held {
@@ -21,7 +22,11 @@ struct Held {
 
 impl Held {
     async fn begin() -> Self {
-        let server = Mongod::options().parameter("enableTestCommands", "1").start().unwrap();
+        Self::on(Mongod::options()).await
+    }
+
+    async fn on(options: MongodOptions) -> Self {
+        let server = options.parameter("enableTestCommands", "1").start().unwrap();
         let shop = Shop::new(&server, DECLARED).await;
         shop.fill("users", 5_000, doc! { "email": { "$toString": "$n" } }).await;
         shop.plan(0, "plan.json", &[]);
@@ -138,6 +143,23 @@ async fn a_build_of_somebody_else_is_waited_for_and_never_ended() {
     assert_eq!(seen.status, 0, "{}", seen.both());
     let _: Document = other.await.unwrap().unwrap();
     assert_eq!(held.shop.names("users").await, ["email_1"]);
+}
+
+#[tokio::test]
+async fn a_standalone_lists_what_it_builds_as_if_it_were_there() {
+    let held = Held::on(Mongod::options().standalone()).await;
+    let child = held.shop.begin("plan.json");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while held.shop.names("users").await != ["email_1"] {
+        assert!(Instant::now() < deadline, "no build began");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let planned = held.shop.expect(0, &["index", "plan"]).stdout;
+    assert!(planned.contains("being built") && planned.contains("waited for"), "{planned}");
+    interrupt(&child);
+    let stopped: Seen = child.wait_with_output().unwrap().into();
+    assert_eq!(stopped.status, 75, "{}", stopped.both());
+    assert!(held.shop.names("users").await.is_empty());
 }
 
 #[tokio::test]
