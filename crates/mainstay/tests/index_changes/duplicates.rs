@@ -1,5 +1,4 @@
 //! The duplicate finder against the server's own verdict: random documents, paths, collations, partial and sparse filters.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use futures::TryStreamExt;
 use mainstay_indexes::Json;
@@ -11,14 +10,14 @@ use mongodb::{Collection, Database};
 use serde_json::Value;
 
 /// How many cases are tried.
-const CASES: u64 = 600;
+const CASES: u64 = 300;
 /// Where the sequence of cases begins; a failure names its own.
 const SEED: u64 = 0x1dce_5a17_0f00_d5ee;
 /// The server's answers to what no unique index could hold.
 const DUPLICATE_KEY: i32 = 11000;
 
-/// A sequence that is the same each time.
-struct Random(u64);
+/// A sequence that is the same each time, and the values that one case is made of: few, so that documents meet.
+struct Random(u64, Vec<Bson>);
 
 impl Random {
     fn below(&mut self, bound: usize) -> usize {
@@ -38,8 +37,16 @@ impl Random {
         of[self.below(of.len())].clone()
     }
 
-    /// A value from a small choice, so that documents meet.
+    /// One of the values of this case.
     fn scalar(&mut self) -> Bson {
+        let values = std::mem::take(&mut self.1);
+        let picked = self.pick(&values);
+        self.1 = values;
+        picked
+    }
+
+    /// Any value.
+    fn any(&mut self) -> Bson {
         let decimal = |text: &str| Bson::Decimal128(text.parse::<Decimal128>().unwrap());
         self.pick(&[
             Bson::Null,
@@ -153,10 +160,8 @@ struct Case {
 
 impl Case {
     fn of(seed: u64) -> Self {
-        let mut random = Random(seed | 1);
-        for _ in 0..4 {
-            random.below(2);
-        }
+        let mut random = Random(seed | 1, Vec::new());
+        random.1 = (0..6).map(|_| random.any()).collect();
         let paths = random.pick(&[
             vec!["a"],
             vec!["a"],
@@ -289,5 +294,5 @@ async fn duplicates_are_found_exactly_where_the_server_refuses() {
     }
     database.drop().await.unwrap();
     println!("{refused} refused, {built} built, {other} cannot be indexed at all");
-    assert!(refused > 100 && built > 100, "{refused} refused, {built} built, {other} otherwise");
+    assert!(refused > 60 && built > 60, "{refused} refused, {built} built, {other} otherwise");
 }
