@@ -137,7 +137,8 @@ pub trait KeySweep: Send {
     /// Where it goes on behind the names told last; `None` when there is nothing behind them.
     fn place(&self) -> Option<SweepPlace>;
 
-    /// Removes keys of the database under way; gives how many were there. Memory is freed behind everybody's back.
+    /// Removes keys of the database whose names were told last; gives how many were there. Memory is freed behind everybody's back, and the names
+    /// behind them are listed meanwhile.
     ///
     /// # Errors
     /// The permit must be for this server; the store's, with nothing said about how many of these keys are gone.
@@ -157,11 +158,29 @@ pub trait KeyRemoval: Send {
 /// Keys being listed.
 #[async_trait]
 pub trait KeyScan: Send {
-    /// The next keys, possibly none; `None` behind the last.
-    async fn next(&mut self) -> Result<Option<Vec<KeyRecord>>>;
+    /// The next names, possibly none; `None` behind the last.
+    async fn names(&mut self) -> Result<Option<ListedNames>>;
+
+    /// What the keys of these names are; those that have gone are left out. The names behind them are listed meanwhile.
+    async fn describe(&mut self, listed: &ListedNames) -> Result<Vec<KeyRecord>>;
 
     /// Whether sizes are told: this user may not be allowed to ask for them.
     fn tells_bytes(&self) -> bool;
+
+    /// The next keys, possibly none; `None` behind the last.
+    async fn next(&mut self) -> Result<Option<Vec<KeyRecord>>> {
+        let Some(listed) = self.names().await? else { return Ok(None) };
+        self.describe(&listed).await.map(Some)
+    }
+}
+
+/// Names of keys that the store has listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedNames {
+    /// The number of their database.
+    pub database: u64,
+    /// The names.
+    pub names: Vec<Vec<u8>>,
 }
 
 /// A key as it is carried from one server to another.

@@ -58,7 +58,7 @@ pub use keyserver::{
 };
 pub use keyspace::{
     CarriedCount, CarriedKey, KeyCarrier, KeyKind, KeyRecord, KeyRemoval, KeyScan, KeyScanRequest, KeySweep,
-    Keyspace, KeyspaceSize, SweepPlace,
+    Keyspace, KeyspaceSize, ListedNames, SweepPlace,
 };
 pub use lens::{ChangeLens, ChangeSight, SightKind};
 pub use literal::{CommandValue, Literal};

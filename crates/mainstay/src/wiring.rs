@@ -448,8 +448,13 @@ impl Session {
         ProgramPlaces {
             folder,
             path: std::env::split_paths(self.outside.variable("PATH").unwrap_or_default()).collect(),
-            temporary: self.outside.variable("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from),
+            temporary: self.temporary(),
         }
+    }
+
+    /// Where short-lived files go.
+    pub(crate) fn temporary(&self) -> PathBuf {
+        self.outside.variable("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from)
     }
 
     /// What an operation on `probe`'s store acts upon: the environment by configuration and marker, and which server it is.

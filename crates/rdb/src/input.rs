@@ -68,6 +68,7 @@ impl<R: Read> Input<R> {
     }
 
     /// Takes `N` bytes.
+    #[inline]
     pub(crate) fn array<const N: usize>(&mut self, tap: &mut Option<Tap<'_>>) -> Result<[u8; N], Fault> {
         self.fill(N, tap)?;
         let mut bytes = [0; N];
@@ -131,10 +132,16 @@ impl<R: Read> Input<R> {
     }
 
     /// Sees to it that `count` bytes can be taken from the window.
+    #[inline]
     fn fill(&mut self, count: usize, tap: &mut Option<Tap<'_>>) -> Result<(), Fault> {
         if self.end - self.start >= count {
             return Ok(());
         }
+        self.refill(count, tap)
+    }
+
+    #[cold]
+    fn refill(&mut self, count: usize, tap: &mut Option<Tap<'_>>) -> Result<(), Fault> {
         debug_assert!(count <= WINDOW_BYTES, "more is taken at once than the window holds");
         self.sum();
         self.flush_tap(tap)?;

@@ -23,6 +23,7 @@ enum Length {
     Special(u8),
 }
 
+#[inline]
 fn length_or_special<R: Read>(input: &mut Input<R>, tap: &mut Option<Tap<'_>>) -> Result<Length, Fault> {
     let first = input.byte(tap)?;
     let low = first & 0x3f;
@@ -48,6 +49,7 @@ impl<R: Read> Input<R> {
     }
 
     /// Takes the beginning of a string.
+    #[inline]
     pub(crate) fn string_head(&mut self, tap: &mut Option<Tap<'_>>) -> Result<StringHead, Fault> {
         Ok(match length_or_special(self, tap)? {
             Length::Count(count) => StringHead::Plain(count),
@@ -79,19 +81,30 @@ impl<R: Read> Input<R> {
     /// Takes a string of at most `max` bytes.
     pub(crate) fn string(&mut self, max: u64, tap: &mut Option<Tap<'_>>) -> Result<Vec<u8>, Fault> {
         let mut bytes = Vec::new();
+        self.string_into(&mut bytes, max, tap)?;
+        Ok(bytes)
+    }
+
+    /// The same into `bytes`, which are empty.
+    pub(crate) fn string_into(
+        &mut self,
+        bytes: &mut Vec<u8>,
+        max: u64,
+        tap: &mut Option<Tap<'_>>,
+    ) -> Result<(), Fault> {
         match self.string_head(tap)? {
             StringHead::Plain(count) | StringHead::Compressed { raw: count, .. } if count > max => {
                 return Err(Fault::Name(count));
             }
             StringHead::Compressed { packed, .. } if packed > max => return Err(Fault::Name(packed)),
-            StringHead::Plain(count) => self.append(count, &mut bytes, tap)?,
+            StringHead::Plain(count) => self.append(count, bytes, tap)?,
             StringHead::Integer(number) => bytes.extend_from_slice(number.to_string().as_bytes()),
             StringHead::Compressed { packed, raw } => {
-                self.append(packed, &mut bytes, tap)?;
-                bytes = lzf::unpack(&bytes, raw).ok_or(Fault::Compressed)?;
+                self.append(packed, bytes, tap)?;
+                *bytes = lzf::unpack(bytes, raw).ok_or(Fault::Compressed)?;
             }
         }
-        Ok(bytes)
+        Ok(())
     }
 
     /// Takes a string and gives only its first `N` bytes, or fewer when it is shorter; the rest is passed over.

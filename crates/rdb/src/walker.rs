@@ -135,6 +135,8 @@ pub struct Walker<R> {
     flavor: Flavor,
     version: u32,
     database: u64,
+    /// Memory for the next name.
+    spare: Vec<u8>,
 }
 
 impl<R: Read> Walker<R> {
@@ -146,7 +148,13 @@ impl<R: Read> Walker<R> {
             flavor: Flavor::Redis,
             version: 0,
             database: 0,
+            spare: Vec::new(),
         }
+    }
+
+    /// Takes a name back, for the next one to come without an allocation.
+    pub fn reuse(&mut self, name: Vec<u8>) {
+        self.spare = name;
     }
 
     /// Whose file it is, and of which version; known from the first item on.
@@ -295,7 +303,9 @@ impl<R: Read> Walker<R> {
             code = self.input.byte(none)?;
         }
         let (kind, encoding) = kind::of_code(code, self.flavor)?;
-        let name = self.input.string(KEY_BYTES_MAX, none)?;
+        let mut name = std::mem::take(&mut self.spare);
+        name.clear();
+        self.input.string_into(&mut name, KEY_BYTES_MAX, none)?;
         self.place = Place::Value(kind, encoding, code);
         let database = self.database;
         Ok(KeyHead { database, name, kind, encoding, expires_at, idle_seconds, frequency, code })

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use mainstay_engine::{
-    KeyKind, KeyRecord, KeyRemoval, KeyScan, KeyScanRequest, KeySweep, Keyspace, KeyspaceSize, SweepPlace,
+    KeyKind, KeyRecord, KeyRemoval, KeyScan, KeyScanRequest, KeySweep, Keyspace, KeyspaceSize, ListedNames,
+    SweepPlace,
 };
 use mainstay_guard::Permit;
 use mainstay_model::{Error, ErrorKind, Result, ResultExt, StoreKind};
@@ -69,13 +70,16 @@ impl Keyspace for RedisKeyspace {
 
     async fn scan<'a>(&'a self, request: KeyScanRequest) -> Result<Box<dyn KeyScan + 'a>> {
         let asks_idle = request.asks_idle;
-        let mut listing = Listing::begin(&self.settings, request).await?;
+        let now = request.now;
+        let listing = Listing::begin(&self.settings, request).await?;
+        let mut session = watching_session(&self.settings).await?;
         let question = cmd("MEMORY").arg("USAGE").arg(MARKER_KEY).to_owned();
-        let tells_bytes = listing.session.answers(&question).await?;
+        let tells_bytes = session.answers(&question).await?;
         let question = cmd("OBJECT").arg("IDLETIME").arg(MARKER_KEY).to_owned();
-        let tells_idle = asks_idle && listing.session.answers(&question).await?;
-        let describing = listing.pace;
-        Ok(Box::new(Scan { listing, tells_bytes, tells_idle, describing }))
+        let tells_idle = asks_idle && session.answers(&question).await?;
+        let selected = SelectedSession { session, database: None };
+        let describing = Describing { selected, now, tells_bytes, tells_idle, pace: listing.pace };
+        Ok(Box::new(Scan { listing, describing }))
     }
 
     async fn sweep<'a>(
@@ -84,15 +88,17 @@ impl Keyspace for RedisKeyspace {
         from: Option<&SweepPlace>,
     ) -> Result<Box<dyn KeySweep + 'a>> {
         let mut listing = Listing::begin(&self.settings, request).await?;
-        let info = read_info(&mut listing.session).await.context("read facts of Redis")?;
+        let mut session = Session::open(&self.settings).await.context("connect to Redis")?;
+        let info = read_info(&mut session).await.context("read facts of Redis")?;
         let one_by_one = is_cluster(&info);
-        let fingerprint = fingerprint(&mut listing.session, &info).await.context("read facts of Redis")?;
+        let fingerprint = fingerprint(&mut session, &info).await.context("read facts of Redis")?;
         let process = info.required("run_id")?.to_owned();
         if let Some(from) = from.filter(|from| from.process == process) {
-            listing.go_on(from).await?;
+            listing.go_on(from);
         }
-        let removing = Removing { pace: listing.pace, one_by_one };
-        Ok(Box::new(Sweep { listing, removing, fingerprint, process }))
+        let selected = SelectedSession { session, database: None };
+        let removing = Removing { selected, pace: listing.pace, one_by_one };
+        Ok(Box::new(Sweep { listing, database: 0, removing, fingerprint, process }))
     }
 
     async fn removal<'a>(&'a self, answer_time_max: Duration) -> Result<Box<dyn KeyRemoval + 'a>> {
@@ -109,8 +115,9 @@ impl Keyspace for RedisKeyspace {
         let fingerprint = fingerprint(&mut session, &info).await.context("read facts of Redis")?;
         let way = way(&mut session).await?;
         let pace = Pace { step: STEP_FIRST, way, answer_time_max };
-        let removing = Removing { pace, one_by_one: false };
-        Ok(Box::new(Removal { session, removing, fingerprint, selected: None }))
+        let selected = SelectedSession { session, database: None };
+        let removing = Removing { selected, pace, one_by_one: false };
+        Ok(Box::new(Removal { removing, fingerprint }))
     }
 }
 
@@ -179,97 +186,130 @@ impl Pace {
     }
 }
 
-/// Names, step by step.
-struct Listing<'a> {
+/// A connection that leaves no trace in what the server reckons of keys and clients.
+async fn watching_session(settings: &Settings) -> Result<Session<'_>> {
+    let mut session = Session::open(settings).await.context("connect to Redis")?;
+    for mode in ["NO-TOUCH", "NO-EVICT"] {
+        session.ask_if_allowed::<()>(cmd("CLIENT").arg(mode).arg("ON")).await?;
+    }
+    Ok(session)
+}
+
+/// A connection, and which database it is in.
+struct SelectedSession<'a> {
     session: Session<'a>,
+    database: Option<u64>,
+}
+
+impl<'a> SelectedSession<'a> {
+    async fn of(&mut self, database: u64) -> Result<&mut Session<'a>> {
+        if self.database != Some(database) {
+            self.session.ask::<()>(cmd("SELECT").arg(database)).await?;
+            self.database = Some(database);
+        }
+        Ok(&mut self.session)
+    }
+}
+
+/// Names, step by step, one step ahead of those who take them.
+struct Listing<'a> {
+    selected: SelectedSession<'a>,
     pattern: Option<Vec<u8>>,
-    now: i64,
     /// What has not been begun.
     databases: VecDeque<u64>,
     /// The database under way and the server's cursor in it.
     place: Option<(u64, u64)>,
     pace: Pace,
+    /// Names that nobody has taken yet, and where they began.
+    ahead: Option<(ListedNames, (u64, u64))>,
 }
 
 impl<'a> Listing<'a> {
     async fn begin(settings: &'a Settings, request: KeyScanRequest) -> Result<Self> {
-        let mut session = Session::open(settings).await.context("connect to Redis")?;
-        for mode in ["NO-TOUCH", "NO-EVICT"] {
-            session.ask_if_allowed::<()>(cmd("CLIENT").arg(mode).arg("ON")).await?;
-        }
+        let mut session = watching_session(settings).await?;
         let way = way(&mut session).await?;
         let pace = Pace { step: STEP_FIRST, way, answer_time_max: request.answer_time_max };
-        let KeyScanRequest { databases, pattern, now, .. } = request;
-        Ok(Self { session, pattern, now, databases: databases.into(), place: None, pace })
+        let KeyScanRequest { databases, pattern, .. } = request;
+        let selected = SelectedSession { session, database: None };
+        Ok(Self { selected, pattern, databases: databases.into(), place: None, pace, ahead: None })
     }
 
     /// Passes over what lies before `from`.
-    async fn go_on(&mut self, from: &SweepPlace) -> Result<()> {
-        let Some(at) = self.databases.iter().position(|database| *database == from.database) else {
-            return Ok(());
-        };
+    fn go_on(&mut self, from: &SweepPlace) {
+        let Some(at) = self.databases.iter().position(|database| *database == from.database) else { return };
         self.databases.drain(..at);
         if from.cursor != 0 {
             self.databases.pop_front();
-            self.session.ask::<()>(cmd("SELECT").arg(from.database)).await?;
             self.place = Some((from.database, from.cursor));
         }
-        Ok(())
     }
 
-    /// The next names, with the number of their database.
-    async fn next(&mut self) -> Result<Option<(u64, Vec<Vec<u8>>)>> {
-        let (database, cursor) = match self.place {
+    /// The next names.
+    async fn next(&mut self) -> Result<Option<ListedNames>> {
+        self.look_ahead().await?;
+        Ok(self.ahead.take().map(|(listed, _)| listed))
+    }
+
+    /// Lists the next names, unless there are some that nobody has taken.
+    async fn look_ahead(&mut self) -> Result<()> {
+        if self.ahead.is_some() {
+            return Ok(());
+        }
+        let (database, from) = match self.place {
             Some(place) => place,
             None => {
-                let Some(database) = self.databases.pop_front() else { return Ok(None) };
-                self.session.ask::<()>(cmd("SELECT").arg(database)).await?;
+                let Some(database) = self.databases.pop_front() else { return Ok(()) };
                 (database, 0)
             }
         };
+        let session = self.selected.of(database).await?;
         let mut scan = cmd("SCAN");
-        scan.arg(cursor).arg("COUNT").arg(self.pace.step);
+        scan.arg(from).arg("COUNT").arg(self.pace.step);
         if let Some(pattern) = &self.pattern {
             scan.arg("MATCH").arg(pattern.as_slice());
         }
         let (asked, step) = (Instant::now(), self.pace.step);
-        let (cursor, names): (u64, Vec<Vec<u8>>) =
-            self.session.ask(&scan).await.context("list keys of Redis")?;
+        let (cursor, names): (u64, Vec<Vec<u8>>) = session.ask(&scan).await.context("list keys of Redis")?;
         self.pace.learn(step, asked.elapsed());
         self.place = (cursor != 0).then_some((database, cursor));
-        Ok(Some((database, names)))
+        self.ahead = Some((ListedNames { database, names }, (database, from)));
+        Ok(())
+    }
+
+    /// Where the names begin that nobody has taken; `None` when there are none.
+    fn untaken(&self) -> Option<(u64, u64)> {
+        let ahead = self.ahead.as_ref().map(|(_, began)| *began);
+        ahead.or(self.place).or_else(|| Some((*self.databases.front()?, 0)))
     }
 }
 
 struct Scan<'a> {
     listing: Listing<'a>,
-    tells_bytes: bool,
-    tells_idle: bool,
-    describing: Pace,
+    describing: Describing<'a>,
 }
 
 #[async_trait]
 impl KeyScan for Scan<'_> {
-    async fn next(&mut self) -> Result<Option<Vec<KeyRecord>>> {
-        let Some((database, names)) = self.listing.next().await? else { return Ok(None) };
-        let mut records = Vec::with_capacity(names.len());
-        let mut rest = names.as_slice();
-        while !rest.is_empty() {
-            let (step, behind) = rest.split_at(self.describing.step.min(rest.len()));
-            self.describe(database, step, &mut records).await.context("ask what keys of Redis are")?;
-            rest = behind;
-        }
-        Ok(Some(records))
+    async fn names(&mut self) -> Result<Option<ListedNames>> {
+        self.listing.next().await
+    }
+
+    async fn describe(&mut self, listed: &ListedNames) -> Result<Vec<KeyRecord>> {
+        let described = self.describing.describe(listed);
+        let (described, ()) = tokio::try_join!(described, self.listing.look_ahead())?;
+        Ok(described)
     }
 
     fn tells_bytes(&self) -> bool {
-        self.tells_bytes
+        self.describing.tells_bytes
     }
 }
 
 struct Sweep<'a> {
     listing: Listing<'a>,
-    removing: Removing,
+    /// That of the names told last.
+    database: u64,
+    removing: Removing<'a>,
     fingerprint: String,
     process: String,
 }
@@ -277,76 +317,97 @@ struct Sweep<'a> {
 #[async_trait]
 impl KeySweep for Sweep<'_> {
     async fn next(&mut self) -> Result<Option<Vec<Vec<u8>>>> {
-        Ok(self.listing.next().await?.map(|(_, names)| names))
+        let Some(ListedNames { database, names }) = self.listing.next().await? else { return Ok(None) };
+        self.database = database;
+        Ok(Some(names))
     }
 
     fn place(&self) -> Option<SweepPlace> {
-        let begun = self.listing.place;
-        let (database, cursor) = begun.or_else(|| Some((*self.listing.databases.front()?, 0)))?;
+        let (database, cursor) = self.listing.untaken()?;
         Some(SweepPlace { process: self.process.clone(), database, cursor })
     }
 
     async fn remove(&mut self, names: &[Vec<u8>], permit: &Permit) -> Result<u64> {
         permit.check("redis.purge", StoreKind::Redis, &self.fingerprint)?;
-        self.removing.unlink(&mut self.listing.session, names).await
+        let removed = self.removing.unlink(self.database, names);
+        let (removed, ()) = tokio::try_join!(removed, self.listing.look_ahead())?;
+        Ok(removed)
     }
 }
 
 /// How keys are removed.
-struct Removing {
+struct Removing<'a> {
+    selected: SelectedSession<'a>,
     pace: Pace,
     /// Each by a command of its own: a node of a cluster takes no command about keys of several slots.
     one_by_one: bool,
 }
 
-impl Removing {
-    /// Removes keys of the database that is selected, in steps.
-    async fn unlink(&mut self, session: &mut Session<'_>, names: &[Vec<u8>]) -> Result<u64> {
+impl Removing<'_> {
+    /// Removes keys of a database, in steps.
+    async fn unlink(&mut self, database: u64, names: &[Vec<u8>]) -> Result<u64> {
         let (mut removed, mut rest) = (0, names);
         while !rest.is_empty() {
             let (step, behind) = rest.split_at(self.pace.step.min(rest.len()));
+            let session = self.selected.of(database).await?;
             let asked = Instant::now();
-            removed += self.unlink_step(session, step).await.context("remove keys of Redis")?;
+            let gone = unlink_step(session, step, self.one_by_one).await;
+            removed += gone.context("remove keys of Redis")?;
             self.pace.learn(step.len(), asked.elapsed());
             rest = behind;
         }
         Ok(removed)
     }
+}
 
-    async fn unlink_step(&self, session: &mut Session<'_>, names: &[Vec<u8>]) -> Result<u64> {
-        if !self.one_by_one {
-            return session.ask::<u64>(cmd("UNLINK").arg(names)).await;
-        }
-        let mut pipeline = Pipeline::with_capacity(names.len());
-        for name in names {
-            pipeline.cmd("UNLINK").arg(name.as_slice());
-        }
-        let answers = session.ask_all(&pipeline).await?;
-        Ok(answers.iter().filter_map(|answer| redis::from_redis_value_ref::<u64>(answer).ok()).sum())
+async fn unlink_step(session: &mut Session<'_>, names: &[Vec<u8>], one_by_one: bool) -> Result<u64> {
+    if !one_by_one {
+        return session.ask::<u64>(cmd("UNLINK").arg(names)).await;
     }
+    let mut pipeline = Pipeline::with_capacity(names.len());
+    for name in names {
+        pipeline.cmd("UNLINK").arg(name.as_slice());
+    }
+    let answers = session.ask_all(&pipeline).await?;
+    Ok(answers.iter().filter_map(|answer| redis::from_redis_value_ref::<u64>(answer).ok()).sum())
 }
 
 struct Removal<'a> {
-    session: Session<'a>,
-    removing: Removing,
+    removing: Removing<'a>,
     fingerprint: String,
-    selected: Option<u64>,
 }
 
 #[async_trait]
 impl KeyRemoval for Removal<'_> {
     async fn remove(&mut self, database: u64, names: &[Vec<u8>], permit: &Permit) -> Result<u64> {
         permit.check("redis.purge", StoreKind::Redis, &self.fingerprint)?;
-        if self.selected != Some(database) {
-            self.session.ask::<()>(cmd("SELECT").arg(database)).await?;
-            self.selected = Some(database);
-        }
-        self.removing.unlink(&mut self.session, names).await
+        self.removing.unlink(database, names).await
     }
 }
 
-impl Scan<'_> {
-    async fn describe(
+/// How it is asked what keys are.
+struct Describing<'a> {
+    selected: SelectedSession<'a>,
+    now: i64,
+    tells_bytes: bool,
+    tells_idle: bool,
+    pace: Pace,
+}
+
+impl Describing<'_> {
+    async fn describe(&mut self, listed: &ListedNames) -> Result<Vec<KeyRecord>> {
+        let mut records = Vec::with_capacity(listed.names.len());
+        let mut rest = listed.names.as_slice();
+        while !rest.is_empty() {
+            let (step, behind) = rest.split_at(self.pace.step.min(rest.len()));
+            let described = self.describe_step(listed.database, step, &mut records).await;
+            described.context("ask what keys of Redis are")?;
+            rest = behind;
+        }
+        Ok(records)
+    }
+
+    async fn describe_step(
         &mut self,
         database: u64,
         names: &[Vec<u8>],
@@ -364,15 +425,16 @@ impl Scan<'_> {
                 pipeline.cmd("OBJECT").arg("IDLETIME").arg(name.as_slice());
             }
         }
+        let session = self.selected.of(database).await?;
         let asked = Instant::now();
-        let answers = self.listing.session.ask_all(&pipeline).await?;
-        self.describing.learn(names.len(), asked.elapsed());
+        let answers = session.ask_all(&pipeline).await?;
+        self.pace.learn(names.len(), asked.elapsed());
         for (name, answers) in names.iter().zip(answers.chunks_exact(questions)) {
             let (idle, answers) = match answers.split_last() {
                 Some((idle, answers)) if self.tells_idle => (redis::from_redis_value_ref(idle).ok(), answers),
                 _ => (None, answers),
             };
-            let known = record(database, name, answers, self.listing.now);
+            let known = record(database, name, answers, self.now);
             records.extend(known.map(|known| KeyRecord { idle_seconds: idle, ..known }));
         }
         Ok(())

@@ -149,7 +149,7 @@ fn walk(
     let mut counting = Counting::new(options);
     let (mut keys, mut told) = (0, Work::default());
     each_key(source, |record, offset| {
-        counting.add(&record);
+        counting.add(record);
         keys += 1;
         if keys % FILE_STEP_KEYS == 0 {
             let so_far = Work { items: keys, bytes: offset };
@@ -168,7 +168,7 @@ fn walk(
 ///
 /// # Errors
 /// As [`of_file`]; those of `take`.
-pub(crate) fn each_key(source: impl Read, mut take: impl FnMut(KeyRecord, u64) -> Result<()>) -> Result<()> {
+pub(crate) fn each_key(source: impl Read, mut take: impl FnMut(&KeyRecord, u64) -> Result<()>) -> Result<()> {
     let mut walker = Walker::new(source);
     while let Some(item) = walker.next_item().map_err(damaged)? {
         let Item::Key(head) = item else { continue };
@@ -182,7 +182,8 @@ pub(crate) fn each_key(source: impl Read, mut take: impl FnMut(KeyRecord, u64) -
             idle_seconds: head.idle_seconds,
             name: head.name,
         };
-        take(record, walker.offset())?;
+        take(&record, walker.offset())?;
+        walker.reuse(record.name);
     }
     Ok(())
 }

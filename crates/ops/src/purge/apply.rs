@@ -172,7 +172,7 @@ async fn remove_named(
                 let full = std::mem::replace(&mut batch, (record.database, Vec::new()));
                 sender.blocking_send(full).map_err(|_| gone())?;
             }
-            batch.1.push(record.name);
+            batch.1.push(record.name.clone());
             Ok(())
         })?;
         sender.blocking_send(batch).map_err(|_| gone())

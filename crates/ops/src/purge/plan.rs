@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use mainstay_engine::{KeyScanRequest, Keyspace};
+use mainstay_engine::{KeyScanRequest, Keyspace, ListedNames};
 use mainstay_guard::operation;
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{
@@ -250,20 +250,24 @@ async fn count(
             asks_idle: false,
         };
         let mut scan = keyspace.scan(scan_request).await?;
-        while let Some(records) = scan.next().await? {
-            for record in &records {
-                let class = classes.class(&record.name);
-                let goes = is_meant(&record.name);
-                if goes {
-                    counting.add(record);
-                }
-                match class {
+        while let Some(ListedNames { database, names }) = scan.names().await? {
+            observer.advance(Work { items: names.len() as u64, bytes: 0 });
+            let mut looked_at = Vec::new();
+            for name in names {
+                let goes = is_meant(&name);
+                match classes.class(&name) {
                     Some(class) if goes => *going.entry(class).or_default() += 1,
                     Some(class) if request.keeps(class) => *kept.entry(class).or_default() += 1,
                     _ => {}
                 }
+                if goes && counting.wants_described(database, &name) {
+                    looked_at.push(name);
+                } else if goes {
+                    counting.add_named(database, &name);
+                }
             }
-            observer.advance(Work { items: records.len() as u64, bytes: 0 });
+            let described = scan.describe(&ListedNames { database, names: looked_at }).await?;
+            described.iter().for_each(|record| counting.add(record));
             if cancel.is_cancelled() {
                 return Err(interrupted());
             }
@@ -295,7 +299,7 @@ async fn count_file(
             all += 1;
             let goes = is_meant(record.database, &record.name);
             if goes {
-                counting.add(&record);
+                counting.add(record);
             }
             let stays = |class| request.keeps(class) && globs.iter().any(|glob| glob.matches(&record.name));
             match classes.class(&record.name) {
@@ -382,11 +386,13 @@ fn undo_step(planning: &PurgePlanning<'_>, now: Timestamp) -> PlanStep {
 /// One step for each prefix, the largest first.
 fn steps(census: &KeyCensus) -> Vec<PlanStep> {
     let summary = |group: &KeyGroup| {
+        let about = if group.is_exact() { "" } else { "about " };
         let lasting = match group.expiry.never {
-            0 => "all expire anyway".to_owned(),
-            never => format!("{} never expire", Count(never)),
+            0 if group.is_exact() => "all expire anyway".to_owned(),
+            0 => format!("all of {} that were looked at expire anyway", Count(group.described)),
+            never => format!("{about}{} never expire", Count(never)),
         };
-        format!("{} keys, {}; {lasting}", Count(group.keys), ByteSize(group.bytes))
+        format!("{} keys, {about}{}; {lasting}", Count(group.keys), ByteSize(group.bytes))
     };
     let step = |name: String, summary: String| PlanStep { name, mark: '-', summary };
     let mut steps: Vec<PlanStep> = { census.prefixes.iter().take(STEP_COUNT_MAX) }

@@ -184,6 +184,14 @@ impl Bench {
         Ok(answer)
     }
 
+    /// Waits until no child of the server writes keys: it refuses a second one.
+    fn idle(&self) -> Prepare {
+        Prepare::Run(shell(format!(
+            "until {} INFO persistence | grep -q rdb_bgsave_in_progress:0; do sleep 0.05; done",
+            self.cli()
+        )))
+    }
+
     fn fetch(&self, runs: usize) -> Outcome {
         let repository = self.path("repository");
         let fetched = self.path("fetched.rdb");
@@ -192,19 +200,19 @@ impl Bench {
             let subjects = [
                 Subjected {
                     name: "mainstay backup create".to_owned(),
-                    before: vec![Prepare::RemoveFolder(repository.clone())],
+                    before: vec![self.idle(), Prepare::RemoveFolder(repository.clone())],
                     command: self.own(&["backup", "create", "--store", "redis"]),
                     output: Output::Path(repository.clone()),
                 },
                 Subjected {
                     name: "redis-cli --rdb FILE".to_owned(),
-                    before: vec![Prepare::RemoveFile(fetched.clone())],
+                    before: vec![self.idle(), Prepare::RemoveFile(fetched.clone())],
                     command: shell(format!("exec {} --rdb {}", self.cli(), fetched.display())),
                     output: Output::Path(fetched.clone()),
                 },
                 Subjected {
                     name: "redis-cli --rdb -, to nowhere".to_owned(),
-                    before: Vec::new(),
+                    before: vec![self.idle()],
                     command: shell(format!("exec {} --rdb -", self.cli())),
                     output: Output::Pipe,
                 },
@@ -222,6 +230,7 @@ impl Bench {
     fn walk(&self, runs: usize) -> Outcome {
         for compressed in ["yes", "no"] {
             self.ask(&["CONFIG", "SET", "rdbcompression", compressed])?;
+            prepare(self, &self.idle())?;
             self.ask(&["SAVE"])?;
             let file = self.file().display().to_string();
             let subject = |name: &str, command| Subjected {
@@ -265,9 +274,15 @@ impl Bench {
             Prepare::RemoveFile(plan),
             Prepare::Run(self.own(&["redis", "purge", PATTERN, "--output", &file])),
         ];
+        let own = self.own(&[]).join(" ");
+        // Removing wants consent to a plan's hash; there is no terminal to ask at.
+        let apply = format!(
+            "{own} apply {file} --approve $({own} plan show {file} --json | sed -n 's/.*\"plan_hash\": *\"\\([^\"]*\\)\".*/\\1/p')"
+        );
+        let both = format!("rm -f {file}; {own} redis purge '{PATTERN}' --output {file}; {apply}");
         let subjects = [
-            subject("mainstay apply of a plan", planned, self.own(&["apply", &file])),
-            subject("mainstay redis purge, plan and all", Vec::new(), self.own(&["redis", "purge", PATTERN])),
+            subject("mainstay apply of a plan", planned, shell(apply)),
+            subject("mainstay redis purge, plan and all", Vec::new(), shell(both)),
             subject(
                 "--scan | xargs -L 500 DEL",
                 Vec::new(),
