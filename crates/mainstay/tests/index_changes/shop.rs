@@ -29,7 +29,8 @@ impl Shop {
     pub(crate) async fn of_class(mongod: &Mongod, uri: &str, class: &'static str, declared: &str) -> Self {
         let name = unique_database();
         let database = mongod.oracle().await.database(&name);
-        let shop = Self { place: Place::new(), name, database, uri: uri.to_owned(), class };
+        let place = Place::new().variable("NO_COLOR", "1");
+        let shop = Self { place, name, database, uri: uri.to_owned(), class };
         shop.declare(declared);
         shop.mark();
         shop
