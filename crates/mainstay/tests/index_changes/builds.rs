@@ -27,7 +27,10 @@ impl Held {
 
     async fn on(options: MongodOptions) -> Self {
         let server = options.parameter("enableTestCommands", "1").start().unwrap();
-        let shop = Shop::new(&server, DECLARED).await;
+        // A server that is gone is not waited for longer than a test takes.
+        let separator = if server.uri().contains('?') { '&' } else { '?' };
+        let uri = format!("{}{separator}serverSelectionTimeoutMS=2000", server.uri());
+        let shop = Shop::of_class(&server, &uri, "development", DECLARED).await;
         shop.fill("users", 5_000, doc! { "email": { "$toString": "$n" } }).await;
         shop.plan(0, "plan.json", &[]);
         let held = Self { server, shop };

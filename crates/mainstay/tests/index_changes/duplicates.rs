@@ -45,7 +45,7 @@ impl Making {
             }
         }
         if self.random.one_in(2) {
-            object = object.into_iter().rev_pairs();
+            object = reversed(object);
         }
         object
     }
@@ -83,7 +83,7 @@ impl Making {
                 object.insert(name, self.scalar());
             }
         }
-        if self.random.one_in(2) { object.into_iter().rev_pairs() } else { object }
+        if self.random.one_in(2) { reversed(object) } else { object }
     }
 
     fn document(&mut self, number: i32) -> Document {
@@ -128,16 +128,10 @@ fn any(random: &mut Random) -> Bson {
 }
 
 /// The same fields in the other order.
-trait RevPairs {
-    fn rev_pairs(self) -> Document;
-}
-
-impl<I: IntoIterator<Item = (String, Bson)>> RevPairs for I {
-    fn rev_pairs(self) -> Document {
-        let mut pairs: Vec<_> = self.into_iter().collect();
-        pairs.reverse();
-        pairs.into_iter().collect()
-    }
+fn reversed(object: Document) -> Document {
+    let mut pairs: Vec<_> = object.into_iter().collect();
+    pairs.reverse();
+    pairs.into_iter().collect()
 }
 
 /// An index that is tried.
