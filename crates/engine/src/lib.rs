@@ -9,6 +9,7 @@ mod cluster;
 mod digest;
 mod documents;
 mod indexes;
+mod init;
 mod inspection;
 mod keyfile;
 mod keyserver;
@@ -44,6 +45,12 @@ pub use indexes::{
     AggregateRequest, BuildPhase, CommitQuorum, DiskRoom, IndexBuild, IndexCatalog, IndexChange,
     IndexControl, IndexUsage, IndexedCollection, MemberUsage, TtlMonitor, UniqueVerdict, UsageReport,
 };
+pub use init::{
+    DocumentAccess, DocumentAct, DocumentInit, DocumentServer, GrantObject, KeyServerAct, KeyServerInit,
+    Membership, PasswordMatch, Principal, Privilege, RelationalAct, RelationalGrant, RelationalInit,
+    RoleAttributes, SeenCollection, SeenDatabase, SeenGrant, SeenKeyUser, SeenPrincipal, SeenRole,
+    ServerIdentity, UserData, UserKeeping,
+};
 pub use inspection::{
     CacheUse, CollectionStatistics, Contention, CountRequest, FlowControl, IndexStatistics, Inspection,
     LockMode, LockQueue, LockRequest, LockWaits, OpenTransaction, OperationProgress, ParseSampleRateError,
@@ -58,7 +65,7 @@ pub use keyserver::{
 };
 pub use keyspace::{
     CarriedCount, CarriedKey, KeyCarrier, KeyKind, KeyRecord, KeyRemoval, KeyScan, KeyScanRequest, KeySweep,
-    Keyspace, KeyspaceSize, ListedNames, SweepPlace,
+    Keyspace, KeyspaceSize, ListedNames, SweepPlace, TakenKeys,
 };
 pub use lens::{ChangeLens, ChangeSight, SightKind};
 pub use literal::{CommandValue, Literal};

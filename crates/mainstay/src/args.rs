@@ -10,8 +10,8 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use mainstay_model::{Error, ErrorKind, Result};
 
 use crate::commands::{
-    apply, audit, backup, capture, completions, config, doctor, environment, index, man, mongo, pg, plan,
-    redis, restore, status, wal,
+    apply, audit, backup, capture, completions, config, doctor, environment, index, init, man, mongo, pg,
+    plan, redis, restore, status, wal,
 };
 use crate::config::connection::holds_password;
 use crate::config::key::KEYS;
@@ -94,6 +94,9 @@ pub(crate) enum Command {
     /// Redis: daily questions, and removing keys by pattern
     #[command(subcommand)]
     Redis(redis::RedisCommand),
+    /// Bring servers of any age to what is declared of them: users, roles, collections, databases, rights
+    #[command(subcommand)]
+    Init(init::InitCommand),
     /// Which environment this is, and marking the stores with it
     #[command(subcommand)]
     Environment(environment::EnvironmentCommand),
@@ -130,6 +133,7 @@ impl Command {
             Self::Index(command) => command.name(),
             Self::Pg(command) => command.name(),
             Self::Redis(command) => command.name(),
+            Self::Init(command) => command.name(),
             Self::Environment(command) => command.name(),
             Self::Audit(command) => command.name(),
             Self::Plan(command) => command.name(),

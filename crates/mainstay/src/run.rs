@@ -99,6 +99,7 @@ fn has_safe_point(command: &Command) -> bool {
         "restore.apply",
         "restore.abandon",
         "environment.mark",
+        "init.apply",
         "mongo.profile.set",
         "mongo.profile.reset",
         "mongo.dump",

@@ -9,9 +9,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::SignedDuration;
 use mainstay_engine::{
-    AccountStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentSink, DocumentSource, IndexControl,
-    Inspection, KeyCarrier, KeyFileSource, KeyServerControl, Keyspace, Namespace, Probe,
-    RelationalInspection, ReplicaTarget, ReplicationSource, StoreFacts, WalSource,
+    AccountStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentInit, DocumentSink, DocumentSource,
+    IndexControl, Inspection, KeyCarrier, KeyFileSource, KeyServerControl, KeyServerInit, Keyspace,
+    Namespace, Principal, Probe, RelationalInit, RelationalInspection, ReplicaTarget, ReplicationSource,
+    StoreFacts, WalSource,
 };
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
@@ -20,16 +21,16 @@ use mainstay_indexes::Manifest;
 use mainstay_model::{
     Clock, Error, ErrorKind, Finding, Result, ResultExt, Secret, StoreKind, SystemClock, Target, redact_url,
 };
-use mainstay_mongo::{MongoConfig, MongoServer};
+use mainstay_mongo::{MongoConfig, MongoInit, MongoServer};
 use mainstay_ops::Selection;
 use mainstay_ops::cluster::FetchCommand;
 use mainstay_postgres::{
-    PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInspection, PostgresProbe, PostgresScratch,
-    ProgramPlaces, TlsOptions,
+    PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInit, PostgresInspection, PostgresProbe,
+    PostgresScratch, ProgramPlaces, TlsOptions,
 };
 use mainstay_redis::{
-    RedisCarrier, RedisConfig, RedisKeyFile, RedisKeyspace, RedisProbe, RedisReplica, RedisReplication,
-    RedisScratch, RedisServer,
+    RedisCarrier, RedisConfig, RedisInit, RedisKeyFile, RedisKeyspace, RedisProbe, RedisReplica,
+    RedisReplication, RedisScratch, RedisServer,
 };
 use mainstay_repository::{Compression, Repository, RepositoryOptions};
 use mainstay_store::{Location, S3Options, Store, StoreOptions};
@@ -258,6 +259,39 @@ impl Session {
         manifest::read(path)
     }
 
+    /// The MongoDB that is brought to what is declared. `administrators` are declared users who may make others.
+    ///
+    /// # Errors
+    /// `Precondition` when it has no url; `Config` when its connection cannot be described.
+    pub(crate) async fn document_init(
+        &self,
+        administrators: Vec<(Principal, Secret)>,
+    ) -> Result<Arc<dyn DocumentInit>> {
+        let kind = StoreKind::Mongo;
+        let settings = self.configuration.mongo.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(MongoInit::open(&mongo(settings), administrators).await?))
+    }
+
+    /// The PostgreSQL that is brought to what is declared.
+    ///
+    /// # Errors
+    /// As [`Session::document_init`].
+    pub(crate) fn relational_init(&self) -> Result<Arc<dyn RelationalInit>> {
+        let kind = StoreKind::Postgres;
+        let settings = self.configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(PostgresInit::new(&postgres(settings)?)?))
+    }
+
+    /// The Redis that is brought to what is declared.
+    ///
+    /// # Errors
+    /// As [`Session::document_init`].
+    pub(crate) fn key_server_init(&self) -> Result<Arc<dyn KeyServerInit>> {
+        let kind = StoreKind::Redis;
+        let settings = self.configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(RedisInit::new(&redis(settings))?))
+    }
+
     /// The keys of Redis.
     ///
     /// # Errors
@@ -276,6 +310,16 @@ impl Session {
         let kind = StoreKind::Redis;
         let settings = self.configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?;
         Ok(Arc::new(RedisServer::new(&redis(settings))?))
+    }
+
+    /// The same, for the settings that a backup changes while it begins.
+    ///
+    /// # Errors
+    /// As [`Session::key_server`].
+    pub(crate) fn key_server_of_backup(&self) -> Result<Arc<dyn KeyServerControl>> {
+        let kind = StoreKind::Redis;
+        let settings = self.configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(RedisServer::of_backup(&redis(settings))?))
     }
 
     /// The Redis whose keys are copied as one file.
@@ -708,6 +752,7 @@ fn redis(settings: &RedisSettings) -> RedisConfig {
     let mut config = RedisConfig::new(Secret::new(settings.connection.without_credentials()));
     config.user = settings.credentials.username.as_ref().map(|(name, _)| name.clone());
     config.password = settings.credentials.password.as_ref().map(|(password, _)| password.clone());
+    config.sentinel_password = settings.sentinel_password.clone();
     config.tls = mainstay_redis::TlsOptions {
         mode: settings.tls.map(|on| match on {
             true => mainstay_redis::TlsMode::VerifyFull,

@@ -58,6 +58,7 @@
 //! | current operations | `inprog` | `clusterMonitor` |
 //! | kill an operation | `killop` | `hostManager` |
 //! | locks, tickets, cache | `serverStatus`; `lockInfo`'s for who blocks (done without when missing), `inprog` | `clusterMonitor` |
+//! | initiate, make users, roles and collections | `replSetInitiate`; `viewUser`, `find` on `admin.system.roles`, `createUser`, `createRole`, `grantRole`; `createCollection`, `collMod`, `createIndex` | `root`; `userAdminAnyDatabase`, `dbAdminAnyDatabase` and `clusterAdmin` |
 //! | environment marker | `find` and, to write it, `insert` and `update` on `mainstay.identity` | `readWrite` on `mainstay` |
 
 mod accounts;
@@ -69,6 +70,7 @@ mod extjson;
 #[doc(hidden)]
 pub mod fuzzing;
 mod indexes;
+mod init;
 mod inspect;
 mod load;
 mod metadata;
@@ -85,5 +87,6 @@ mod topology;
 mod wire;
 
 pub use config::{MongoConfig, RetryPolicy, TlsOptions};
+pub use init::MongoInit;
 pub use oplog::OplogLens;
 pub use server::MongoServer;

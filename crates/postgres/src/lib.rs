@@ -34,6 +34,7 @@
 //! | base backup, whole or incremental | `REPLICATION`, a line for `replication` and one for the database in `pg_hba.conf`; one of `max_wal_senders` |
 //! | follow WAL; create, read and drop a slot | the same; one of `max_replication_slots` |
 //! | look at what a slot retains | `CONNECT` on the configured database |
+//! | make roles, databases, schemas, extensions; grant (under a permit) | `CREATEROLE`, `CREATEDB`, and to own what rights are granted on; `SELECT` on `pg_authid` to know whether passwords are right |
 //! | create a restore point | `EXECUTE` on `pg_create_restore_point(text)`, which a superuser grants in the configured database |
 //!
 //! `CREATE ROLE mainstay LOGIN REPLICATION PASSWORD '…' IN ROLE pg_monitor` makes a role for all of it but the marker.
@@ -44,6 +45,7 @@ mod examine;
 mod failure;
 #[doc(hidden)]
 pub mod fuzzing;
+mod init;
 mod inspect;
 mod lexical;
 mod logical;
@@ -58,6 +60,7 @@ mod tls;
 mod wal_state;
 
 pub use config::{PostgresConfig, TlsMode, TlsOptions};
+pub use init::PostgresInit;
 pub use inspect::PostgresInspection;
 pub use logical::{PostgresDatabases, ProgramPlaces};
 pub use probe::PostgresProbe;

@@ -125,7 +125,7 @@ pub(crate) async fn marker_type(session: &mut Session<'_>) -> Result<Option<Stri
     session.ask_if_here(cmd("TYPE").arg(MARKER_KEY)).await
 }
 
-async fn read_marker(session: &mut Session<'_>) -> Result<Option<Marker>> {
+pub(crate) async fn read_marker(session: &mut Session<'_>) -> Result<Option<Marker>> {
     let damaged = |what: &str| {
         Error::new(
             ErrorKind::Corrupt,
@@ -150,7 +150,11 @@ async fn read_marker(session: &mut Session<'_>) -> Result<Option<Marker>> {
 }
 
 /// One command, so that nobody reads half a marker.
-async fn write_marker(session: &mut Session<'_>, marker: &Marker, fingerprint: &str) -> Result<()> {
+pub(crate) async fn write_marker(
+    session: &mut Session<'_>,
+    marker: &Marker,
+    fingerprint: &str,
+) -> Result<()> {
     let mut command = cmd("HSET");
     command.arg(MARKER_KEY).arg(FINGERPRINT_FIELD).arg(fingerprint);
     for (name, text) in marker.fields() {

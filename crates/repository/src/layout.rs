@@ -5,6 +5,7 @@
 //! <store>/sets/<set-id>/manifest.json
 //! <store>/sets/<set-id>/<object>.zst[.age]
 //! <store>/verifications/<set-id>/<n>.json
+//! <store>/init/<server>/<n>.json                      which steps of bringing a server to what is declared were begun and done
 //! <store>/settings/<server>/<n>.json                  what settings of a server were before they were changed for a while
 //! <store>/indexes/<server>/<n>.json                   what was done to the indexes of a server, and the definitions of those that went
 //! <store>/log/<chain-id>/chain.json
@@ -65,6 +66,11 @@ pub(crate) fn compressed_suffix(encryption: Encryption) -> &'static str {
 /// The folder of one set's verification records.
 pub(crate) fn verifications(store: StoreKind, id: &SetId) -> Key {
     key(format!("{store}/verifications/{id}"))
+}
+
+/// The folder of the records about bringing one server to what is declared of it.
+pub(crate) fn init(store: StoreKind, server: &Blake3) -> Key {
+    key(format!("{store}/init/{server}"))
 }
 
 /// The folder of the records about the settings of one server.

@@ -236,6 +236,12 @@ impl Repository {
         Ok(lease.keep())
     }
 
+    /// The records about bringing one server of `store` to what is declared of it: which steps were begun, and which ended. `server` is a
+    /// hash of what names the server.
+    pub fn init_records(&self, store: StoreKind, server: &Blake3) -> Sequence {
+        Sequence::new(self.0.store.clone(), layout::init(store, server), "init")
+    }
+
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         &self.0.clock
     }

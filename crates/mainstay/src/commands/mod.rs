@@ -3,6 +3,7 @@
 //! A command gets its stores from the [`Session`], calls one operation and hands the printer a report. What takes more thought than that
 //! belongs into `mainstay-ops`.
 
+pub(crate) mod append_only;
 pub(crate) mod apply;
 pub(crate) mod audit;
 pub(crate) mod backup;
@@ -16,6 +17,7 @@ pub(crate) mod doctor;
 pub(crate) mod environment;
 pub(crate) mod findings;
 pub(crate) mod index;
+pub(crate) mod init;
 pub(crate) mod keyfile;
 pub(crate) mod logical;
 pub(crate) mod man;
@@ -82,6 +84,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> Result<ExitStatu
         Command::Index(command) => Box::pin(index::run(command, session)).await,
         Command::Redis(command) => Box::pin(redis::run(command, session)).await,
         Command::Pg(command) => Box::pin(pg::run(command, session)).await,
+        Command::Init(command) => Box::pin(init::run(command, session)).await,
         Command::Environment(command) => Box::pin(environment::run(command, session)).await,
         Command::Audit(command) => Box::pin(audit::run(command, session)).await,
         Command::Wal(command) => Box::pin(wal::run(command, session)).await,

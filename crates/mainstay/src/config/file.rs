@@ -9,6 +9,7 @@ use mainstay_model::{Error, ErrorKind, Result};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::init::{self, InitSection};
 use super::key::{self, Form, Key};
 
 /// The name looked for from the working directory upwards.
@@ -49,6 +50,8 @@ pub(crate) struct ConfigFile {
     pub(crate) declares_indexes: bool,
     /// The line of [mongo.policy], which belongs to declared indexes.
     pub(crate) index_policy: Option<usize>,
+    /// What it declares of the servers (`[init]`).
+    pub(crate) init: Option<InitSection>,
 }
 
 impl ConfigFile {
@@ -76,8 +79,13 @@ impl ConfigFile {
             let at = first.span().map_or(0, |span| span.start);
             return Err(reader.error(at, format!("not valid TOML: {}", first.message())));
         }
-        let mut file =
-            Self { path: path.to_owned(), entries: Vec::new(), declares_indexes: false, index_policy: None };
+        let mut file = Self {
+            path: path.to_owned(),
+            entries: Vec::new(),
+            declares_indexes: false,
+            index_policy: None,
+            init: init::parse(&reader, document.get_ref())?,
+        };
         reader.table("", document.get_ref(), &mut file)?;
         file.entries.sort_by_key(|entry| entry.line);
         Ok(file)
@@ -94,8 +102,8 @@ pub(crate) fn find_project_file(from: &Path) -> Option<PathBuf> {
     from.ancestors().map(|folder| folder.join(PROJECT_FILE)).find(|path| path.is_file())
 }
 
-struct Reader<'a> {
-    path: &'a Path,
+pub(super) struct Reader<'a> {
+    pub(super) path: &'a Path,
     text: &'a str,
 }
 
@@ -104,7 +112,7 @@ impl Reader<'_> {
         1 + self.text.as_bytes()[..offset.min(self.text.len())].iter().filter(|byte| **byte == b'\n').count()
     }
 
-    fn error(&self, offset: usize, what: impl Into<String>) -> Error {
+    pub(super) fn error(&self, offset: usize, what: impl Into<String>) -> Error {
         Error::new(
             ErrorKind::Config,
             format!("{}:{}: {}", self.path.display(), self.line(offset), what.into()),
@@ -118,6 +126,10 @@ impl Reader<'_> {
             } else {
                 format!("{section}.{}", name.get_ref())
             };
+            // Declarations have a grammar of their own.
+            if path == init::SECTION {
+                continue;
+            }
             let is_section = key::sections().iter().any(|known| *known == path);
             match value.get_ref() {
                 DeValue::Table(_) if path == INDEXES => file.declares_indexes = true,
@@ -161,7 +173,8 @@ impl Reader<'_> {
         if section.is_empty() {
             let what = if value.get_ref().is_table() { "section" } else { "key outside a section" };
             let error = self.error(offset, format!("unknown {what} `{name}`"));
-            let sections = key::sections();
+            let mut sections = key::sections();
+            sections.push(init::SECTION);
             return match key::nearest(name, sections.iter().copied()) {
                 Some(nearest) => error.with_hint(format!("did you mean [{nearest}]?")),
                 None => error.with_hint(format!("known sections: {}", sections.join(", "))),
@@ -208,7 +221,7 @@ impl Reader<'_> {
     }
 }
 
-fn type_name(value: &DeValue<'_>) -> &'static str {
+pub(super) fn type_name(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "text",
         DeValue::Integer(_) => "a number",

@@ -16,6 +16,7 @@ use mainstay_store::Location;
 
 use super::connection::{Connection, ConnectionError};
 use super::file::{ConfigFile, Raw};
+use super::init::InitSection;
 use super::key::{Form, KEYS, Key, nearest};
 use super::source::{Answer, Origin, Outside, Rank};
 
@@ -141,6 +142,8 @@ pub(crate) struct RedisSettings {
     pub(crate) connection: Connection,
     /// Who connects.
     pub(crate) credentials: Credentials,
+    /// What Sentinels ask for, when the url names some.
+    pub(crate) sentinel_password: Option<Secret>,
     /// Encrypt; the scheme decides when unset.
     pub(crate) tls: Option<bool>,
     /// Authority of the server's certificate.
@@ -215,6 +218,8 @@ pub(crate) struct Configuration {
     pub(crate) slice_age: SignedDuration,
     /// The compose file that `doctor` reads.
     pub(crate) compose_file: Option<PathBuf>,
+    /// What is declared of the servers.
+    pub(crate) init: Option<InitSection>,
 }
 
 impl Configuration {
@@ -322,8 +327,11 @@ impl Settings {
         files: Vec<(Rank, ConfigFile)>,
         unknown_variables: Vec<(String, Option<String>)>,
     ) -> Result<Configuration> {
+        // Of two files the project's counts, and it alone: half a declaration is none.
+        let init = files.iter().find_map(|(_, file)| file.init.clone());
         Ok(Configuration {
             index_manifest: self.index_manifest(&files)?,
+            init,
             files: files.into_iter().map(|(_, file)| file.path).collect(),
             unknown_variables,
             environment_name: self.text("environment.name"),
@@ -464,6 +472,7 @@ impl Settings {
         Some(RedisSettings {
             connection: connection.clone(),
             credentials: self.credentials("redis", "username", connection, origin),
+            sentinel_password: self.secret("redis.sentinel_password"),
             tls: self.switch("redis.tls"),
             ca_file: self.path("redis.ca_file"),
         })
@@ -618,7 +627,7 @@ fn parse(answer: &Answer) -> Result<Value> {
 }
 
 /// `7d`: days of 24 hours, which the general parser leaves to calendars.
-fn parse_days(text: &str) -> Option<SignedDuration> {
+pub(super) fn parse_days(text: &str) -> Option<SignedDuration> {
     let days: i64 = text.strip_suffix('d')?.trim().parse().ok()?;
     (1..=36_500).contains(&days).then(|| SignedDuration::from_hours(days * 24))
 }

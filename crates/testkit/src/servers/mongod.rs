@@ -51,7 +51,7 @@ impl MongodOptions {
     }
 
     /// A member of a set that somebody else initiates.
-    pub(super) fn member(mut self) -> Self {
+    pub fn member(mut self) -> Self {
         self.member = true;
         self
     }

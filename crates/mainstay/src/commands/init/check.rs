@@ -1,0 +1,169 @@
+//! `init check [FOLDER]`: what an image's one-time scripts do and do not, and how to declare it. Asks no server.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use mainstay_model::{Error, ErrorKind, ExitStatus, Result};
+use mainstay_ops::init::scripts::{self, FILE_BYTES_MAX, Image, ScriptFile, ScriptReport};
+use serde_json::{Map, Value, json};
+
+use crate::printer::shown::{plain, plain_lines};
+use crate::printer::{Cell, Look, Report, Table, Tone};
+use crate::wiring::Session;
+
+/// Folders that are looked for when none is named, beside the configuration.
+const FOLDERS: [&str; 4] = ["mongo-init", "docker-entrypoint-initdb.d", "postgres-init", "initdb.d"];
+/// The most files of a folder that are read.
+const FILE_COUNT_MAX: usize = 1_000;
+
+/// Arguments of `init check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The folder that is mounted at /docker-entrypoint-initdb.d; mongo-init and its kin in the working directory when left out
+    folder: Option<PathBuf>,
+    /// Whose image runs the scripts; told by them when left out
+    #[arg(long, value_enum)]
+    image: Option<ImageArgument>,
+    /// The database in which scripts begin: MONGO_INITDB_DATABASE, POSTGRES_DB
+    #[arg(long, value_name = "NAME")]
+    database: Option<String>,
+}
+
+/// An image as it is typed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ImageArgument {
+    Mongo,
+    Postgres,
+}
+
+/// Reads the folder and tells.
+///
+/// # Errors
+/// `NotFound` when there is no such folder; `Storage` when it cannot be read.
+pub(super) fn run(args: &CheckArgs, session: &Session) -> Result<ExitStatus> {
+    let folder = match &args.folder {
+        Some(folder) => session.path(folder),
+        None => {
+            FOLDERS.iter().map(|name| session.path(Path::new(name))).find(|path| path.is_dir()).ok_or_else(
+                || {
+                    Error::new(ErrorKind::NotFound, format!("there is no folder {} here", FOLDERS.join(", ")))
+                        .with_hint("name the folder of scripts: `mainstay init check FOLDER`")
+                },
+            )?
+        }
+    };
+    let files = files(&folder)?;
+    let image = args.image.map(|image| match image {
+        ImageArgument::Mongo => Image::Mongo,
+        ImageArgument::Postgres => Image::Postgres,
+    });
+    let variable = |name: &str| session.outside.variable(name).map(str::to_owned);
+    let database = args.database.clone().or_else(|| match image {
+        Some(Image::Postgres) => variable("POSTGRES_DB"),
+        Some(Image::Mongo) | None => variable("MONGO_INITDB_DATABASE"),
+    });
+    let report = scripts::read(files, image, database.as_deref().unwrap_or("test"));
+    Ok(session.printer.report(&Checked { folder, report }))
+}
+
+fn files(folder: &Path) -> Result<Vec<ScriptFile>> {
+    let refuse = |path: &Path, source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::NotFound => {
+            Error::new(ErrorKind::NotFound, format!("there is no folder {}", path.display()))
+        }
+        _ => Error::new(ErrorKind::Storage, format!("cannot read {}", path.display())).with_source(source),
+    };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(|source| refuse(folder, source))? {
+        let entry = entry.map_err(|source| refuse(folder, source))?;
+        let path = entry.path();
+        let about = fs::metadata(&path).map_err(|source| refuse(&path, source))?;
+        if !about.is_file() {
+            continue;
+        }
+        if files.len() == FILE_COUNT_MAX {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!(
+                    "{} has more than {FILE_COUNT_MAX} files: it is no folder of scripts",
+                    folder.display()
+                ),
+            ));
+        }
+        let mut bytes = Vec::new();
+        let opened = fs::File::open(&path).map_err(|source| refuse(&path, source))?;
+        opened.take(FILE_BYTES_MAX as u64).read_to_end(&mut bytes).map_err(|source| refuse(&path, source))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        files.push(ScriptFile { name, bytes, executable: is_executable(&about) });
+    }
+    Ok(files)
+}
+
+#[cfg(unix)]
+fn is_executable(about: &fs::Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    about.permissions().mode() & 0o111 != 0
+}
+
+#[cfg(not(unix))]
+fn is_executable(_about: &fs::Metadata) -> bool {
+    false
+}
+
+struct Checked {
+    folder: PathBuf,
+    report: ScriptReport,
+}
+
+impl Report for Checked {
+    fn json(&self) -> Map<String, Value> {
+        let mut fields = match json!(self.report) {
+            Value::Object(fields) => fields,
+            _ => Map::new(),
+        };
+        fields.insert("folder".to_owned(), json!(self.folder));
+        fields
+    }
+
+    fn text(&self, look: &Look) -> String {
+        let report = &self.report;
+        // Names in scripts are somebody's text.
+        let own = |text: &str| plain(text, usize::MAX);
+        let heading = |text: &str| format!("{}\n", look.paint(Tone::Strong, text));
+        let mut text = heading("what the image does with such scripts");
+        report.rules.iter().for_each(|rule| text.push_str(&format!("  {rule}\n")));
+        let mut table = Table::new(&["FILE", ""]);
+        for fate in &report.fates {
+            let tone = if fate.runs { Tone::Plain } else { Tone::Warn };
+            table.row(vec![own(&fate.file).into(), Cell::new(fate.how.clone()).tone(tone)]);
+        }
+        text.push_str(&table.render(look));
+        if !report.found.is_empty() {
+            text.push_str(&heading("understood"));
+            for found in &report.found {
+                text.push_str(&format!(
+                    "  {}:{}: {}\n",
+                    own(&found.file),
+                    found.line,
+                    own(&found.statement.to_string())
+                ));
+            }
+        }
+        if !report.unread.is_empty() {
+            text.push_str(&heading("not understood; see for yourself whether it is to be declared"));
+            for unread in &report.unread {
+                text.push_str(&format!("  {}:{}: {}\n", own(&unread.file), unread.line, own(&unread.what)));
+            }
+        }
+        if !report.toml.is_empty() {
+            text.push_str(&heading("the same for mainstay.toml"));
+            text.push_str(&plain_lines(&report.toml));
+            text.push_str(
+                "next: put it into mainstay.toml, set the variables, and run `mainstay init plan`\n",
+            );
+        }
+        text
+    }
+}

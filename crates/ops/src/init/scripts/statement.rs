@@ -1,0 +1,368 @@
+//! Statements that are understood, and the declaration that says the same.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::Found;
+
+/// Whose image runs the scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Image {
+    /// MongoDB's.
+    Mongo,
+    /// PostgreSQL's.
+    Postgres,
+}
+
+/// Where a script has a password from. The password itself is never kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Password {
+    /// From this variable.
+    Variable(String),
+    /// It stands in the script.
+    Literal,
+    /// From elsewhere, or it has none.
+    Elsewhere,
+}
+
+/// What a script does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Statement {
+    /// A user is made.
+    User {
+        /// In which database.
+        database: String,
+        /// Its name.
+        name: String,
+        /// Its roles, as `role` or `role@database`.
+        roles: Vec<String>,
+        /// Its password.
+        password: Password,
+    },
+    /// A collection is made.
+    Collection {
+        /// In which database.
+        database: String,
+        /// Its name.
+        name: String,
+        /// Its validator, when every value of it is understood.
+        validator: Option<String>,
+        /// Names of options that are not understood.
+        other_options: Vec<String>,
+    },
+    /// An index is built.
+    Index {
+        /// In which database.
+        database: String,
+        /// Of which collection.
+        collection: String,
+        /// Its fields, `-` before those that descend, `:kind` behind others.
+        keys: Vec<String>,
+        /// Whether no two documents may have the same.
+        unique: bool,
+    },
+    /// A replica set is initiated.
+    Initiate {
+        /// Its name, when it is said.
+        set: Option<String>,
+        /// Its members.
+        members: Vec<String>,
+    },
+    /// A role is made.
+    Role {
+        /// Its name.
+        name: String,
+        /// What it is, as keys and values of a declaration.
+        attributes: Vec<(String, String)>,
+        /// Roles that it is a member of.
+        member_of: Vec<String>,
+        /// Its password; `None` when none is said.
+        password: Option<Password>,
+    },
+    /// A role becomes a member of others.
+    Membership {
+        /// Its name.
+        name: String,
+        /// Whose.
+        member_of: Vec<String>,
+    },
+    /// A database is made.
+    Database {
+        /// Its name.
+        name: String,
+        /// Who owns it.
+        owner: Option<String>,
+    },
+    /// An extension is installed.
+    Extension {
+        /// In which database.
+        database: String,
+        /// Its name.
+        name: String,
+    },
+    /// A schema is made.
+    Schema {
+        /// In which database.
+        database: String,
+        /// Its name.
+        name: String,
+        /// Who owns it.
+        owner: Option<String>,
+    },
+    /// Rights are given.
+    Grant {
+        /// In which database.
+        database: String,
+        /// To whom.
+        role: String,
+        /// On what, as a declaration says it.
+        on: String,
+        /// Who will make what it is about.
+        by: Option<String>,
+        /// Which.
+        privileges: Vec<String>,
+    },
+}
+
+impl fmt::Display for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User { database, name, roles, password } => {
+                write!(f, "user {database}.{name} with {}", or_none(roles))?;
+                match password {
+                    Password::Literal => f.write_str("; its password stands in the script"),
+                    Password::Variable(variable) => write!(f, "; its password is in {variable}"),
+                    Password::Elsewhere => Ok(()),
+                }
+            }
+            Self::Collection { database, name, other_options, .. } => {
+                write!(f, "collection {database}.{name}")?;
+                match other_options.as_slice() {
+                    [] => Ok(()),
+                    others => write!(f, "; not read: {}", others.join(", ")),
+                }
+            }
+            Self::Index { database, collection, keys, unique } => {
+                let unique = if *unique { "unique index" } else { "index" };
+                write!(f, "{unique} of {database}.{collection} on {}", keys.join(", "))
+            }
+            Self::Initiate { set, members } => {
+                write!(f, "replica set {} of {}", set.as_deref().unwrap_or("rs0"), or_none(members))
+            }
+            Self::Role { name, member_of, password, .. } => {
+                write!(f, "role {name}")?;
+                if !member_of.is_empty() {
+                    write!(f, ", member of {}", member_of.join(", "))?;
+                }
+                match password {
+                    Some(Password::Literal) => f.write_str("; its password stands in the script"),
+                    Some(Password::Variable(variable)) => write!(f, "; its password is in {variable}"),
+                    _ => Ok(()),
+                }
+            }
+            Self::Membership { name, member_of } => {
+                write!(f, "{name} becomes a member of {}", member_of.join(", "))
+            }
+            Self::Database { name, owner } => {
+                write!(f, "database {name}")?;
+                owner.iter().try_for_each(|owner| write!(f, ", owned by {owner}"))
+            }
+            Self::Extension { database, name } => write!(f, "extension {name} in {database}"),
+            Self::Schema { database, name, .. } => write!(f, "schema {name} in {database}"),
+            Self::Grant { database, role, on, privileges, .. } => {
+                write!(f, "{} on {on} in {database} to {role}", privileges.join(", "))
+            }
+        }
+    }
+}
+
+fn or_none(list: &[String]) -> String {
+    if list.is_empty() { "none".to_owned() } else { list.join(", ") }
+}
+
+/// The declaration of what was found, for mainstay.toml. What has no place there is a remark.
+pub(super) fn declaration(image: Image, found: &[Found]) -> String {
+    if found.is_empty() {
+        return String::new();
+    }
+    let mut toml = Toml::default();
+    match image {
+        Image::Mongo => mongo(&mut toml, found),
+        Image::Postgres => postgres(&mut toml, found),
+    }
+    toml.0.trim_start().to_owned()
+}
+
+#[derive(Default)]
+struct Toml(String);
+
+impl Toml {
+    fn section(&mut self, path: &[&str]) {
+        let path: Vec<String> = path.iter().map(|part| key(part)).collect();
+        self.0.push_str(&format!("\n[{}]\n", path.join(".")));
+    }
+
+    fn line(&mut self, name: &str, value: &str) {
+        self.0.push_str(&format!("{} = {value}\n", key(name)));
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        self.line(name, &quoted(value));
+    }
+
+    fn texts(&mut self, name: &str, values: &[String]) {
+        if !values.is_empty() {
+            let values: Vec<String> = values.iter().map(|value| quoted(value)).collect();
+            self.line(name, &format!("[{}]", values.join(", ")));
+        }
+    }
+
+    fn password(&mut self, account: &str, password: &Password) {
+        let variable = match password {
+            Password::Variable(variable) => variable.clone(),
+            Password::Literal | Password::Elsewhere => {
+                let word =
+                    |one: char| if one.is_ascii_alphanumeric() { one.to_ascii_uppercase() } else { '_' };
+                format!("{}_PASSWORD", account.chars().map(word).collect::<String>())
+            }
+        };
+        self.text("password_variable", &variable);
+    }
+
+    fn remark(&mut self, text: &str) {
+        self.0.push_str(&format!("# {text}\n"));
+    }
+}
+
+/// A key, bare where it can be.
+fn key(name: &str) -> String {
+    let is_bare =
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    if is_bare { name.to_owned() } else { quoted(name) }
+}
+
+/// Text between quotes: JSON's escapes are TOML's, too, but for what JSON leaves as it is.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007F")
+}
+
+fn mongo(toml: &mut Toml, found: &[Found]) {
+    let statements = || found.iter().map(|found| &found.statement);
+    if let Some((set, members)) = statements().find_map(|statement| match statement {
+        Statement::Initiate { set, members } => Some((set, members)),
+        _ => None,
+    }) {
+        toml.section(&["init", "mongo"]);
+        toml.text("replica_set", set.as_deref().unwrap_or("rs0"));
+        toml.texts("members", members);
+    }
+    let mut seen = Vec::new();
+    for statement in statements() {
+        match statement {
+            Statement::User { database, name, roles, password }
+                if !seen.contains(&("user", name.as_str())) =>
+            {
+                seen.push(("user", name.as_str()));
+                toml.section(&["init", "mongo", "users", name]);
+                toml.text("database", database);
+                toml.password(name, password);
+                toml.texts("roles", roles);
+            }
+            Statement::Collection { database, name, validator, other_options }
+                if !seen.contains(&("collection", name.as_str())) =>
+            {
+                seen.push(("collection", name.as_str()));
+                toml.section(&["init", "mongo", "collections", name]);
+                toml.text("database", database);
+                validator.iter().for_each(|validator| toml.text("validator", validator));
+                if !other_options.is_empty() {
+                    toml.remark(&format!("not read: {}", other_options.join(", ")));
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut indexes: Vec<(&str, Vec<String>)> = Vec::new();
+    for statement in statements() {
+        let Statement::Index { collection, keys, unique, .. } = statement else { continue };
+        let keys: Vec<String> = keys.iter().map(|key| quoted(key)).collect();
+        let unique = if *unique { ", unique = true" } else { "" };
+        let one = format!("{{ keys = [{}]{unique} }}", keys.join(", "));
+        match indexes.iter_mut().find(|(name, _)| name == collection) {
+            Some((_, list)) => list.push(one),
+            None => indexes.push((collection, vec![one])),
+        }
+    }
+    if !indexes.is_empty() {
+        toml.section(&["mongo", "indexes"]);
+        for (collection, list) in indexes {
+            toml.line(collection, &format!("[{}]", list.join(", ")));
+        }
+    }
+}
+
+fn postgres(toml: &mut Toml, found: &[Found]) {
+    let statements = || found.iter().map(|found| &found.statement);
+    for statement in statements() {
+        let Statement::Role { name, attributes, member_of, password } = statement else { continue };
+        toml.section(&["init", "postgres", "roles", name]);
+        attributes.iter().for_each(|(name, value)| toml.line(name, value));
+        let granted = statements().filter_map(|statement| match statement {
+            Statement::Membership { name: member, member_of } if member == name => Some(member_of),
+            _ => None,
+        });
+        let mut all: Vec<String> = [member_of].into_iter().chain(granted).flatten().cloned().collect();
+        all.sort();
+        all.dedup();
+        toml.texts("member_of", &all);
+        password.iter().for_each(|password| toml.password(name, password));
+    }
+    let mut databases: Vec<&str> = Vec::new();
+    for statement in statements() {
+        match statement {
+            Statement::Database { name, .. }
+            | Statement::Extension { database: name, .. }
+            | Statement::Schema { database: name, .. }
+                if !databases.contains(&name.as_str()) =>
+            {
+                databases.push(name);
+            }
+            _ => {}
+        }
+    }
+    for database in databases {
+        toml.section(&["init", "postgres", "databases", database]);
+        let owner = statements().find_map(|statement| match statement {
+            Statement::Database { name, owner } if name == database => owner.as_ref(),
+            _ => None,
+        });
+        owner.iter().for_each(|owner| toml.text("owner", owner));
+        let extensions: Vec<String> = statements()
+            .filter_map(|statement| match statement {
+                Statement::Extension { database: own, name } if own == database => Some(name.clone()),
+                _ => None,
+            })
+            .collect();
+        toml.texts("extensions", &extensions);
+        for statement in statements() {
+            let Statement::Schema { database: own, name, owner } = statement else { continue };
+            if own == database {
+                toml.section(&["init", "postgres", "databases", database, "schemas", name]);
+                owner.iter().for_each(|owner| toml.text("owner", owner));
+            }
+        }
+    }
+    for statement in statements() {
+        let Statement::Grant { database, role, on, by, privileges } = statement else { continue };
+        toml.0.push_str("\n[[init.postgres.privileges]]\n");
+        toml.text("role", role);
+        toml.text("database", database);
+        toml.text("on", on);
+        by.iter().for_each(|by| toml.text("by", by));
+        toml.texts("grant", privileges);
+    }
+}
