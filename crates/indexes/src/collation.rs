@@ -35,6 +35,16 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// What a server makes of a locale alone in a collection.
+    fn of_collection(locale: &str) -> Self {
+        Self {
+            case_first: "off".to_owned(),
+            alternate: "non-ignorable".to_owned(),
+            normalization: false,
+            ..Self::of_locale(locale)
+        }
+    }
+
     /// What a server makes of a locale alone in an index: what its library knows of the language (6.0, asked for every locale). A collection's
     /// own collation is filled in otherwise, and listed whole.
     fn of_locale(locale: &str) -> Self {
@@ -62,17 +72,29 @@ const NORMALIZED: [&str; 23] = [
 ];
 
 impl Collation {
-    /// The collation that a document says; an absent one is the server's business.
+    /// The collation that a document says of an index, or that a server lists whole; an absent one is the server's business.
     ///
     /// # Errors
     /// One line about what is wrong with it.
     pub fn of_document(document: &Json) -> Result<Self, String> {
+        Self::read(document, Rules::of_locale)
+    }
+
+    /// The collation that a document says of a collection that is to be made: what is not said is the same for every language then.
+    ///
+    /// # Errors
+    /// As [`Collation::of_document`].
+    pub fn of_collection(document: &Json) -> Result<Self, String> {
+        Self::read(document, Rules::of_collection)
+    }
+
+    fn read(document: &Json, alone: fn(&str) -> Rules) -> Result<Self, String> {
         let fields = document.members().ok_or("a collation is a document with a locale")?;
         let locale = document.get("locale").and_then(Json::text).ok_or("a collation needs a locale")?;
         if locale == "simple" {
             return Ok(Self::Simple);
         }
-        let mut rules = Rules::of_locale(locale);
+        let mut rules = alone(locale);
         for (name, value) in fields {
             let flag = || Ok::<_, String>(ejson::truthy(value));
             let text = || {
@@ -176,6 +198,9 @@ mod tests {
             assert_eq!(alone(locale), Collation::of_document(&whole).unwrap());
             assert_eq!(alone(locale).document().members().unwrap().len(), 1);
         }
+        let listed = json!({"locale": "th", "alternate": "non-ignorable", "normalization": false});
+        let of_collection = Collation::of_collection(&json!({"locale": "th"})).unwrap();
+        assert_eq!(of_collection, Collation::of_document(&listed).unwrap());
     }
 
     #[test]
