@@ -278,6 +278,5 @@ async fn duplicates_are_found_exactly_where_the_server_refuses() {
         }
     }
     database.drop().await.unwrap();
-    println!("{refused} refused, {built} built, {other} cannot be indexed at all");
     assert!(refused > 60 && built > 60, "{refused} refused, {built} built, {other} otherwise");
 }
