@@ -150,7 +150,11 @@ pub(crate) async fn read_marker(session: &mut Session<'_>) -> Result<Option<Mark
 }
 
 /// One command, so that nobody reads half a marker.
-pub(crate) async fn write_marker(session: &mut Session<'_>, marker: &Marker, fingerprint: &str) -> Result<()> {
+pub(crate) async fn write_marker(
+    session: &mut Session<'_>,
+    marker: &Marker,
+    fingerprint: &str,
+) -> Result<()> {
     let mut command = cmd("HSET");
     command.arg(MARKER_KEY).arg(FINGERPRINT_FIELD).arg(fingerprint);
     for (name, text) in marker.fields() {
