@@ -39,6 +39,13 @@ impl CallText {
     }
 }
 
+impl MemoryLook {
+    /// The most that the server may use: its limit, and no more than its machine has; `None` where neither is known.
+    pub fn room(&self) -> Option<u64> {
+        [Some(self.used_max).filter(|max| *max > 0), self.machine].into_iter().flatten().min()
+    }
+}
+
 impl fmt::Debug for CallText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.masked)
@@ -187,6 +194,8 @@ pub struct ReplicationLook {
     pub backlog_bytes: Option<u64>,
     /// Where the stream is.
     pub offset: Option<u64>,
+    /// How many bytes go to each replica in a second, as the server reckons over its last moments.
+    pub sent_bytes_per_second: Option<u64>,
 }
 
 /// What memory is taken by, in bytes. Where a number is `None`, the server does not tell it.

@@ -194,6 +194,15 @@ pub struct CarriedKey {
     pub expires_at: Option<i64>,
 }
 
+/// Keys that are on their way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakenKeys {
+    /// How many of the names were dealt with: one at least, where there are any.
+    pub names: usize,
+    /// Those of them that are there, in the same order.
+    pub keys: Vec<CarriedKey>,
+}
+
 /// What became of keys that were carried.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CarriedCount {
@@ -206,8 +215,9 @@ pub struct CarriedCount {
 /// A store between which and others of its kind keys are carried.
 #[async_trait]
 pub trait KeyCarrier: Send + Sync {
-    /// Keys of a database, in the order of `names`; those that are not there are left out. All their values are in memory at once.
-    async fn take(&self, database: u64, names: &[Vec<u8>]) -> Result<Vec<CarriedKey>>;
+    /// Keys of a database, of the first of `names`: as many as take `bytes_max` at most in the store's memory, and one however large it is. All
+    /// their values are in memory at once.
+    async fn take(&self, database: u64, names: &[Vec<u8>], bytes_max: u64) -> Result<TakenKeys>;
 
     /// Writes keys into a database. Those that are there stay as they are, unless they are to be replaced.
     ///

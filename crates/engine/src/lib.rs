@@ -65,7 +65,7 @@ pub use keyserver::{
 };
 pub use keyspace::{
     CarriedCount, CarriedKey, KeyCarrier, KeyKind, KeyRecord, KeyRemoval, KeyScan, KeyScanRequest, KeySweep,
-    Keyspace, KeyspaceSize, ListedNames, SweepPlace,
+    Keyspace, KeyspaceSize, ListedNames, SweepPlace, TakenKeys,
 };
 pub use lens::{ChangeLens, ChangeSight, SightKind};
 pub use literal::{CommandValue, Literal};

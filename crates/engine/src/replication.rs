@@ -26,6 +26,14 @@ pub struct ReplicationPoint {
     pub offset: u64,
 }
 
+impl ReplicationPoint {
+    /// The name of a stream as servers give it, 40 hexadecimal digits; `None` of anything else: it goes into names, files and terminals.
+    pub fn id_of(bytes: &[u8]) -> Option<String> {
+        let is_id = bytes.len() == 40 && bytes.iter().all(u8::is_ascii_hexdigit);
+        is_id.then(|| bytes.iter().copied().map(char::from).collect())
+    }
+}
+
 /// Where a server's stream stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicationFacts {
@@ -48,6 +56,8 @@ pub struct Backlog {
     pub bytes_max: u64,
     /// The position after which it has everything.
     pub after: u64,
+    /// The most memory that the server may use, where it tells.
+    pub room: Option<u64>,
 }
 
 impl Backlog {
@@ -55,13 +65,17 @@ impl Backlog {
     pub const SLACK_SECONDS_WANTED: u64 = 600;
     /// Below this it is worth a warning: a restart of whoever follows takes longer.
     pub const SLACK_SECONDS_MIN: u64 = 120;
-    /// No advice is below this: a server's memory has room for it.
+    /// No advice is below this, unless the server's memory has no room for it.
     const ADVISED_BYTES_MIN: u64 = 64 << 20;
+    /// The part of its memory that a server should keep of its stream at most.
+    const ROOM_PART: u64 = 8;
 
-    /// How much a server whose stream grows so fast should keep: a power of two, and not too little.
-    pub fn advised_bytes(bytes_per_second: u64) -> u64 {
+    /// How much a server whose stream grows so fast should keep: a power of two, not too little, and not too much for its `room`.
+    pub fn advised_bytes(bytes_per_second: u64, room: Option<u64>) -> u64 {
         let wanted = bytes_per_second.saturating_mul(Self::SLACK_SECONDS_WANTED);
-        wanted.checked_next_power_of_two().unwrap_or(wanted).max(Self::ADVISED_BYTES_MIN)
+        let wanted = wanted.checked_next_power_of_two().unwrap_or(1 << 63).max(Self::ADVISED_BYTES_MIN);
+        let most = room.and_then(|room| (room / Self::ROOM_PART).checked_ilog2()).map(|log| 1 << log);
+        wanted.min(most.unwrap_or(u64::MAX))
     }
 }
 
@@ -192,4 +206,24 @@ pub trait ReplicaFeed: Send {
     /// # Errors
     /// The server's: it is still a replica of nobody that answers.
     async fn give_up(self: Box<Self>) -> Result<&'static str>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_lasts_for_ten_minutes_and_fits_into_the_server() {
+        let cases: [(u64, Option<u64>, u64); 6] = [
+            (0, None, 64 << 20),
+            (1 << 20, None, 1 << 30),
+            (1 << 20, Some(16 << 30), 1 << 30),
+            (1 << 40, Some(16 << 30), 2 << 30),
+            (0, Some(100 << 20), 8 << 20),
+            (u64::MAX, None, 1 << 63),
+        ];
+        for (rate, room, advised) in cases {
+            assert_eq!(Backlog::advised_bytes(rate, room), advised, "{rate} {room:?}");
+        }
+    }
 }

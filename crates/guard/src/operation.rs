@@ -34,6 +34,12 @@ pub const OPERATIONS: &[Operation] = &[
     reads("audit.list", "show the audit log"),
     reads("audit.verify", "check the audit log's chain"),
     keeps("backup.create", "take a backup of a store into the repository"),
+    Operation {
+        name: "backup.create.plain-transfer",
+        effect: Effect::Disruptive,
+        summary: "take a backup of a server of keys that packs nothing meanwhile, by a setting that is put back",
+        reach: Reach::Store,
+    },
     reads("backup.export", "hand out the dump of a logical backup set as a plain file"),
     reads("backup.list", "list the backup sets of the repository and what can be restored"),
     reads("backup.log", "find the destructive entries of the captured change log"),

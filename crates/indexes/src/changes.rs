@@ -278,7 +278,6 @@ impl Deciding<'_> {
         Change {
             checks: Check::of(&spec, &index.asserts),
             notes: note.into_iter().collect(),
-            blocked: unbuildable(&spec),
             ..change(&name, ChangeKind::Build, describe(&spec), "built; writes stay open", steps)
         }
     }
@@ -328,7 +327,6 @@ impl Deciding<'_> {
         Change {
             checks: Check::of(spec, &index.asserts),
             notes,
-            blocked: unbuildable(spec),
             ..change(&name, ChangeKind::Replace, what, &how, steps)
         }
     }
@@ -360,7 +358,7 @@ impl Deciding<'_> {
         Change {
             checks: Check::of(spec, &index.asserts),
             notes,
-            blocked: unbuildable(spec).or((!self.choice.allows_gaps).then_some(gap)),
+            blocked: (!self.choice.allows_gaps).then_some(gap),
             ..change(&name, ChangeKind::Rebuild, what, "GAP: dropped, then built again", steps)
         }
     }
@@ -471,25 +469,6 @@ fn modify(
     Change { checks, ..change(&old.name, ChangeKind::Modify, what, how, steps) }
 }
 
-/// What no server would build.
-fn unbuildable(spec: &IndexSpec) -> Option<Blocked> {
-    let blocked =
-        |reason: &str, next: &str| Some(Blocked { reason: reason.to_owned(), next: next.to_owned() });
-    if spec.sparse && spec.partial.is_some() {
-        return blocked(
-            "an index is sparse or partial, never both",
-            "say in `partial` alone which documents are meant",
-        );
-    }
-    if spec.is_ttl() && spec.keys.len() != 1 {
-        return blocked(
-            "documents expire by an index of one key alone",
-            "declare an index of the date alone with `ttl`",
-        );
-    }
-    None
-}
-
 /// Hides an index that nobody declares.
 pub fn hide(index: &ListedIndex) -> Change {
     let name = index.name.clone();
@@ -597,4 +576,181 @@ pub fn describe(spec: &IndexSpec) -> String {
         declared => format!("{} {declared}", difference.aspect.name()),
     }));
     words.join(", ")
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::declared::Manifest;
+    use crate::json::json;
+
+    struct World {
+        declared: &'static str,
+        policy: &'static str,
+        listed: Json,
+        allows_gaps: bool,
+        hidden_seconds: Option<u64>,
+    }
+
+    impl World {
+        fn new(declared: &'static str, listed: Json) -> Self {
+            Self { declared, policy: "", listed, allows_gaps: false, hidden_seconds: None }
+        }
+
+        fn changes(&self) -> Vec<Change> {
+            let text = format!("[indexes]\nc = [{}]\n[policy]\n{}\n", self.declared, self.policy);
+            let manifest = Manifest::parse(&text).unwrap();
+            let indexes: Vec<ListedIndex> =
+                self.listed.items().unwrap().iter().map(|entry| ListedIndex::read(entry).unwrap()).collect();
+            let choice = Choice {
+                policy: &manifest.policy,
+                allows_gaps: self.allows_gaps,
+                hidden_seconds: &|_| self.hidden_seconds,
+            };
+            changes(
+                &Present { collation: &Collation::Simple, indexes: &indexes },
+                &manifest.collections["c"],
+                &choice,
+            )
+        }
+
+        /// Each change on a line: kind, index, steps, checks, whether it is blocked.
+        fn lines(&self) -> Vec<String> {
+            let line = |change: &Change| {
+                let steps: Vec<String> =
+                    change.steps.iter().map(|step| format!("{} {}", step.verb(), step.index())).collect();
+                let checks = change.checks.iter().map(|check| match check {
+                    Check::Duplicates { .. } => "duplicates",
+                    Check::ExplicitNulls { .. } => "nulls",
+                    Check::Expiry { .. } => "expiry",
+                });
+                let blocked = if change.blocked.is_some() { " BLOCKED" } else { "" };
+                let asked = checks.collect::<Vec<_>>().join(", ");
+                format!("{:?} {}: {} [{asked}]{blocked}", change.kind, change.index, steps.join(", "))
+            };
+            self.changes().iter().map(line).collect()
+        }
+    }
+
+    #[test]
+    fn the_table() {
+        let a = json!([{"key": {"_id": 1}, "name": "_id_"}, {"key": {"a": 1}, "name": "a_1"}]);
+        let unique = json!([{"key": {"a": 1}, "name": "a_1", "unique": true}]);
+        let ttl = json!([{"key": {"a": 1}, "name": "a_1", "expireAfterSeconds": 60}]);
+        let text = json!([{"key": {"_fts": "text", "_ftsx": 1}, "name": "a_text", "weights": {"a": 1}}]);
+        for (declared, listed, expected) in [
+            ("{ keys = [\"a\"] }", a.clone(), vec![]),
+            ("{ keys = [\"a\"] }", json!([]), vec!["Build a_1: build a_1 []"]),
+            ("{ keys = [\"a\"], unique = true }", json!([]), vec!["Build a_1: build a_1 [duplicates]"]),
+            (
+                "{ keys = [\"a\"], unique = true, sparse = true }",
+                json!([]),
+                vec!["Build a_1: build a_1 [nulls, duplicates]"],
+            ),
+            ("{ keys = [\"a\"], ttl = \"1h\" }", json!([]), vec!["Build a_1: build a_1 [expiry]"]),
+            (
+                "{ keys = [\"a\"], unique = true }",
+                a.clone(),
+                vec!["Modify a_1: refuse new duplicates in a_1, make unique a_1 [duplicates]"],
+            ),
+            (
+                "{ keys = [\"a\"], ttl = \"1h\" }",
+                a.clone(),
+                vec!["Modify a_1: set the expiry of a_1 [expiry]"],
+            ),
+            ("{ keys = [\"a\"], ttl = \"1h\" }", ttl.clone(), vec!["Modify a_1: set the expiry of a_1 []"]),
+            (
+                "{ keys = [\"a\"], ttl = \"1s\" }",
+                ttl.clone(),
+                vec!["Modify a_1: set the expiry of a_1 [expiry]"],
+            ),
+            ("{ keys = [\"a\"], hidden = true }", a.clone(), vec!["Modify a_1: hide a_1 []"]),
+            ("{ keys = [\"a\"] }", unique.clone(), vec!["Replace a_1_2: build a_1_2, hide a_1 []"]),
+            ("{ keys = [\"a\"], sparse = true }", a.clone(), vec!["Replace a_1_2: build a_1_2, hide a_1 []"]),
+            (
+                "{ keys = [\"a\"], sparse = true }",
+                ttl.clone(),
+                vec!["Replace a_1_2: build a_1_2, set the expiry of a_1, hide a_1 []"],
+            ),
+            ("{ keys = [\"a\"] }", ttl.clone(), vec!["Rebuild a_1: drop a_1, build a_1 [] BLOCKED"]),
+            ("{ keys = [\"b:text\"] }", text, vec!["Rebuild b_text: drop a_text, build b_text [] BLOCKED"]),
+            ("{ keys = [\"b\"] }", a.clone(), vec!["Build b_1: build b_1 []", "Leave a_1:  []"]),
+            (
+                "{ keys = [\"a\"] }",
+                json!([{"spec": {"key": {"a": 1}, "name": "a_1"}, "buildUUID": {"$uuid": "1"}}]),
+                vec!["Build a_1: build a_1 []"],
+            ),
+            (
+                "{ keys = [\"a\"], unique = true }",
+                json!([{"spec": {"key": {"a": 1}, "name": "a_1"}, "buildUUID": {"$uuid": "1"}}]),
+                vec!["Leave a_1:  [] BLOCKED"],
+            ),
+            (
+                "{ keys = [\"a\"] }",
+                json!([{"key": {"a": 1}, "name": "a_1", "prepareUnique": true}]),
+                vec!["Modify a_1: accept duplicates again in a_1 []"],
+            ),
+            ("{ keys = [\"a\"], name = \"n\" }", a.clone(), vec!["Leave a_1:  []"]),
+        ] {
+            assert_eq!(World::new(declared, listed.clone()).lines(), expected, "{declared} {listed}");
+        }
+        let with_gap = World { allows_gaps: true, ..World::new("{ keys = [\"a\"] }", ttl) };
+        assert_eq!(with_gap.lines(), ["Rebuild a_1: drop a_1, build a_1 []"]);
+    }
+
+    #[test]
+    fn what_nobody_declares_goes_in_two_plans() {
+        let shown = json!([{"key": {"b": 1}, "name": "b_1"}]);
+        let hidden = json!([{"key": {"b": 1}, "name": "b_1", "hidden": true}]);
+        for (policy, listed, hidden_seconds, expected) in [
+            ("", &shown, None, "Leave b_1:  []"),
+            ("", &hidden, Some(u64::MAX), "Leave b_1:  []"),
+            ("undeclared = \"hide\"", &shown, None, "Hide b_1: hide b_1 []"),
+            ("undeclared = \"hide\"", &hidden, Some(u64::MAX), "Leave b_1:  []"),
+            ("undeclared = \"drop\"", &shown, None, "Hide b_1: hide b_1 []"),
+            ("undeclared = \"drop\"", &hidden, None, "Leave b_1:  []"),
+            ("undeclared = \"drop\"", &hidden, Some(604_799), "Leave b_1:  []"),
+            ("undeclared = \"drop\"", &hidden, Some(604_800), "Drop b_1: drop b_1 []"),
+            ("undeclared = \"drop\"\nhide_for = \"1h\"", &hidden, Some(3_600), "Drop b_1: drop b_1 []"),
+        ] {
+            let world = World { policy, hidden_seconds, ..World::new("", listed.clone()) };
+            assert_eq!(world.lines(), [expected], "{policy} {listed} {hidden_seconds:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_dropped_before_what_takes_its_place_but_in_a_gap() {
+        let listed = json!([{"key": {"a": 1}, "name": "a_1", "unique": true, "expireAfterSeconds": 5}]);
+        for declared in [
+            "{ keys = [\"a\"] }",
+            "{ keys = [\"a\"], sparse = true, unique = true }",
+            "{ keys = [\"a\"], partial = { b = 1 } }",
+        ] {
+            for change in World::new(declared, listed.clone()).changes() {
+                let drops = change.steps.iter().any(|step| matches!(step, Step::Drop { .. }));
+                assert_eq!(drops, change.kind == ChangeKind::Rebuild, "{declared}");
+                assert!(!drops || change.blocked.is_some(), "{declared}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_index_is_told_in_a_few_words() {
+        let spec = |entry: Json| ListedIndex::read(&entry).unwrap().spec;
+        for (entry, expected) in [
+            (json!({"key": {"a": 1, "b": -1}, "name": "x"}), "a, -b"),
+            (json!({"key": {"a": 1}, "name": "x", "unique": true, "sparse": true}), "a, unique, sparse"),
+            (
+                json!({"key": {"a": 1}, "name": "x", "expireAfterSeconds": 3600, "hidden": true}),
+                "a, ttl 1h, hidden",
+            ),
+            (
+                json!({"key": {"a": 1}, "name": "x", "partialFilterExpression": {"b": 1}}),
+                "a, partial {\"b\":1}",
+            ),
+        ] {
+            assert_eq!(describe(&spec(entry)), expected);
+        }
+    }
 }

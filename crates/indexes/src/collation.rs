@@ -1,7 +1,7 @@
 //! Collations with all that the server fills in.
 //!
 //! A server lists a collation whole, with a `version` of its library besides; people write a locale and what matters to them. Both become
-//! the same value here.
+//! the same value here. A locale alone means more to an index than its name: Danish puts capitals first, Thai ignores punctuation.
 
 use std::fmt;
 
@@ -35,21 +35,31 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// What a server makes of a locale alone. Of all that 6.0 knows, French of Canada alone has a default of its own.
+    /// What a server makes of a locale alone in an index: what its library knows of the language (6.0, asked for every locale). A collection's
+    /// own collation is filled in otherwise, and listed whole.
     fn of_locale(locale: &str) -> Self {
+        let language = locale.split(['@', '_']).next().unwrap_or_default();
+        let is_search = locale.ends_with("@collation=search");
         Self {
             locale: locale.to_owned(),
             case_level: false,
-            case_first: "off".to_owned(),
+            case_first: if matches!(language, "da" | "mt") && !is_search { "upper" } else { "off" }
+                .to_owned(),
             strength: 3,
             numeric_ordering: false,
-            alternate: "non-ignorable".to_owned(),
+            alternate: if language == "th" { "shifted" } else { "non-ignorable" }.to_owned(),
             max_variable: "punct".to_owned(),
-            normalization: false,
+            normalization: is_search || NORMALIZED.contains(&language),
             backwards: locale == "fr_CA",
         }
     }
 }
+
+/// Languages whose texts are normalised before they are compared.
+const NORMALIZED: [&str; 23] = [
+    "as", "bn", "el", "fa", "gu", "he", "hi", "ig", "km", "kn", "kok", "mr", "my", "or", "pa", "ps", "si",
+    "ta", "te", "th", "vi", "yi", "yo",
+];
 
 impl Collation {
     /// The collation that a document says; an absent one is the server's business.
@@ -146,6 +156,25 @@ mod tests {
             json!({"locale": "en", "strength": 2, "numericOrdering": true}),
         ] {
             assert_ne!(listed, Collation::of_document(&other).unwrap());
+        }
+    }
+
+    #[test]
+    fn languages_have_habits() {
+        let alone =
+            |locale: &str| Collation::of_document(&Json::object([("locale", Json::from(locale))])).unwrap();
+        for (locale, whole) in [
+            ("da", json!({"locale": "da", "caseFirst": "upper"})),
+            ("th", json!({"locale": "th", "alternate": "shifted", "normalization": true})),
+            ("fa_AF", json!({"locale": "fa_AF", "normalization": true})),
+            ("fr_CA", json!({"locale": "fr_CA", "backwards": true})),
+            (
+                "da@collation=search",
+                json!({"locale": "da@collation=search", "caseFirst": "off", "normalization": true}),
+            ),
+        ] {
+            assert_eq!(alone(locale), Collation::of_document(&whole).unwrap());
+            assert_eq!(alone(locale).document().members().unwrap().len(), 1);
         }
     }
 

@@ -14,6 +14,8 @@ use serde::de::DeserializeOwned;
 const RECORD_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Records read at once.
 const READS_IN_FLIGHT_MAX: usize = 16;
+/// How often a number may be taken by somebody else before a writer gives up.
+const APPEND_TRIES_MAX: u32 = 20;
 /// Digits of a number in a key, so that text order is number order.
 const NUMBER_DIGITS: usize = 12;
 
@@ -81,6 +83,22 @@ impl Sequence {
         self.store.put_new(&key, Bytes::from(bytes)).await?;
         self.near_end.store(number, Ordering::Relaxed);
         Ok(blake3)
+    }
+
+    /// Writes a record behind the last one, whichever number that takes: for records that several processes write at the same time, and of
+    /// which each stands for itself. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when others are faster again and again; as [`Sequence::append`] otherwise.
+    pub async fn append_next<T: Serialize>(&self, body: &T) -> Result<Blake3> {
+        for _ in 0..APPEND_TRIES_MAX {
+            let number = self.numbers().await?.last().map_or(1, |last| last + 1);
+            match self.append(number, body).await {
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                appended => return appended,
+            }
+        }
+        Err(Error::new(ErrorKind::Conflict, format!("others write to {} all the time", self.prefix)))
     }
 
     /// The numbers there are, ascending, from one listing; no record is read.

@@ -312,6 +312,16 @@ impl Session {
         Ok(Arc::new(RedisServer::new(&redis(settings))?))
     }
 
+    /// The same, for the settings that a backup changes while it begins.
+    ///
+    /// # Errors
+    /// As [`Session::key_server`].
+    pub(crate) fn key_server_of_backup(&self) -> Result<Arc<dyn KeyServerControl>> {
+        let kind = StoreKind::Redis;
+        let settings = self.configuration.redis.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(RedisServer::of_backup(&redis(settings))?))
+    }
+
     /// The Redis whose keys are copied as one file.
     ///
     /// # Errors
@@ -482,8 +492,13 @@ impl Session {
         ProgramPlaces {
             folder,
             path: std::env::split_paths(self.outside.variable("PATH").unwrap_or_default()).collect(),
-            temporary: self.outside.variable("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from),
+            temporary: self.temporary(),
         }
+    }
+
+    /// Where short-lived files go.
+    pub(crate) fn temporary(&self) -> PathBuf {
+        self.outside.variable("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from)
     }
 
     /// What an operation on `probe`'s store acts upon: the environment by configuration and marker, and which server it is.
@@ -737,6 +752,7 @@ fn redis(settings: &RedisSettings) -> RedisConfig {
     let mut config = RedisConfig::new(Secret::new(settings.connection.without_credentials()));
     config.user = settings.credentials.username.as_ref().map(|(name, _)| name.clone());
     config.password = settings.credentials.password.as_ref().map(|(password, _)| password.clone());
+    config.sentinel_password = settings.sentinel_password.clone();
     config.tls = mainstay_redis::TlsOptions {
         mode: settings.tls.map(|on| match on {
             true => mainstay_redis::TlsMode::VerifyFull,

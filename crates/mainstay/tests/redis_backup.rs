@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod binary;
+mod keyserver;
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use binary::{Place, Seen};
+use keyserver::{connection, give, json};
 use mainstay_testkit::Redis;
 use redis::aio::MultiplexedConnection;
 use serde_json::Value;
@@ -19,8 +21,7 @@ const KEYS: u64 = 2000;
 async fn filled() -> (Redis, MultiplexedConnection) {
     let server =
         Redis::options().setting("repl-diskless-sync-delay", "0").setting("save", "").start().unwrap();
-    let client = redis::Client::open(server.uri()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = connection(&server).await;
     for index in 0..KEYS {
         give(&mut connection, &format!("SET shop:product:{index} {}", format!("{index},").repeat(200))).await;
     }
@@ -29,27 +30,9 @@ async fn filled() -> (Redis, MultiplexedConnection) {
     (server, connection)
 }
 
-async fn give(connection: &mut MultiplexedConnection, line: &str) {
-    let mut words = line.split(' ');
-    let answer: redis::RedisResult<redis::Value> =
-        redis::cmd(words.next().unwrap()).arg(words.collect::<Vec<_>>()).query_async(connection).await;
-    answer.unwrap_or_else(|error| panic!("{line}: {error}"));
-}
-
 fn place(server: &Redis) -> Place {
-    let place = Place::new();
-    place.write(
-        "mainstay.toml",
-        &format!(
-            "[environment]\nname = \"shop-dev\"\nclass = \"development\"\n[redis]\nurl = \"{}\"\n[repository]\nurl = \"file:./backups\"\n",
-            server.uri()
-        ),
-    );
-    place
-}
-
-fn json(seen: &Seen) -> Value {
-    serde_json::from_str(&seen.stdout).unwrap_or_else(|error| panic!("{error}: {}", seen.both()))
+    let more = "[environment]\nname = \"shop-dev\"\nclass = \"development\"\n[repository]\nurl = \"file:./backups\"\n";
+    keyserver::place(&server.uri(), more)
 }
 
 fn create(place: &Place) -> Value {

@@ -6,8 +6,7 @@ mod keyserver;
 
 use std::fs;
 
-use binary::Seen;
-use keyserver::{connection, give, place};
+use keyserver::{connection, give, json, place};
 use mainstay_testkit::Redis;
 use redis::aio::MultiplexedConnection;
 use serde_json::Value;
@@ -25,10 +24,6 @@ async fn fill(connection: &mut MultiplexedConnection) {
     give(connection, "RPUSH queue:mail:1 a b c").await;
 }
 
-fn json(seen: &Seen) -> Value {
-    serde_json::from_str(&seen.stdout).unwrap_or_else(|error| panic!("{error}: {}", seen.both()))
-}
-
 fn keys_of(census: &Value, prefix: &str) -> u64 {
     let groups = census["prefixes"].as_array().unwrap();
     groups.iter().find(|group| group["prefix"] == prefix).unwrap_or(&Value::Null)["keys"]
@@ -42,7 +37,7 @@ async fn the_census_of_the_server_and_of_its_file_agree() {
     let mut connection = connection(&server).await;
     fill(&mut connection).await;
     give(&mut connection, "SAVE").await;
-    let place = place(&server);
+    let place = place(&server.uri(), "");
     fs::copy(server.dir().join("data/dump.rdb"), place.path("dump.rdb")).unwrap();
     for (arguments, bytes_are) in [
         (&["redis", "keys", "--json"][..], "memory"),
@@ -93,7 +88,7 @@ async fn counting_leaves_idleness_alone_and_needs_few_rights() {
     while idle(&mut connection).await < 2 {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    let place = place(&server);
+    let place = place(&server.uri(), "");
     let seen = place.run(&["redis", "keys"]);
     assert_eq!(seen.status, 0, "{}", seen.both());
     assert!(idle(&mut connection).await >= 2, "the key counts as used");
@@ -113,7 +108,7 @@ async fn bad_input_is_told_what_it_is() {
     let mut connection = connection(&server).await;
     give(&mut connection, "SET a:b:c 1").await;
     give(&mut connection, "SAVE").await;
-    let place = place(&server);
+    let place = place(&server.uri(), "");
     let file = fs::read(server.dir().join("data/dump.rdb")).unwrap();
     fs::write(place.path("cut.rdb"), &file[..file.len() - 12]).unwrap();
     let mut flipped = file.clone();

@@ -4,21 +4,19 @@
 mod binary;
 mod keyserver;
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use binary::{Place, Seen};
-use keyserver::{connection, give, place};
+use keyserver::{connection, give, json, place};
 use mainstay_testkit::Redis;
 use redis::aio::MultiplexedConnection;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// What may be shown to nobody who did not ask.
 const CANARY: &str = "canary-4711";
-
-fn json(seen: &Seen) -> Value {
-    serde_json::from_str(&seen.stdout).unwrap_or_else(|error| panic!("{error}: {}", seen.both()))
-}
 
 fn ids(report: &Value) -> Vec<&str> {
     report["findings"].as_array().unwrap().iter().map(|finding| finding["id"].as_str().unwrap()).collect()
@@ -28,7 +26,7 @@ fn ids(report: &Value) -> Vec<&str> {
 async fn a_server_is_digested_into_what_matters() {
     let server = Redis::options().append_only().start().unwrap();
     let mut connection = connection(&server).await;
-    let place = place(&server);
+    let place = place(&server.uri(), "");
     give(&mut connection, "SET auth:session:1 token EX 900").await;
     let seen = place.run(&["redis", "info", "--over", "100ms"]);
     assert_eq!(seen.status, 0, "{}", seen.both());
@@ -69,7 +67,7 @@ async fn a_server_is_digested_into_what_matters() {
 async fn memory_is_told_by_parts_and_foretold() {
     let server = Redis::options().append_only().start().unwrap();
     let mut connection = connection(&server).await;
-    let place = place(&server);
+    let place = place(&server.uri(), "");
     for index in 0..50 {
         give(&mut connection, &format!("SET cache:page:{index} {}", "x".repeat(10_000))).await;
     }
@@ -101,7 +99,7 @@ async fn memory_is_told_by_parts_and_foretold() {
 async fn slow_commands_are_told_without_their_arguments() {
     let server = Redis::start().unwrap();
     let mut connection = connection(&server).await;
-    let place = place(&server);
+    let place = place(&server.uri(), "");
     assert!(place.run(&["redis", "slowlog"]).stdout.contains("no slow command of 10.00 ms or longer"));
     give(&mut connection, "CONFIG SET slowlog-log-slower-than 0").await;
     give(&mut connection, &format!("SET auth:session:{CANARY} {CANARY}")).await;
@@ -131,11 +129,10 @@ async fn slow_commands_are_told_without_their_arguments() {
 async fn slow_commands_are_told_as_they_come() {
     let server = Redis::start().unwrap();
     let mut connection = connection(&server).await;
-    let place = place(&server);
+    let place = place(&server.uri(), "");
     give(&mut connection, "SET before:follow:1 x").await;
-    let arguments = ["redis", "slowlog", "--follow", "--every", "50ms", "--for", "2s", "--json"];
-    let mut command = place.command(&arguments);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut command = place.command(&["redis", "slowlog", "--follow", "--every", "50ms", "--json"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let looks = Instant::now() + Duration::from_secs(20);
     while !client_asked(&mut connection).await {
         assert!(Instant::now() < looks, "nobody looks into the slow log");
@@ -143,8 +140,16 @@ async fn slow_commands_are_told_as_they_come() {
     give(&mut connection, "CONFIG SET slowlog-log-slower-than 1").await;
     give(&mut connection, &format!("SET auth:session:{CANARY} {}", CANARY.repeat(100_000))).await;
     give(&mut connection, "CONFIG SET slowlog-log-slower-than -1").await;
-    let seen: Seen =
-        tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap().into();
+    // It goes on until it is asked to stop: when it has told what came.
+    let mut told = BufReader::new(child.stdout.take().unwrap());
+    let mut came = String::new();
+    while !came.contains("auth:session:*") {
+        assert!(told.read_line(&mut came).unwrap() > 0, "it ended: {came}");
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    told.read_to_string(&mut came).unwrap();
+    let mut seen: Seen = child.wait_with_output().unwrap().into();
+    seen.stdout = came;
     assert_eq!(seen.status, 0, "{}", seen.both());
     let lines: Vec<Value> = seen.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let told = lines.iter().filter_map(|line| line["call"]["command"].as_str());

@@ -98,6 +98,11 @@ impl Capture {
         panic!("it ended before {name}");
     }
 
+    /// Until everything up to `offset` is stored.
+    fn until_stored(&mut self, offset: u64) {
+        while self.until("slice_stored")["through"].as_u64().unwrap() < offset {}
+    }
+
     fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -141,6 +146,13 @@ fn compare(place: &Place, moment: &KeyMoment, arguments: &[&str]) {
 fn time(moment: &KeyMoment) -> String {
     let ms = i64::try_from(moment.at_ms).unwrap();
     mainstay_model::Timestamp::from_millisecond(ms).unwrap().to_string()
+}
+
+fn wait_for_the_millisecond_after(moment: &KeyMoment) {
+    let at_ms = i64::try_from(moment.at_ms).unwrap();
+    while mainstay_model::Timestamp::now().as_millisecond() <= at_ms {
+        std::thread::sleep(Duration::from_micros(200));
+    }
 }
 
 fn slices(place: &Place) -> Vec<PathBuf> {
@@ -206,10 +218,10 @@ fn any_moment_is_restored_by_offset_and_by_time() {
         moments.push(history.act());
         // What a transaction holds is inside a moment or not.
         if number % 40 == 39 {
-            // The capture's clock counts, and a busy machine lets it wait.
-            std::thread::sleep(Duration::from_millis(100));
+            // The capture's clock counts: it has all of it before this moment, and nothing more within its millisecond.
+            capture.until_stored(moments.last().unwrap().offset);
             let before = history.moment("before a pause".to_owned());
-            std::thread::sleep(Duration::from_millis(100));
+            wait_for_the_millisecond_after(&before);
             moments.push(before);
         }
     }
@@ -265,10 +277,10 @@ fn what_is_acknowledged_is_stored() {
     let mut capture = Capture::of(&place, "500ms");
     capture.until("chain_begun");
     let mut writer = client(&server);
-    let began = Instant::now();
+    let stored_before = slices(&place).len();
     writer.must(&["SET", "paid", "yes"]);
     assert_eq!(writer.must(&["WAIT", "1", "10000"]).text(), "1", "the capture acknowledges");
-    assert!(began.elapsed() >= Duration::from_millis(300), "not before the slice was written");
+    assert!(slices(&place).len() > stored_before, "not before the slice was written");
     capture.kill();
     let digest = writer.digest();
     let into = self::server();
@@ -484,6 +496,11 @@ fn a_flush_is_undone_in_one_command() {
     writer.must(&["SET", "elsewhere", "1"]);
     catch_up(&place, &[]);
     writer.must(&["RPUSH", "queue", "one", "two"]);
+    // More than is carried at once, by bytes: some together, one alone.
+    for number in 0..6 {
+        writer.must(&["SETRANGE", &format!("large:{number}"), "3000000", "end"]);
+    }
+    writer.must(&["SETRANGE", "large:whole", "12000000", "end"]);
     writer.must(&["FLUSHALL"]);
     writer.must(&["SELECT", "0"]);
     writer.must(&["SET", "auth:session:7", "newer"]);
@@ -520,6 +537,9 @@ fn a_flush_is_undone_in_one_command() {
     assert_eq!(writer.must(&["DBSIZE"]).text(), "600");
     writer.must(&["SELECT", "2"]);
     assert_eq!(writer.must(&["LLEN", "queue"]).text(), "2", "written a moment before the flush");
+    for (key, length) in [("large:0", "3000003"), ("large:5", "3000003"), ("large:whole", "12000003")] {
+        assert_eq!(writer.must(&["STRLEN", key]).text(), length, "{key}");
+    }
     place.run(&["redis", "undo", "--at", "1"]).expect(8);
 }
 

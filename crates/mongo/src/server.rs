@@ -147,7 +147,8 @@ impl MongoServer {
         self.retried(|| self.driver_list(database, command.clone())).await
     }
 
-    async fn driver_list(
+    /// As [`MongoServer::list`], once, with the driver's error for whoever acts on its code.
+    pub(crate) async fn driver_list(
         &self,
         database: &str,
         command: RawDocumentBuf,

@@ -11,6 +11,7 @@ use mainstay_repository::Set;
 use serde::{Deserialize, Serialize};
 
 use crate::Selection;
+use crate::append_only::AppendOnlySetContents;
 use crate::cluster::ClusterSetContents;
 use crate::keyfile::KeyFileSetContents;
 use crate::logical::LogicalSetContents;
@@ -50,6 +51,8 @@ pub enum SetContents {
     Cluster(Box<ClusterSetContents>),
     /// A server's own file of all its keys.
     KeyFile(Box<KeyFileSetContents>),
+    /// A server's append-only file.
+    AppendOnly(Box<AppendOnlySetContents>),
     /// A dump of one database.
     Logical(Box<LogicalSetContents>),
 }
@@ -63,6 +66,7 @@ impl SetContents {
         match set.kind() {
             StoreKind::Postgres if LogicalSetContents::is_of(set) => set.contents().map(Self::Logical),
             StoreKind::Postgres => set.contents().map(Self::Cluster),
+            StoreKind::Redis if AppendOnlySetContents::is_of(set) => set.contents().map(Self::AppendOnly),
             StoreKind::Redis => set.contents().map(Self::KeyFile),
             StoreKind::Mongo => set.contents().map(Self::Documents),
         }

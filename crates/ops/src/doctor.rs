@@ -72,12 +72,11 @@ pub async fn relational(
 }
 
 /// What is wrong with a running server of keys beyond its settings, judged as the daily questions judge it, and where it is not as `declared`,
-/// in at most `bound`. What was `found` already is not said twice.
+/// in at most `bound`.
 pub async fn key_server(
     server: &dyn KeyServerInspection,
     declared: &DeclaredPolicy,
     classes: &KeyClasses,
-    found: &[Finding],
     bound: Duration,
 ) -> Vec<Finding> {
     let examine = async {
@@ -89,9 +88,7 @@ pub async fn key_server(
     };
     let address = server.address();
     match tokio::time::timeout(bound, examine).await {
-        Ok(Ok(findings)) => {
-            findings.into_iter().filter(|one| found.iter().all(|other| other.id != one.id)).collect()
-        }
+        Ok(Ok(findings)) => findings,
         Ok(Err(error)) => vec![not_examined(StoreKind::Redis, &address, &error)],
         Err(_) => {
             let late = format!("{address} did not answer within {} s", bound.as_secs());

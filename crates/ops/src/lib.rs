@@ -4,6 +4,7 @@
 //! nothing: they return reports and tell an [`Observer`](mainstay_model::progress::Observer) how far they are.
 
 pub mod activity;
+pub mod append_only;
 pub mod backup;
 mod bounds;
 pub mod capture;
@@ -24,6 +25,7 @@ pub mod keyspace;
 pub mod load;
 pub mod logical;
 pub mod named_point;
+mod place;
 mod placement;
 pub mod profiler;
 pub mod prune;

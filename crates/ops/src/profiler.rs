@@ -29,9 +29,6 @@ pub const OPERATION_SET: &str = "mongo.profile.set";
 /// The registered name of putting back.
 pub const OPERATION_RESET: &str = "mongo.profile.reset";
 
-/// How often a record's number may be taken by somebody else before we give up.
-const RECORD_TRIES_MAX: u32 = 20;
-
 /// What a database's profiler was before somebody set it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
@@ -154,16 +151,7 @@ impl ProfilerContext<'_> {
             Error::new(ErrorKind::Precondition, "there is no repository to remember what stands")
                 .with_hint("name one in [repository] of mainstay.toml")
         })?;
-        let sequence = records(repository, server);
-        for _ in 0..RECORD_TRIES_MAX {
-            let number = sequence.numbers().await?.last().map_or(1, |last| last + 1);
-            match sequence.append(number, record).await {
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Conflict => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(Error::new(ErrorKind::Conflict, "others write about the same server all the time"))
+        records(repository, server).append_next(record).await.map(drop)
     }
 }
 

@@ -5,6 +5,7 @@ use mainstay_model::progress::Observer;
 use mainstay_model::{Result, ResultExt, StoreKind};
 use mainstay_repository::{Repository, Set, VerificationRecord, VerifyReport};
 
+use crate::append_only::{self, AppendOnlySetContents};
 use crate::contents::{DocumentSetContents, Needed};
 use crate::inspect::inspect;
 use crate::logical::{self, LogicalSetContents};
@@ -26,6 +27,9 @@ pub async fn verify(
             vec![logical::inspect(repository, set, observer).await?]
         }
         StoreKind::Postgres => cluster::inspect_chain(repository, set, observer).await?,
+        StoreKind::Redis if AppendOnlySetContents::is_of(set) => {
+            vec![append_only::inspect(repository, set, observer).await?]
+        }
         StoreKind::Redis => vec![keyfile::inspect(repository, set, observer).await?],
         StoreKind::Mongo => vec![inspect(repository, set, observer).await?],
     };

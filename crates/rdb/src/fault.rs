@@ -37,6 +37,9 @@ pub enum Fault {
     /// A length that is none.
     #[error("{0} is no length")]
     Length(u8),
+    /// More changes of the database than any server makes.
+    #[error("the keys are spread over more than {0} databases")]
+    Databases(u32),
     /// A name that is too long to be one.
     #[error("a name has {0} bytes")]
     Name(u64),
@@ -57,4 +60,11 @@ pub enum Fault {
         /// Of the bytes.
         found: u64,
     },
+}
+
+impl Fault {
+    /// Whether the file holds what this reader does not know, as those of newer servers do; else it is damaged, or none at all.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Version(_) | Self::Type(_) | Self::Record(_))
+    }
 }

@@ -2,13 +2,14 @@
 
 use std::io::{self, Read};
 
+use crate::manifest::LogManifest;
 use crate::stream::Cutter;
 use crate::walker::{Item, Walker};
 
-/// A file, read at once and in small pieces, with its values passed over and taken.
+/// A file, read at once and in small pieces, with its values passed over.
 ///
 /// # Panics
-/// When the pieces decide what comes out, or a value is longer than the file.
+/// When the pieces decide what comes out, or more is read than there is.
 pub fn file(bytes: &[u8]) {
     let whole = walked(bytes, bytes.len());
     assert_eq!(whole, walked(Pieces(bytes), bytes.len()), "the pieces decide what comes out");
@@ -24,12 +25,8 @@ fn walked(source: impl Read, length: usize) -> (Vec<String>, String) {
     let mut seen = Vec::new();
     let verdict = loop {
         match walker.next_item() {
-            Ok(Some(Item::Key(head))) => match walker.restorable(1 << 20) {
-                Ok(Ok(restorable)) => {
-                    assert_eq!(restorable.payload.len() as u64, restorable.tail.stored_bytes + 11);
-                    seen.push(format!("{head:?} {restorable:?}"));
-                }
-                Ok(Err(tail)) => assert!(tail.stored_bytes <= length as u64, "{tail:?}"),
+            Ok(Some(Item::Key(head))) => match walker.pass_value() {
+                Ok(tail) => seen.push(format!("{head:?} {tail:?} up to {}", walker.offset())),
                 Err(error) => break error.to_string(),
             },
             Ok(Some(item)) => seen.push(format!("{item:?}")),
@@ -41,16 +38,25 @@ fn walked(source: impl Read, length: usize) -> (Vec<String>, String) {
     (seen, verdict)
 }
 
-/// A replication stream, taken at once and in small pieces.
+/// A replication stream, and a file of commands, taken at once and in small pieces; and the list of an append-only file.
 ///
 /// # Panics
-/// When the pieces decide what comes out, or a boundary lies beyond what was taken.
+/// When the pieces decide what comes out, a boundary lies beyond what was taken, or a list that was read is none when it is written.
 pub fn stream(bytes: &[u8]) {
-    assert_eq!(cut(bytes, usize::MAX), cut(bytes, 5), "the pieces decide what comes out");
+    for cutter in [Cutter::new(0, None), Cutter::of_file()] {
+        let whole = cut(cutter.clone(), bytes, usize::MAX);
+        assert_eq!(whole, cut(cutter, bytes, 5), "the pieces decide what comes out");
+    }
+    if let Ok(list) = LogManifest::parse(bytes) {
+        let again = LogManifest::parse(list.text().as_bytes());
+        assert!(
+            again.is_ok_and(|again| again.current().eq(list.current())),
+            "it is another list when it is written"
+        );
+    }
 }
 
-fn cut(bytes: &[u8], piece: usize) -> (Vec<String>, u64, String) {
-    let mut cutter = Cutter::new(0, None);
+fn cut(mut cutter: Cutter, bytes: &[u8], piece: usize) -> (Vec<String>, u64, String) {
     let mut seen = Vec::new();
     let mut verdict = "whole".to_owned();
     for piece in bytes.chunks(piece.min(bytes.len().max(1))) {

@@ -9,9 +9,6 @@ use crate::fault::Fault;
 /// The size of the window. Larger than nearly every value, and small beside a processor's second cache.
 const WINDOW_BYTES: usize = 256 * 1024;
 
-/// Who is given the bytes of a value as they are; what it returns ends the walk.
-pub(crate) type Tap<'t> = &'t mut dyn FnMut(&[u8]) -> io::Result<()>;
-
 /// A source with a window.
 pub(crate) struct Input<R> {
     source: R,
@@ -19,8 +16,6 @@ pub(crate) struct Input<R> {
     /// What has not been taken yet: `window[start..end]`.
     start: usize,
     end: usize,
-    /// What was taken from `tapped..start` has not been given to the tap yet.
-    tapped: usize,
     /// What was taken from `summed..start` is not in the checksum yet.
     summed: usize,
     /// Bytes of the source before the window.
@@ -35,7 +30,6 @@ impl<R: Read> Input<R> {
             window: vec![0; WINDOW_BYTES].into_boxed_slice(),
             start: 0,
             end: 0,
-            tapped: 0,
             summed: 0,
             before: 0,
             checksum: Digest::new(CrcAlgorithm::Crc64Redis),
@@ -53,24 +47,10 @@ impl<R: Read> Input<R> {
         self.checksum.finalize()
     }
 
-    /// What is given to `tap` from now on begins here.
-    pub(crate) fn begin_tap(&mut self) {
-        self.tapped = self.start;
-    }
-
-    /// Gives `tap` what was taken since it was last given something.
-    pub(crate) fn flush_tap(&mut self, tap: &mut Option<Tap<'_>>) -> io::Result<()> {
-        let taken = std::mem::replace(&mut self.tapped, self.start)..self.start;
-        match tap {
-            Some(tap) if !taken.is_empty() => tap(&self.window[taken]),
-            _ => Ok(()),
-        }
-    }
-
     /// Takes `N` bytes.
     #[inline]
-    pub(crate) fn array<const N: usize>(&mut self, tap: &mut Option<Tap<'_>>) -> Result<[u8; N], Fault> {
-        self.fill(N, tap)?;
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+        self.fill(N)?;
         let mut bytes = [0; N];
         bytes.copy_from_slice(&self.window[self.start..self.start + N]);
         self.start += N;
@@ -78,41 +58,31 @@ impl<R: Read> Input<R> {
     }
 
     /// Takes one byte.
-    pub(crate) fn byte(&mut self, tap: &mut Option<Tap<'_>>) -> Result<u8, Fault> {
-        Ok(self.array::<1>(tap)?[0])
+    pub(crate) fn byte(&mut self) -> Result<u8, Fault> {
+        Ok(self.array::<1>()?[0])
     }
 
     /// Looks at the next `count` bytes, at most a window's, without taking them.
-    pub(crate) fn peek(&mut self, count: usize, tap: &mut Option<Tap<'_>>) -> Result<&[u8], Fault> {
-        self.fill(count, tap)?;
+    pub(crate) fn peek(&mut self, count: usize) -> Result<&[u8], Fault> {
+        self.fill(count)?;
         Ok(&self.window[self.start..self.start + count])
     }
 
     /// Takes `count` bytes and passes them over.
-    pub(crate) fn skip(&mut self, count: u64, tap: &mut Option<Tap<'_>>) -> Result<(), Fault> {
-        self.pieces(count, tap, |_| {})
+    pub(crate) fn skip(&mut self, count: u64) -> Result<(), Fault> {
+        self.pieces(count, |_| {})
     }
 
     /// Takes `count` bytes and appends them to `out`, which grows as they come and not before.
-    pub(crate) fn append(
-        &mut self,
-        count: u64,
-        out: &mut Vec<u8>,
-        tap: &mut Option<Tap<'_>>,
-    ) -> Result<(), Fault> {
-        self.pieces(count, tap, |piece| out.extend_from_slice(piece))
+    pub(crate) fn append(&mut self, count: u64, out: &mut Vec<u8>) -> Result<(), Fault> {
+        self.pieces(count, |piece| out.extend_from_slice(piece))
     }
 
-    fn pieces(
-        &mut self,
-        count: u64,
-        tap: &mut Option<Tap<'_>>,
-        mut each: impl FnMut(&[u8]),
-    ) -> Result<(), Fault> {
+    fn pieces(&mut self, count: u64, mut each: impl FnMut(&[u8])) -> Result<(), Fault> {
         let mut left = count;
         while left > 0 {
             if self.start == self.end {
-                self.fill(1, tap)?;
+                self.fill(1)?;
             }
             let here = usize::try_from(left).unwrap_or(usize::MAX).min(self.end - self.start);
             each(&self.window[self.start..self.start + here]);
@@ -124,7 +94,7 @@ impl<R: Read> Input<R> {
 
     /// Whether the source has ended and everything of it was taken.
     pub(crate) fn is_at_end(&mut self) -> Result<bool, Fault> {
-        match self.fill(1, &mut None) {
+        match self.fill(1) {
             Ok(()) => Ok(false),
             Err(Fault::Truncated) => Ok(true),
             Err(fault) => Err(fault),
@@ -133,22 +103,21 @@ impl<R: Read> Input<R> {
 
     /// Sees to it that `count` bytes can be taken from the window.
     #[inline]
-    fn fill(&mut self, count: usize, tap: &mut Option<Tap<'_>>) -> Result<(), Fault> {
+    fn fill(&mut self, count: usize) -> Result<(), Fault> {
         if self.end - self.start >= count {
             return Ok(());
         }
-        self.refill(count, tap)
+        self.refill(count)
     }
 
     #[cold]
-    fn refill(&mut self, count: usize, tap: &mut Option<Tap<'_>>) -> Result<(), Fault> {
+    fn refill(&mut self, count: usize) -> Result<(), Fault> {
         debug_assert!(count <= WINDOW_BYTES, "more is taken at once than the window holds");
         self.sum();
-        self.flush_tap(tap)?;
         self.window.copy_within(self.start..self.end, 0);
         self.before += self.start as u64;
         self.end -= self.start;
-        (self.start, self.tapped, self.summed) = (0, 0, 0);
+        (self.start, self.summed) = (0, 0);
         while self.end < count {
             match self.source.read(&mut self.window[self.end..]) {
                 Ok(0) => return Err(Fault::Truncated),
@@ -174,27 +143,20 @@ mod tests {
     #[test]
     fn the_check_value_of_the_catalogue_comes_out() {
         let mut input = Input::new(&b"123456789rest"[..]);
-        input.skip(9, &mut None).unwrap();
+        input.skip(9).unwrap();
         assert_eq!((input.checksum(), input.offset()), (0xe9c6_d914_c4b8_d9ca, 9));
     }
 
     #[test]
-    fn a_tap_is_given_what_is_taken_and_no_more_whatever_the_windows() {
+    fn what_is_taken_is_what_comes_whatever_the_windows() {
         let bytes: Vec<u8> = (0..3 * WINDOW_BYTES + 7).map(|index| (index % 251) as u8).collect();
         let mut input = Input::new(&bytes[..]);
-        input.skip(5, &mut None).unwrap();
-        input.begin_tap();
+        input.skip(5).unwrap();
         let mut seen = Vec::new();
-        let mut take = |piece: &[u8]| {
-            seen.extend_from_slice(piece);
-            Ok(())
-        };
-        let mut tap: Option<Tap<'_>> = Some(&mut take);
-        input.skip(2 * WINDOW_BYTES as u64, &mut tap).unwrap();
-        assert_eq!(input.array::<2>(&mut tap).unwrap(), bytes[5 + 2 * WINDOW_BYTES..][..2]);
-        input.flush_tap(&mut tap).unwrap();
-        assert_eq!(seen, bytes[5..7 + 2 * WINDOW_BYTES]);
+        input.append(2 * WINDOW_BYTES as u64, &mut seen).unwrap();
+        assert_eq!(seen, bytes[5..5 + 2 * WINDOW_BYTES]);
+        assert_eq!(input.array::<2>().unwrap(), bytes[5 + 2 * WINDOW_BYTES..][..2]);
         assert!(!input.is_at_end().unwrap());
-        assert!(matches!(input.skip(1 << 40, &mut None), Err(Fault::Truncated)));
+        assert!(matches!(input.skip(1 << 40), Err(Fault::Truncated)));
     }
 }

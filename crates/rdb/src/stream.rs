@@ -1,4 +1,5 @@
-//! Redis's replication stream as bytes: cut into commands, never kept.
+//! Redis's replication stream as bytes, and the increments of its append-only file, which are the same with notes of time: cut into commands, never
+//! kept.
 //!
 //! [`Cutter`] takes the stream in pieces of any length and tells each command when it ends: where it began, which database it is for, whether
 //! a transaction is open, how many words it has, and the beginnings of the first few. Values are passed over, so memory does not grow with
@@ -118,6 +119,8 @@ pub struct Cutter {
     database: Option<u64>,
     in_transaction: bool,
     boundary: u64,
+    /// Lines that begin with `#` may stand between commands.
+    has_notes: bool,
 }
 
 impl Cutter {
@@ -134,7 +137,13 @@ impl Cutter {
             database,
             in_transaction: false,
             boundary: position,
+            has_notes: false,
         }
+    }
+
+    /// Cuts a file of commands from its beginning; a server may have written the time between them (`aof-timestamp-enabled`).
+    pub fn of_file() -> Self {
+        Self { has_notes: true, ..Self::new(0, None) }
     }
 
     /// Takes the next bytes, and tells each command that ends in them.
@@ -153,6 +162,9 @@ impl Cutter {
                     1
                 }
                 Expected::Count | Expected::Length => {
+                    if self.line.is_empty() && !self.may_begin(first) {
+                        return Err(self.fault("no command begins"));
+                    }
                     if self.line.len() >= LINE_BYTES_MAX {
                         return Err(self.fault("a number does not end"));
                     }
@@ -191,6 +203,14 @@ impl Cutter {
         StreamFault { at: self.position, what }
     }
 
+    /// Whether a line that is expected may begin so.
+    fn may_begin(&self, first: u8) -> bool {
+        match self.expected {
+            Expected::Count => first == b'*' || (first == b'#' && self.has_notes),
+            _ => first == b'$',
+        }
+    }
+
     /// Takes what there is of a word.
     fn word(&mut self, bytes: &[u8], left: u64) -> usize {
         let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
@@ -213,6 +233,14 @@ impl Cutter {
 
     /// A line with a number has come.
     fn number(&mut self) -> Result<(), StreamFault> {
+        if self.line.first() == Some(&b'#') {
+            self.line.clear();
+            self.begin = self.position;
+            if !self.in_transaction {
+                self.boundary = self.position;
+            }
+            return Ok(());
+        }
         let (mark, most) = match self.expected {
             Expected::Count => (b'*', COUNT_MAX),
             _ => (b'$', LENGTH_MAX),
@@ -364,6 +392,24 @@ mod tests {
             let expected = boundaries.into_iter().rfind(|end| *end <= length as u64).unwrap();
             assert_eq!(cutter.boundary(), expected, "after {length} bytes");
         }
+    }
+
+    #[test]
+    fn a_file_may_have_notes_between_its_commands_alone() {
+        let note = b"#TS:1764500000\r\n".to_vec();
+        let whole =
+            [note.clone(), command(&["SELECT", "0"]), note.clone(), command(&["SET", "a", "1"])].concat();
+        for piece in [1, 5, whole.len()] {
+            let (mut cutter, mut count) = (Cutter::of_file(), 0);
+            whole.chunks(piece).for_each(|piece| cutter.feed(piece, |_| count += 1).unwrap());
+            assert_eq!((count, cutter.boundary()), (2, whole.len() as u64));
+        }
+        let mut cutter = Cutter::of_file();
+        cutter.feed(&whole[..note.len() + 3], |_| {}).unwrap();
+        assert_eq!(cutter.boundary(), note.len() as u64);
+        assert!(Cutter::new(0, None).feed(&whole, |_| {}).is_err());
+        assert!(Cutter::of_file().feed(b"*1\r\n#TS:1\r\n", |_| {}).is_err());
+        assert!(Cutter::of_file().feed(&[b'#'; 100], |_| {}).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use crate::fault::Fault;
-use crate::input::{Input, Tap};
+use crate::input::Input;
 use crate::lzf;
 
 /// What the beginning of a string says of it.
@@ -24,15 +24,15 @@ enum Length {
 }
 
 #[inline]
-fn length_or_special<R: Read>(input: &mut Input<R>, tap: &mut Option<Tap<'_>>) -> Result<Length, Fault> {
-    let first = input.byte(tap)?;
+fn length_or_special<R: Read>(input: &mut Input<R>) -> Result<Length, Fault> {
+    let first = input.byte()?;
     let low = first & 0x3f;
     Ok(match first >> 6 {
         0 => Length::Count(low.into()),
-        1 => Length::Count(u64::from(low) << 8 | u64::from(input.byte(tap)?)),
+        1 => Length::Count(u64::from(low) << 8 | u64::from(input.byte()?)),
         2 => match first {
-            0x80 => Length::Count(u32::from_be_bytes(input.array(tap)?).into()),
-            0x81 => Length::Count(u64::from_be_bytes(input.array(tap)?)),
+            0x80 => Length::Count(u32::from_be_bytes(input.array()?).into()),
+            0x81 => Length::Count(u64::from_be_bytes(input.array()?)),
             other => return Err(Fault::Length(other)),
         },
         _ => Length::Special(low),
@@ -41,8 +41,8 @@ fn length_or_special<R: Read>(input: &mut Input<R>, tap: &mut Option<Tap<'_>>) -
 
 impl<R: Read> Input<R> {
     /// Takes a length.
-    pub(crate) fn length(&mut self, tap: &mut Option<Tap<'_>>) -> Result<u64, Fault> {
-        match length_or_special(self, tap)? {
+    pub(crate) fn length(&mut self) -> Result<u64, Fault> {
+        match length_or_special(self)? {
             Length::Count(count) => Ok(count),
             Length::Special(special) => Err(Fault::Length(special | 0xc0)),
         }
@@ -50,57 +50,50 @@ impl<R: Read> Input<R> {
 
     /// Takes the beginning of a string.
     #[inline]
-    pub(crate) fn string_head(&mut self, tap: &mut Option<Tap<'_>>) -> Result<StringHead, Fault> {
-        Ok(match length_or_special(self, tap)? {
+    pub(crate) fn string_head(&mut self) -> Result<StringHead, Fault> {
+        Ok(match length_or_special(self)? {
             Length::Count(count) => StringHead::Plain(count),
-            Length::Special(0) => StringHead::Integer(i8::from_le_bytes(self.array(tap)?).into()),
-            Length::Special(1) => StringHead::Integer(i16::from_le_bytes(self.array(tap)?).into()),
-            Length::Special(2) => StringHead::Integer(i32::from_le_bytes(self.array(tap)?)),
-            Length::Special(3) => {
-                StringHead::Compressed { packed: self.length(tap)?, raw: self.length(tap)? }
-            }
+            Length::Special(0) => StringHead::Integer(i8::from_le_bytes(self.array()?).into()),
+            Length::Special(1) => StringHead::Integer(i16::from_le_bytes(self.array()?).into()),
+            Length::Special(2) => StringHead::Integer(i32::from_le_bytes(self.array()?)),
+            Length::Special(3) => StringHead::Compressed { packed: self.length()?, raw: self.length()? },
             Length::Special(other) => return Err(Fault::Length(other | 0xc0)),
         })
     }
 
     /// Passes over a string; gives how many bytes it is of, unpacked.
-    pub(crate) fn skip_string(&mut self, tap: &mut Option<Tap<'_>>) -> Result<u64, Fault> {
-        Ok(match self.string_head(tap)? {
+    pub(crate) fn skip_string(&mut self) -> Result<u64, Fault> {
+        Ok(match self.string_head()? {
             StringHead::Plain(count) => {
-                self.skip(count, tap)?;
+                self.skip(count)?;
                 count
             }
             StringHead::Integer(number) => decimal_digits(number),
             StringHead::Compressed { packed, raw } => {
-                self.skip(packed, tap)?;
+                self.skip(packed)?;
                 raw
             }
         })
     }
 
     /// Takes a string of at most `max` bytes.
-    pub(crate) fn string(&mut self, max: u64, tap: &mut Option<Tap<'_>>) -> Result<Vec<u8>, Fault> {
+    pub(crate) fn string(&mut self, max: u64) -> Result<Vec<u8>, Fault> {
         let mut bytes = Vec::new();
-        self.string_into(&mut bytes, max, tap)?;
+        self.string_into(&mut bytes, max)?;
         Ok(bytes)
     }
 
     /// The same into `bytes`, which are empty.
-    pub(crate) fn string_into(
-        &mut self,
-        bytes: &mut Vec<u8>,
-        max: u64,
-        tap: &mut Option<Tap<'_>>,
-    ) -> Result<(), Fault> {
-        match self.string_head(tap)? {
+    pub(crate) fn string_into(&mut self, bytes: &mut Vec<u8>, max: u64) -> Result<(), Fault> {
+        match self.string_head()? {
             StringHead::Plain(count) | StringHead::Compressed { raw: count, .. } if count > max => {
                 return Err(Fault::Name(count));
             }
             StringHead::Compressed { packed, .. } if packed > max => return Err(Fault::Name(packed)),
-            StringHead::Plain(count) => self.append(count, bytes, tap)?,
+            StringHead::Plain(count) => self.append(count, bytes)?,
             StringHead::Integer(number) => bytes.extend_from_slice(number.to_string().as_bytes()),
             StringHead::Compressed { packed, raw } => {
-                self.append(packed, bytes, tap)?;
+                self.append(packed, bytes)?;
                 *bytes = lzf::unpack(bytes, raw).ok_or(Fault::Compressed)?;
             }
         }
@@ -108,17 +101,14 @@ impl<R: Read> Input<R> {
     }
 
     /// Takes a string and gives only its first `N` bytes, or fewer when it is shorter; the rest is passed over.
-    pub(crate) fn string_front<const N: usize>(
-        &mut self,
-        tap: &mut Option<Tap<'_>>,
-    ) -> Result<StringFront<N>, Fault> {
-        let head = self.string_head(tap)?;
+    pub(crate) fn string_front<const N: usize>(&mut self) -> Result<StringFront<N>, Fault> {
+        let head = self.string_head()?;
         let mut front = [0; N];
         let (bytes, known) = match head {
             StringHead::Plain(count) => {
                 let known = usize::try_from(count).unwrap_or(N).min(N);
-                front[..known].copy_from_slice(self.peek(known, tap)?);
-                self.skip(count, tap)?;
+                front[..known].copy_from_slice(self.peek(known)?);
+                self.skip(count)?;
                 (count, known)
             }
             StringHead::Integer(number) => {
@@ -131,8 +121,8 @@ impl<R: Read> Input<R> {
                 /// Enough for any front: a run of literals has at most 33 bytes, a copy brings at most 264 for three.
                 const FRONT_PACKED_MAX: u64 = 64;
                 let first = usize::try_from(packed.min(FRONT_PACKED_MAX)).unwrap_or_default();
-                let unpacked = lzf::front::<N>(self.peek(first, tap)?);
-                self.skip(packed, tap)?;
+                let unpacked = lzf::front::<N>(self.peek(first)?);
+                self.skip(packed)?;
                 let known = unpacked.len().min(usize::try_from(raw).unwrap_or(N));
                 front[..known].copy_from_slice(&unpacked[..known]);
                 (raw, known)
@@ -181,11 +171,11 @@ mod tests {
             (b"\x00", b""),
             (b"\xc0\x00", b"0"),
         ] {
-            assert_eq!(Input::new(bytes).string(1 << 20, &mut None).unwrap(), expected, "{bytes:?}");
+            assert_eq!(Input::new(bytes).string(1 << 20).unwrap(), expected, "{bytes:?}");
             let mut input = Input::new(bytes);
-            assert_eq!(input.skip_string(&mut None).unwrap(), expected.len() as u64, "{bytes:?}");
+            assert_eq!(input.skip_string().unwrap(), expected.len() as u64, "{bytes:?}");
             assert!(input.is_at_end().unwrap(), "{bytes:?}");
-            let front = Input::new(bytes).string_front::<4>(&mut None).unwrap();
+            let front = Input::new(bytes).string_front::<4>().unwrap();
             assert_eq!(front.front(), &expected[..expected.len().min(4)], "{bytes:?}");
             assert_eq!(front.bytes, expected.len() as u64, "{bytes:?}");
         }
@@ -194,8 +184,8 @@ mod tests {
     #[test]
     fn what_is_no_string_is_refused() {
         for bytes in [&b"\x82"[..], b"\xc4", b"\x05abc", b"\xc3\x05\x1f\x00x\xe0\x14\x00", b"\xc1\x00", b""] {
-            assert!(Input::new(bytes).string(1 << 20, &mut None).is_err(), "{bytes:?}");
+            assert!(Input::new(bytes).string(1 << 20).is_err(), "{bytes:?}");
         }
-        assert!(matches!(Input::new(&b"\x7f\xff"[..]).string(100, &mut None), Err(Fault::Name(0x3fff))));
+        assert!(matches!(Input::new(&b"\x7f\xff"[..]).string(100), Err(Fault::Name(0x3fff))));
     }
 }

@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use crate::fault::Fault;
-use crate::input::{Input, Tap};
+use crate::input::Input;
 use crate::kind::{Encoding, FieldExpiry, Kind};
 
 /// What was seen of a value.
@@ -13,30 +13,22 @@ pub(crate) struct Passed {
     pub(crate) elements: Option<u64>,
     /// The bytes of its strings, unpacked.
     pub(crate) data_bytes: u64,
-    /// When the first of its fields expires, in milliseconds since 1970.
-    pub(crate) field_expires_at: Option<i64>,
 }
 
 /// A count that a packed value cannot hold.
 const UNKNOWN: u64 = u16::MAX as u64;
 
 /// Passes over a value.
-pub(crate) fn pass<R: Read>(
-    input: &mut Input<R>,
-    kind: Kind,
-    encoding: Encoding,
-    tap: &mut Option<Tap<'_>>,
-) -> Result<Passed, Fault> {
-    Pass { input, tap, seen: Passed::default() }.value(kind, encoding)
+pub(crate) fn pass<R: Read>(input: &mut Input<R>, kind: Kind, encoding: Encoding) -> Result<Passed, Fault> {
+    Pass { input, seen: Passed::default() }.value(kind, encoding)
 }
 
-struct Pass<'p, 't, R> {
+struct Pass<'p, R> {
     input: &'p mut Input<R>,
-    tap: &'p mut Option<Tap<'t>>,
     seen: Passed,
 }
 
-impl<R: Read> Pass<'_, '_, R> {
+impl<R: Read> Pass<'_, R> {
     fn value(mut self, kind: Kind, encoding: Encoding) -> Result<Passed, Fault> {
         self.seen.elements = match encoding {
             Encoding::Plain => {
@@ -48,8 +40,8 @@ impl<R: Read> Pass<'_, '_, R> {
             Encoding::ExpiringTable(expiry) => Some(self.expiring_table(expiry)?),
             Encoding::Listpack { entries } => self.listpack(entries)?,
             Encoding::ExpiringListpack => {
-                let earliest = i64::from_le_bytes(self.input.array(self.tap)?);
-                self.seen.field_expires_at = Some(earliest).filter(|earliest| *earliest > 0);
+                // When the first of its fields expires.
+                self.skip(8)?;
                 self.listpack(3)?
             }
             Encoding::Ziplist { entries } => self.ziplist(entries)?,
@@ -67,8 +59,8 @@ impl<R: Read> Pass<'_, '_, R> {
             })?),
             Encoding::Stream(generation) => Some(self.stream(generation)?),
             Encoding::Module => {
-                self.input.length(self.tap)?;
-                module_items(self.input, self.tap)?;
+                self.input.length()?;
+                module_items(self.input)?;
                 None
             }
         };
@@ -76,11 +68,11 @@ impl<R: Read> Pass<'_, '_, R> {
     }
 
     fn skip(&mut self, count: u64) -> Result<(), Fault> {
-        self.input.skip(count, self.tap)
+        self.input.skip(count)
     }
 
     fn length(&mut self) -> Result<u64, Fault> {
-        self.input.length(self.tap)
+        self.input.length()
     }
 
     fn lengths(&mut self, count: usize) -> Result<(), Fault> {
@@ -88,7 +80,7 @@ impl<R: Read> Pass<'_, '_, R> {
     }
 
     fn string(&mut self) -> Result<(), Fault> {
-        let bytes = self.input.skip_string(self.tap)?;
+        let bytes = self.input.skip_string()?;
         self.seen.data_bytes = self.seen.data_bytes.saturating_add(bytes);
         Ok(())
     }
@@ -122,7 +114,7 @@ impl<R: Read> Pass<'_, '_, R> {
 
     /// Passes over a packed string of at least `N` bytes and gives its first `N`.
     fn packed<const N: usize>(&mut self, what: &'static str) -> Result<(u64, [u8; N]), Fault> {
-        let string = self.input.string_front::<N>(self.tap)?;
+        let string = self.input.string_front::<N>()?;
         self.seen.data_bytes = self.seen.data_bytes.saturating_add(string.bytes);
         let front = string.front().try_into().map_err(|_| Fault::Packed(what))?;
         Ok((string.bytes, front))
@@ -174,7 +166,7 @@ impl<R: Read> Pass<'_, '_, R> {
     }
 
     fn text_score(&mut self) -> Result<(), Fault> {
-        match self.input.byte(self.tap)? {
+        match self.input.byte()? {
             // Not a number, and the two infinities.
             253..=255 => Ok(()),
             digits => self.skip(digits.into()),
@@ -184,8 +176,8 @@ impl<R: Read> Pass<'_, '_, R> {
     fn expiring_table(&mut self, expiry: FieldExpiry) -> Result<u64, Fault> {
         match expiry {
             FieldExpiry::Relative => {
-                let earliest = i64::from_le_bytes(self.input.array(self.tap)?);
-                self.seen.field_expires_at = Some(earliest).filter(|earliest| *earliest > 0);
+                // When the first of its fields expires.
+                self.skip(8)?;
                 self.each(|pass| {
                     pass.length()?;
                     pass.strings(2)
@@ -193,12 +185,7 @@ impl<R: Read> Pass<'_, '_, R> {
             }
             FieldExpiry::Absolute => self.each(|pass| {
                 pass.strings(2)?;
-                let at = i64::from_le_bytes(pass.input.array(pass.tap)?);
-                let earliest = pass.seen.field_expires_at.unwrap_or(i64::MAX);
-                if at >= 0 {
-                    pass.seen.field_expires_at = Some(at.min(earliest));
-                }
-                Ok(())
+                pass.skip(8)
             }),
         }
     }
@@ -242,15 +229,15 @@ fn whole(entries: u64, each: u64) -> Result<Option<u64>, Fault> {
 }
 
 /// Passes over what a module wrote, up to its end mark.
-pub(crate) fn module_items<R: Read>(input: &mut Input<R>, tap: &mut Option<Tap<'_>>) -> Result<(), Fault> {
+pub(crate) fn module_items<R: Read>(input: &mut Input<R>) -> Result<(), Fault> {
     loop {
-        match input.length(tap)? {
+        match input.length()? {
             0 => return Ok(()),
             // A number, with sign or without.
-            1 | 2 => drop(input.length(tap)?),
-            3 => input.skip(4, tap)?,
-            4 => input.skip(8, tap)?,
-            5 => drop(input.skip_string(tap)?),
+            1 | 2 => drop(input.length()?),
+            3 => input.skip(4)?,
+            4 => input.skip(8)?,
+            5 => drop(input.skip_string()?),
             _ => return Err(Fault::Packed("a module's item is of no known kind")),
         }
     }

@@ -2,11 +2,9 @@
 
 use std::io::Read;
 
-use crc_fast::{CrcAlgorithm, Digest};
-
 use crate::KEY_BYTES_MAX;
 use crate::fault::{Fault, WalkError};
-use crate::input::{Input, Tap};
+use crate::input::Input;
 use crate::kind::{self, Encoding, Flavor, Kind};
 use crate::value::{self, Passed};
 
@@ -16,8 +14,8 @@ const VERSION_MAX: [(Flavor, u32); 2] = [(Flavor::Redis, 15), (Flavor::Valkey, 8
 const CHECKSUM_VERSION: u32 = 5;
 /// The longest name or value of an auxiliary field, and the longest source of a function library.
 const TEXT_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Beyond the value, `RESTORE` wants the type before it, and version and checksum behind it.
-const RESTORABLE_BYTES_MORE: usize = 1 + 2 + 8;
+/// How often a file may change the database: a server tells each one once.
+const DATABASE_COUNT_MAX: u32 = 65_536;
 
 mod code {
     pub(super) const FUNCTION: u8 = 245;
@@ -66,7 +64,7 @@ pub enum Item {
         /// Which.
         number: u64,
     },
-    /// A key; its value comes with [`Walker::pass_value`] or [`Walker::restorable`], and is passed over otherwise.
+    /// A key; what there is to say of its value comes with [`Walker::pass_value`].
     Key(KeyHead),
     /// The file is whole.
     End {
@@ -92,8 +90,6 @@ pub struct KeyHead {
     pub idle_seconds: Option<u64>,
     /// The server's logarithmic counter of its uses; only in files of servers that evict by it.
     pub frequency: Option<u8>,
-    /// The code of its type, which `RESTORE` wants.
-    code: u8,
 }
 
 /// What was seen of a value.
@@ -103,19 +99,6 @@ pub struct KeyTail {
     pub elements: Option<u64>,
     /// The bytes of its strings, unpacked.
     pub data_bytes: u64,
-    /// The bytes it takes in the file.
-    pub stored_bytes: u64,
-    /// When the first of a hash's fields expires, in milliseconds since 1970.
-    pub field_expires_at: Option<i64>,
-}
-
-/// A value as `RESTORE` takes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Restorable {
-    /// Type, value, version, checksum.
-    pub payload: Vec<u8>,
-    /// What was seen of it.
-    pub tail: KeyTail,
 }
 
 /// Where the walk stands.
@@ -124,7 +107,7 @@ enum Place {
     Magic,
     Records,
     /// Before the value of the key that was told last.
-    Value(Kind, Encoding, u8),
+    Value(Kind, Encoding),
     End,
 }
 
@@ -137,6 +120,8 @@ pub struct Walker<R> {
     database: u64,
     /// Memory for the next name.
     spare: Vec<u8>,
+    /// How often it was changed.
+    database_count: u32,
 }
 
 impl<R: Read> Walker<R> {
@@ -149,6 +134,7 @@ impl<R: Read> Walker<R> {
             version: 0,
             database: 0,
             spare: Vec::new(),
+            database_count: 0,
         }
     }
 
@@ -183,38 +169,7 @@ impl<R: Read> Walker<R> {
     /// # Panics
     /// When no key was told, or its value has been asked for.
     pub fn pass_value(&mut self) -> Result<KeyTail, WalkError> {
-        self.value(&mut None).map_err(|fault| self.at(fault))
-    }
-
-    /// The value of the key that was told last, for `RESTORE` on a server of the same or a newer version; `None` in its place when it has
-    /// more than `bytes_max` bytes, which is then passed over.
-    ///
-    /// # Errors
-    /// The first fault of the file.
-    ///
-    /// # Panics
-    /// When no key was told, or its value has been asked for.
-    pub fn restorable(&mut self, bytes_max: usize) -> Result<Result<Restorable, KeyTail>, WalkError> {
-        let Place::Value(.., code) = self.place else { panic!("a value is asked for behind its key") };
-        let mut payload = vec![code];
-        let mut is_whole = true;
-        let mut keep = |piece: &[u8]| {
-            is_whole &= payload.len() + piece.len() + RESTORABLE_BYTES_MORE <= bytes_max;
-            if is_whole {
-                payload.extend_from_slice(piece);
-            }
-            Ok(())
-        };
-        let tail = self.value(&mut Some(&mut keep)).map_err(|fault| self.at(fault))?;
-        if !is_whole {
-            return Ok(Err(tail));
-        }
-        let version = u16::try_from(self.version).unwrap_or(u16::MAX);
-        payload.extend_from_slice(&version.to_le_bytes());
-        let mut checksum = Digest::new(CrcAlgorithm::Crc64Redis);
-        checksum.update(&payload);
-        payload.extend_from_slice(&checksum.finalize().to_le_bytes());
-        Ok(Ok(Restorable { payload, tail }))
+        self.value().map_err(|fault| self.at(fault))
     }
 
     fn at(&self, fault: Fault) -> WalkError {
@@ -225,7 +180,7 @@ impl<R: Read> Walker<R> {
         match self.place {
             Place::Magic => self.magic()?,
             Place::Records => {}
-            Place::Value(..) => drop(self.value(&mut None)?),
+            Place::Value(..) => drop(self.value()?),
             Place::End => {
                 return if self.input.is_at_end()? { Ok(None) } else { Err(Fault::Behind) };
             }
@@ -235,7 +190,7 @@ impl<R: Read> Walker<R> {
 
     /// `REDIS` and four digits, or `VALKEY` and three.
     fn magic(&mut self) -> Result<(), Fault> {
-        let magic: [u8; 9] = self.input.array(&mut None)?;
+        let magic: [u8; 9] = self.input.array()?;
         let refuse = || Fault::Magic(magic.escape_ascii().to_string());
         let (flavor, digits) = match (magic.strip_prefix(b"REDIS"), magic.strip_prefix(b"VALKEY")) {
             (Some(digits), _) => (Flavor::Redis, digits),
@@ -255,29 +210,31 @@ impl<R: Read> Walker<R> {
     }
 
     fn record(&mut self) -> Result<Item, Fault> {
-        let none = &mut None;
         let input = &mut self.input;
-        Ok(match input.byte(none)? {
-            code::AUXILIARY => Item::Auxiliary {
-                name: input.string(TEXT_BYTES_MAX, none)?,
-                value: input.string(TEXT_BYTES_MAX, none)?,
-            },
+        Ok(match input.byte()? {
+            code::AUXILIARY => {
+                Item::Auxiliary { name: input.string(TEXT_BYTES_MAX)?, value: input.string(TEXT_BYTES_MAX)? }
+            }
             code::DATABASE => {
-                self.database = input.length(none)?;
+                self.database = input.length()?;
+                self.database_count += 1;
+                if self.database_count > DATABASE_COUNT_MAX {
+                    return Err(Fault::Databases(DATABASE_COUNT_MAX));
+                }
                 Item::Database(self.database)
             }
-            code::SIZES => Item::Sizes { keys: input.length(none)?, expiring: input.length(none)? },
-            code::FUNCTION => Item::Function(input.string(TEXT_BYTES_MAX, none)?),
+            code::SIZES => Item::Sizes { keys: input.length()?, expiring: input.length()? },
+            code::FUNCTION => Item::Function(input.string(TEXT_BYTES_MAX)?),
             code::SLOT => {
-                let number = input.length(none)?;
+                let number = input.length()?;
                 // Keys of it, and those that expire.
-                input.length(none)?;
-                input.length(none)?;
+                input.length()?;
+                input.length()?;
                 Item::Slot { number }
             }
             code::MODULE => {
-                let id = input.length(none)?;
-                value::module_items(input, none)?;
+                let id = input.length()?;
+                value::module_items(input)?;
                 Item::Module { id }
             }
             code::END => self.end()?,
@@ -287,42 +244,34 @@ impl<R: Read> Walker<R> {
 
     /// What may stand before a key, its type, and its name. `first` has been read.
     fn key(&mut self, first: u8) -> Result<KeyHead, Fault> {
-        let none = &mut None;
         let (mut expires_at, mut idle_seconds, mut frequency) = (None, None, None);
         let mut code = first;
         while code >= code::RECORDS {
             match code {
-                code::EXPIRY_MILLIS => expires_at = Some(i64::from_le_bytes(self.input.array(none)?)),
+                code::EXPIRY_MILLIS => expires_at = Some(i64::from_le_bytes(self.input.array()?)),
                 code::EXPIRY_SECONDS => {
-                    expires_at = Some(i64::from(i32::from_le_bytes(self.input.array(none)?)) * 1000);
+                    expires_at = Some(i64::from(i32::from_le_bytes(self.input.array()?)) * 1000);
                 }
-                code::IDLE => idle_seconds = Some(self.input.length(none)?),
-                code::FREQUENCY => frequency = Some(self.input.byte(none)?),
+                code::IDLE => idle_seconds = Some(self.input.length()?),
+                code::FREQUENCY => frequency = Some(self.input.byte()?),
                 other => return Err(Fault::Record(other)),
             }
-            code = self.input.byte(none)?;
+            code = self.input.byte()?;
         }
         let (kind, encoding) = kind::of_code(code, self.flavor)?;
         let mut name = std::mem::take(&mut self.spare);
         name.clear();
-        self.input.string_into(&mut name, KEY_BYTES_MAX, none)?;
-        self.place = Place::Value(kind, encoding, code);
+        self.input.string_into(&mut name, KEY_BYTES_MAX)?;
+        self.place = Place::Value(kind, encoding);
         let database = self.database;
-        Ok(KeyHead { database, name, kind, encoding, expires_at, idle_seconds, frequency, code })
+        Ok(KeyHead { database, name, kind, encoding, expires_at, idle_seconds, frequency })
     }
 
-    fn value(&mut self, tap: &mut Option<Tap<'_>>) -> Result<KeyTail, Fault> {
-        let Place::Value(kind, encoding, _) = self.place else {
-            panic!("a value is asked for behind its key")
-        };
-        let before = self.input.offset();
-        self.input.begin_tap();
-        let Passed { elements, data_bytes, field_expires_at } =
-            value::pass(&mut self.input, kind, encoding, tap)?;
-        self.input.flush_tap(tap)?;
+    fn value(&mut self) -> Result<KeyTail, Fault> {
+        let Place::Value(kind, encoding) = self.place else { panic!("a value is asked for behind its key") };
+        let Passed { elements, data_bytes } = value::pass(&mut self.input, kind, encoding)?;
         self.place = Place::Records;
-        let stored_bytes = self.input.offset() - before;
-        Ok(KeyTail { elements, data_bytes, stored_bytes, field_expires_at })
+        Ok(KeyTail { elements, data_bytes })
     }
 
     fn end(&mut self) -> Result<Item, Fault> {
@@ -331,7 +280,7 @@ impl<R: Read> Walker<R> {
             return Ok(Item::End { checksum: None });
         }
         let found = self.input.checksum();
-        let expected = u64::from_le_bytes(self.input.array(&mut None)?);
+        let expected = u64::from_le_bytes(self.input.array()?);
         match expected {
             0 => Ok(Item::End { checksum: None }),
             _ if expected == found => Ok(Item::End { checksum: Some(found) }),
@@ -340,22 +289,24 @@ impl<R: Read> Walker<R> {
     }
 }
 
-impl KeyHead {
-    /// The code of its type, as the first byte of what `DUMP` answers.
-    pub fn code(&self) -> u8 {
-        self.code
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Walks to the end and gives how many keys there are: for those who only want to know that a file is whole.
-///
-/// # Errors
-/// The first fault.
-pub fn count_keys(source: impl Read) -> Result<u64, WalkError> {
-    let mut walker = Walker::new(source);
-    let mut keys = 0;
-    while let Some(item) = walker.next_item()? {
-        keys += u64::from(matches!(item, Item::Key(_)));
+    #[test]
+    fn a_file_that_changes_its_database_without_end_is_refused() {
+        let mut file = b"REDIS0011".to_vec();
+        for number in 0..=DATABASE_COUNT_MAX {
+            file.extend([code::DATABASE, 0x80]);
+            file.extend(number.to_be_bytes());
+        }
+        let mut walker = Walker::new(file.as_slice());
+        let fault = loop {
+            match walker.next_item() {
+                Ok(item) => assert!(item.is_some_and(|item| matches!(item, Item::Database(_)))),
+                Err(error) => break error.fault,
+            }
+        };
+        assert!(matches!(fault, Fault::Databases(DATABASE_COUNT_MAX)), "{fault}");
     }
-    Ok(keys)
 }

@@ -22,11 +22,16 @@ pub enum AclRole {
     Policy,
     /// Writing the environment's marker: `environment mark`.
     Mark,
+    /// Filling the server anew: `restore apply`.
+    Restore,
+    /// Bringing keys back, those that match a pattern when there is one: `redis undo`.
+    Undo,
 }
 
 impl AclRole {
     /// Every role.
-    pub const ALL: [Self; 5] = [Self::Observe, Self::Backup, Self::Purge, Self::Policy, Self::Mark];
+    pub const ALL: [Self; 7] =
+        [Self::Observe, Self::Backup, Self::Purge, Self::Policy, Self::Mark, Self::Restore, Self::Undo];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -36,6 +41,8 @@ impl AclRole {
             Self::Purge => "purge",
             Self::Policy => "policy",
             Self::Mark => "mark",
+            Self::Restore => "restore",
+            Self::Undo => "undo",
         }
     }
 
@@ -49,6 +56,8 @@ impl AclRole {
             Self::Purge => "redis purge of what matches the pattern",
             Self::Policy => "redis policy apply",
             Self::Mark => "environment mark",
+            Self::Restore => "restore plan and apply: it replaces every key",
+            Self::Undo => "redis undo, of what matches the pattern when there is one",
         }
     }
 
@@ -88,6 +97,8 @@ impl AclRole {
                 ]);
             }
             Self::Mark => {}
+            Self::Restore => commands.extend(["+ping", "+config|get", "+replicaof", "+flushall"]),
+            Self::Undo => commands.extend(["+ping", "+restore"]),
         }
         commands
     }
@@ -100,7 +111,7 @@ pub struct AclUser {
     pub name: String,
     /// What it is for.
     pub role: AclRole,
-    /// Which keys it may remove, for [`AclRole::Purge`].
+    /// Which keys it may remove or bring back, for [`AclRole::Purge`] and [`AclRole::Undo`], which takes any without one.
     pub patterns: Vec<String>,
     /// Its password; without one the user is off.
     pub password: Option<Secret>,
@@ -129,11 +140,12 @@ impl AclUser {
         } else {
             rules.push(format!("%R~{MARKER_KEY}"));
         }
-        if self.role == AclRole::Purge {
+        if matches!(self.role, AclRole::Purge | AclRole::Undo) {
             for pattern in &self.patterns {
                 check_word("pattern", pattern)?;
                 rules.push(format!("%W~{pattern}"));
             }
+            rules.extend(self.patterns.is_empty().then(|| "%W~*".to_owned()));
         }
         rules.extend(self.role.commands().into_iter().map(str::to_owned));
         rules.push(match self.role {

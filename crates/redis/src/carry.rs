@@ -1,7 +1,7 @@
 //! Keys carried between servers: `DUMP` and `RESTORE`, each with the moment of expiry.
 
 use async_trait::async_trait;
-use mainstay_engine::{CarriedCount, CarriedKey, KeyCarrier};
+use mainstay_engine::{CarriedCount, CarriedKey, KeyCarrier, TakenKeys};
 use mainstay_guard::Permit;
 use mainstay_model::{Error, ErrorKind, Result, ResultExt, StoreKind};
 use redis::{Pipeline, Value, cmd};
@@ -34,8 +34,14 @@ impl RedisCarrier {
 
 #[async_trait]
 impl KeyCarrier for RedisCarrier {
-    async fn take(&self, database: u64, names: &[Vec<u8>]) -> Result<Vec<CarriedKey>> {
+    async fn take(&self, database: u64, names: &[Vec<u8>], bytes_max: u64) -> Result<TakenKeys> {
         let mut session = self.open(database).await?;
+        let mut sizes = Pipeline::with_capacity(names.len());
+        for name in names {
+            sizes.cmd("MEMORY").arg("USAGE").arg(name.as_slice()).arg("SAMPLES").arg(0);
+        }
+        let sizes = session.ask_all(&sizes).await.context("ask what keys of Redis take")?;
+        let names = &names[..fitting(&sizes, bytes_max)];
         let mut pipeline = Pipeline::with_capacity(names.len() * 2);
         for name in names {
             pipeline.cmd("DUMP").arg(name.as_slice());
@@ -43,7 +49,8 @@ impl KeyCarrier for RedisCarrier {
         }
         let answers = session.ask_all(&pipeline).await.context("take keys of Redis")?;
         let keys = names.iter().zip(answers.chunks_exact(2));
-        Ok(keys.filter_map(|(name, answers)| carried(name, answers)).collect())
+        let keys = keys.filter_map(|(name, answers)| carried(name, answers)).collect();
+        Ok(TakenKeys { names: names.len(), keys })
     }
 
     async fn put(
@@ -69,6 +76,18 @@ impl KeyCarrier for RedisCarrier {
         let answers = session.ask_all(&pipeline).await.context("write keys of Redis")?;
         count(&answers)
     }
+}
+
+/// How many of the first keys take `bytes_max` at most together, by what `MEMORY USAGE` says of each: of the first one in any case.
+fn fitting(sizes: &[Value], bytes_max: u64) -> usize {
+    let mut total = 0_u64;
+    let fits = |size: &Value| {
+        // A key that is gone by now takes nothing.
+        total = total
+            .saturating_add(redis::from_redis_value_ref::<Option<u64>>(size).ok().flatten().unwrap_or(0));
+        total <= bytes_max
+    };
+    sizes.iter().map(fits).take_while(|fits| *fits).count().max(1).min(sizes.len())
 }
 
 /// What `DUMP` and `PEXPIRETIME` say; `None` for a key that is not there.
@@ -103,4 +122,18 @@ fn count(answers: &[Value]) -> Result<CarriedCount> {
         }
     }
     Ok(counted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_are_taken_as_fit_and_one_in_any_case() {
+        let sizes = [Value::Int(40), Value::Nil, Value::Int(60), Value::Int(1), Value::Int(500)];
+        for (bytes_max, count) in [(0, 1), (40, 2), (99, 2), (100, 3), (101, 4), (601, 5), (u64::MAX, 5)] {
+            assert_eq!(fitting(&sizes, bytes_max), count, "{bytes_max}");
+        }
+        assert_eq!(fitting(&[], 10), 0);
+    }
 }

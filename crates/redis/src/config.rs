@@ -4,7 +4,7 @@
 //! would log in by itself and keep the server's reason for a refusal. Refuses a URL it cannot take apart without naming any part of it that
 //! may belong to a password.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -12,15 +12,23 @@ use mainstay_model::{Error, ErrorKind, Result, Secret};
 use percent_encoding::percent_decode_str;
 use redis::{ConnectionAddr, ConnectionInfo, RedisConnectionInfo, TlsCertificates};
 
+use crate::sentinel::Watch;
+
+/// Where Sentinels listen unless they are told otherwise.
+const SENTINEL_PORT: u16 = 26_379;
+
 /// How a server is reached. [`RedisConfig::new`] takes a URL; the other fields override what it says.
 #[derive(Debug, Clone)]
 pub struct RedisConfig {
-    /// `redis://user:password@host:port/database`, or `rediss://` for TLS; may hold a password, so it is a secret as a whole.
+    /// `redis://user:password@host:port/database`, or `rediss://` for TLS; or `redis+sentinel://user:password@host:port,host:port/name/database`
+    /// (`rediss+sentinel://`) for the primary that Sentinels know by that name. May hold a password, so it is a secret as a whole.
     pub url: Secret,
     /// Replaces the URL's user (an ACL user, Redis 6 and later).
     pub user: Option<String>,
     /// Replaces the URL's password.
     pub password: Option<Secret>,
+    /// What Sentinels ask for, where the URL names some. User and password of the URL are those of the servers that they watch.
+    pub sentinel_password: Option<Secret>,
     /// Replaces what the URL says of TLS.
     pub tls: TlsOptions,
     /// How long connecting may take, from the name's resolution to the end of the TLS handshake. 10 seconds unless set.
@@ -34,6 +42,7 @@ impl RedisConfig {
             url,
             user: None,
             password: None,
+            sentinel_password: None,
             tls: TlsOptions::default(),
             connect_timeout: Duration::from_secs(10),
         }
@@ -72,7 +81,7 @@ impl FromStr for TlsMode {
 }
 
 /// The configuration resolved: what the driver is given, and what may be said of it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) client: redis::Client,
     pub(crate) user: Option<String>,
@@ -83,6 +92,8 @@ pub(crate) struct Settings {
     pub(crate) tls: bool,
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) connect_timeout: Duration,
+    /// What Sentinels tell which server it is; host and port are those of the first of them then.
+    pub(crate) watch: Option<Watch>,
 }
 
 impl Settings {
@@ -98,16 +109,45 @@ impl Settings {
         };
         let database = parsed.redis_settings().db();
         let tls = config.tls.mode.map_or(parts.tls, |mode| mode == TlsMode::VerifyFull);
-        let client = client(&host, port, tls, config)?;
+        let client = client(&host, port, tls, config.tls.ca_file.as_deref())?;
         let user = config.user.clone().or(parts.user);
         let password = config.password.clone().or(parts.password);
         let connect_timeout = config.connect_timeout;
         let ca_file = config.tls.ca_file.clone();
-        Ok(Self { client, user, password, database, host, port, tls, ca_file, connect_timeout })
+        let watch = parts.sentinels.map(|(nodes, name)| Watch {
+            nodes,
+            name,
+            password: config.sentinel_password.clone(),
+        });
+        Ok(Self { client, user, password, database, host, port, tls, ca_file, connect_timeout, watch })
     }
 
-    /// `host:port`.
+    /// What follows `AUTH`; `None` where nobody logs in. A user who is named logs in also without a password: an unnamed one would have other rights.
+    pub(crate) fn login(&self) -> Option<Vec<&str>> {
+        let password = self.password.as_ref().map(Secret::expose);
+        match (self.user.as_deref(), password) {
+            (None, None) => None,
+            (None, Some(password)) => Some(vec![password]),
+            (Some(user), password) => Some(vec![user, password.unwrap_or_default()]),
+        }
+    }
+
+    /// The same at another place, which no Sentinel is asked about.
+    pub(crate) fn at(&self, host: String, port: u16) -> Result<Self> {
+        let client = client(&host, port, self.tls, self.ca_file.as_deref())?;
+        Ok(Self { client, host, port, watch: None, ..self.clone() })
+    }
+
+    /// `host:port`; of what Sentinels tell, its name and the first of these.
     pub(crate) fn address(&self) -> String {
+        let place = self.place();
+        match &self.watch {
+            Some(watch) => format!("{} by Sentinel {place}", watch.name),
+            None => place,
+        }
+    }
+
+    fn place(&self) -> String {
         match self.host.contains(':') {
             true => format!("[{}]:{}", self.host, self.port),
             false => format!("{}:{}", self.host, self.port),
@@ -115,7 +155,7 @@ impl Settings {
     }
 }
 
-fn client(host: &str, port: u16, tls: bool, config: &RedisConfig) -> Result<redis::Client> {
+fn client(host: &str, port: u16, tls: bool, ca_file: Option<&Path>) -> Result<redis::Client> {
     let unusable = |error: redis::RedisError| {
         Error::new(ErrorKind::Config, format!("the Redis configuration cannot be used: {error}"))
     };
@@ -127,7 +167,7 @@ fn client(host: &str, port: u16, tls: bool, config: &RedisConfig) -> Result<redi
         return redis::Client::open(with_address(ConnectionAddr::Tcp(host.to_owned(), port))?)
             .map_err(unusable);
     }
-    let root_cert = match &config.tls.ca_file {
+    let root_cert = match ca_file {
         Some(file) => Some(std::fs::read(file).map_err(|error| {
             Error::new(ErrorKind::Config, format!("the CA file {} cannot be read: {error}", file.display()))
         })?),
@@ -145,13 +185,17 @@ struct UrlParts {
     tls: bool,
     user: Option<String>,
     password: Option<Secret>,
+    /// Sentinels, and the name that they know the server by.
+    sentinels: Option<(Vec<(String, u16)>, String)>,
 }
 
 impl UrlParts {
     fn of(url: &str) -> Result<Self> {
-        let (tls, rest) = match (url.strip_prefix("redis://"), url.strip_prefix("rediss://")) {
-            (Some(rest), _) => (false, rest),
-            (_, Some(rest)) => (true, rest),
+        let (tls, by_sentinel, rest) = match url.split_once("://") {
+            Some(("redis", rest)) => (false, false, rest),
+            Some(("rediss", rest)) => (true, false, rest),
+            Some(("redis+sentinel", rest)) => (false, true, rest),
+            Some(("rediss+sentinel", rest)) => (true, true, rest),
             _ => return Err(url_error("it does not begin with redis:// or rediss://")),
         };
         let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -170,8 +214,39 @@ impl UrlParts {
             Some((user, password)) => (decoded(user)?, decoded(password)?),
             None => (None, None),
         };
-        Ok(Self { bare: format!("redis://{host}{tail}"), tls, user, password: password.map(Secret::new) })
+        let password = password.map(Secret::new);
+        if !by_sentinel {
+            return Ok(Self { bare: format!("redis://{host}{tail}"), tls, user, password, sentinels: None });
+        }
+        let path = decoded(tail.trim_start_matches('/'))?.unwrap_or_default();
+        let (name, database) = path.split_once('/').unwrap_or((&path, ""));
+        if name.is_empty() {
+            return Err(url_error("it names Sentinels, and not what they call the server")
+                .with_hint("it has the form redis+sentinel://host:26379,host:26379/name/0"));
+        }
+        let nodes = host.split(',').map(sentinel_node).collect::<Result<Vec<_>>>()?;
+        let first = nodes.first().map_or("", |(host, _)| host);
+        let bare = match first.contains(':') {
+            true => format!("redis://[{first}]:{}/{database}", nodes[0].1),
+            false => format!("redis://{first}:{}/{database}", nodes[0].1),
+        };
+        Ok(Self { bare, tls, user, password, sentinels: Some((nodes, name.to_owned())) })
     }
+}
+
+/// `host`, `host:port`, or `[address]:port`.
+fn sentinel_node(text: &str) -> Result<(String, u16)> {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let port = port.map_or(Ok(SENTINEL_PORT), str::parse);
+    let port = port.map_err(|_| url_error("the port of a Sentinel is no number from 1 to 65535"))?;
+    let host = host.trim_matches(['[', ']']);
+    if host.is_empty() {
+        return Err(url_error("it names no host"));
+    }
+    Ok((host.to_owned(), port))
 }
 
 fn url_error(why: &str) -> Error {
@@ -210,6 +285,38 @@ mod tests {
             assert_eq!(settings.user.as_deref(), user, "{url}");
             assert_eq!(settings.password.as_ref().map(Secret::expose), password, "{url}");
             assert_eq!((settings.database, settings.tls), (database, tls), "{url}");
+        }
+    }
+
+    #[test]
+    fn sentinels_are_read() {
+        let cases = [
+            ("redis+sentinel://h/shop", vec![("h", 26_379)], "shop", 0, false),
+            (
+                "rediss+sentinel://u:p@h:1,[::1]:2,i/shop/3",
+                vec![("h", 1), ("::1", 2), ("i", 26_379)],
+                "shop",
+                3,
+                true,
+            ),
+            ("redis+sentinel://h:1/shop%2F2", vec![("h", 1)], "shop", 2, false),
+        ];
+        for (url, nodes, name, database, tls) in cases {
+            let settings = resolve(url).unwrap();
+            let watch = settings.watch.unwrap();
+            let seen: Vec<(&str, u16)> =
+                watch.nodes.iter().map(|(host, port)| (host.as_str(), *port)).collect();
+            assert_eq!((seen, watch.name.as_str()), (nodes, name), "{url}");
+            assert_eq!((settings.database, settings.tls), (database, tls), "{url}");
+        }
+        assert_eq!(resolve("redis+sentinel://h/shop").unwrap().address(), "shop by Sentinel h:26379");
+        for url in [
+            "redis+sentinel://h",
+            "redis+sentinel://h:hunter2/shop",
+            "redis+sentinel://h,/shop",
+            "redis+sentinel://h/shop/x",
+        ] {
+            assert_eq!(resolve(url).unwrap_err().kind(), ErrorKind::Config, "{url}");
         }
     }
 

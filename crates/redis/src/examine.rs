@@ -1,12 +1,12 @@
-//! Misconfigurations of a running Redis. Observing asks the server; finding is pure.
+//! Misconfigurations of a running Redis. Observing asks the server; finding is pure. What the daily questions judge (memory, connections,
+//! persistence, replication) is theirs alone: a second judgement would have other words for the same.
 //!
 //! Sources: `redis.conf` of Redis 8 and the documentation of persistence, security and eviction. What the user may not ask becomes one note
 //! that names it. The server's password is never asked for: whether the default user has one is read from its ACL flags.
 
 use std::collections::BTreeMap;
 
-use mainstay_engine::Backlog;
-use mainstay_model::{ByteSize, Finding, Result, Severity, StoreKind};
+use mainstay_model::{Finding, Result, Severity, StoreKind};
 use redis::{Value, cmd};
 
 use crate::info::Info;
@@ -17,7 +17,7 @@ use crate::session::Session;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Observed {
     info: Info,
-    /// `save`, `appendonly`, `bind`, `protected-mode`.
+    /// `bind`, `protected-mode`.
     settings: Option<BTreeMap<String, String>>,
     /// Whether the default user is enabled and needs no password.
     open_to_all: Option<bool>,
@@ -25,9 +25,7 @@ pub(crate) struct Observed {
 
 pub(crate) async fn observe(session: &mut Session<'_>) -> Result<Observed> {
     let info = read_info(session).await?;
-    let settings = session
-        .ask_if_allowed(cmd("CONFIG").arg("GET").arg(&["save", "appendonly", "bind", "protected-mode"]))
-        .await?;
+    let settings = session.ask_if_allowed(cmd("CONFIG").arg("GET").arg(&["bind", "protected-mode"])).await?;
     let default_user: Option<Value> =
         session.ask_if_allowed(cmd("ACL").arg("GETUSER").arg("default")).await?;
     Ok(Observed { info, settings, open_to_all: default_user.map(|reply| is_open(&reply)) })
@@ -61,65 +59,8 @@ pub(crate) fn findings(observed: &Observed, address: &str) -> Vec<Finding> {
         });
     };
     let info = |name: &str| observed.info.get(name);
-    let setting =
-        |name: &str| observed.settings.as_ref().and_then(|settings| settings.get(name)).map(String::as_str);
 
     network_finding(observed, &mut report);
-    if info("rdb_last_bgsave_status").is_some_and(|status| status != "ok") {
-        report(
-            "bgsave_failed",
-            Severity::Critical,
-            "the last snapshot could not be written: what changed since the one before is not on disk"
-                .to_owned(),
-            "look into the server's log, mend the disk or the folder's rights, then type `BGSAVE`",
-        );
-    }
-    if info("aof_last_write_status").is_some_and(|status| status != "ok") {
-        report(
-            "aof_write_failed",
-            Severity::Critical,
-            "the last write to the append-only file failed".to_owned(),
-            "look into the server's log, and mend the disk",
-        );
-    }
-    if setting("save") == Some("") && setting("appendonly") == Some("no") {
-        report(
-            "nothing_persisted",
-            Severity::Warning,
-            "neither snapshots nor the append-only file are on: a restart loses every key".to_owned(),
-            "type `CONFIG SET appendonly yes`, then `CONFIG REWRITE`; leave it so only where every key can be made again",
-        );
-    }
-    if info("role") == Some("slave") && info("master_link_status") == Some("down") {
-        report(
-            "replication_broken",
-            Severity::Warning,
-            "the replica has lost its master: it serves old data".to_owned(),
-            "check that the master runs, and `masterauth` on the replica",
-        );
-    }
-    if let Some(backlog) = short_backlog(&observed.info) {
-        report(
-            "backlog_short",
-            Severity::Warning,
-            backlog.message(),
-            &format!(
-                "type `CONFIG SET repl-backlog-size {}`, then `CONFIG REWRITE`: a replica or capture that was cut off then goes on where it stopped",
-                backlog.advised_bytes
-            ),
-        );
-    }
-    if let (Some(clients), Some(max)) =
-        (observed.info.number("connected_clients"), observed.info.number("maxclients"))
-        && clients * 100 >= max * CLIENTS_PERCENT_HIGH
-    {
-        report(
-            "connections_high",
-            Severity::Warning,
-            format!("{clients} of {max} connections are in use"),
-            "end idle clients (`CONFIG SET timeout 300`), or raise maxclients",
-        );
-    }
     let policy = info("maxmemory_policy").unwrap_or("noeviction");
     match observed.info.number("maxmemory") {
         Some(0) => report(
@@ -162,40 +103,6 @@ pub(crate) fn findings(observed: &Observed, address: &str) -> Vec<Finding> {
     findings
 }
 
-/// What a server keeps of its stream, when that is too little for somebody who follows it.
-struct ShortBacklog {
-    bytes: u64,
-    seconds: u64,
-    advised_bytes: u64,
-}
-
-impl ShortBacklog {
-    fn message(&self) -> String {
-        format!(
-            "the server keeps {} of its replication stream, {} s at the rate that it writes: who is cut off for longer must copy everything",
-            ByteSize(self.bytes),
-            self.seconds
-        )
-    }
-}
-
-/// Judges by the present rate and by that since the server was started, whichever is more. Nothing where nobody follows the stream.
-fn short_backlog(info: &Info) -> Option<ShortBacklog> {
-    let bytes = info.number("repl_backlog_size").filter(|_| info.number("connected_slaves") > Some(0))?;
-    let average = info.number("master_repl_offset")?.checked_div(info.number("uptime_in_seconds")?)?;
-    // The replicas' share of what is sent, each the same bytes, in KiB.
-    let sent = info.get("instantaneous_output_repl_kbps").and_then(|text| text.parse::<f64>().ok());
-    let present =
-        sent.map_or(0.0, |kilobytes| kilobytes * 1024.0) as u64 / info.number("connected_slaves")?;
-    let rate = average.max(present);
-    let seconds = bytes.checked_div(rate)?;
-    let advised_bytes = Backlog::advised_bytes(rate);
-    (seconds < Backlog::SLACK_SECONDS_MIN).then_some(ShortBacklog { bytes, seconds, advised_bytes })
-}
-
-/// Share of `maxclients` in use from which it is said, in percent.
-const CLIENTS_PERCENT_HIGH: u64 = 80;
-
 fn network_finding(observed: &Observed, report: &mut impl FnMut(&str, Severity, String, &str)) {
     let (Some(settings), Some(true)) = (&observed.settings, observed.open_to_all) else { return };
     let bind = settings.get("bind").map_or("", String::as_str);
@@ -235,11 +142,8 @@ mod tests {
     use super::*;
 
     fn healthy() -> Observed {
-        let info = "role:master\nrdb_last_bgsave_status:ok\naof_last_write_status:ok\nmaxmemory:100\nmaxmemory_policy:noeviction\n\
-                    config_file:/etc/redis.conf\nconnected_clients:3\nmaxclients:10000\nuptime_in_seconds:100\n\
-                    master_repl_offset:10000000\nrepl_backlog_size:1048576\nconnected_slaves:0\n";
-        let settings =
-            [("save", "3600 1"), ("appendonly", "yes"), ("bind", "* -::*"), ("protected-mode", "no")];
+        let info = "maxmemory:100\nmaxmemory_policy:noeviction\nconfig_file:/etc/redis.conf\n";
+        let settings = [("bind", "* -::*"), ("protected-mode", "no")];
         Observed {
             info: Info::parse(info),
             settings: Some(settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into()),
@@ -262,9 +166,7 @@ mod tests {
             observed.settings.get_or_insert_default().insert(name.to_owned(), value.to_owned());
         }
         type Change = fn(&mut Observed);
-        let cases: [(Change, &str, Severity); 13] = [
-            (|o| o.info.set("rdb_last_bgsave_status", "err"), "bgsave_failed", Severity::Critical),
-            (|o| o.info.set("aof_last_write_status", "err"), "aof_write_failed", Severity::Critical),
+        let cases: [(Change, &str, Severity); 7] = [
             (|o| o.open_to_all = Some(true), "open_to_network", Severity::Critical),
             (
                 |o| {
@@ -274,24 +176,6 @@ mod tests {
                 "protected_mode_alone",
                 Severity::Warning,
             ),
-            (
-                |o| {
-                    set(o, "save", "");
-                    set(o, "appendonly", "no");
-                },
-                "nothing_persisted",
-                Severity::Warning,
-            ),
-            (
-                |o| {
-                    o.info.set("role", "slave");
-                    o.info.set("master_link_status", "down");
-                },
-                "replication_broken",
-                Severity::Warning,
-            ),
-            (|o| o.info.set("maxclients", "3"), "connections_high", Severity::Warning),
-            (|o| o.info.set("connected_slaves", "1"), "backlog_short", Severity::Warning),
             (|o| o.info.set("maxmemory", "0"), "maxmemory_unlimited", Severity::Note),
             (|o| o.info.set("maxmemory_policy", "allkeys-lru"), "evicts_keys", Severity::Note),
             (|o| o.info.set("config_file", ""), "config_not_kept", Severity::Note),

@@ -3,6 +3,7 @@
 //! Server errors are told apart by their first word (`WRONGPASS`, `LOADING`, …; Redis source, `server.c` and `networking.c`), and where the word is the
 //! general `ERR` by their text.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -11,33 +12,58 @@ use redis::RedisError;
 
 use crate::config::Settings;
 
-/// The house's error for a driver's error met while talking to the server of `settings`.
+/// The house's error for a driver's error met while talking to the server of `settings`. Of several commands the first that was refused tells
+/// why. What a server says is told here and nowhere else: it may repeat what it was sent, so that it is no source to go on from.
 pub(crate) fn failure(settings: &Settings, error: RedisError) -> Error {
+    match error.clone().into_server_errors().as_deref() {
+        Some([(_, first), ..]) => server_failure(settings, first.code(), first.details().unwrap_or_default()),
+        _ => unanswered(settings, error),
+    }
+}
+
+/// The error for a server that gave no answer, or none that the driver understood.
+fn unanswered(settings: &Settings, error: RedisError) -> Error {
     let address = settings.address();
     let classified = match error.code() {
         Some(code) => server_failure(settings, code, error.detail().unwrap_or_default()),
-        None if error.is_timeout() => {
-            Error::new(ErrorKind::Unreachable, format!("{address} did not answer in time"))
-                .with_hint("check that the address is right and no firewall drops the packets")
-        }
-        None if error.is_connection_refusal() => {
-            Error::new(ErrorKind::Unreachable, format!("{address} refused the connection"))
-                .with_hint("check that Redis runs there and listens on this port")
-        }
-        None if settings.tls && is_tls_error(&error) => {
-            Error::new(ErrorKind::Unreachable, format!("TLS with {address} failed: {error}"))
-                .with_status(ErrorStatus::Permanent)
-                .with_hint("check the CA file and that the port speaks TLS; redis:// connects without TLS")
-        }
-        None if error.is_io_error() => {
-            Error::new(ErrorKind::Unreachable, format!("the connection to {address} broke: {error}"))
-        }
-        None => Error::new(
-            ErrorKind::Server,
-            format!("{address} answered in a way that is not understood: {error}"),
-        ),
+        None if error.is_timeout() => silent(&address),
+        None if error.is_connection_refusal() => refused(&address),
+        None if settings.tls && is_tls_error(&error) => untrusted(&address, &error),
+        None if error.is_io_error() => broken(&address, &error),
+        None => not_understood(&address, &error),
     };
     classified.with_source(error)
+}
+
+/// The server does not answer.
+pub(crate) fn silent(address: &str) -> Error {
+    Error::new(ErrorKind::Unreachable, format!("{address} did not answer in time"))
+        .with_hint("check that the address is right and no firewall drops the packets")
+}
+
+/// Nobody listens there.
+pub(crate) fn refused(address: &str) -> Error {
+    Error::new(ErrorKind::Unreachable, format!("{address} refused the connection"))
+        .with_hint("check that Redis runs there and listens on this port")
+}
+
+/// TLS does not come about, for the reason `why`.
+pub(crate) fn untrusted(address: &str, why: &dyn fmt::Display) -> Error {
+    Error::new(ErrorKind::Unreachable, format!("TLS with {address} failed: {why}"))
+        .with_status(ErrorStatus::Permanent)
+        .with_hint("check the CA file and that the port speaks TLS; redis:// connects without TLS")
+}
+
+/// The connection broke, for the reason `why`.
+pub(crate) fn broken(address: &str, why: &dyn fmt::Display) -> Error {
+    Error::new(ErrorKind::Unreachable, format!("the connection to {address} broke: {why}"))
+        .with_hint("try again; where it breaks again, the server's log tells why")
+}
+
+/// What answers is no Redis, or says `what` where it should not.
+pub(crate) fn not_understood(address: &str, what: &dyn fmt::Display) -> Error {
+    Error::new(ErrorKind::Server, format!("{address} answered in a way that is not understood: {what}"))
+        .with_hint("check host and port of the Redis URL: a Redis must listen there itself, and nothing stand between that answers for it")
 }
 
 /// The error for what a server says before it hangs up on a new connection.
@@ -89,6 +115,7 @@ fn server_failure(settings: &Settings, code: &str, detail: &str) -> Error {
         }
         ("MASTERDOWN" | "NOMASTERLINK", _) => {
             unreachable(format!("{address} is a replica that has lost its master"))
+                .with_hint("check that the master runs, and `masterauth` on the replica")
         }
         ("ERR", text) if text.starts_with("max number of clients") => {
             unreachable(format!("{address} has no connection left"))
@@ -118,7 +145,7 @@ fn server_failure(settings: &Settings, code: &str, detail: &str) -> Error {
         }
         ("ERR", text) if text.contains("unknown command 'SELECT'") => {
             Error::new(ErrorKind::Unsupported, format!("{address} is a Sentinel, which holds no keys"))
-                .with_hint("name the master, which it tells: `SENTINEL GET-MASTER-ADDR-BY-NAME`")
+                .with_hint("name the server itself, which it tells: `SENTINEL MASTERS`")
         }
         ("CLUSTERDOWN", text) => unreachable(format!("the cluster of {address} is down: {text}"))
             .with_hint("`CLUSTER INFO` tells what is missing"),
@@ -133,6 +160,10 @@ fn server_failure(settings: &Settings, code: &str, detail: &str) -> Error {
                  is mounted by itself cannot be replaced; mount the folder",
             )
         }
+        ("ERR", text) if text.contains("Unable to turn on AOF") => {
+            precondition(format!("{address} cannot write its append-only file"))
+                .with_hint("look into the server's log, and mend the disk or the folder's rights")
+        }
         ("ERR", text)
             if text.contains("save already in progress") || text.contains("child process is active") =>
         {
@@ -142,14 +173,27 @@ fn server_failure(settings: &Settings, code: &str, detail: &str) -> Error {
             )
             .with_hint("try again when it has ended; `mainstay redis info` tells")
         }
-        (code, text) => Error::new(ErrorKind::Server, format!("{address} answered {code}: {text}")),
+        ("ERR", text) if text.starts_with("unknown command") => {
+            Error::new(ErrorKind::Server, format!("{address} answered ERR: {}", without_arguments(text)))
+                .with_hint("the server is too old for it, or the command was renamed: look for `rename-command` in its configuration")
+        }
+        (code, text) => {
+            Error::new(ErrorKind::Server, format!("{address} answered {code}: {}", without_arguments(text)))
+                .with_hint("look into the server's log, and try again")
+        }
     }
+}
+
+/// What a server says, without what it was sent: of a command that it does not know it repeats the arguments, a password among them.
+fn without_arguments(text: &str) -> &str {
+    text.split_once(", with args").map_or(text, |(said, _)| said)
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use mainstay_model::Secret;
+    use mainstay_testkit::Redis;
 
     use super::*;
     use crate::config::RedisConfig;
@@ -204,6 +248,11 @@ mod tests {
                 ErrorKind::Precondition,
                 "configuration file: Device or resource busy",
             ),
+            (
+                "-ERR CONFIG SET failed (possibly related to argument 'appendonly') - Unable to turn on AOF. Check server logs.",
+                ErrorKind::Precondition,
+                "cannot write its append-only file",
+            ),
             ("-ERR Background save already in progress", ErrorKind::Conflict, "under way already"),
         ];
         for (line, kind, text) in cases {
@@ -213,5 +262,52 @@ mod tests {
             assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
         }
         assert!(turned_away(&settings, "+OK").is_none());
+        // A server that does not know a command repeats its arguments.
+        let line = "-ERR unknown command 'AUTH', with args beginning with: 'default' 'hunter2' ";
+        let error = turned_away(&settings, line).unwrap();
+        assert_eq!(error.to_string(), "h:1 answered ERR: unknown command 'AUTH'");
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn of_several_commands_the_first_refused_tells_why() {
+        let server = Redis::options().setting("maxmemory", "1").start().unwrap();
+        let url = server.uri().replace("redis://", "redis://default:hunter2@");
+        let settings = Settings::resolve(&RedisConfig::new(Secret::new(url))).unwrap();
+        let client = redis::Client::open(server.uri()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let says = |line: &str| format!("return redis.error_reply('{line}')");
+        let moved = says("MOVED 3999 h2:7001");
+        let cases: [(&[&str], ErrorKind, &str); 4] = [
+            (&["SET", "a", "1"], ErrorKind::Precondition, "is at its memory limit"),
+            (&["EVAL", &moved, "0"], ErrorKind::Unsupported, "with the node at h2:7001"),
+            (&["CONFIG", "REWRITE"], ErrorKind::Precondition, "without a configuration file"),
+            (&["AUTHENTICATE", "hunter2"], ErrorKind::Server, "unknown command 'AUTHENTICATE'"),
+        ];
+        for (words, kind, text) in cases {
+            for is_atomic in [false, true] {
+                let mut commands = redis::pipe();
+                if is_atomic {
+                    commands.atomic();
+                }
+                commands.cmd("PING").cmd(words[0]).arg(&words[1..]).cmd("PING");
+                let answer: Result<Vec<redis::Value>, RedisError> =
+                    commands.query_async(&mut connection).await;
+                let error = failure(&settings, answer.unwrap_err());
+                assert_eq!(error.kind(), kind, "{words:?} {is_atomic}: {error}");
+                assert!(error.to_string().contains(text), "{words:?} {is_atomic}: {error}");
+                assert!(!format!("{error:?} {:?}", error.causes()).contains("hunter2"), "{error:?}");
+            }
+        }
+        let mut setting_up = redis::pipe();
+        setting_up.cmd("ACL").arg(&["SETUSER", "onlooker", "on", "nopass", "+ping", "+multi", "+exec"]);
+        let _: Vec<redis::Value> = setting_up.query_async(&mut connection).await.unwrap();
+        let _: redis::Value =
+            redis::cmd("AUTH").arg(&["onlooker", ""]).query_async(&mut connection).await.unwrap();
+        let answer: Result<Vec<redis::Value>, RedisError> =
+            redis::pipe().cmd("PING").cmd("GET").arg("a").query_async(&mut connection).await;
+        let error = failure(&settings, answer.unwrap_err());
+        assert_eq!(error.kind(), ErrorKind::Auth, "{error}");
+        assert!(error.to_string().contains("'get' command"), "{error}");
     }
 }

@@ -75,8 +75,7 @@ impl Keyspace for RedisKeyspace {
         let mut session = watching_session(&self.settings).await?;
         let question = cmd("MEMORY").arg("USAGE").arg(MARKER_KEY).to_owned();
         let tells_bytes = session.answers(&question).await?;
-        let question = cmd("OBJECT").arg("IDLETIME").arg(MARKER_KEY).to_owned();
-        let tells_idle = asks_idle && session.answers(&question).await?;
+        let tells_idle = asks_idle && tells_idle(&mut session).await?;
         let selected = SelectedSession { session, database: None };
         let describing = Describing { selected, now, tells_bytes, tells_idle, pace: listing.pace };
         Ok(Box::new(Scan { listing, describing }))
@@ -439,6 +438,15 @@ impl Describing<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether the server can tell how long a key has not been used: one that evicts by frequency keeps no time of it. A key that is not there
+/// would tell nothing of that.
+async fn tells_idle(session: &mut Session<'_>) -> Result<bool> {
+    let info = read_info(session).await.context("read facts of Redis")?;
+    let by_frequency = info.get("maxmemory_policy").is_some_and(|policy| policy.ends_with("-lfu"));
+    let question = cmd("OBJECT").arg("IDLETIME").arg(MARKER_KEY).to_owned();
+    Ok(!by_frequency && session.answers(&question).await?)
 }
 
 /// What the answers to `TYPE`, `PTTL` and perhaps `MEMORY USAGE` say; `None` when the key has gone meanwhile.

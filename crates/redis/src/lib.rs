@@ -4,7 +4,7 @@
 //! holds ([`RedisKeyspace`]), how it is doing ([`RedisServer`]); it copies them all as the server's own file ([`RedisKeyFile`]), changes how the
 //! server persists and evicts, follows what changes ([`RedisReplication`]), and fills a server as its primary would ([`RedisReplica`]), which may be a
 //! throw-away one ([`RedisScratch`]). It relies on `SCAN`,
-//! `INFO`, `CONFIG GET`, `ACL GETUSER`, `SYNC`, `PSYNC` and `REPLICAOF` (Redis 6 to 8; the replies of older servers and of Valkey have the same form where they exist). It
+//! `INFO`, `CONFIG GET`, `ACL GETUSER`, `SYNC`, `PSYNC`, `REPLICAOF` and, of Sentinels, `SENTINEL` (Redis 6 to 8; the replies of older servers and of Valkey have the same form where they exist). It
 //! refuses to write anything but the environment marker, changes settings, removes and brings back keys with a permit alone, never issues `KEYS` or any other command whose time grows with the data set, and
 //! never puts a password into an error: what the operator gave is named by address alone.
 
@@ -19,6 +19,7 @@ mod keyspace;
 mod probe;
 mod replication;
 mod scratch;
+mod sentinel;
 mod server;
 mod session;
 

@@ -1,5 +1,6 @@
 //! One connection: opened, logged in, every answer bounded in time.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use mainstay_model::{Error, ErrorKind, Result};
@@ -11,6 +12,7 @@ use tokio::time::timeout;
 
 use crate::config::Settings;
 use crate::failure::{failure, turned_away, unresolved};
+use crate::sentinel;
 
 /// How long the server may take over one command.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
@@ -19,37 +21,60 @@ const REASON_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// A connection that ends when this is dropped.
 pub(crate) struct Session<'a> {
-    settings: &'a Settings,
+    settings: Cow<'a, Settings>,
     connection: MultiplexedConnection,
 }
 
 impl<'a> Session<'a> {
+    /// A session with the server of `settings`, or with the one that Sentinels tell.
+    ///
+    /// # Errors
+    /// `Unsupported` when a Sentinel answers, naming what it watches; the server's.
     pub(crate) async fn open(settings: &'a Settings) -> Result<Self> {
+        let mut session = Self::connected(sentinel::current(settings).await?).await?;
+        // Also without a database to select: it is the first answer, which tells a server that is not ready or asks for a password.
+        match session.select_own().await {
+            Ok(()) => Ok(session),
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                let address = session.settings.address();
+                Err(sentinel::refusal(&mut session, &address).await)
+            }
+            Err(error) => Err(session.plainer(error).await),
+        }
+    }
+
+    /// A connection that is logged in and has selected nothing, to whatever listens at the place of `settings`.
+    pub(crate) async fn connect(settings: &'a Settings) -> Result<Self> {
+        Self::connected(Cow::Borrowed(settings)).await
+    }
+
+    async fn connected(settings: Cow<'a, Settings>) -> Result<Self> {
         let times = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(settings.connect_timeout))
             .set_response_timeout(Some(ANSWER_TIME_MAX));
         let connected = settings.client.get_multiplexed_async_connection_with_config(&times).await;
-        let opened = match connected {
-            Ok(connection) => Self { settings, connection }.logged_in().await,
-            Err(error) => Err(failure(settings, error)),
+        let mut session = match connected {
+            Ok(connection) => Self { settings, connection },
+            Err(error) => {
+                let failed = failure(&settings, error);
+                return Err(plainer_reason(&settings, &failed).await.unwrap_or(failed));
+            }
         };
-        match opened {
-            Ok(session) => Ok(session),
-            Err(failed) => Err(plainer_reason(settings, &failed).await.unwrap_or(failed)),
+        match session.log_in().await {
+            Ok(()) => Ok(session),
+            Err(error) => Err(session.plainer(error).await),
         }
     }
 
-    async fn logged_in(mut self) -> Result<Self> {
-        if let Some(password) = &self.settings.password {
-            let mut auth = cmd("AUTH");
-            if let Some(user) = &self.settings.user {
-                auth.arg(user);
-            }
-            self.ask::<()>(auth.arg(password.expose())).await?;
-        }
-        // Also without a database to select: it is the first answer, which tells a server that is not ready or asks for a password.
-        self.select_own().await?;
-        Ok(self)
+    async fn log_in(&mut self) -> Result<()> {
+        let Some(words) = self.settings.login() else { return Ok(()) };
+        let mut auth = cmd("AUTH");
+        auth.arg(&words);
+        self.ask::<()>(&auth).await
+    }
+
+    async fn plainer(&self, failed: Error) -> Error {
+        plainer_reason(&self.settings, &failed).await.unwrap_or(failed)
     }
 
     /// Selects the configured database.
@@ -59,7 +84,7 @@ impl<'a> Session<'a> {
 
     /// One command and its answer.
     pub(crate) async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T> {
-        self.try_ask(command).await.map_err(|error| failure(self.settings, error))
+        self.try_ask(command).await.map_err(|error| failure(&self.settings, error))
     }
 
     /// As [`Session::ask`]; `None` when this user may not give the command or the server does not know it.
@@ -67,7 +92,7 @@ impl<'a> Session<'a> {
         match self.try_ask(command).await {
             Ok(answer) => Ok(Some(answer)),
             Err(error) if is_denied(&error) => Ok(None),
-            Err(error) => Err(failure(self.settings, error)),
+            Err(error) => Err(failure(&self.settings, error)),
         }
     }
 
@@ -78,7 +103,7 @@ impl<'a> Session<'a> {
             Ok(_) => Ok(true),
             Err(error) if is_elsewhere(&error) => Ok(true),
             Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) => Ok(false),
-            Err(error) => Err(failure(self.settings, error)),
+            Err(error) => Err(failure(&self.settings, error)),
         }
     }
 
@@ -87,7 +112,7 @@ impl<'a> Session<'a> {
         match self.try_ask(command).await {
             Ok(answer) => Ok(Some(answer)),
             Err(error) if is_denied(&error) || is_elsewhere(&error) => Ok(None),
-            Err(error) => Err(failure(self.settings, error)),
+            Err(error) => Err(failure(&self.settings, error)),
         }
     }
 
@@ -96,14 +121,14 @@ impl<'a> Session<'a> {
         match self.try_ask::<Value>(command).await {
             Ok(_) => Ok(false),
             Err(error) if is_elsewhere(&error) => Ok(true),
-            Err(error) => Err(failure(self.settings, error)),
+            Err(error) => Err(failure(&self.settings, error)),
         }
     }
 
     /// Several commands at once, and their answers in the same order.
     pub(crate) async fn ask_all(&mut self, commands: &Pipeline) -> Result<Vec<Value>> {
         let answers = commands.query_async(&mut self.connection).await;
-        answers.map_err(|error| failure(self.settings, error))
+        answers.map_err(|error| failure(&self.settings, error))
     }
 
     async fn try_ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, RedisError> {

@@ -1,11 +1,14 @@
 //! The database file over the replication link of a real Redis: whole, whatever the server's settings; and what stands in its way.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod file;
+
 use std::time::Duration;
 
+use file::count_keys;
 use mainstay_engine::{KeyFile, KeyFileSource};
 use mainstay_model::{ErrorKind, Result, Secret};
-use mainstay_rdb::{Item, Walker, count_keys};
+use mainstay_rdb::{Item, Walker};
 use mainstay_redis::{RedisConfig, RedisKeyFile, TlsMode, TlsOptions};
 use mainstay_testkit::Redis;
 use redis::aio::MultiplexedConnection;

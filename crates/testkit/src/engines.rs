@@ -1,9 +1,9 @@
-//! Finding and installing the real servers: MongoDB 6–8, PostgreSQL 18, Redis 8 and the PostgreSQL 18 client programs.
+//! Finding and installing the real servers: MongoDB 6–8, PostgreSQL 18, Redis 8, Valkey 8 and the PostgreSQL 18 client programs.
 //!
 //! Each is looked for in this order, and the first that serves wins:
 //!
 //! 1. the variable of its own (`MAINSTAY_ENGINE_MONGOD`, `MAINSTAY_ENGINE_POSTGRES_BIN`, `MAINSTAY_ENGINE_REDIS_SERVER`,
-//!    `MAINSTAY_ENGINE_PG_CLIENT_BIN`); a path that does not serve is an error, not a reason to look further;
+//!    `MAINSTAY_ENGINE_VALKEY_SERVER`, `MAINSTAY_ENGINE_PG_CLIENT_BIN`); a path that does not serve is an error, not a reason to look further;
 //! 2. a program of the right major version on `PATH`;
 //! 3. the cache (see [`cache`]);
 //! 4. packages, pinned in `engines.lock.toml` — only in [`Engines::install`], never while a test runs.
@@ -45,11 +45,13 @@ pub enum EngineKind {
     Redis,
     /// The PostgreSQL client programs (`pg_dump`, `pg_restore`, `psql`, `pg_basebackup`, …).
     PgClient,
+    /// The Valkey server, which came of Redis 7 and speaks as it does.
+    Valkey,
 }
 
 impl EngineKind {
     /// All of them, in the order they are installed.
-    pub const ALL: [Self; 4] = [Self::Mongod, Self::Postgres, Self::Redis, Self::PgClient];
+    pub const ALL: [Self; 5] = [Self::Mongod, Self::Postgres, Self::Redis, Self::PgClient, Self::Valkey];
 
     /// The name in `engines.lock.toml` and in the cache.
     pub fn name(self) -> &'static str {
@@ -58,6 +60,7 @@ impl EngineKind {
             Self::Postgres => "postgres",
             Self::Redis => "redis",
             Self::PgClient => "pg-client",
+            Self::Valkey => "valkey",
         }
     }
 
@@ -68,6 +71,7 @@ impl EngineKind {
             Self::Postgres => "MAINSTAY_ENGINE_POSTGRES_BIN",
             Self::Redis => "MAINSTAY_ENGINE_REDIS_SERVER",
             Self::PgClient => "MAINSTAY_ENGINE_PG_CLIENT_BIN",
+            Self::Valkey => "MAINSTAY_ENGINE_VALKEY_SERVER",
         }
     }
 
@@ -78,6 +82,7 @@ impl EngineKind {
             Self::Postgres => "postgres",
             Self::Redis => "redis-server",
             Self::PgClient => "pg_dump",
+            Self::Valkey => "valkey-server",
         }
     }
 
@@ -92,7 +97,7 @@ impl EngineKind {
             (_, None) => false,
             (Self::Mongod, Some(major)) => (6..=8).contains(&major),
             (Self::Postgres | Self::PgClient, Some(major)) => major == 18,
-            (Self::Redis, Some(major)) => major == 8,
+            (Self::Redis | Self::Valkey, Some(major)) => major == 8,
         }
     }
 
@@ -100,7 +105,7 @@ impl EngineKind {
         match self {
             Self::Mongod => "6, 7 or 8",
             Self::Postgres | Self::PgClient => "18",
-            Self::Redis => "8",
+            Self::Redis | Self::Valkey => "8",
         }
     }
 }
@@ -149,6 +154,8 @@ pub struct Engines {
     pub redis: Engine,
     /// The PostgreSQL client programs.
     pub pg_client: Engine,
+    /// The Valkey server.
+    pub valkey: Engine,
 }
 
 impl Engines {
@@ -162,6 +169,7 @@ impl Engines {
             postgres: locate(EngineKind::Postgres)?,
             redis: locate(EngineKind::Redis)?,
             pg_client: locate(EngineKind::PgClient)?,
+            valkey: locate(EngineKind::Valkey)?,
         })
     }
 
@@ -205,7 +213,8 @@ impl Engine {
 /// # Errors
 /// [`EngineError::Missing`] when there is none, [`EngineError::Unfit`] when its variable names one that does not serve.
 pub fn locate(kind: EngineKind) -> Result<Engine, EngineError> {
-    static FOUND: [OnceLock<Engine>; 4] = [const { OnceLock::new() }; 4];
+    static FOUND: [OnceLock<Engine>; EngineKind::ALL.len()] =
+        [const { OnceLock::new() }; EngineKind::ALL.len()];
     let slot = &FOUND[kind as usize];
     if let Some(engine) = slot.get() {
         return Ok(engine.clone());
@@ -271,7 +280,7 @@ fn from_path(kind: EngineKind) -> Option<Engine> {
         let complete = match kind {
             EngineKind::Postgres => bin.join("initdb").is_file() && usable_without_root(&bin),
             EngineKind::PgClient => bin.join("pg_restore").is_file() && bin.join("psql").is_file(),
-            EngineKind::Mongod | EngineKind::Redis => true,
+            EngineKind::Mongod | EngineKind::Redis | EngineKind::Valkey => true,
         };
         complete.then_some(Engine { kind, bin, program, version, origin: Origin::Path })
     })
@@ -478,6 +487,7 @@ mod tests {
             ("postgres (PostgreSQL) 18.4", "18.4"),
             ("pg_dump (PostgreSQL) 18.6 (Debian 18.6-3)", "18.6"),
             ("Redis server v=8.0.2 sha=00000000:0 malloc=jemalloc-5.3.0", "8.0.2"),
+            ("Valkey server v=8.1.1 sha=00000000:0 malloc=jemalloc-5.3.0", "8.1.1"),
         ] {
             assert_eq!(version_in(text).as_deref(), Some(version));
         }

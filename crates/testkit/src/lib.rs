@@ -19,6 +19,6 @@ pub mod servers;
 pub use proxy::FaultProxy;
 pub use s3::S3Server;
 pub use servers::{
-    Mongod, Postgres, Redis, ReplicaSet, StartError, shared_mongod, shared_postgres, shared_redis,
+    Mongod, Postgres, Redis, ReplicaSet, Sentinel, StartError, shared_mongod, shared_postgres, shared_redis,
     unique_database,
 };

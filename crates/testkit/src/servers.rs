@@ -17,6 +17,7 @@ mod postgres;
 mod process;
 mod redis;
 mod replica_set;
+mod sentinel;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,6 +29,7 @@ pub use postgres::{Postgres, PostgresOptions};
 pub use process::{ServerStatus, StartError};
 pub use redis::{Redis, RedisOptions};
 pub use replica_set::ReplicaSet;
+pub use sentinel::Sentinel;
 
 /// The mongod of this test binary: a one-node replica set without authentication.
 ///

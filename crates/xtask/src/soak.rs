@@ -10,7 +10,7 @@ use mainstay_testkit::servers::Mongod;
 use serde_json::Value;
 
 use crate::Outcome;
-use crate::programs::{build, must, plan_hash, target_folder};
+use crate::programs::{build, cargo, must, plan_hash, target_folder};
 use crate::{soak_postgres, soak_redis};
 
 const DATABASE: &str = "soak";
@@ -31,8 +31,20 @@ enum Subject {
     Pitr(PitrArguments),
     /// The same of PostgreSQL, by time, position and transaction, across a crash and a new timeline.
     Postgres(soak_postgres::Arguments),
+    /// Counts what is in the way of indexes, and compares duplicates with the server's verdict, over more documents than a test may take.
+    Indexes(IndexArguments),
     /// The same of Redis, by offset and time, across a server that takes over.
     Redis(soak_redis::Arguments),
+}
+
+#[derive(clap::Args)]
+struct IndexArguments {
+    /// Documents of each collection.
+    #[arg(long, default_value_t = 1_000_000)]
+    documents: u32,
+    /// Indexes that the server judges over random documents.
+    #[arg(long, default_value_t = 2_000)]
+    cases: u32,
 }
 
 #[derive(clap::Args)]
@@ -57,7 +69,29 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     match &arguments.subject {
         Subject::Pitr(arguments) => runtime.block_on(pitr(arguments)),
         Subject::Postgres(arguments) => soak_postgres::run(arguments),
+        Subject::Indexes(arguments) => indexes(arguments),
         Subject::Redis(arguments) => soak_redis::run(arguments),
+    }
+}
+
+/// The tests themselves, over more: they know what is to come out.
+fn indexes(arguments: &IndexArguments) -> Outcome {
+    let mut test = cargo();
+    test.args([
+        "test",
+        "--workspace",
+        "--test",
+        "index_changes",
+        "--",
+        "--nocapture",
+        "counts",
+        "duplicates",
+    ])
+    .env("MAINSTAY_TEST_DOCUMENTS", arguments.documents.to_string())
+    .env("MAINSTAY_TEST_CASES", arguments.cases.to_string());
+    match test.status()?.success() {
+        true => Ok(()),
+        false => Err("the counts were not those that were to come out".into()),
     }
 }
 

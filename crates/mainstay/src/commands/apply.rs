@@ -6,7 +6,7 @@ use clap::Args;
 use mainstay_model::{Error, ErrorKind, ExitStatus, Result};
 
 use super::cluster::ScratchArgs;
-use super::{environment, index, init, mongo, pg, plan, redis, restore};
+use super::{environment, index, init, keyfile, mongo, pg, plan, redis, restore};
 use crate::wiring::Session;
 
 /// Arguments of `apply`.
@@ -36,6 +36,7 @@ pub(crate) async fn run(args: ApplyArgs, session: &Session) -> Result<ExitStatus
         | mainstay_ops::relational::sessions::OPERATION_TERMINATE => {
             pg::activity::apply_plan(&plan, approve, session).await
         }
+        mainstay_ops::keyfile::OPERATION_PLAIN => keyfile::apply_plan(&plan, approve, session).await,
         mainstay_ops::init::OPERATION | mainstay_ops::init::OPERATION_CHANGE => {
             Box::pin(init::apply_plan(&plan, approve, session)).await
         }

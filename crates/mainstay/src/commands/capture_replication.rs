@@ -69,8 +69,12 @@ impl ReplicationCaptureObserver for Teller {
 
 fn text_of(event: &ReplicationCaptureEvent) -> String {
     match event {
-        ReplicationCaptureEvent::BaseBegun { id, at } => {
-            format!("the server sends all its keys, as they are at offset {at} of stream {id}")
+        ReplicationCaptureEvent::BaseBegun { id, at, direct } => {
+            let way = if *direct { "" } else { "; every byte passes through its one thread" };
+            format!("the server sends all its keys, as they are at offset {at} of stream {id}{way}")
+        }
+        ReplicationCaptureEvent::BaseProgress { bytes, expected_bytes } => {
+            format!("{} of about {} of the keys have come", ByteSize(*bytes), ByteSize(*expected_bytes))
         }
         ReplicationCaptureEvent::BaseStored { set, keys, bytes } => {
             format!("backup set {set} holds them: {} keys, {}", Count(*keys), ByteSize(*bytes))
@@ -98,14 +102,23 @@ fn text_of(event: &ReplicationCaptureEvent) -> String {
             ByteSize(*stored_bytes),
             millis(*held_ms)
         ),
-        ReplicationCaptureEvent::Waiting { message, recovery_point_age_seconds, pause_ms, .. } => {
-            waiting_text(message, *recovery_point_age_seconds, *pause_ms)
+        ReplicationCaptureEvent::Waiting { message, hint, recovery_point_age_seconds, pause_ms, .. } => {
+            let hint = hint.as_ref().map_or_else(String::new, |hint| format!("; {hint}"));
+            waiting_text(message, *recovery_point_age_seconds, *pause_ms) + &hint
         }
-        ReplicationCaptureEvent::BacklogShort(slack) => format!(
-            "warning: {}: type `CONFIG SET repl-backlog-size {}`, then `CONFIG REWRITE`",
-            slack_text(slack),
-            slack.advised_bytes
-        ),
+        ReplicationCaptureEvent::BacklogShort(slack) => {
+            format!("warning: {}: {}", slack_text(slack), advice(slack))
+        }
+    }
+}
+
+fn advice(slack: &BacklogSlack) -> String {
+    match slack.advised_bytes > slack.backlog_bytes {
+        true => format!("type `CONFIG SET repl-backlog-size {}`, then `CONFIG REWRITE`", slack.advised_bytes),
+        false => {
+            "it is as large as the server's memory allows: write less at once, or give the server more memory"
+                .to_owned()
+        }
     }
 }
 

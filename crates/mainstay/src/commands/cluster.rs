@@ -451,7 +451,7 @@ pub(crate) fn plan_restore(
 }
 
 /// The path without `.` and `..`, which would make two names of one folder.
-fn whole_path(path: &Path) -> Result<PathBuf> {
+pub(crate) fn whole_path(path: &Path) -> Result<PathBuf> {
     if path.components().any(|part| matches!(part, std::path::Component::ParentDir)) {
         return Err(Error::new(ErrorKind::Usage, format!("{} holds `..`", path.display()))
             .with_state("nothing was changed")

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use mainstay_model::{Error, ErrorKind, ExitStatus, Finding, Result, Severity, StoreKind};
 use mainstay_ops::doctor::{self, Examination};
+use mainstay_ops::keyfile;
 use mainstay_ops::restore::unfinished_runs;
 use serde_json::{Map, Value, json};
 
@@ -61,13 +62,13 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
         found.extend(doctor::relational(inspection.as_ref(), &address, EXAMINATION_TIME_MAX).await);
     }
     let redis = examinations.iter().find(|examination| examination.kind == StoreKind::Redis);
-    if let Some(examination) = redis.filter(|examination| examination.marker.is_ok()) {
+    if redis.is_some_and(|examination| examination.marker.is_ok()) {
         let (server, configuration) = (session.key_server()?, &session.configuration);
         let (declared, classes) = (&configuration.redis_policy, &configuration.redis_classes);
-        let known = &examination.findings;
-        let more = doctor::key_server(server.as_ref(), declared, classes, known, EXAMINATION_TIME_MAX).await;
+        let more = doctor::key_server(server.as_ref(), declared, classes, EXAMINATION_TIME_MAX).await;
         found.extend(more);
     }
+    let redis_answers = redis.is_some_and(|examination| examination.marker.is_ok());
     found.extend(examinations.into_iter().flat_map(|Examination { findings, .. }| findings));
     if let (Some(location), Some(status)) = (session.repository_location(), repository) {
         let stores = session.configuration.stores();
@@ -75,6 +76,9 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
             Ok(status) => {
                 let age_max = session.configuration.backup_age_max;
                 found.extend(doctor::backups(&status, &stores, age_max, session.clock.now()));
+                if redis_answers {
+                    found.extend(packing_left_off(session).await);
+                }
                 let restores = unfinished_runs(&session.repository().await?).await;
                 found.extend(restores.map_or_else(
                     |error| vec![doctor::repository_unreadable(&location, &error)],
@@ -96,6 +100,16 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
         looked_at.push(format!("compose file {}", path.display()));
     }
     Ok(session.printer.report(&Diagnosis { looked_at, findings: found }))
+}
+
+/// What a backup of Redis that was killed has left changed. What keeps that from being known is told elsewhere already.
+async fn packing_left_off(session: &Session) -> Option<Finding> {
+    let look = async {
+        let fingerprint = session.probe(StoreKind::Redis).await?.facts().await?.fingerprint;
+        let (repository, server) = (session.repository().await?, session.key_server()?);
+        keyfile::left_off(&repository, &fingerprint, server.as_ref()).await
+    };
+    tokio::time::timeout(EXAMINATION_TIME_MAX, look).await.ok()?.ok().flatten()
 }
 
 /// Compose files with their content: the one that was `given`, the configured one, or those of the working directory.

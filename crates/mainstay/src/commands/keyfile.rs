@@ -1,40 +1,107 @@
 //! What `backup` does for a store that writes all its keys into one file: Redis.
 
+use std::fmt::Display;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use mainstay_model::{ByteSize, Count, ExitStatus, Result, StoreKind};
+use clap::Args;
+use mainstay_model::{ByteSize, Count, ExitStatus, Plan, Result, StoreKind};
 use mainstay_ops::keyfile::{self, KeyFileBackupContext, KeyFileBackupReport, KeyFileSetContents};
 use mainstay_repository::Set;
 use serde_json::{Map, Value, json};
 
+use super::append_only;
 use super::backup::making::Making;
-use super::plan::PlanReport;
+use super::cluster::refuse;
+use super::plan::{self, by_plan_file_with};
+use super::restore::other_target;
 use crate::printer::shown::moment;
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
+
+/// Arguments of `backup create` that mean something for Redis alone.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Redis")]
+pub(crate) struct KeyFileArgs {
+    /// Have the server send its keys without packing them, by `rdbcompression no` until it has forked: less work for it, and smaller here
+    #[arg(long)]
+    plain_transfer: bool,
+    /// Read the append-only file in this folder of the server, as this machine sees it, instead of asking the server for its keys
+    #[arg(long, value_name = "DIR", conflicts_with = "plain_transfer")]
+    append_only_dir: Option<PathBuf>,
+    /// Write the plan to this file instead of carrying it out
+    #[arg(long, value_name = "FILE", requires = "plain_transfer")]
+    output: Option<PathBuf>,
+}
+
+impl KeyFileArgs {
+    /// Refuses them for something else.
+    ///
+    /// # Errors
+    /// `Usage`, naming the first.
+    pub(crate) fn refuse(&self, what: impl Display) -> Result<()> {
+        let given = [
+            ("plain-transfer", self.plain_transfer),
+            ("append-only-dir", self.append_only_dir.is_some()),
+            ("output", self.output.is_some()),
+        ];
+        refuse(&given, what)
+    }
+}
 
 /// Copies the server's file.
 ///
 /// # Errors
 /// The operation's.
-pub(crate) async fn create(dry_run: bool, session: &Session) -> Result<ExitStatus> {
-    let source = session.key_file()?;
+pub(crate) async fn create(args: &KeyFileArgs, dry_run: bool, session: &Session) -> Result<ExitStatus> {
+    if let Some(folder) = &args.append_only_dir {
+        return append_only::create(&session.path(folder), dry_run, session).await;
+    }
     let probe = session.probe(StoreKind::Redis).await?;
     let target = session.target(probe.as_ref()).await?;
-    let plan = keyfile::plan_backup(target, session.clock.as_ref());
-    if dry_run {
-        return Ok(session.printer.report(&PlanReport::new(plan, None, session.clock.now())?));
+    let plan = match args.plain_transfer {
+        true => {
+            let server = session.key_server_of_backup()?;
+            keyfile::plan_plain_backup(server.as_ref(), target, session.clock.as_ref()).await?
+        }
+        false => keyfile::plan_backup(target, session.clock.as_ref()),
+    };
+    if let Some(status) = plan::only_planned(&plan, args.output.as_deref(), dry_run, session)? {
+        return Ok(status);
     }
-    let making = Making::begin(&plan, session).await?;
+    let made = make(&plan, None, session).await;
+    made.map_err(|refusal| by_plan_file_with("--plain-transfer --output plan.json", refusal))
+}
+
+/// Carries out a plan whose file begins to come without being packed.
+///
+/// # Errors
+/// `StalePlan` when another server answers; the operation's.
+pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Session) -> Result<ExitStatus> {
+    let probe = session.probe(StoreKind::Redis).await?;
+    let target = session.target(probe.as_ref()).await?;
+    if let Some(stale) = other_target(&plan.target, &target) {
+        let repository = session.repository_or_create().await?;
+        let guard = session.guard(&repository);
+        return Err(guard.refuse(&plan.operation, Some(&plan.target), Some(plan.hash()?), stale).await);
+    }
+    make(plan, approve, session).await
+}
+
+async fn make(plan: &Plan, approve: Option<&str>, session: &Session) -> Result<ExitStatus> {
+    let (source, server) = (session.key_file()?, session.key_server_of_backup()?);
+    let making = Making::begin_approved(plan, approve, session).await?;
     let context = KeyFileBackupContext {
         source: source.as_ref(),
+        server: server.as_ref(),
         repository: &making.repository,
         holder: &making.holder,
+        clock: session.clock.as_ref(),
         observer: making.progress.as_ref(),
         cancel: &session.cancel,
     };
-    let made = keyfile::create(&context, &plan, &making.permit).await;
-    let facts = |made: &KeyFileBackupReport| json!({"replication": made.contents.replication});
+    let made = keyfile::create(&context, plan, &making.permit).await;
+    let facts = |made: &KeyFileBackupReport| json!({"replication": made.contents.replication, "plain_transfer": made.is_plain});
     let (report, elapsed) = making.close(made, |made| (&made.set, facts(made))).await?;
     Ok(session.printer.report(&Created { report, elapsed }))
 }
@@ -53,6 +120,7 @@ impl Report for Created {
             ("bytes".to_owned(), json!(contents.bytes)),
             ("stored_bytes".to_owned(), json!(self.report.stored_bytes)),
             ("checksum".to_owned(), json!(self.report.has_checksum)),
+            ("plain_transfer".to_owned(), json!(self.report.is_plain)),
             ("seconds".to_owned(), json!(self.elapsed.as_secs_f64())),
         ])
     }

@@ -3,6 +3,7 @@
 //! A command gets its stores from the [`Session`], calls one operation and hands the printer a report. What takes more thought than that
 //! belongs into `mainstay-ops`.
 
+pub(crate) mod append_only;
 pub(crate) mod apply;
 pub(crate) mod audit;
 pub(crate) mod backup;

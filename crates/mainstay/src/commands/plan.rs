@@ -151,13 +151,16 @@ pub(crate) fn by_plan_file(refusal: Error) -> Error {
 
 /// The same for a command that keeps its plan with other `options`.
 pub(crate) fn by_plan_file_with(options: &str, refusal: Error) -> Error {
+    by_kept_plan(&format!("add `{options}`"), refusal)
+}
+
+/// The same where the plan is kept by doing as `how` says.
+pub(crate) fn by_kept_plan(how: &str, refusal: Error) -> Error {
     let asks_for_hash = refusal.hint().is_some_and(|hint| hint.contains("--approve"));
     if refusal.kind() != ErrorKind::Refused || !asks_for_hash {
         return refusal;
     }
-    refusal.with_hint(format!(
-        "add `{options}`, review the plan, then run `mainstay apply plan.json --approve HASH`"
-    ))
+    refusal.with_hint(format!("{how}, review the plan, then run `mainstay apply plan.json --approve HASH`"))
 }
 
 impl Report for PlanReport {

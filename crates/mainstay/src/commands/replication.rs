@@ -21,6 +21,7 @@ use mainstay_redis::{RedisReplica, RedisScratch};
 use mainstay_repository::{Repository, Set};
 use serde_json::{Map, Value, json};
 
+use super::append_only;
 use super::backup::log::damaged_text;
 use super::close;
 use super::restore::other_target;
@@ -125,9 +126,12 @@ pub(crate) async fn plan_restore(
         }
         Some(SCRATCH) => (scratch_target(session), None),
         Some(other) => {
-            return Err(Error::new(ErrorKind::Usage, format!("`{other}` is no place for a set of redis"))
-                .with_state("nothing was changed")
-                .with_hint("use `--into scratch`, or name the server with --redis-url"));
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("`{other}` is no place for a database file of redis"),
+            )
+            .with_state("nothing was changed")
+            .with_hint("use `--into scratch`, or name the server with --redis-url"));
         }
     };
     let now = session.clock.now();
@@ -145,7 +149,7 @@ pub(crate) async fn plan_restore(
         (_, Some(before), set) => (Some(wish(before, false, set)?), None),
         (Some(to), None, set) => (Some(wish(to, true, set)?), None),
         (None, None, Some(set)) => (None, Some(set)),
-        (None, None, None) => (None, repository.latest(StoreKind::Redis).await?),
+        (None, None, None) => (None, append_only::latest(repository, false).await?),
     };
     let expiry = match asked.ttl {
         None | Some(TtlArgument::Keep) => Expiry::Keep,

@@ -12,6 +12,7 @@ use mainstay_model::progress::{Observer, Silent};
 use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Plan, Result, RunId, StoreKind, Target};
 use mainstay_ops::contents::Needed;
 use mainstay_ops::logical::LogicalSetContents;
+use mainstay_ops::replication::restore::SCRATCH;
 use mainstay_ops::restore::{
     self, AbandonReport, Basis, ItemReport, Listing, MomentReport, PointContext, Renames, RestoreContext,
     RestoreMode, RestoreReport, RestoreRequest, UnfinishedRun, Way,
@@ -28,7 +29,7 @@ use super::plan::{self, by_plan_file};
 use super::recovery::{ActionArgument, Asked};
 use super::replication::TtlArgument;
 use super::restore_point::{self, PointCommand};
-use super::{close, cluster, replication};
+use super::{append_only, close, cluster, replication};
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::{Documents, Session};
 
@@ -75,7 +76,7 @@ pub(crate) struct PlanArgs {
     /// The store whose latest set is meant: mongo, postgres, redis
     #[arg(long, default_value = "mongo")]
     store: StoreKind,
-    /// Restore into a database of this name; for a set or selection of one database. For a set of postgres: into this folder, which is empty or not there; a logical dump: into this database, which is not there; a set of redis: `scratch`, a throw-away server
+    /// Restore into a database of this name; for a set or selection of one database. For a set of postgres: into this folder, which is empty or not there; a logical dump: into this database, which is not there; a set of redis: `scratch`, a throw-away server; an append-only file: into this folder, which is empty or not there
     #[arg(long, value_name = "NAME", conflicts_with = "rename")]
     into: Option<String>,
     #[command(flatten)]
@@ -238,6 +239,11 @@ async fn plan_keys(args: &PlanArgs, repository: &Repository, session: &Session) 
     args.refuse_cluster(StoreKind::Redis)?;
     cluster::refuse(&args.logical.given(), StoreKind::Redis)?;
     args.refuse_collections(StoreKind::Redis)?;
+    let has_moment = args.to.is_some() || args.before.is_some();
+    if let Some(into) = args.into.as_deref().filter(|into| *into != SCRATCH && !has_moment) {
+        cluster::refuse(&[("drop", args.drop), ("ttl", args.ttl.is_some())], "an append-only file")?;
+        return append_only::plan_restore(into, &args.set, repository, session).await;
+    }
     let named = match args.set {
         SetChoice::Latest => None,
         SetChoice::Id(_) => Some(choose(repository, &args.set, StoreKind::Redis).await?),
@@ -406,6 +412,9 @@ pub(crate) async fn apply_plan(
         return cluster::apply_restore(plan, approve, scratch, session).await;
     }
     scratch.refuse(plan.target.store)?;
+    if mainstay_ops::append_only::is_restore(plan) {
+        return append_only::apply_restore(plan, approve, session).await;
+    }
     if plan.target.store == StoreKind::Redis {
         return replication::apply_restore(plan, approve, session).await;
     }

@@ -244,7 +244,7 @@ fn redis(configuration: &Configuration, findings: &mut Vec<Finding>) {
     let Some(settings) = &configuration.redis else {
         return without_url(configuration, store, findings);
     };
-    let url_tls = (settings.connection.scheme == "rediss").then_some(true);
+    let url_tls = settings.connection.scheme.starts_with("rediss").then_some(true);
     contradiction(store, "redis.tls", settings.tls, url_tls, "the scheme `rediss`", findings);
     let encrypted = settings.tls.or(url_tls).unwrap_or(false);
     tls_files(store, encrypted, &[("ca_file", &settings.ca_file)], "tls = true", findings);

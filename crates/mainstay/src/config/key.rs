@@ -189,9 +189,18 @@ pub(crate) const KEYS: &[Key] = &[
         Form::Path,
         "folder with `pg_dump` and `pg_restore` of the server's major version; Debian's folder for it, then the PATH otherwise",
     ),
-    flag(key("redis", "url", Form::Url(&["redis", "rediss"]), "Redis connection string"), "redis-url"),
+    flag(
+        key(
+            "redis",
+            "url",
+            Form::Url(&["redis", "rediss", "redis+sentinel", "rediss+sentinel"]),
+            "Redis connection string; `redis+sentinel://host,host/name` for the primary that Sentinels tell",
+        ),
+        "redis-url",
+    ),
     key("redis", "username", Form::Text, "ACL user, when the url names none"),
     also(key("redis", "password", Form::Secret, "that user's password"), &["REDIS_PASSWORD"]),
+    key("redis", "sentinel_password", Form::Secret, "what Sentinels ask for, when the url names some"),
     key("redis", "tls", Form::Switch, "encrypt the connection; `rediss://` does so, too"),
     key("redis", "ca_file", Form::Path, "PEM file of the authority that signed the server's certificate"),
     key(

@@ -142,6 +142,8 @@ pub(crate) struct RedisSettings {
     pub(crate) connection: Connection,
     /// Who connects.
     pub(crate) credentials: Credentials,
+    /// What Sentinels ask for, when the url names some.
+    pub(crate) sentinel_password: Option<Secret>,
     /// Encrypt; the scheme decides when unset.
     pub(crate) tls: Option<bool>,
     /// Authority of the server's certificate.
@@ -470,6 +472,7 @@ impl Settings {
         Some(RedisSettings {
             connection: connection.clone(),
             credentials: self.credentials("redis", "username", connection, origin),
+            sentinel_password: self.secret("redis.sentinel_password"),
             tls: self.switch("redis.tls"),
             ca_file: self.path("redis.ca_file"),
         })

@@ -177,7 +177,7 @@ async fn expiries_are_counted() {
         .says("the monitor is off")
         .says("3 documents are overdue, the oldest for 9h")
         .says("2 documents have no date in `at`");
-    text.says("never").says("of those that match").says("0 passes, every 1m");
+    text.says("never").says("of those that match").says("0 passes, every 1s");
     project.run(&["mongo", "ttl", "--collection", "nothing"]).expect(8).says("there is no collection");
 }
 
@@ -189,7 +189,7 @@ async fn what_is_wrong_with_a_manifest_is_told_with_its_line() {
     project
         .run(&["index", "drift"])
         .expect(2)
-        .says("mainstay.toml:12: an index has no `uniqe`")
+        .says("mainstay.toml:13: an index has no `uniqe`")
         .says("known: keys");
     project.configure("indexes = \"nowhere.toml\"\n");
     project.run(&["index", "drift"]).expect(2).says("nowhere.toml");

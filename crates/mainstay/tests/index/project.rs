@@ -142,7 +142,7 @@ impl Project {
         let of_model = |diff: &Value| -> Vec<String> {
             let list = |key: &str| diff[key].as_array().cloned().unwrap_or_else(|| panic!("{diff}"));
             let dropped = list("toDrop").into_iter().map(|name| format!("drop {}", name.as_str().unwrap()));
-            dropped.chain(list("toCreate").into_iter().map(|index| format!("build {}", index[0]))).collect()
+            dropped.chain(list("toCreate").into_iter().map(|index| format!("build {index}"))).collect()
         };
         told.as_object().unwrap().values().flat_map(of_model).collect()
     }
@@ -168,6 +168,27 @@ impl Project {
         assert_eq!(ran.status, if is_drift { 3 } else { 0 }, "{told}");
         assert_eq!(told["is_drift"], is_drift);
         apart
+    }
+
+    /// Marks the environment, so that the project counts as development, then plans and applies, approved beforehand.
+    pub(crate) fn apply(&self) {
+        let approve = |planned: &Value, file: &str| {
+            let hash =
+                planned["plan_hash"].as_str().or_else(|| planned["plans"][0]["plan_hash"].as_str()).unwrap();
+            self.run(&["apply", file, "--approve", hash])
+        };
+        loop {
+            drop(fs::remove_file(self.path("mark.json")));
+            let planned = self.json(&["environment", "mark", "--store", "mongo", "--output", "mark.json"], 0);
+            // Tests share a server: another one may have marked it in between, and then this plan is stale.
+            let ran = approve(&planned, "mark.json");
+            if ran.status != 9 {
+                ran.expect(0);
+                break;
+            }
+        }
+        let planned = self.json(&["index", "plan", "--output", "plan.json"], 0);
+        approve(&planned, "plan.json").expect(0);
     }
 
     /// Runs a command on the project's database.

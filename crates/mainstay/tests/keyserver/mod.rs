@@ -2,13 +2,14 @@
 
 use mainstay_testkit::Redis;
 use redis::aio::MultiplexedConnection;
+use serde_json::Value;
 
-use crate::binary::Place;
+use crate::binary::{Place, Seen};
 
-/// A place whose configuration names the server.
-pub(crate) fn place(server: &Redis) -> Place {
+/// A place whose configuration names the server behind `uri`, and says `more` besides.
+pub(crate) fn place(uri: &str, more: &str) -> Place {
     let place = Place::new();
-    place.write("mainstay.toml", &format!("[redis]\nurl = \"{}\"\n", server.uri()));
+    place.write("mainstay.toml", &format!("[redis]\nurl = \"{uri}\"\n{more}"));
     place
 }
 
@@ -23,4 +24,9 @@ pub(crate) async fn give(connection: &mut MultiplexedConnection, line: &str) {
     let answer: redis::RedisResult<redis::Value> =
         redis::cmd(words.next().unwrap()).arg(words.collect::<Vec<_>>()).query_async(connection).await;
     answer.unwrap_or_else(|error| panic!("{line}: {error}"));
+}
+
+/// What a run says with `--json`.
+pub(crate) fn json(seen: &Seen) -> Value {
+    serde_json::from_str(&seen.stdout).unwrap_or_else(|error| panic!("{error}: {}", seen.both()))
 }

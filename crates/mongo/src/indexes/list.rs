@@ -7,11 +7,12 @@ use mainstay_engine::{CollectionIdentity, CollectionKind, IndexedCollection, Nam
 use mainstay_indexes::{Collation, ListedIndex};
 use mainstay_model::{Error, ErrorKind, Result};
 
-use super::json;
+use super::{builds, json};
 use crate::catalog;
 use crate::extjson;
 use crate::metadata::kind_of;
 use crate::server::MongoServer;
+use crate::topology::Topology;
 
 /// How many collections are asked about at the same time.
 const CONCURRENCY: usize = 8;
@@ -90,7 +91,26 @@ async fn indexes(
     let read = |entry: &RawDocumentBuf| {
         ListedIndex::read(&json(entry)?).map_err(|error| unreadable(namespace, &error.to_string()))
     };
-    entries.iter().map(read).collect()
+    let mut indexes = entries.iter().map(read).collect::<Result<Vec<_>>>()?;
+    if Topology::of(&server.hello().await?) == Topology::Standalone {
+        mark_builds(server, namespace, &mut indexes).await?;
+    }
+    Ok(indexes)
+}
+
+/// A standalone lists what it builds as if it were there (seen with 6.0.27), and tells of the build among its operations alone. Who may not
+/// see these is told what the list says.
+async fn mark_builds(server: &MongoServer, namespace: &Namespace, indexes: &mut [ListedIndex]) -> Result<()> {
+    let builds = match builds::under_way(server, Some(&namespace.database)).await {
+        Err(error) if error.kind() == ErrorKind::Auth => return Ok(()),
+        builds => builds?,
+    };
+    for build in builds.into_iter().filter(|build| build.namespace == *namespace) {
+        for index in indexes.iter_mut().filter(|index| build.indexes.contains(&index.name)) {
+            index.build.get_or_insert_with(|| build.build.clone());
+        }
+    }
+    Ok(())
 }
 
 fn unreadable(namespace: &Namespace, what: &str) -> Error {

@@ -23,6 +23,7 @@ use mainstay_guard::Permit;
 use mainstay_indexes::Json;
 use mainstay_model::{Error, ErrorKind, ErrorStatus, Result, ResultExt};
 
+use crate::error::{code, driver_code};
 use crate::extjson::{self, ExtJsonError};
 use crate::metadata::array;
 use crate::reply::number;
@@ -141,12 +142,12 @@ async fn aggregate(
     if let Some(hint) = &request.hint {
         command.append(bson::cstr!("hint"), hint.as_str());
     }
-    let found = server.list(&namespace.database, command).await.map_err(|error| {
-        match error.message().contains("code 50)") {
-            true => too_long(request.time_max),
-            false => error,
-        }
-    })?;
+    // Told once: what took too long takes as long the next time.
+    let found = match server.driver_list(&namespace.database, command).await {
+        Ok(found) => found,
+        Err(error) if driver_code(&error) == Some(code::TIME_OVER) => return Err(too_long(request.time_max)),
+        Err(error) => return Err(server.explain(error).await),
+    };
     if found.len() > request.results_max {
         return Err(Error::new(
             ErrorKind::Precondition,

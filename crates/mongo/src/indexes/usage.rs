@@ -22,7 +22,7 @@ pub(super) async fn of_members(server: &MongoServer, namespace: &Namespace) -> R
         Topology::ReplicaSet { .. } => {
             for member in data_members(server, &hello).await? {
                 match ask_member(server, &member, namespace).await {
-                    Ok(entries) => entries.iter().for_each(|entry| report.add(entry, &member)),
+                    Ok(entries) => entries.iter().for_each(|entry| add(&mut report, entry, &member)),
                     Err(error) => report.silent.push((member, error)),
                 }
             }
@@ -30,7 +30,7 @@ pub(super) async fn of_members(server: &MongoServer, namespace: &Namespace) -> R
         Topology::Standalone | Topology::Mongos => {
             let entries = list(server, &namespace.database, command(namespace, false), &USAGE).await?;
             for entry in entries.into_iter().filter_map(|entry| Document::try_from(entry).ok()) {
-                report.add(&entry, &text(&entry, "host"));
+                add(&mut report, &entry, &text(&entry, "host"));
             }
             if topology == Topology::Mongos {
                 let error = Error::new(ErrorKind::Unsupported, "a mongos asks one member of each shard")
@@ -44,29 +44,18 @@ pub(super) async fn of_members(server: &MongoServer, namespace: &Namespace) -> R
     Ok(report)
 }
 
-trait Adding {
-    fn add(&mut self, entry: &Document, member: &str);
-}
-
-impl Adding for UsageReport {
-    fn add(&mut self, entry: &Document, member: &str) {
-        let accesses = section(entry, "accesses");
-        let since = match accesses.get("since") {
-            Some(Bson::DateTime(at)) => {
-                Timestamp::from_millisecond(at.timestamp_millis()).unwrap_or_default()
-            }
-            _ => Timestamp::default(),
-        };
-        let name = text(entry, "name");
-        let usage = MemberUsage {
-            member: member.to_owned(),
-            operations: number(&accesses, "ops").unwrap_or(0),
-            since,
-        };
-        match self.indexes.iter_mut().find(|known| known.name == name) {
-            Some(known) => known.members.push(usage),
-            None => self.indexes.push(IndexUsage { name, members: vec![usage] }),
-        }
+fn add(report: &mut UsageReport, entry: &Document, member: &str) {
+    let accesses = section(entry, "accesses");
+    let since = match accesses.get("since") {
+        Some(Bson::DateTime(at)) => Timestamp::from_millisecond(at.timestamp_millis()).unwrap_or_default(),
+        _ => Timestamp::default(),
+    };
+    let name = text(entry, "name");
+    let usage =
+        MemberUsage { member: member.to_owned(), operations: number(&accesses, "ops").unwrap_or(0), since };
+    match report.indexes.iter_mut().find(|known| known.name == name) {
+        Some(known) => known.members.push(usage),
+        None => report.indexes.push(IndexUsage { name, members: vec![usage] }),
     }
 }
 

@@ -30,6 +30,11 @@ pub(super) trait Sessions {
     /// Whether a chain was opened before: server and store took our keys then.
     fn has_begun(&self) -> bool;
 
+    /// How long the server is to be left alone after a failure: what it did in vain cost it something.
+    fn rest(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Tells that `error` is met by trying again after `pause`.
     fn tell_waiting(&self, error: &Error, pause: Duration);
 
@@ -53,23 +58,24 @@ pub(super) async fn keep_on(
         if capture.slices() > stored_before {
             pause = PAUSE_FIRST;
         }
+        let rest = pause.max(capture.rest());
         match ended {
             Ok(Ended::Complete) => return Ok(()),
             Ok(Ended::Again) => {}
-            Ok(Ended::Lost(error)) => capture.tell_waiting(&error, pause),
+            Ok(Ended::Lost(error)) => capture.tell_waiting(&error, rest),
             Err(error) => {
                 // Keys that never worked are a mistake; keys that worked before may be renewed.
                 let is_refused = error.kind() == ErrorKind::Auth && !capture.has_begun();
                 if once || is_refused || !may_pass(&error) || cancel.is_cancelled() {
                     return Err(capture.explain(error));
                 }
-                capture.tell_waiting(&error, pause);
+                capture.tell_waiting(&error, rest);
             }
         }
         tokio::select! {
             // Nothing is held that is not stored: who is asked to stop now has not failed.
             () = cancel.cancelled() => return Ok(()),
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(rest) => {}
         }
         pause = (pause * 2).min(PAUSE_MAX);
     }

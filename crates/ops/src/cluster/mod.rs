@@ -16,7 +16,6 @@ mod contents;
 mod damage;
 mod inspect;
 mod judging;
-mod place;
 mod point;
 mod read_back;
 mod recovery;

@@ -10,7 +10,7 @@ use mainstay_basebackup::{FileJudge, JudgeOptions, SeenArchive};
 use mainstay_model::{Error, ErrorKind, Result};
 use tokio::task::spawn_blocking;
 
-use super::place::storage;
+use crate::place::storage;
 
 /// How many threads read at the same time, at most.
 const THREAD_COUNT_MAX: usize = 4;

@@ -16,7 +16,7 @@ use mainstay_model::{Error, ErrorKind, Lsn, Result, ResultExt};
 use mainstay_repository::Repository;
 use serde::{Deserialize, Serialize};
 
-use super::place::storage;
+use crate::place::storage;
 use crate::wal::log::WalLogs;
 use crate::wal::seek::RecoveryTarget;
 use crate::wal::segment_begin;

@@ -19,7 +19,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use mainstay_basebackup::{LABEL_FILE, MANIFEST_BYTES_MAX, SeenFile, combined_manifest, incremental_path};
+use mainstay_basebackup::{
+    CONTROL_FILE, LABEL_FILE, MANIFEST_BYTES_MAX, SeenFile, combined_manifest, incremental_path,
+};
 use mainstay_guard::Permit;
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{
@@ -37,11 +39,11 @@ use super::combine::Combination;
 use super::contents::ArchiveRecord;
 use super::damage::KnownDamage;
 use super::inspect::{OBJECT_COUNT_MAX, combination, inspect};
-use super::place::{Claimed, claim, standing, storage, sync_folder};
 use super::read_back::read_back;
 use super::recovery::{FetchCommand, Recovery};
 use super::unpack::{Control, Destination, unpack};
 use super::{ClusterSetContents, first_of, judge_options};
+use crate::place::{Claimed, claim, standing, storage, sync_folder};
 
 /// The registered name of a restore into empty places.
 const OPERATION: &str = "restore.apply.new";
@@ -236,7 +238,7 @@ fn assumptions(set: &Set, parameters: &Parameters) -> Result<Vec<Assumption>> {
         value: set.manifest_blake3().to_string(),
     }];
     for folder in parameters.folders() {
-        let value = standing(folder)?.name().to_owned();
+        let value = standing(folder, CONTROL_FILE)?.name().to_owned();
         all.push(Assumption { name: folder.display().to_string(), value });
     }
     Ok(all)
@@ -285,7 +287,7 @@ fn steps(contents: &ClusterSetContents, parameters: &Parameters) -> Result<Vec<P
         let told = format!("the server recovers to {asked}: up to {stop} on timeline {timeline}");
         steps.push(step('+', "write recovery.signal".to_owned(), told));
     }
-    let last = parameters.into.join(mainstay_basebackup::CONTROL_FILE).display().to_string();
+    let last = parameters.into.join(CONTROL_FILE).display().to_string();
     steps.push(step('+', format!("write {last}"), "last: from then on a server starts".to_owned()));
     Ok(steps)
 }
@@ -328,7 +330,7 @@ fn check_unmoved(plan: &Plan, set: &Set, parameters: &Parameters) -> Result<()> 
     let mut seen = assumptions(set, parameters)?;
     for assumption in &mut seen {
         let planned = plan.assumptions.iter().find(|planned| planned.name == assumption.name);
-        if assumption.value == super::place::Standing::Unfinished.name()
+        if assumption.value == crate::place::Standing::Unfinished.name()
             && let Some(planned) = planned
         {
             assumption.value.clone_from(&planned.value);
@@ -403,7 +405,7 @@ impl Restoring<'_> {
     }
 
     fn claim(&self) -> Result<Vec<Claimed>> {
-        self.parameters.folders().map(claim).collect()
+        self.parameters.folders().map(|folder| claim(folder, CONTROL_FILE)).collect()
     }
 
     /// Unpacks every archive, set by set; gives the control file, which is not written yet.

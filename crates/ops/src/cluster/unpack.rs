@@ -19,7 +19,7 @@ use mainstay_model::{Error, ErrorKind, Result};
 use tokio::sync::mpsc;
 
 use super::combine::{Combination, Share};
-use super::place::{make_folder, storage, sync_folder};
+use crate::place::{make_folder, storage, sync_folder};
 
 /// The longest control file that is kept back; a server's has 8 KiB.
 const CONTROL_BYTES_MAX: u64 = 64 * 1024;

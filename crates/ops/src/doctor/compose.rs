@@ -188,6 +188,11 @@ fn postgres(service: &Service<'_>) -> Vec<Finding> {
     }
 }
 
+/// A server that finds no append-only file where it was told to use one begins empty, and its next snapshot replaces the old one: the running
+/// server makes the file first.
+const APPEND_ONLY_REMEDY: &str = "declare `appendonly = true` in [redis.policy] and run `mainstay redis policy plan`, then `mainstay redis policy apply`; \
+                                  only when that has ended, add `--appendonly yes` here: a server that begins so without the file begins empty";
+
 fn redis(service: &Service<'_>) -> Vec<Finding> {
     let command = &service.command;
     let words: Vec<&str> = command.split_whitespace().collect();
@@ -203,14 +208,14 @@ fn redis(service: &Service<'_>) -> Vec<Finding> {
             "redis_not_persistent",
             Severity::Warning,
             "snapshots are off and there is no append-only file: a restart loses every key",
-            "add `--appendonly yes --appendfsync everysec`, or say in the configuration that this is only a cache",
+            format!("{APPEND_ONLY_REMEDY}; leave it so only where every key can be made again"),
         ));
     } else if !aof && !own_file {
         findings.push(service.finding(
             "redis_no_aof",
             Severity::Note,
             "only snapshots are kept (every hour, or 5 minutes after 100 changes): a crash loses what came after the last one",
-            "add `--appendonly yes --appendfsync everysec` if sessions or queues live here",
+            format!("if sessions or queues live here: {APPEND_ONLY_REMEDY}"),
         ));
     }
     if !rdb_off || aof {
@@ -611,6 +616,22 @@ mod tests {
         without.as_object_mut().expect("a service is a map").remove("healthcheck");
         let findings = examine(&json!({"services": {"m": without}}), "c");
         assert_eq!(findings[0].id, "compose.no_healthcheck");
+    }
+
+    /// An append-only file is there before a server is told to start from it: whoever follows a remedy to the letter keeps every key.
+    #[test]
+    fn no_remedy_has_a_server_begin_without_its_append_only_file() {
+        for command in
+            ["redis-server", "redis-server --save \"\"", "redis-server --save \"\" --appendonly no"]
+        {
+            let mut service = good(StoreKind::Redis);
+            service["command"] = json!(command);
+            let findings = examine(&json!({"services": {"cache": service}}), "compose.yaml");
+            let about: Vec<&str> = findings.iter().map(|finding| finding.remedy.as_str()).collect();
+            let remedy = about.iter().find(|remedy| remedy.contains("--appendonly yes")).expect(command);
+            let step = |text: &str| remedy.find(text).expect(text);
+            assert!(step("redis policy apply") < step("--appendonly yes"), "{remedy}");
+        }
     }
 
     #[test]

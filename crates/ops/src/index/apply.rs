@@ -174,10 +174,15 @@ fn is_own(index: &ListedIndex, planned: Option<&ListedIndex>, begun: &[Step]) ->
     let mut state = planned.cloned();
     // What is under way is as good as what it will be.
     let whole = ListedIndex { build: None, ..index.clone() };
-    begun.iter().filter(|step| step.index() == index.name).any(|step| {
-        state = after(step, state.as_ref());
-        state.as_ref().is_some_and(|state| is_same(state, &whole))
-    })
+    // So is what was being built when the plan was made, and has come to its end.
+    let has_ended = planned.is_some_and(|planned| {
+        !planned.is_ready() && is_same(&ListedIndex { build: None, ..planned.clone() }, index)
+    });
+    has_ended
+        || begun.iter().filter(|step| step.index() == index.name).any(|step| {
+            state = after(step, state.as_ref());
+            state.as_ref().is_some_and(|state| is_same(state, &whole))
+        })
 }
 
 /// Asks the documents again, and refuses when the answer is in the way now.

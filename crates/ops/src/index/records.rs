@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use mainstay_engine::Namespace;
-use mainstay_indexes::{Ejson, ListedIndex, Step};
+use mainstay_indexes::{Ejson, IndexSpec, ListedIndex, Step};
 use mainstay_journal::Sequence;
 use mainstay_model::{Blake3, Error, ErrorKind, Result, ResultExt, StoreKind, Timestamp};
 use mainstay_repository::Repository;
@@ -185,16 +185,17 @@ pub(super) fn dropped(records: &[Record], database: &str) -> Vec<DroppedIndex> {
                 if of == database =>
             {
                 let Ok(built) = ListedIndex::read(definition.value()) else { continue };
-                dropped.retain(|known| {
-                    let stands_again = known.index.name == built.name
-                        && known.index.spec.keys == built.spec.keys
-                        && known.index.spec == built.spec;
-                    known.collection != *collection || !stands_again
-                });
+                dropped.retain(|known| known.collection != *collection || !is_again(&known.index, &built));
             }
             _ => {}
         }
     }
     dropped.reverse();
     dropped
+}
+
+/// Whether an index that was dropped stands again; whether it was hidden does not matter.
+fn is_again(dropped: &ListedIndex, built: &ListedIndex) -> bool {
+    dropped.name == built.name
+        && IndexSpec { hidden: built.spec.hidden, ..dropped.spec.clone() } == built.spec
 }

@@ -29,8 +29,6 @@ const WRITE_TIME_MAX: Duration = Duration::from_secs(6 * 3_600);
 const REWRITE_BEGIN_TIME: Duration = Duration::from_secs(5);
 /// How often a snapshot is begun that somebody else's is in the way of.
 const SNAPSHOT_TRIES_MAX: u32 = 20;
-/// How often a record's number may be taken by somebody else before we give up.
-const RECORD_TRIES_MAX: u32 = 20;
 
 /// What changing a policy works with.
 pub struct PolicyContext<'a> {
@@ -399,16 +397,8 @@ impl Run<'_> {
     }
 
     async fn record(&self, record: Record) -> Result<()> {
-        let sequence = records(self.context.repository, self.plan);
-        for _ in 0..RECORD_TRIES_MAX {
-            let number = sequence.numbers().await?.last().map_or(1, |last| last + 1);
-            match sequence.append(number, &record).await {
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Conflict => {}
-                Err(error) => return Err(error.context("remember what is about to be changed")),
-            }
-        }
-        Err(Error::new(ErrorKind::Conflict, "others write about the same server all the time"))
+        let appended = records(self.context.repository, self.plan).append_next(&record).await;
+        appended.context("remember what is about to be changed").map(drop)
     }
 }
 

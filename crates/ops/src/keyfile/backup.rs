@@ -1,6 +1,6 @@
 //! Taking such a backup: the file passes from the wire to the repository as it is, and is walked on the way.
 
-use mainstay_engine::{KeyFile, KeyFileSource};
+use mainstay_engine::{KeyFile, KeyFileSource, KeyServerControl, KeyServerInspection};
 use mainstay_guard::Permit;
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{
@@ -13,7 +13,11 @@ use tokio_util::sync::CancellationToken;
 use super::KeyFileSetContents;
 use super::contents::ROLE_KEY_FILE;
 use super::judge::{Judge, Seen};
+use super::packing::{self, OFF, Packing, SETTING};
 use crate::backup::OPERATION;
+
+/// The registered name of a backup for which the server packs nothing.
+pub const OPERATION_PLAIN: &str = "backup.create.plain-transfer";
 
 /// The object with the file, named as a server would.
 const FILE: &str = "dump.rdb";
@@ -22,10 +26,14 @@ const FILE: &str = "dump.rdb";
 pub struct KeyFileBackupContext<'a> {
     /// The server to copy.
     pub source: &'a dyn KeyFileSource,
+    /// The same server, as one whose settings can be changed while the file begins.
+    pub server: &'a dyn KeyServerControl,
     /// Where the set goes.
     pub repository: &'a Repository,
     /// Who runs this, for the lease: `user@host`.
     pub holder: &'a str,
+    /// Tells the time.
+    pub clock: &'a dyn Clock,
     /// Told how far it is.
     pub observer: &'a dyn Observer,
     /// Stops it; nothing is kept then.
@@ -43,23 +51,59 @@ pub struct KeyFileBackupReport {
     pub stored_bytes: ByteSize,
     /// Whether the file carries a checksum, which was right.
     pub has_checksum: bool,
+    /// Whether the server was kept from packing it.
+    pub is_plain: bool,
 }
 
 /// Says what a backup of the server behind `target` would do.
 pub fn plan_backup(target: Target, clock: &dyn Clock) -> Plan {
-    let created_at = clock.now();
     let step = PlanStep {
         name: "read all keys".to_owned(),
         mark: ' ',
         summary: format!("of {}: the server forks, and its child writes and sends them", target.address),
     };
+    planned(target, OPERATION, Effect::Additive, vec![step], clock)
+}
+
+/// The same of a backup for which the server packs nothing: a setting of it is changed until it has forked, and put back.
+///
+/// # Errors
+/// `Auth` when the user may not know the setting; the server's.
+pub async fn plan_plain_backup(
+    server: &dyn KeyServerInspection,
+    target: Target,
+    clock: &dyn Clock,
+) -> Result<Plan> {
+    let value = packing::now(server).await?;
+    if value == OFF {
+        return Ok(plan_backup(target, clock));
+    }
+    let mut plan = plan_backup(target, clock);
+    let step = |name: String, summary: String| PlanStep { name, mark: '~', summary };
+    plan.steps.insert(
+        0,
+        step(
+            format!("set {SETTING}"),
+            format!("{value} becomes {OFF}, until the server has forked: a snapshot that it begins meanwhile is larger"),
+        ),
+    );
+    plan.steps.push(step(
+        format!("put {SETTING} back"),
+        format!("to {value}, when the file begins to come, and whatever ends the backup before"),
+    ));
+    let (target, steps) = (plan.target, plan.steps);
+    Ok(planned(target, OPERATION_PLAIN, Effect::Disruptive, steps, clock))
+}
+
+fn planned(target: Target, operation: &str, effect: Effect, steps: Vec<PlanStep>, clock: &dyn Clock) -> Plan {
+    let created_at = clock.now();
     Plan {
         format: PLAN_FORMAT,
-        operation: OPERATION.to_owned(),
-        effect: Effect::Additive,
+        operation: operation.to_owned(),
+        effect,
         blast_radius: BlastRadius { phrase: format!("back up {}", target.environment), items: 0, bytes: 0 },
         assumptions: Vec::new(),
-        steps: vec![step],
+        steps,
         target,
         parameters: serde_json::Value::Null,
         created_at,
@@ -71,7 +115,7 @@ pub fn plan_backup(target: Target, clock: &dyn Clock) -> Plan {
 /// Makes a backup set as `plan` says.
 ///
 /// # Errors
-/// Whatever the server or the repository fails with; `Corrupt` when what arrived is no whole file; `StalePlan` when another server answers;
+/// Whatever the server or the repository fails with; `Corrupt` when what arrived is no whole file; `Unsupported` when this version does not know what it holds; `StalePlan` when another server answers;
 /// `Interrupted` when cancelled. No set was made then.
 pub async fn create(
     context: &KeyFileBackupContext<'_>,
@@ -79,19 +123,27 @@ pub async fn create(
     permit: &Permit,
 ) -> Result<KeyFileBackupReport> {
     permit.covers(plan)?;
+    let packing = Packing::new(context, &plan.target.fingerprint, permit);
+    packing.mend().await;
     let begun = context.repository.begin_set(StoreKind::Redis, context.holder).await;
     let writer = begun.context("begin backup set")?;
     let made = tokio::select! {
-        made = copy(context, plan, &writer) => made,
+        made = copy(context, plan, &packing, &writer) => made,
         () = context.cancel.cancelled() => {
             Err(Error::new(ErrorKind::Interrupted, "the backup was stopped on request"))
         }
     };
+    // Nothing is left of it but where the copy was ended before the file began to come.
+    if let Err(error) = packing.end().await {
+        let hint = error.hint().unwrap_or_default();
+        context.observer.notice(&format!("{error}; {hint}"));
+    }
     match made {
         Ok((contents, has_checksum)) => {
             let set = writer.commit(&contents).await.context("write manifest")?;
             let stored_bytes = ByteSize(set.manifest().stored_bytes());
-            Ok(KeyFileBackupReport { set, contents, stored_bytes, has_checksum })
+            let is_plain = plan.operation == OPERATION_PLAIN;
+            Ok(KeyFileBackupReport { set, contents, stored_bytes, has_checksum, is_plain })
         }
         Err(error) => Err(writer.give_up(error).await),
     }
@@ -100,10 +152,15 @@ pub async fn create(
 async fn copy(
     context: &KeyFileBackupContext<'_>,
     plan: &Plan,
+    packing: &Packing<'_>,
     writer: &SetWriter,
 ) -> Result<(KeyFileSetContents, bool)> {
     context.observer.phase("wait for the server's fork");
+    if plan.operation == OPERATION_PLAIN {
+        packing.turn_off().await?;
+    }
     let mut file = context.source.begin().await?;
+    packing.end().await?;
     let beginning = file.beginning().clone();
     let (planned, found) = (&plan.target.fingerprint, &beginning.server.fingerprint);
     if planned != found {
@@ -126,7 +183,7 @@ async fn copy(
 /// and whether the file carries a checksum.
 ///
 /// # Errors
-/// The server's and the repository's; `Corrupt` when what arrives is no whole file.
+/// The server's and the repository's; `Corrupt` when what arrives is no whole file; `Unsupported` when this version does not know what it holds.
 pub(crate) async fn store(
     file: &mut dyn KeyFile,
     writer: &SetWriter,
@@ -170,9 +227,14 @@ async fn pass(
     // The walk has a few pieces to go.
     let judged = tokio::task::spawn_blocking(|| judge.end()).await;
     let judged = judged.map_err(|_| Error::new(ErrorKind::Internal, "the walk over the file broke off"))?;
-    judged.map_err(|fault| {
-        Error::new(ErrorKind::Corrupt, format!("what arrived is no whole database file: {fault}")).with_hint(
-            "take the backup again; when it is the same again, look at the network and this machine's memory",
+    judged.map_err(|error| match error.kind() {
+        ErrorKind::Corrupt => Error::new(
+            ErrorKind::Corrupt,
+            format!("what arrived is no whole database file: {error}"),
         )
+        .with_hint(
+            "take the backup again; when it is the same again, look at the network and this machine's memory",
+        ),
+        _ => error,
     })
 }

@@ -16,26 +16,29 @@ use tokio::sync::mpsc;
 /// How many pieces may wait for the walk.
 const PIECE_COUNT_MAX: usize = 4;
 
+/// What to do about a file that is newer than this version.
+const NEWER: &str = "a server newer than this version of mainstay wrote it: use a newer one; the server copies itself with `redis-cli --rdb FILE`";
+
 /// What a walk has seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) bytes: u64,
-    pub(super) version: u32,
-    pub(super) databases: Vec<KeyspaceSize>,
-    pub(super) functions: u64,
-    pub(super) replication: Option<ReplicationPoint>,
+pub(crate) struct Seen {
+    pub(crate) bytes: u64,
+    pub(crate) version: u32,
+    pub(crate) databases: Vec<KeyspaceSize>,
+    pub(crate) functions: u64,
+    pub(crate) replication: Option<ReplicationPoint>,
     /// Whether the file carries a checksum, which was right.
-    pub(super) has_checksum: bool,
+    pub(crate) has_checksum: bool,
 }
 
 /// A walk under way.
-pub(super) struct Judge {
+pub(crate) struct Judge {
     pieces: mpsc::Sender<Bytes>,
     walk: JoinHandle<Result<Seen, WalkError>>,
 }
 
 impl Judge {
-    pub(super) fn begin() -> Result<Self> {
+    pub(crate) fn begin() -> Result<Self> {
         let (pieces, coming) = mpsc::channel(PIECE_COUNT_MAX);
         let begun =
             Builder::new().name("walk".to_owned()).spawn(|| walk(Pieces { coming, piece: Bytes::new() }));
@@ -46,23 +49,29 @@ impl Judge {
     }
 
     /// The next bytes.
-    pub(super) async fn bytes(&self, piece: Bytes) {
+    pub(crate) async fn bytes(&self, piece: Bytes) {
         // A walk that has ended has its verdict; see `end`.
         let _ = self.pieces.send(piece).await;
     }
 
     /// The next bytes, from a thread that may wait.
-    pub(super) fn bytes_blocking(&self, piece: Bytes) {
+    pub(crate) fn bytes_blocking(&self, piece: Bytes) {
         let _ = self.pieces.blocking_send(piece);
     }
 
     /// The verdict. Waits for the walk, which has at most a few pieces to go.
-    pub(super) fn end(self) -> Result<Seen, String> {
+    ///
+    /// # Errors
+    /// `Corrupt` of a file that is damaged or none; `Unsupported` of one that holds what this version does not know.
+    pub(crate) fn end(self) -> Result<Seen> {
         drop(self.pieces);
         match self.walk.join() {
             Ok(Ok(seen)) => Ok(seen),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("the walk over the file broke off".to_owned()),
+            Ok(Err(error)) if error.fault.is_unknown() => {
+                Err(Error::new(ErrorKind::Unsupported, error.to_string()).with_hint(NEWER))
+            }
+            Ok(Err(error)) => Err(Error::new(ErrorKind::Corrupt, error.to_string())),
+            Err(_) => Err(Error::new(ErrorKind::Internal, "the walk over the file broke off")),
         }
     }
 }
@@ -101,14 +110,13 @@ fn walk(source: impl Read) -> Result<Seen, WalkError> {
                 size.keys += 1;
                 size.expiring += u64::from(head.expires_at.is_some());
             }
-            Item::Auxiliary { name, value } => {
-                let text = String::from_utf8_lossy(&value).into_owned();
-                match name.as_slice() {
-                    b"repl-id" => id = Some(text),
-                    b"repl-offset" => offset = text.parse().ok(),
-                    _ => {}
+            Item::Auxiliary { name, value } => match name.as_slice() {
+                b"repl-id" => id = ReplicationPoint::id_of(&value),
+                b"repl-offset" => {
+                    offset = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
                 }
-            }
+                _ => {}
+            },
             Item::Function(_) => seen.functions += 1,
             Item::End { checksum } => seen.has_checksum = checksum.is_some(),
             _ => {}
@@ -119,4 +127,50 @@ fn walk(source: impl Read) -> Result<Seen, WalkError> {
     seen.databases = databases.into_values().collect();
     seen.replication = id.zip(offset).map(|(id, offset)| ReplicationPoint { id, offset });
     Ok(seen)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    /// A file without keys that says this of its stream, begun with `magic`.
+    fn judged(magic: &[u8], id: &[u8]) -> Result<Seen> {
+        let mut file = magic.to_vec();
+        for (name, value) in [(&b"repl-id"[..], id), (&b"repl-offset"[..], &b"17"[..])] {
+            file.push(0xfa);
+            for text in [name, value] {
+                file.push(u8::try_from(text.len()).unwrap());
+                file.extend(text);
+            }
+        }
+        file.push(0xff);
+        file.extend([0; 8]);
+        let judge = Judge::begin().unwrap();
+        judge.bytes_blocking(Bytes::from(file));
+        judge.end()
+    }
+
+    #[test]
+    fn a_stream_is_named_by_forty_digits_or_not_at_all() {
+        let id = "0123456789abcdef0123456789abcdef01234567";
+        let seen = judged(b"REDIS0011", id.as_bytes()).unwrap();
+        assert_eq!(seen.replication, Some(ReplicationPoint { id: id.to_owned(), offset: 17 }));
+        for hostile in
+            [&b""[..], b"ab", b"\x1b[2J\x1b[2J\x1b[2J\x1b[2J\x1b[2J\x1b[2J\x1b[2J\x1b[2J\x1b[2J\x1b[2J"]
+        {
+            assert_eq!(judged(b"REDIS0011", hostile).unwrap().replication, None, "{hostile:?}");
+        }
+    }
+
+    #[test]
+    fn a_newer_file_is_no_damage() {
+        for (magic, kind) in [
+            (b"REDIS0099", ErrorKind::Unsupported),
+            (b"VALKEY999", ErrorKind::Unsupported),
+            (b"REDISnope", ErrorKind::Corrupt),
+        ] {
+            assert_eq!(judged(magic, b"").unwrap_err().kind(), kind, "{magic:?}");
+        }
+    }
 }

@@ -7,9 +7,13 @@
 mod backup;
 mod contents;
 mod inspect;
-mod judge;
+pub(crate) mod judge;
+mod packing;
 
 pub(crate) use backup::store;
-pub use backup::{KeyFileBackupContext, KeyFileBackupReport, create, plan_backup};
+pub use backup::{
+    KeyFileBackupContext, KeyFileBackupReport, OPERATION_PLAIN, create, plan_backup, plan_plain_backup,
+};
 pub use contents::{KeyFileSetContents, evidence};
 pub(crate) use inspect::inspect;
+pub use packing::left_off;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use mainstay_engine::{KeyServerInspection, KeyServerLook, PersistenceLook};
+use mainstay_engine::{Backlog, KeyServerInspection, KeyServerLook, PersistenceLook};
 use mainstay_model::{ByteSize, Count, Finding, Result, Severity};
 use serde::Serialize;
 
@@ -25,8 +25,8 @@ const FRAGMENTATION: (f64, u64) = (1.5, 100_000_000);
 const STALE_PERCENT: f64 = 10.0;
 /// How long a fork may take for each gigabyte, and for less than one.
 const FORK_MICROS_PER_GB: f64 = 20_000.0;
-/// Seconds of the stream that the backlog should hold where there are replicas.
-const BACKLOG_SECONDS: f64 = 60.0;
+/// Looks that are closer together tell no rate.
+const RATE_SECONDS_MIN: f64 = 0.5;
 
 /// What was seen.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -63,11 +63,15 @@ pub async fn observe(inspection: &dyn KeyServerInspection, over: Duration) -> Re
 pub fn judge(before: &KeyServerLook, now: KeyServerLook, address: &str) -> Overview {
     let seconds = seconds_between(before, &now);
     let written = grown(before, &now, |look| look.replication.offset.unwrap_or_default());
-    let stream_bytes_per_second = written as f64 / seconds;
+    // Two looks at once tell nothing; what the server itself reckons is of the present, too.
+    let stream_bytes_per_second = match seconds >= RATE_SECONDS_MIN {
+        true => written as f64 / seconds,
+        false => now.replication.sent_bytes_per_second.unwrap_or_default() as f64,
+    };
     let backlog_seconds = now
         .replication
         .backlog_bytes
-        .filter(|_| written > 0)
+        .filter(|_| stream_bytes_per_second > 0.0)
         .map(|bytes| bytes as f64 / stream_bytes_per_second);
     let lookups = now.traffic.hits + now.traffic.misses;
     let mut overview = Overview {
@@ -296,15 +300,26 @@ impl Judge<'_> {
                 "see why it is slow; raise repl-backlog-size, or it begins anew when its connection breaks",
             );
         }
-        if let Some(seconds) = overview.backlog_seconds.filter(|seconds| *seconds < BACKLOG_SECONDS) {
+        let is_short = |seconds: &f64| *seconds < Backlog::SLACK_SECONDS_MIN as f64;
+        if let Some(seconds) = overview.backlog_seconds.filter(is_short) {
+            let rate = overview.stream_bytes_per_second as u64;
+            let advised = Backlog::advised_bytes(rate, overview.look.memory.room());
+            let remedy = match advised > bytes {
+                true => format!(
+                    "declare `repl_backlog_size = \"{}MiB\"` in [redis.policy] and run `mainstay redis policy plan`",
+                    (advised >> 20).max(1)
+                ),
+                false => "it is as large as the server's memory allows: write less at once, or give the server more memory".to_owned(),
+            };
             self.say(
                 "backlog_short",
                 Severity::Warning,
                 format!(
-                    "the replication backlog of {} holds {seconds:.0} s at the present rate: a replica that is away for longer begins anew",
-                    ByteSize(bytes)
+                    "the replication backlog of {} holds {seconds:.0} s at the present rate of {}/s: who is away for longer must copy everything",
+                    ByteSize(bytes),
+                    ByteSize(rate)
                 ),
-                "declare a larger `repl_backlog_size` in [redis.policy], such as \"64MiB\", and run `mainstay redis policy plan`",
+                &remedy,
             );
         }
     }
@@ -439,6 +454,37 @@ mod tests {
             change(&mut now);
             assert_eq!(told(&healthy(), now), [((*id).to_owned(), *severity)]);
         }
+    }
+
+    #[test]
+    fn no_remedy_turns_the_append_only_file_on_by_hand() {
+        let mut now = healthy();
+        now.persistence.log_on = false;
+        now.persistence.save_after = Some(vec![]);
+        let findings = judge(&healthy(), now, "h:6379").findings;
+        let remedies: String = findings.into_iter().map(|finding| finding.remedy).collect();
+        assert!(remedies.contains("mainstay redis policy plan"), "{remedies}");
+        assert!(!remedies.contains("CONFIG SET appendonly"), "{remedies}");
+    }
+
+    #[test]
+    fn looks_at_once_take_the_servers_own_rate_and_advice_fits_into_it() {
+        let mut now = healthy();
+        now.memory.used_max = 0;
+        now.memory.machine = Some(16 << 30);
+        now.replication.replicas = 1;
+        now.replication.backlog_bytes = Some(1 << 20);
+        // What was written since the server was made says nothing about now.
+        now.replication.offset = Some(1 << 50);
+        let before = now.clone();
+        assert_eq!(told(&before, now.clone()), []);
+        now.replication.sent_bytes_per_second = Some(1 << 20);
+        let remedy = |now: &KeyServerLook| judge(&before, now.clone(), "h").findings[0].remedy.clone();
+        assert!(remedy(&now).contains("repl_backlog_size = \"1024MiB\""), "{}", remedy(&now));
+        now.replication.sent_bytes_per_second = Some(1 << 40);
+        assert!(remedy(&now).contains("\"2048MiB\""), "{}", remedy(&now));
+        now.memory.used_max = 8 << 20;
+        assert!(remedy(&now).contains("more memory"), "{}", remedy(&now));
     }
 
     #[test]

@@ -205,7 +205,7 @@ fn damaged(error: WalkError) -> Error {
     let (kind, hint) = match error.fault {
         Fault::Read(_) => (ErrorKind::Storage, "check the disk that the file lies on"),
         Fault::Magic(_) => (ErrorKind::Usage, "name a file that Redis or Valkey wrote with SAVE or BGSAVE"),
-        Fault::Version(_) | Fault::Type(_) | Fault::Record(_) => {
+        ref fault if fault.is_unknown() => {
             (ErrorKind::Unsupported, "count on the server itself: `mainstay redis keys`")
         }
         _ => (ErrorKind::Corrupt, "`redis-check-rdb` may tell more; take another file"),

@@ -12,7 +12,7 @@ use mainstay_model::{
     BlastRadius, ByteSize, Clock, Count, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result, ResultExt,
     SetId, StoreKind, Target, Timestamp,
 };
-use mainstay_repository::{Repository, Set};
+use mainstay_repository::Repository;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,7 @@ use super::{Glob, OPERATION};
 use crate::classes::{KeyClass, KeyClasses};
 use crate::keyfile::KeyFileSetContents;
 use crate::keyspace::{CensusOptions, Counting, KeyCensus, KeyGroup, each_key, interrupted, open};
+use crate::replication::log::ReplicationLog;
 
 /// How many prefixes a plan names.
 const STEP_COUNT_MAX: usize = 30;
@@ -68,6 +69,8 @@ pub struct UndoPoint {
     pub begun_at: Timestamp,
     /// Whether it was read back and found sound.
     pub is_verified: bool,
+    /// Up to where the captured stream leads on from it; `None` where none does.
+    pub stream: Option<u64>,
 }
 
 impl PurgeRequest {
@@ -366,7 +369,7 @@ fn undo_step(planning: &PurgePlanning<'_>, now: Timestamp) -> PlanStep {
             "no backup of this server: what goes is gone; `mainstay backup create --store redis` makes one"
                 .to_owned()
         }
-        Some(UndoPoint { set, begun_at, is_verified }) => {
+        Some(UndoPoint { set, begun_at, is_verified, stream }) => {
             let age = now.duration_since(*begun_at);
             let minutes = age.as_mins().max(0);
             let old = match age > planning.undo_age_max {
@@ -377,7 +380,11 @@ fn undo_step(planning: &PurgePlanning<'_>, now: Timestamp) -> PlanStep {
                 true => "verified".to_owned(),
                 false => format!("not verified: `mainstay backup verify {set}`"),
             };
-            format!("set {set}, begun {minutes} min ago{old}, {verified}; what came later it does not have")
+            let later = match stream {
+                Some(offset) => format!("the captured stream goes on from it up to offset {offset}"),
+                None => "what came later it does not have".to_owned(),
+            };
+            format!("set {set}, begun {minutes} min ago{old}, {verified}; {later}")
         }
     };
     PlanStep { name: "undo point".to_owned(), mark: ' ', summary }
@@ -412,18 +419,27 @@ fn steps(census: &KeyCensus) -> Vec<PlanStep> {
     steps
 }
 
-/// The newest set of the server with this `fingerprint`, if there is one.
+/// The newest set of the server with this `fingerprint`, if there is one; not one that a verification found to be damaged.
 ///
 /// # Errors
 /// What the repository fails with.
 pub async fn undo_point(repository: &Repository, fingerprint: &str) -> Result<Option<UndoPoint>> {
     let entries = repository.sets(Some(StoreKind::Redis)).await.context("look for backups")?;
-    let mut sets = entries.into_iter().filter_map(|entry| entry.into_set().ok());
-    let Some(set) = sets.rfind(|set| is_of(set, fingerprint)) else { return Ok(None) };
-    let is_verified = set.verdict().await?.is_some_and(|verdict| verdict.is_sound());
-    Ok(Some(UndoPoint { set: set.id().clone(), begun_at: set.manifest().begun_at, is_verified }))
-}
-
-fn is_of(set: &Set, fingerprint: &str) -> bool {
-    set.contents::<KeyFileSetContents>().is_ok_and(|contents| contents.server.fingerprint == fingerprint)
+    for set in entries.into_iter().rev().filter_map(|entry| entry.into_set().ok()) {
+        let Ok(contents) = set.contents::<KeyFileSetContents>() else { continue };
+        if contents.server.fingerprint != fingerprint {
+            continue;
+        }
+        let verdict = set.verdict().await?;
+        if verdict.as_ref().is_some_and(|verdict| !verdict.is_sound()) {
+            continue;
+        }
+        let stream = match &contents.replication {
+            Some(at) => ReplicationLog::read(repository).await?.way(at).last().map(|part| part.through),
+            None => None,
+        };
+        let (id, begun_at) = (set.id().clone(), set.manifest().begun_at);
+        return Ok(Some(UndoPoint { set: id, begun_at, is_verified: verdict.is_some(), stream }));
+    }
+    Ok(None)
 }

@@ -11,6 +11,7 @@ use mainstay_repository::{
 use serde::Serialize;
 
 use super::log::{ReplicationLog, read_slice, sets};
+use crate::append_only::AppendOnlySetContents;
 use crate::keyfile::KeyFileSetContents;
 use crate::recoverable::{DamagedChain, SLICES_MISSING};
 
@@ -181,6 +182,9 @@ pub(crate) async fn verify_log_after(
     set: &Set,
     observer: &dyn Observer,
 ) -> Result<Vec<LogReport>> {
+    if AppendOnlySetContents::is_of(set) {
+        return Ok(Vec::new());
+    }
     let contents: KeyFileSetContents = set.contents()?;
     let Some(at) = contents.replication else { return Ok(Vec::new()) };
     let log = ReplicationLog::read(repository).await?;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::log::{PartRecord, ReplicationLog, WayPart, pieces};
 use super::seek::{self, Found, Late, ReplicationWish, Survey};
+use crate::append_only::AppendOnlySetContents;
 use crate::keyfile::{self, KeyFileSetContents};
 
 /// Fills an empty server.
@@ -205,6 +206,17 @@ pub async fn plan(
 
 /// A set as it is.
 fn alone(set: &Set) -> Result<Found> {
+    if AppendOnlySetContents::is_of(set) {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "backup set {} holds an append-only file, from which a server starts by itself",
+                set.id()
+            ),
+        )
+        .with_state("nothing was changed")
+        .with_hint("restore it into a folder: `--into DIR`"));
+    }
     let contents: KeyFileSetContents = set.contents()?;
     // A server that keeps no stream tells no position.
     let at = contents.replication.clone().unwrap_or(ReplicationPoint { id: String::new(), offset: 0 });

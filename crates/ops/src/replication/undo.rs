@@ -26,6 +26,8 @@ pub const OPERATION_REPLACE: &str = "redis.undo.replace";
 
 /// How many keys are carried at once.
 const CARRIED_COUNT_MAX: usize = 64;
+/// How much they may take together in the throw-away server's memory, which bounds what this process holds of them; one that is larger goes alone.
+const CARRIED_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// How long the throw-away server, which nobody else uses, may be busy with one answer.
 const ANSWER_TIME_MAX: std::time::Duration = std::time::Duration::from_millis(20);
@@ -247,16 +249,19 @@ async fn carry(
         let mut sweep = context.shown.sweep(request, None).await?;
         while let Some(mut names) = sweep.next().await? {
             names.retain(|name| is_meant(name));
-            for some in names.chunks(CARRIED_COUNT_MAX) {
+            let mut rest = names.as_slice();
+            while !rest.is_empty() {
                 if context.cancel.is_cancelled() {
                     return Err(Error::new(ErrorKind::Interrupted, "the undo was stopped on request"));
                 }
-                let keys = context.from.take(database, some).await?;
-                let put = context.to.put(database, &keys, parameters.replace, permit).await;
+                let some = &rest[..rest.len().min(CARRIED_COUNT_MAX)];
+                let taken = context.from.take(database, some, CARRIED_BYTES_MAX).await?;
+                let put = context.to.put(database, &taken.keys, parameters.replace, permit).await;
                 let counted = put.context("carry keys back")?;
                 report.written += counted.written;
                 report.kept += counted.kept;
-                context.observer.advance(Work { items: some.len() as u64, bytes: 0 });
+                context.observer.advance(Work { items: taken.names as u64, bytes: 0 });
+                rest = &rest[taken.names..];
             }
         }
     }

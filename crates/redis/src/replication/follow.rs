@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use mainstay_engine::{
     Backlog, FollowedReplication, KeyFile, KeyFileBeginning, ReplicationFacts, ReplicationFile,
     ReplicationPoint, ReplicationSource, ReplicationStream,
@@ -17,8 +17,10 @@ use tokio::time::timeout;
 use super::link::Link;
 use super::pull::{self, Pull};
 use crate::config::{RedisConfig, Settings};
+use crate::failure::not_understood;
 use crate::info::Info;
 use crate::probe::{kept_fingerprint, read_info};
+use crate::server::look;
 use crate::session::Session;
 
 /// The stream of a Redis, over its replication link.
@@ -60,7 +62,10 @@ impl ReplicationSource for RedisReplication {
         match asked {
             Answer::Continue(id) => {
                 let id = id.or_else(|| after.map(|after| after.id.clone())).unwrap_or_default();
-                Ok(FollowedReplication::Continued { id, stream: Box::new(Stream { link }) })
+                Ok(FollowedReplication::Continued {
+                    id,
+                    stream: Box::new(Stream { link, is_at_begin: false }),
+                })
             }
             Answer::Anew(at) => {
                 let end = pull::announcement(&mut link, &self.settings).await?;
@@ -75,15 +80,13 @@ impl ReplicationSource for RedisReplication {
 impl RedisReplication {
     async fn ask(&self, link: &mut Link, after: Option<&ReplicationPoint>) -> Result<Answer> {
         let settings = &self.settings;
-        link.ask(settings, &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]).await?;
+        link.introduce(settings).await?;
         let (id, next) = match after {
             Some(after) => (after.id.clone(), (after.offset + 1).to_string()),
             None => ("?".to_owned(), "-1".to_owned()),
         };
         let line = link.ask(settings, &[b"PSYNC", id.as_bytes(), next.as_bytes()]).await?;
-        answered(&line).ok_or_else(|| {
-            Error::new(ErrorKind::Server, format!("{} answered PSYNC with {line:?}", settings.address()))
-        })
+        answered(&line).ok_or_else(|| not_understood(&settings.address(), &format!("PSYNC with {line:?}")))
     }
 }
 
@@ -101,6 +104,7 @@ fn facts(info: &Info, kept: Option<String>) -> Result<ReplicationFacts> {
     let backlog = (info.number("repl_backlog_active") == Some(1)).then(|| Backlog {
         bytes_max: info.number("repl_backlog_size").unwrap_or(0),
         after: info.number("repl_backlog_first_byte_offset").unwrap_or(1).saturating_sub(1),
+        room: look::memory(info).room(),
     });
     let is_marked = kept.is_some();
     let fingerprint = match kept {
@@ -121,9 +125,12 @@ enum Answer {
 fn answered(line: &str) -> Option<Answer> {
     let mut words = line.split_whitespace();
     let answer = match words.next()? {
-        "+CONTINUE" => Answer::Continue(words.next().map(str::to_owned)),
+        "+CONTINUE" => match words.next() {
+            Some(id) => Answer::Continue(Some(ReplicationPoint::id_of(id.as_bytes())?)),
+            None => Answer::Continue(None),
+        },
         "+FULLRESYNC" => Answer::Anew(ReplicationPoint {
-            id: words.next()?.to_owned(),
+            id: ReplicationPoint::id_of(words.next()?.as_bytes())?,
             offset: words.next()?.parse().ok()?,
         }),
         _ => return None,
@@ -155,7 +162,7 @@ impl ReplicationFile for Base {
         let link = pull.behind().ok_or_else(|| {
             Error::new(ErrorKind::Internal, "the stream was asked for before the file had come")
         })?;
-        let mut stream = Stream { link };
+        let mut stream = Stream { link, is_at_begin: true };
         stream.acknowledge(at.offset).await?;
         Ok(Box::new(stream))
     }
@@ -163,6 +170,18 @@ impl ReplicationFile for Base {
 
 struct Stream {
     link: Link,
+    /// Nothing but empty lines has come behind the file: with those a server before 7.0.5 says that it lives, and they are not of the stream.
+    is_at_begin: bool,
+}
+
+/// What of `bytes` is of the stream.
+fn past_empty_lines(mut bytes: Bytes, is_at_begin: &mut bool) -> Bytes {
+    if *is_at_begin {
+        let lines = bytes.iter().take_while(|byte| **byte == b'\n').count();
+        bytes.advance(lines);
+        *is_at_begin = bytes.is_empty();
+    }
+    bytes
 }
 
 #[async_trait]
@@ -172,7 +191,10 @@ impl ReplicationStream for Stream {
             Err(_) => Ok(None),
             Ok(bytes) => match bytes? {
                 bytes if bytes.is_empty() => Err(self.link.ended().context("follow the replication stream")),
-                bytes => Ok(Some(bytes)),
+                bytes => {
+                    let bytes = past_empty_lines(bytes, &mut self.is_at_begin);
+                    Ok((!bytes.is_empty()).then_some(bytes))
+                }
             },
         }
     }
@@ -191,11 +213,29 @@ mod tests {
     fn the_answer_to_psync_is_read() {
         let point = |id: &str, offset| ReplicationPoint { id: id.to_owned(), offset };
         assert_eq!(answered("+CONTINUE"), Some(Answer::Continue(None)));
-        assert_eq!(answered("+CONTINUE ab"), Some(Answer::Continue(Some("ab".to_owned()))));
-        assert_eq!(answered("+FULLRESYNC ab 17"), Some(Answer::Anew(point("ab", 17))));
-        for line in ["", "+OK", "+FULLRESYNC ab", "+FULLRESYNC ab x", "+FULLRESYNC ab 1 2", "+CONTINUE a b"] {
-            assert_eq!(answered(line), None, "{line}");
+        let id = "0123456789abcdef0123456789abcdef01234567";
+        assert_eq!(answered(&format!("+CONTINUE {id}")), Some(Answer::Continue(Some(id.to_owned()))));
+        assert_eq!(answered(&format!("+FULLRESYNC {id} 17")), Some(Answer::Anew(point(id, 17))));
+        for line in ["", "+OK", "+FULLRESYNC ID", "+FULLRESYNC ID x", "+FULLRESYNC ID 1 2", "+CONTINUE ID b"]
+        {
+            assert_eq!(answered(&line.replace("ID", id)), None, "{line}");
         }
+        // What is no name of a stream goes into no file and no terminal.
+        for line in [
+            "+FULLRESYNC ab 17",
+            "+CONTINUE \u{1b}[2J",
+            "+FULLRESYNC ../../../../../../../../../../../../etc/pa 17",
+        ] {
+            assert_eq!(answered(line), None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn empty_lines_before_the_stream_are_none_of_it() {
+        let mut is_at_begin = true;
+        let mut taken = |came: &'static [u8]| past_empty_lines(Bytes::from_static(came), &mut is_at_begin);
+        assert_eq!((taken(b"\n"), taken(b"\n\n*1")), (Bytes::new(), Bytes::from_static(b"*1")));
+        assert_eq!(taken(b"\n\n"), Bytes::from_static(b"\n\n"), "behind its begin each byte counts");
     }
 
     #[test]
@@ -207,7 +247,7 @@ mod tests {
         let read = facts(&info, None).unwrap();
         assert_eq!((read.fingerprint.as_str(), read.is_marked, read.at.offset), ("r1", false, 300));
         assert_eq!(read.earlier, Some(ReplicationPoint { id: "bb".to_owned(), offset: 100 }));
-        assert_eq!(read.backlog, Some(Backlog { bytes_max: 1 << 20, after: 50 }));
+        assert_eq!(read.backlog, Some(Backlog { bytes_max: 1 << 20, after: 50, room: None }));
         let alone = Info::parse("run_id:r1\nmaster_replid:aa\nmaster_replid2:00\nsecond_repl_offset:-1\n");
         let read = facts(&alone, Some("kept".to_owned())).unwrap();
         assert_eq!((read.fingerprint.as_str(), read.is_marked), ("kept", true));

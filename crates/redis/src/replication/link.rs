@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::config::Settings;
-use crate::failure::{turned_away, unresolved};
+use crate::failure::{broken, not_understood, refused, silent, turned_away, unresolved, untrusted};
+use crate::sentinel;
 
 /// How much is asked of the stream at once.
 const READ_BYTES: usize = 256 * 1024;
@@ -22,6 +23,10 @@ const READ_BYTES: usize = 256 * 1024;
 const LINE_BYTES_MAX: usize = 4096;
 /// How long the server may be silent. While its child works it sends an empty line each second; a slow disk or a long fork takes longer.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// What this process is called among the replicas that a server lists. It is no address: Sentinels take up every replica whose address they can read,
+/// and would count this one as a replica that is down.
+const NAME: &[u8] = b"mainstay.invalid";
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -39,20 +44,24 @@ pub(super) struct Link {
 impl Link {
     /// Connects and logs in.
     pub(super) async fn open(settings: &Settings) -> Result<Self> {
+        let settings = sentinel::current(settings).await?;
+        let settings = settings.as_ref();
         let address = settings.address();
         let connected = timeout(settings.connect_timeout, connect(settings)).await;
-        let stream = connected.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Unreachable, format!("{address} did not answer in time"))
-                .with_hint("check that the address is right and no firewall drops the packets"))
-        })?;
+        let stream = connected.unwrap_or_else(|_| Err(silent(&address)))?;
         let mut link = Self { stream, buffer: BytesMut::new(), address };
-        if let Some(password) = &settings.password {
-            let mut words: Vec<&[u8]> = vec![b"AUTH"];
-            words.extend(settings.user.as_ref().map(|user| user.as_bytes()));
-            words.push(password.expose().as_bytes());
+        if let Some(login) = settings.login() {
+            let login = login.into_iter().map(str::as_bytes);
+            let words: Vec<&[u8]> = [&b"AUTH"[..]].into_iter().chain(login).collect();
             link.ask(settings, &words).await?;
         }
         Ok(link)
+    }
+
+    /// Says what kind of replica this is.
+    pub(super) async fn introduce(&mut self, settings: &Settings) -> Result<()> {
+        self.ask_if_known(settings, &[b"REPLCONF", b"ip-address", NAME]).await?;
+        self.ask(settings, &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]).await.map(drop)
     }
 
     /// One command that is answered with a line.
@@ -75,7 +84,7 @@ impl Link {
 
     /// Sends a command.
     pub(super) async fn send(&mut self, words: &[&[u8]]) -> Result<()> {
-        self.stream.write_all(&encoded(words)).await.map_err(|error| self.broken(&error))
+        self.stream.write_all(&encoded(words)).await.map_err(|error| broken(&self.address, &error))
     }
 
     /// The next line that says something; empty ones only say that the server lives.
@@ -98,8 +107,7 @@ impl Link {
                 return Ok(String::from_utf8_lossy(&line).trim_end().to_owned());
             }
             if self.buffer.len() > LINE_BYTES_MAX {
-                let message = format!("{} does not speak the protocol of Redis", self.address);
-                return Err(Error::new(ErrorKind::Server, message));
+                return Err(not_understood(&self.address, &"a line without an end"));
             }
             if self.fill().await? == 0 {
                 return Err(self.ended());
@@ -126,11 +134,12 @@ impl Link {
         self.buffer.reserve(READ_BYTES);
         match timeout(SILENCE_MAX, self.stream.read_buf(&mut self.buffer)).await {
             Ok(Ok(count)) => Ok(count),
-            Ok(Err(error)) => Err(self.broken(&error)),
+            Ok(Err(error)) => Err(broken(&self.address, &error)),
             Err(_) => Err(Error::new(
                 ErrorKind::Unreachable,
                 format!("{} has said nothing for {} s", self.address, SILENCE_MAX.as_secs()),
-            )),
+            )
+            .with_hint("see whether it runs and its disk is not overloaded: `mainstay redis info`")),
         }
     }
 
@@ -138,10 +147,6 @@ impl Link {
     pub(super) fn ended(&self) -> Error {
         Error::new(ErrorKind::Unreachable, format!("{} closed the connection", self.address))
             .with_hint("look into the server's log: a child that failed, or an output buffer that ran over")
-    }
-
-    fn broken(&self, error: &io::Error) -> Error {
-        Error::new(ErrorKind::Unreachable, format!("the connection to {} broke: {error}", self.address))
     }
 }
 
@@ -159,14 +164,11 @@ pub(super) fn encoded(words: &[&[u8]]) -> Vec<u8> {
 async fn connect(settings: &Settings) -> Result<Box<dyn Stream>> {
     let (host, address) = (settings.host.as_str(), settings.address());
     let place = tokio::net::lookup_host((host, settings.port)).await.map_err(|_| unresolved(host))?;
-    let refused = |error: io::Error| match error.kind() {
-        io::ErrorKind::ConnectionRefused => {
-            Error::new(ErrorKind::Unreachable, format!("{address} refused the connection"))
-                .with_hint("check that Redis runs there and listens on this port")
-        }
-        _ => Error::new(ErrorKind::Unreachable, format!("{address} cannot be reached: {error}")),
+    let unreached = |error: io::Error| match error.kind() {
+        io::ErrorKind::ConnectionRefused => refused(&address),
+        _ => broken(&address, &error),
     };
-    let tcp = TcpStream::connect(place.collect::<Vec<_>>().as_slice()).await.map_err(refused)?;
+    let tcp = TcpStream::connect(place.collect::<Vec<_>>().as_slice()).await.map_err(unreached)?;
     if !settings.tls {
         return Ok(Box::new(tcp));
     }
@@ -176,9 +178,5 @@ async fn connect(settings: &Settings) -> Result<Box<dyn Stream>> {
     let ca_file = settings.ca_file.as_deref();
     let config = client_config(&TlsSettings { ca_file, ..TlsSettings::default() })?;
     let secured = TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
-    let stream = secured.map_err(|error| {
-        Error::new(ErrorKind::Unreachable, format!("TLS with {address} failed: {error}"))
-            .with_hint("check the CA file and that the port speaks TLS; redis:// connects without TLS")
-    })?;
-    Ok(Box::new(stream))
+    Ok(Box::new(secured.map_err(|error| untrusted(&address, &error))?))
 }

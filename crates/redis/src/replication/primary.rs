@@ -137,6 +137,17 @@ impl ReplicaTarget for RedisReplica {
         permit: &Permit,
     ) -> Result<Box<dyn ReplicaFeed>> {
         let settings = &self.settings;
+        if let Some(watch) = &settings.watch {
+            return Err(Error::new(
+                ErrorKind::Precondition,
+                format!("Sentinels watch {}: they would take a server that is being filled for a replica", watch.name),
+            )
+            .with_state("nothing was changed")
+            .with_hint(format!(
+                "have them look away meanwhile, `SENTINEL REMOVE {}`, and name the server: `--redis-url redis://host:port`",
+                watch.name
+            )));
+        }
         let mut session = Session::open(settings).await.context("connect to Redis")?;
         let info = read_info(&mut session).await.context("read facts of Redis")?;
         let fingerprint = self.fingerprint(&mut session, &info).await.context("read facts of Redis")?;

@@ -3,10 +3,11 @@
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use mainstay_engine::{KeyFile, KeyFileBeginning, KeyFileSource, ServerFacts};
-use mainstay_model::{Error, ErrorKind, Result, ResultExt};
+use mainstay_model::{Result, ResultExt};
 
 use super::link::Link;
 use crate::config::{RedisConfig, Settings};
+use crate::failure::not_understood;
 use crate::probe::{fingerprint, read_info};
 use crate::session::Session;
 
@@ -71,7 +72,7 @@ pub(super) enum End {
 impl RedisKeyFile {
     async fn begin_on(&self, link: &mut Link) -> Result<Begun> {
         let settings = &self.settings;
-        link.ask(settings, &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]).await?;
+        link.introduce(settings).await?;
         link.ask_if_known(settings, &[b"REPLCONF", b"rdb-only", b"1"]).await?;
         let direct = link.ask_if_known(settings, &[b"REPLCONF", b"rdb-channel", b"1"]).await?;
         link.send(&[b"SYNC"]).await?;
@@ -83,10 +84,8 @@ impl RedisKeyFile {
 /// What the server says of the file before it sends it.
 pub(super) async fn announcement(link: &mut Link, settings: &Settings) -> Result<End> {
     let line = link.answer(settings).await?;
-    announced(&line).ok_or_else(|| {
-        let message = format!("{} announced its database file with {line:?}", settings.address());
-        Error::new(ErrorKind::Server, message)
-    })
+    announced(&line)
+        .ok_or_else(|| not_understood(&settings.address(), &format!("a file that begins with {line:?}")))
 }
 
 /// `$<length>`, or `$EOF:` and the mark.
@@ -165,11 +164,15 @@ impl KeyFile for Pull {
 }
 
 /// What of `held` and `came` is surely of the file; the rest is held. True when the mark has come: the server sends nothing behind it until
-/// it is answered, so that only the end of what has come needs to be compared.
+/// it is answered, so that only the end of what has come needs to be compared. Servers before 7.0.5 may send empty lines nevertheless, to say
+/// that they live (redis/redis#11261).
 fn before_mark(held: &mut BytesMut, came: Bytes, mark: &[u8; MARK_BYTES]) -> (Bytes, bool) {
     held.extend_from_slice(&came);
-    let given = held.split_to(held.len().saturating_sub(MARK_BYTES)).freeze();
-    (given, held.as_ref() == mark)
+    let empty_lines = held.iter().rev().take_while(|byte| **byte == b'\n').count();
+    let is_end = held[..held.len() - empty_lines].ends_with(mark);
+    let behind = MARK_BYTES + if is_end { empty_lines } else { 0 };
+    let given = held.split_to(held.len().saturating_sub(behind)).freeze();
+    (given, is_end)
 }
 
 #[cfg(test)]
@@ -190,17 +193,20 @@ mod tests {
 
     #[test]
     fn the_mark_is_found_however_it_is_cut() {
-        let file: Vec<u8> = (0..200u8).collect();
-        let sent = [file.as_slice(), &MARK].concat();
-        for cut in 1..sent.len() {
-            let (mut held, mut seen, mut ends) = (BytesMut::new(), Vec::new(), 0);
-            for piece in sent.chunks(cut) {
-                assert_eq!(ends, 0, "the mark was seen before the end, cut {cut}");
-                let (given, is_end) = before_mark(&mut held, Bytes::copy_from_slice(piece), &MARK);
-                seen.extend_from_slice(&given);
-                ends += usize::from(is_end);
+        let file: Vec<u8> = (0..200u8).chain(*b"\n\n").collect();
+        for behind in ["", "\n", "\n\n\n"] {
+            let sent = [file.as_slice(), &MARK, behind.as_bytes()].concat();
+            for cut in 1..=sent.len() {
+                let (mut held, mut seen, mut read) = (BytesMut::new(), Vec::new(), 0);
+                let has_ended = sent.chunks(cut).any(|piece| {
+                    let (given, is_end) = before_mark(&mut held, Bytes::copy_from_slice(piece), &MARK);
+                    seen.extend_from_slice(&given);
+                    read += piece.len();
+                    is_end
+                });
+                assert_eq!((seen.as_slice(), has_ended), (file.as_slice(), true), "cut {cut}, {behind:?}");
+                assert!(read >= file.len() + MARK_BYTES, "cut {cut}, {behind:?}");
             }
-            assert_eq!((seen.as_slice(), ends), (file.as_slice(), 1), "cut {cut}");
         }
     }
 }

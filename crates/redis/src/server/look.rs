@@ -39,7 +39,7 @@ fn count(info: &Info, name: &str) -> u64 {
     info.number(name).unwrap_or_default()
 }
 
-fn memory(info: &Info) -> MemoryLook {
+pub(crate) fn memory(info: &Info) -> MemoryLook {
     MemoryLook {
         used: count(info, "used_memory"),
         used_peak: count(info, "used_memory_peak"),
@@ -116,7 +116,14 @@ fn replication(info: &Info) -> ReplicationLook {
             .and_then(|offset| replica_offsets(info).map(|own| offset.saturating_sub(own)).max()),
         backlog_bytes: info.number("repl_backlog_size"),
         offset,
+        sent_bytes_per_second: sent_bytes_per_second(info),
     }
+}
+
+/// The server tells KiB in a second to all of them, each the same bytes.
+fn sent_bytes_per_second(info: &Info) -> Option<u64> {
+    let kibibytes: f64 = info.get("instantaneous_output_repl_kbps")?.parse().ok()?;
+    ((kibibytes * 1024.0) as u64).checked_div(count(info, "connected_slaves"))
 }
 
 /// `slave0:ip=…,port=…,state=online,offset=42,lag=0` of those that are connected.
@@ -142,6 +149,7 @@ mod tests {
             "redis_version:8.0.2\r\nrun_id:abc\r\nserver_time_usec:5000000\r\nuptime_in_seconds:9\r\nconfig_file:\r\nused_memory:10\r\n\
              maxmemory:0\r\nmem_fragmentation_ratio:1.25\r\nerrorstat_OOM:count=3\r\nerrorstat_ERR:count=1\r\nrole:master\r\n\
              rdb_last_bgsave_status:err\r\naof_rewrite_scheduled:1\r\nmaster_repl_offset:100\r\nconnected_slaves:2\r\n\
+             instantaneous_output_repl_kbps:3.00\r\n\
              slave0:ip=h,port=1,state=online,offset=60,lag=0\r\nslave1:ip=h,port=2,state=wait_bgsave,offset=0,lag=0\r\n\
              slave_read_repl_offset:7\r\n",
         );
@@ -153,7 +161,7 @@ mod tests {
         assert_eq!(persistence.save_after, Some(vec![(3600, 1), (300, 100)]));
         assert!(!persistence.save_ok && persistence.log_rewriting && persistence.log_write_ok);
         assert_eq!((look.replication.lag_bytes_max, look.replication.replicas), (Some(40), 2));
-        assert_eq!(look.replication.link_up, None);
+        assert_eq!((look.replication.link_up, look.replication.sent_bytes_per_second), (None, Some(1536)));
         assert_eq!(read(&info, Some("")).unwrap().persistence.save_after, Some(vec![]));
         assert_eq!(read(&info, None).unwrap().persistence.save_after, None);
         assert!(read(&Info::parse(""), None).is_err());

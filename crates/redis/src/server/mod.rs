@@ -5,7 +5,7 @@
 //! by itself: which settings may be changed, and in which order, whoever asks decides.
 
 mod calls;
-mod look;
+pub(crate) mod look;
 mod memory;
 
 use async_trait::async_trait;
@@ -22,22 +22,34 @@ use crate::info::Info;
 use crate::probe::{fingerprint, read_info};
 use crate::session::Session;
 
-/// What a permit to change settings is for.
-const OPERATION: &str = "redis.policy.apply";
+/// What a permit to change settings for good is for.
+const POLICY: &str = "redis.policy.apply";
+/// What a permit to change them while a backup begins is for.
+const BACKUP: &str = "backup.create";
 
 /// A running Redis. Each call opens a connection of its own and ends it.
 #[derive(Debug)]
 pub struct RedisServer {
     settings: Settings,
+    /// What its settings are changed for.
+    operation: &'static str,
 }
 
 impl RedisServer {
-    /// The server that `config` describes. Does not connect.
+    /// The server that `config` describes, changed by permits for its policy. Does not connect.
     ///
     /// # Errors
     /// `Config` when the URL or the CA file cannot be used.
     pub fn new(config: &RedisConfig) -> Result<Self> {
-        Ok(Self { settings: Settings::resolve(config)? })
+        Ok(Self { settings: Settings::resolve(config)?, operation: POLICY })
+    }
+
+    /// The same, changed by permits for a backup.
+    ///
+    /// # Errors
+    /// As [`RedisServer::new`].
+    pub fn of_backup(config: &RedisConfig) -> Result<Self> {
+        Ok(Self { operation: BACKUP, ..Self::new(config)? })
     }
 
     async fn open(&self) -> Result<Session<'_>> {
@@ -49,7 +61,7 @@ impl RedisServer {
         let mut session = self.open().await?;
         let info = read_info(&mut session).await.context("read facts of Redis")?;
         let fingerprint = fingerprint(&mut session, &info).await.context("read facts of Redis")?;
-        permit.check(OPERATION, StoreKind::Redis, &fingerprint)?;
+        permit.check(self.operation, StoreKind::Redis, &fingerprint)?;
         Ok(session)
     }
 }

@@ -229,6 +229,9 @@ fn programs(kind: EngineKind, system: &Path) -> Result<Vec<(String, String)>, En
                 entries.filter_map(Result::ok).filter_map(|entry| entry.file_name().into_string().ok());
             Ok(names.map(|name| (name.clone(), format!("{place}/{name}"))).collect())
         }
+        EngineKind::Valkey => Ok(["valkey-server", "valkey-cli", "valkey-check-rdb", "valkey-check-aof"]
+            .map(|name| (name.to_owned(), format!("usr/bin/{name}")))
+            .into()),
         _ => Ok(["redis-server", "redis-cli", "redis-check-rdb", "redis-check-aof"]
             .map(|name| (name.to_owned(), format!("usr/bin/{name}")))
             .into()),

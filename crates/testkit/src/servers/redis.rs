@@ -1,7 +1,7 @@
 //! Redis 8: nothing persisted and no password unless asked for.
 //!
 //! Readiness is `PONG`, so a server that still loads its data set (`-LOADING`) is not ready.
-//! Refuses clusters and sentinels.
+//! Refuses clusters; for Sentinels see [`super::Sentinel`].
 
 use std::ffi::OsString;
 use std::fs;
@@ -41,9 +41,16 @@ pub struct RedisOptions {
     settings: Vec<(String, String)>,
     folder: Option<PathBuf>,
     config_file: bool,
+    engine: EngineKind,
 }
 
 impl RedisOptions {
+    /// A Valkey instead of a Redis.
+    pub fn valkey(mut self) -> Self {
+        self.engine = EngineKind::Valkey;
+        self
+    }
+
     /// Asks for this password of the default user (`requirepass`).
     pub fn password(mut self, password: &str) -> Self {
         self.password = Some(password.to_owned());
@@ -96,7 +103,7 @@ impl RedisOptions {
     }
 
     fn attempt(self) -> Result<Redis, StartError> {
-        let program = locate(EngineKind::Redis)?.program;
+        let program = locate(self.engine)?.program;
         let io_error = |error: io::Error| StartError::prepare(NAME, error);
         let folder = Folder::create(self.folder.as_deref(), None).map_err(io_error)?;
         let data = folder.path().join("data");
@@ -177,6 +184,7 @@ impl Redis {
             settings: Vec::new(),
             folder: None,
             config_file: false,
+            engine: EngineKind::Redis,
         }
     }
 

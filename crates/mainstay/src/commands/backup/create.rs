@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::making::Making;
 use super::{PARALLEL_DEFAULT, label, moment_of, parse_namespace, set_json};
 use crate::commands::cluster::{self, ClusterArgs};
-use crate::commands::keyfile;
+use crate::commands::keyfile::{self, KeyFileArgs};
 use crate::commands::logical;
 use crate::commands::plan::PlanReport;
 use crate::printer::{Look, Report, Tone};
@@ -87,6 +87,8 @@ pub(crate) struct CreateArgs {
     logical: bool,
     #[command(flatten)]
     cluster: ClusterArgs,
+    #[command(flatten)]
+    key_file: KeyFileArgs,
 }
 
 impl CreateArgs {
@@ -142,6 +144,7 @@ fn parse_latency(text: &str) -> Result<Duration, String> {
 pub(super) async fn run(args: CreateArgs, session: &Session) -> Result<ExitStatus> {
     if args.store == StoreKind::Postgres {
         args.refuse_documents()?;
+        args.key_file.refuse(args.store)?;
         if args.logical {
             args.cluster.refuse("a logical dump")?;
             return logical::create(&args.database, args.dry_run, session).await;
@@ -152,8 +155,9 @@ pub(super) async fn run(args: CreateArgs, session: &Session) -> Result<ExitStatu
     cluster::refuse(&[("logical", args.logical)], args.store)?;
     if args.store == StoreKind::Redis {
         args.refuse_documents()?;
-        return keyfile::create(args.dry_run, session).await;
+        return keyfile::create(&args.key_file, args.dry_run, session).await;
     }
+    args.key_file.refuse(args.store)?;
     let documents = session.documents(args.store).await?;
     let target = session.target(documents.probe.as_ref()).await?;
     let plan = match &args.resume {

@@ -11,7 +11,7 @@ use mainstay_repository::{Repository, Set, SetEntry};
 use serde_json::{Map, Value, json};
 
 use super::{log, set_json, wal};
-use crate::commands::{cluster, keyfile, logical, replication};
+use crate::commands::{append_only, cluster, keyfile, logical, replication};
 use crate::printer::shown::ago;
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
@@ -81,6 +81,7 @@ impl Report for Listed {
                 Ok((set, SetContents::Documents(contents))) => set_json(set, contents),
                 Ok((set, SetContents::Cluster(contents))) => cluster::set_json(set, contents),
                 Ok((set, SetContents::KeyFile(contents))) => keyfile::set_json(set, contents),
+                Ok((set, SetContents::AppendOnly(contents))) => append_only::set_json(set, contents),
                 Ok((set, SetContents::Logical(contents))) => logical::set_json(set, contents),
                 Err(error) => json!({"id": row.id, "store": row.kind, "damaged": error.to_string()}),
             };
@@ -179,6 +180,16 @@ impl Row {
                         let moment = { contents.replication.as_ref() }
                             .map_or_else(|| "fork".to_owned(), |point| format!("offset {}", point.offset));
                         ("-".to_owned(), keys, contents.bytes, moment)
+                    }
+                    SetContents::AppendOnly(contents) => {
+                        let (keys, commands) = (Count(contents.base_keys()), Count(contents.commands()));
+                        let moment = "end of append-only file".to_owned();
+                        (
+                            "-".to_owned(),
+                            format!("{keys} keys, {commands} commands"),
+                            contents.bytes(),
+                            moment,
+                        )
                     }
                     SetContents::Logical(contents) => {
                         let tables = format!("{} tables", Count(contents.logical.tables.len() as u64));

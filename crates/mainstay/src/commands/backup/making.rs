@@ -28,9 +28,21 @@ impl Making {
     /// # Errors
     /// The repository's; `Refused`.
     pub(crate) async fn begin(plan: &Plan, session: &Session) -> Result<Self> {
+        Self::begin_approved(plan, None, session).await
+    }
+
+    /// The same for a plan that may have been approved beforehand.
+    ///
+    /// # Errors
+    /// As [`Making::begin`]; `Usage` when `approve` is no hash.
+    pub(crate) async fn begin_approved(
+        plan: &Plan,
+        approve: Option<&str>,
+        session: &Session,
+    ) -> Result<Self> {
         let repository = session.repository_or_create().await?;
         let guard = session.guard(&repository);
-        let permit = guard.permit(plan, &BackupEvidence::default(), &session.consent(None)?).await?;
+        let permit = guard.permit(plan, &BackupEvidence::default(), &session.consent(approve)?).await?;
         let (progress, holder) = (session.printer.progress(), session.holder());
         Ok(Self { repository, permit, holder, progress, guard, began: Instant::now() })
     }

@@ -9,7 +9,7 @@ use mainstay_repository::Set;
 use serde_json::{Map, Value, json};
 
 use super::{SetArgs, label, moment_of, set_json};
-use crate::commands::{cluster, keyfile, logical};
+use crate::commands::{append_only, cluster, keyfile, logical};
 use crate::printer::shown::moment;
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
@@ -28,6 +28,9 @@ pub(super) async fn run(args: &SetArgs, session: &Session) -> Result<ExitStatus>
         }
         SetContents::KeyFile(contents) => {
             Ok(session.printer.report(&keyfile::Shown { set, contents: *contents }))
+        }
+        SetContents::AppendOnly(contents) => {
+            Ok(session.printer.report(&append_only::Shown { set, contents: *contents }))
         }
         SetContents::Logical(contents) => {
             Ok(session.printer.report(&logical::Shown { set, contents: *contents }))

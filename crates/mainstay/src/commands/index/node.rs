@@ -9,6 +9,7 @@ use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use mainstay_indexes::mongoose::{Declarations, Project};
@@ -20,6 +21,8 @@ const SCRIPT: &str = include_str!("mongoose.cjs");
 
 /// How often is looked whether the program has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long is waited for the streams of a program that has ended.
+const STREAM_TIME_MAX: Duration = Duration::from_secs(1);
 /// How much is kept of what the program says.
 const SAID_BYTES_MAX: usize = 64 * 1024;
 /// How many lines of that are told when it fails.
@@ -45,7 +48,7 @@ pub(super) enum Program<'a> {
 /// # Errors
 /// `Precondition` when it cannot be run, fails, takes too long or defines no model; `Interrupted`.
 pub(super) fn ask(program: &Program<'_>, time_max: Duration, session: &Session) -> Result<Project> {
-    let room = Room::make()?;
+    let room = Room::make(&session.temporary())?;
     let script = room.0.join("mongoose.cjs");
     fs::write(&script, SCRIPT).map_err(|source| storage(&script, source))?;
     let mut command = command_of(program, &script, session);
@@ -106,8 +109,7 @@ fn command_of(program: &Program<'_>, script: &Path, session: &Session) -> Comman
 struct Room(PathBuf);
 
 impl Room {
-    fn make() -> Result<Self> {
-        let folder = std::env::temp_dir();
+    fn make(folder: &Path) -> Result<Self> {
         for number in 0..100 {
             let path = folder.join(format!("mainstay-import-{}-{number}", std::process::id()));
             match make_private(&path) {
@@ -145,39 +147,46 @@ fn storage(path: &Path, source: std::io::Error) -> Error {
 
 /// Waits for the end, within bounds; everything that the program began is ended with it. `None` when it took too long.
 fn wait(mut child: Child, time_max: Duration, session: &Session) -> Result<(Option<ExitStatus>, String)> {
-    let readers = [
-        child.stdout.take().map(|stream| std::thread::spawn(move || tail(stream))),
-        child.stderr.take().map(|stream| std::thread::spawn(move || tail(stream))),
-    ];
-    let deadline = Instant::now() + time_max;
-    let mut interrupted = false;
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break Some(status),
-            Ok(None) if session.cancel.is_cancelled() => {
-                interrupted = true;
-                break None;
-            }
-            Ok(None) if Instant::now() < deadline => std::thread::sleep(LOOK_EVERY),
-            Ok(None) => break None,
-            Err(source) => {
-                end(&mut child);
-                return Err(
-                    Error::new(ErrorKind::Internal, "the program cannot be waited for").with_source(source)
-                );
-            }
-        }
-    };
-    end(&mut child);
-    let said =
-        readers.into_iter().flatten().filter_map(|reader| reader.join().ok()).collect::<Vec<_>>().concat();
-    match interrupted {
-        true => {
-            Err(Error::new(ErrorKind::Interrupted, "the import was stopped")
-                .with_state("nothing was changed"))
-        }
-        false => Ok((status, said)),
+    let (sender, said) = mpsc::channel();
+    if let Some(stream) = child.stdout.take() {
+        listen(stream, sender.clone());
     }
+    if let Some(stream) = child.stderr.take() {
+        listen(stream, sender);
+    }
+    let ended = wait_for(&mut child, Instant::now() + time_max, session);
+    end(&mut child);
+    let ended = ended?;
+    // What left the group may hold a stream open; it is not waited for.
+    let mut told = String::new();
+    while let Ok(part) = said.recv_timeout(STREAM_TIME_MAX) {
+        told.push_str(&part);
+    }
+    Ok((ended, told))
+}
+
+fn wait_for(child: &mut Child, deadline: Instant, session: &Session) -> Result<Option<ExitStatus>> {
+    loop {
+        let ended = child.try_wait().map_err(|source| {
+            Error::new(ErrorKind::Internal, "the program cannot be waited for").with_source(source)
+        })?;
+        if session.cancel.is_cancelled() {
+            return Err(Error::new(ErrorKind::Interrupted, "the import was stopped")
+                .with_state("nothing was changed")
+                .with_hint("run the same command again"));
+        }
+        match ended {
+            Some(status) => return Ok(Some(status)),
+            None if Instant::now() >= deadline => return Ok(None),
+            None => std::thread::sleep(LOOK_EVERY),
+        }
+    }
+}
+
+/// Hands on the end of what a stream gives, when it is at its end.
+fn listen(stream: impl std::io::Read + Send + 'static, said: mpsc::Sender<String>) {
+    // Nobody may be listening any more.
+    std::thread::spawn(move || drop(said.send(tail(stream))));
 }
 
 #[cfg(unix)]
@@ -193,7 +202,7 @@ fn own_group(_command: &mut Command) {}
 fn end(child: &mut Child) {
     // The group is the program's own; one that has ended already is no failure.
     let group = rustix::process::Pid::from_child(child);
-    drop(rustix::process::kill_process_group(group, rustix::process::Signal::KILL));
+    let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     drop(child.wait());
 }
 

@@ -17,7 +17,7 @@ pub(crate) struct AclArgs {
     /// What the user is for; may be repeated, all but purge when left out
     #[arg(value_enum, value_name = "ROLE")]
     roles: Vec<Role>,
-    /// Which keys a user for purges may remove; may be repeated
+    /// Which keys a user for purges may remove, or one for undoing bring back; may be repeated
     #[arg(long, value_name = "GLOB")]
     pattern: Vec<String>,
     /// The user's name; `mainstay-ROLE` when left out
@@ -44,6 +44,10 @@ enum Role {
     Policy,
     /// Writing the environment's marker
     Mark,
+    /// Filling the server anew
+    Restore,
+    /// Bringing keys back
+    Undo,
 }
 
 impl From<Role> for AclRole {
@@ -54,6 +58,8 @@ impl From<Role> for AclRole {
             Role::Purge => Self::Purge,
             Role::Policy => Self::Policy,
             Role::Mark => Self::Mark,
+            Role::Restore => Self::Restore,
+            Role::Undo => Self::Undo,
         }
     }
 }

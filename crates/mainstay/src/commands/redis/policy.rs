@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use mainstay_guard::{BackupEvidence, Outcome, Permit};
-use mainstay_model::{Error, ErrorKind, ExitStatus, Plan, Result, ResultExt, Severity, StoreKind};
+use mainstay_model::{ExitStatus, Plan, Result, ResultExt, Severity, StoreKind};
 use mainstay_ops::doctor::compose::redis_start;
 use mainstay_ops::key_policy::{
     self, DriftReport, OPERATION, OPERATION_EVICT, PolicyContext, PolicyReport, PolicyRequest, StartCommand,
@@ -17,7 +17,7 @@ use super::keys::parse_busy_time;
 use crate::commands::close;
 use crate::commands::doctor::compose_files;
 use crate::commands::findings;
-use crate::commands::plan::{self};
+use crate::commands::plan::{self, by_kept_plan};
 use crate::commands::restore::other_target;
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
@@ -115,20 +115,11 @@ pub(super) async fn run(command: PolicyCommand, session: &Session) -> Result<Exi
         PolicyCommand::Apply(args) => {
             let plan = decide(&args.decide, session).await?;
             let applied = apply_plan(&plan, None, session).await;
-            applied.map_err(by_plan)
+            applied.map_err(|refusal| {
+                by_kept_plan("run `mainstay redis policy plan --output plan.json`", refusal)
+            })
         }
     }
-}
-
-/// Where nobody can be asked, the plan is made first and kept.
-fn by_plan(refusal: Error) -> Error {
-    let asks_for_hash = refusal.hint().is_some_and(|hint| hint.contains("--approve"));
-    if refusal.kind() != ErrorKind::Refused || !asks_for_hash {
-        return refusal;
-    }
-    refusal.with_hint(
-        "run `mainstay redis policy plan --output plan.json`, review it, then run `mainstay apply plan.json --approve HASH`",
-    )
 }
 
 async fn drift(args: &DriftArgs, session: &Session) -> Result<ExitStatus> {

@@ -1,21 +1,32 @@
 //! The beginning of a session: the chain to write, the proof that the server's stream continues it, and all keys where it does not.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
+
 use mainstay_engine::{FollowedReplication, ReplicationFacts, ReplicationPoint, ReplicationStream};
-use mainstay_model::progress::Silent;
+use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{Error, ErrorKind, LogPosition, Result, ResultExt, SetId, StoreKind, Target, Timestamp};
 use mainstay_repository::{
     Chain, ChainBeginning, ChainReason, ChainWriter, LogClaim, LogKind, ReplicationChain, SetWriter,
 };
 
-use super::{ReplicationCaptureContext, ReplicationCaptureEvent};
+use tokio::time::Instant;
+
+use super::{ReplicationCaptureContext, ReplicationCaptureEvent, ReplicationCaptureObserver, stopped};
 use crate::keyfile::{self, KeyFileSetContents};
-use crate::replication::log::{chain_point, read_slice, sets};
+use crate::replication::log::{BaseSet, chain_point, read_slice, sets};
+
+/// How often it is told how far the keys have come.
+const BASE_TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// What a session begins with.
 pub(super) struct Beginning<'a> {
     pub(super) context: &'a ReplicationCaptureContext,
     pub(super) target: &'a Target,
     pub(super) claim: &'a LogClaim,
+    /// Where it is left when the server began to send its keys, if it did.
+    pub(super) base_begun: &'a OnceLock<Instant>,
 }
 
 /// What is moved from where to where.
@@ -103,13 +114,10 @@ impl Beginning<'_> {
     /// The newest chain that the server's stream follows from, gone on with where the server still can; else a new one.
     ///
     /// # Errors
-    /// The server's and the store's.
+    /// The server's and the store's; `Interrupted` when the capture is asked to stop. A set that was begun is given up then.
     pub(super) async fn begin(&self) -> Result<Begun> {
-        let repository = &self.context.repository;
-        let facts = self.context.source.replication_facts().await?;
-        let chains = repository.chains_of(StoreKind::Redis, &self.target.fingerprint).await?;
+        let (facts, chains, sets) = self.unless_stopped(self.look()).await?;
         let ends: Vec<_> = chains.iter().filter_map(chain_point).collect();
-        let sets = sets(repository).await?;
         let points: Vec<_> = sets.iter().map(|set| set.at.clone()).collect();
         let before = chains.last();
         match decide(&facts, &ends, &points) {
@@ -122,19 +130,40 @@ impl Beginning<'_> {
         }
     }
 
+    /// Where the server stands, and what is stored of it.
+    async fn look(&self) -> Result<(ReplicationFacts, Vec<Chain>, Vec<BaseSet>)> {
+        let repository = &self.context.repository;
+        let facts = self.context.source.replication_facts().await?;
+        let chains = repository.chains_of(StoreKind::Redis, &self.target.fingerprint).await?;
+        Ok((facts, chains, sets(repository).await?))
+    }
+
+    /// Waits for `work`, unless the capture is asked to stop meanwhile.
+    async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            done = work => done,
+            () = self.context.cancel.cancelled() => Err(stopped()),
+        }
+    }
+
+    /// Asks the server to go on after `at`, or for everything.
+    async fn follow(&self, at: Option<&ReplicationPoint>) -> Result<FollowedReplication> {
+        self.unless_stopped(self.context.source.follow_replication(at)).await
+    }
+
     fn tell(&self, event: &ReplicationCaptureEvent) {
         self.context.observer.event(event);
     }
 
     async fn resume(&self, facts: &ReplicationFacts, chain: &Chain, before: Option<&Chain>) -> Result<Begun> {
-        let since_ms = match self.last_time(chain).await {
+        let since_ms = match self.unless_stopped(self.last_time(chain)).await {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 return self.anew(ChainReason::Unreadable, before).await;
             }
             since => since?,
         };
         let Some(end) = chain_point(chain) else { return self.anew(ChainReason::Unreadable, before).await };
-        let (id, stream) = match self.context.source.follow_replication(Some(&end)).await? {
+        let (id, stream) = match self.follow(Some(&end)).await? {
             FollowedReplication::Continued { id, stream } => (id, stream),
             FollowedReplication::Anew { at, file } => {
                 let writer = self.begin_set().await?;
@@ -176,10 +205,11 @@ impl Beginning<'_> {
         why: ChainReason,
         before: Option<&Chain>,
     ) -> Result<Begun> {
-        let (id, stream) = match self.context.source.follow_replication(Some(at)).await? {
+        let (id, stream) = match self.follow(Some(at)).await? {
             FollowedReplication::Continued { id, stream } if id == at.id => (id, stream),
             FollowedReplication::Continued { .. } => {
-                return Err(Error::new(ErrorKind::Unreachable, "another server took over meanwhile"));
+                return Err(Error::new(ErrorKind::Unreachable, "another server took over meanwhile")
+                    .with_hint("point the configuration at the one that is primary now"));
             }
             FollowedReplication::Anew { at, file } => {
                 let writer = self.begin_set().await?;
@@ -195,7 +225,7 @@ impl Beginning<'_> {
     /// Begins with all keys. The set is begun first: a store that is down is no reason to let the server fork.
     async fn anew(&self, why: ChainReason, before: Option<&Chain>) -> Result<Begun> {
         let writer = self.begin_set().await?;
-        match self.context.source.follow_replication(None).await {
+        match self.follow(None).await {
             Ok(FollowedReplication::Anew { at, file }) => self.base(writer, (at, file), why, before).await,
             Ok(FollowedReplication::Continued { .. }) => {
                 let error = Error::new(ErrorKind::Server, "the server goes on from where nobody asked");
@@ -219,12 +249,16 @@ impl Beginning<'_> {
         before: Option<&Chain>,
     ) -> Result<Begun> {
         let since_ms = self.context.now_ms();
-        self.tell(&ReplicationCaptureEvent::BaseBegun { id: at.id.clone(), at: at.offset });
-        let stored = keyfile::store(file.as_mut(), &writer, &self.target.environment, &Silent).await;
+        let _ = self.base_begun.set(Instant::now());
+        let direct = file.beginning().direct;
+        self.tell(&ReplicationCaptureEvent::BaseBegun { id: at.id.clone(), at: at.offset, direct });
+        let telling = BaseTelling::new(self.context.observer.as_ref(), BASE_TELL_EVERY);
+        let storing = keyfile::store(file.as_mut(), &writer, &self.target.environment, &telling);
+        let stored = self.unless_stopped(storing).await;
         let checked = stored.and_then(|(contents, _)| shows(contents, &at));
         let contents = match checked {
             Ok(contents) => contents,
-            Err(error) => return Err(writer.give_up(error).await),
+            Err(error) => return Err(writer.give_up(with_way_out(error)).await),
         };
         let set = writer.commit(&contents).await.context("write manifest")?;
         self.tell(&ReplicationCaptureEvent::BaseStored {
@@ -270,6 +304,49 @@ impl Beginning<'_> {
     }
 }
 
+/// What to do when the server stops sending its keys.
+fn with_way_out(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Unreachable => error.with_hint(
+            "where the server's log says `output buffer limits`: take `mainstay backup create --store redis`, from which the capture goes on, \
+             or type `CONFIG SET client-output-buffer-limit \"replica 1gb 512mb 300\"`",
+        ),
+        _ => error,
+    }
+}
+
+/// Tells now and then how far the keys have come.
+struct BaseTelling<'a> {
+    observer: &'a dyn ReplicationCaptureObserver,
+    every: Duration,
+    bytes: AtomicU64,
+    expected_bytes: AtomicU64,
+    told: Mutex<Instant>,
+}
+
+impl<'a> BaseTelling<'a> {
+    fn new(observer: &'a dyn ReplicationCaptureObserver, every: Duration) -> Self {
+        let (bytes, expected_bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { observer, every, bytes, expected_bytes, told: Mutex::new(Instant::now()) }
+    }
+}
+
+impl Observer for BaseTelling<'_> {
+    fn expect(&self, total: Work) {
+        self.expected_bytes.store(total.bytes, Ordering::Relaxed);
+    }
+
+    fn advance(&self, done: Work) {
+        let bytes = self.bytes.fetch_add(done.bytes, Ordering::Relaxed) + done.bytes;
+        let Ok(mut told) = self.told.lock() else { return };
+        if told.elapsed() >= self.every {
+            *told = Instant::now();
+            let expected_bytes = self.expected_bytes.load(Ordering::Relaxed);
+            self.observer.event(&ReplicationCaptureEvent::BaseProgress { bytes, expected_bytes });
+        }
+    }
+}
+
 /// Refuses keys that do not show the position that the server has promised.
 fn shows(contents: KeyFileSetContents, at: &ReplicationPoint) -> Result<KeyFileSetContents> {
     match &contents.replication {
@@ -279,7 +356,8 @@ fn shows(contents: KeyFileSetContents, at: &ReplicationPoint) -> Result<KeyFileS
             Err(Error::new(
                 ErrorKind::Server,
                 format!("the server's keys show offset {found}, it announced {}", at.offset),
-            ))
+            )
+            .with_hint("look for what stands between: a proxy, or a server that answers for another; `mainstay redis info` tells which one it is"))
         }
     }
 }
@@ -294,6 +372,30 @@ mod tests {
         ReplicationPoint { id: id.to_owned(), offset }
     }
 
+    #[derive(Default)]
+    struct Told(Mutex<Vec<(u64, u64)>>);
+
+    impl ReplicationCaptureObserver for Told {
+        fn event(&self, event: &ReplicationCaptureEvent) {
+            if let ReplicationCaptureEvent::BaseProgress { bytes, expected_bytes } = event {
+                self.0.lock().expect("nobody panics").push((*bytes, *expected_bytes));
+            }
+        }
+    }
+
+    #[test]
+    fn keys_that_come_are_told_now_and_then() {
+        let told = |every| {
+            let seen = Told::default();
+            let telling = BaseTelling::new(&seen, every);
+            telling.expect(Work { items: 0, bytes: 30 });
+            (0..3).for_each(|_| telling.advance(Work { items: 0, bytes: 10 }));
+            seen.0.into_inner().expect("nobody panics")
+        };
+        assert_eq!(told(Duration::ZERO), [(10, 30), (20, 30), (30, 30)]);
+        assert_eq!(told(Duration::from_secs(60)), []);
+    }
+
     #[test]
     fn a_session_goes_on_where_the_server_can() {
         let server = |at: (&str, u64), earlier: Option<(&str, u64)>, kept: Option<u64>| ReplicationFacts {
@@ -301,7 +403,7 @@ mod tests {
             is_marked: false,
             at: point(at.0, at.1),
             earlier: earlier.map(|(id, offset)| point(id, offset)),
-            backlog: kept.map(|after| Backlog { bytes_max: 100, after }),
+            backlog: kept.map(|after| Backlog { bytes_max: 100, after, room: None }),
         };
         let a = |offset| point("a", offset);
         let plain = server(("a", 500), None, Some(400));

@@ -7,13 +7,13 @@
 //! it is the same up to there. A server that has taken over goes on under a new name, and its log is a chain of its own.
 //!
 //! Relies on [`ReplicationSource`] for bytes without a gap. Refuses to bridge a gap, and acknowledges only what the store has made durable: so
-//! a client that waits for one replica (`WAIT 1 …`) waits for the repository.
+//! a client that waits for one replica more than there are others (`WAIT 1 …` where there are none) waits for the repository.
 
 mod begin;
 mod pump;
 mod risk;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -25,6 +25,7 @@ use mainstay_model::{
 };
 use mainstay_repository::{ChainReason, Repository};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use risk::BacklogSlack;
@@ -34,6 +35,9 @@ use super::sessions::{Ended, Sessions, keep_on, under_claim};
 
 /// The operation's registered name.
 pub const OPERATION: &str = "capture.redis";
+
+/// The longest that the server is left alone after it has sent its keys in vain.
+const BASE_REST_MAX: Duration = Duration::from_secs(3_600);
 
 /// How a capture is to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +90,15 @@ pub enum ReplicationCaptureEvent {
         id: String,
         /// The position that they show.
         at: u64,
+        /// Whether the process that writes them sends them itself; else they pass through the server's one thread.
+        direct: bool,
+    },
+    /// So much of the keys has come; told now and then.
+    BaseProgress {
+        /// Bytes.
+        bytes: u64,
+        /// How many there will be, as far as the server tells.
+        expected_bytes: u64,
     },
     /// All keys are a backup set.
     BaseStored {
@@ -155,6 +168,8 @@ pub enum ReplicationCaptureEvent {
     Waiting {
         /// What failed, in one line.
         message: String,
+        /// What may be done about it.
+        hint: Option<String>,
         /// Up to where the stream is stored; `None` before anything is known.
         recovery_point: Option<u64>,
         /// Seconds since everything the server had was stored.
@@ -221,8 +236,8 @@ pub fn plan(target: Target, options: ReplicationCaptureOptions, clock: &dyn Cloc
 /// Follows the stream as `plan` says.
 ///
 /// # Errors
-/// `Locked` when another capture follows the same server; `StalePlan` when another server answers; with `once` whatever failed, otherwise only
-/// what trying again cannot mend. Whatever was told as stored is.
+/// `Locked` when another capture follows the same server; `StalePlan` when another server answers; with `once` whatever failed, and `Interrupted`
+/// when it was stopped before it had caught up; otherwise only what trying again cannot mend. Whatever was told as stored is.
 pub async fn capture(
     context: &ReplicationCaptureContext,
     plan: &Plan,
@@ -235,7 +250,7 @@ pub async fn capture(
         })?;
     permit.covers(plan)?;
     let report = ReplicationCaptureReport::default();
-    let mut running = Running { context, target: &plan.target, options, report };
+    let mut running = Running { context, target: &plan.target, options, report, in_vain: Duration::ZERO };
     keep_on(&mut running, options.once, &context.cancel).await?;
     Ok(running.report)
 }
@@ -246,11 +261,13 @@ struct Running<'a> {
     target: &'a Target,
     options: ReplicationCaptureOptions,
     report: ReplicationCaptureReport,
+    /// How long the server sent keys that came to nothing, since the last that became a set.
+    in_vain: Duration,
 }
 
 impl Sessions for Running<'_> {
     async fn session(&mut self) -> Result<Ended> {
-        let Self { context, target, options, report } = self;
+        let Self { context, target, options, report, in_vain } = self;
         let server = begin::server(context, target).await?;
         let target = Target { fingerprint: server, ..target.clone() };
         let claiming = Claiming {
@@ -260,11 +277,20 @@ impl Sessions for Running<'_> {
             cancel: &context.cancel,
         };
         under_claim(claiming, &target, async |claim| {
-            let beginning = begin::Beginning { context, target: &target, claim };
-            let begun = tokio::select! {
-                begun = beginning.begin() => begun?,
-                () = context.cancel.cancelled() => return Ok(Ended::Complete),
+            let base_begun = OnceLock::new();
+            let beginning = begin::Beginning { context, target: &target, claim, base_begun: &base_begun };
+            let begun = match beginning.begin().await {
+                Ok(begun) => begun,
+                // Who was to go on until asked to stop has not failed.
+                Err(error) if error.kind() == ErrorKind::Interrupted && !options.once => {
+                    return Ok(Ended::Complete);
+                }
+                Err(error) => {
+                    *in_vain += base_begun.get().map_or(Duration::ZERO, Instant::elapsed);
+                    return Err(error);
+                }
             };
+            *in_vain = Duration::ZERO;
             report.chain = Some(begun.writer.id().clone());
             report.id = Some(begun.id.clone());
             report.base = begun.base.clone().or(report.base.take());
@@ -280,6 +306,11 @@ impl Sessions for Running<'_> {
 
     fn has_begun(&self) -> bool {
         self.report.chain.is_some()
+    }
+
+    /// Sending keys in vain may not take the server more than half its time, and less the longer it goes on.
+    fn rest(&self) -> Duration {
+        self.in_vain.min(BASE_REST_MAX)
     }
 
     fn tell_waiting(&self, error: &Error, pause: Duration) {
@@ -301,10 +332,17 @@ fn tell_waiting(
     let now = context.clock.now();
     context.observer.event(&ReplicationCaptureEvent::Waiting {
         message: error.to_string(),
+        hint: error.hint().map(str::to_owned),
         recovery_point,
         recovery_point_age_seconds: complete_at.map(|at| now.duration_since(at).as_secs()),
         pause_ms: super::milliseconds(pause),
     });
+}
+
+/// A capture was asked to stop before it had done what it was to do.
+fn stopped() -> Error {
+    Error::new(ErrorKind::Interrupted, "the capture was stopped on request")
+        .with_hint("run the same command again: it goes on from what is stored")
 }
 
 fn with_recovery_point(error: Error, report: &ReplicationCaptureReport) -> Error {

@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::begin::{Begun, Behind};
 use super::{
     Ended, ReplicationCaptureContext, ReplicationCaptureEvent, ReplicationCaptureOptions,
-    ReplicationCaptureReport, risk, tell_waiting,
+    ReplicationCaptureReport, risk, stopped, tell_waiting,
 };
 use crate::capture::SLICE_AGE_MIN;
 use crate::capture::writing::{Cut, SliceObserver, Stored, Writing};
@@ -171,7 +171,11 @@ impl Conductor<'_> {
             let waits_since_ms = self.context.now_ms();
             tokio::select! {
                 biased;
-                () = self.context.cancel.cancelled() => return Ok(Ended::Complete),
+                // Who was to catch up has not.
+                () = self.context.cancel.cancelled() => match self.goal {
+                    Some(_) => return Err(stopped()),
+                    None => return Ok(Ended::Complete),
+                },
                 Some(stored) = self.stored.recv() => {
                     self.note(&stored);
                     self.stream.acknowledge(self.durable).await?;
@@ -192,7 +196,8 @@ impl Conductor<'_> {
                         self.add(&bytes, waits_since_ms);
                     }
                     None if heard.elapsed() > SILENCE_MAX => {
-                        return Err(Error::new(ErrorKind::Unreachable, "the server does not answer"));
+                        return Err(Error::new(ErrorKind::Unreachable, "the server does not answer")
+                            .with_hint("see whether it runs and is busy: `mainstay redis info`"));
                     }
                     None => {
                         self.read_at_ms = self.context.now_ms();

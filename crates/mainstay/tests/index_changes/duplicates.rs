@@ -1,81 +1,50 @@
 //! The duplicate finder against the server's own verdict: random documents, paths, collations, partial and sparse filters.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use futures::TryStreamExt;
 use mainstay_indexes::Json;
 use mainstay_indexes::checks::DuplicateQuestion;
+use mainstay_testkit::history::Random;
 use mainstay_testkit::{shared_mongod, unique_database};
 use mongodb::bson::{Bson, DateTime, Decimal128, Document, doc};
 use mongodb::error::ErrorKind;
 use mongodb::{Collection, Database};
 use serde_json::Value;
 
-/// How many cases are tried.
-const CASES: u64 = 600;
+/// How many cases are tried; a soak says more.
+fn cases() -> u64 {
+    std::env::var("MAINSTAY_TEST_CASES").map_or(300, |count| count.parse().unwrap())
+}
+
 /// Where the sequence of cases begins; a failure names its own.
 const SEED: u64 = 0x1dce_5a17_0f00_d5ee;
 /// The server's answers to what no unique index could hold.
 const DUPLICATE_KEY: i32 = 11000;
 
-/// A sequence that is the same each time.
-struct Random(u64);
+/// Makes documents of a few values, so that they meet.
+struct Making {
+    random: Random,
+    values: Vec<Bson>,
+}
 
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        // Marsaglia's xorshift64*.
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let mixed = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
-        usize::try_from(mixed).unwrap() % bound
+impl Making {
+    fn new(mut random: Random) -> Self {
+        let values = (0..6).map(|_| any(&mut random)).collect();
+        Self { random, values }
     }
 
-    fn one_in(&mut self, count: usize) -> bool {
-        self.below(count) == 0
-    }
-
-    fn pick<T: Clone>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())].clone()
-    }
-
-    /// A value from a small choice, so that documents meet.
     fn scalar(&mut self) -> Bson {
-        let decimal = |text: &str| Bson::Decimal128(text.parse::<Decimal128>().unwrap());
-        self.pick(&[
-            Bson::Null,
-            Bson::Undefined,
-            Bson::Int32(1),
-            Bson::Int64(1),
-            Bson::Double(1.0),
-            decimal("1"),
-            decimal("1.00"),
-            Bson::Int32(0),
-            Bson::Double(-0.0),
-            Bson::Double(f64::NAN),
-            Bson::Double(0.1),
-            decimal("0.1"),
-            Bson::Boolean(true),
-            Bson::Boolean(false),
-            Bson::String("a".to_owned()),
-            Bson::String("A".to_owned()),
-            Bson::String("á".to_owned()),
-            Bson::String("2".to_owned()),
-            Bson::String("02".to_owned()),
-            Bson::String(String::new()),
-            Bson::DateTime(DateTime::from_millis(1)),
-            Bson::Document(doc! {}),
-        ])
+        self.random.pick(&self.values)
     }
 
     fn object(&mut self) -> Document {
         let mut object = Document::new();
         for name in ["b", "c"] {
-            if !self.one_in(3) {
+            if !self.random.one_in(3) {
                 let value = self.value(2);
                 object.insert(name, value);
             }
         }
-        if self.one_in(2) {
+        if self.random.one_in(2) {
             object = object.into_iter().rev_pairs();
         }
         object
@@ -86,10 +55,10 @@ impl Random {
         if depth == 0 {
             return self.scalar();
         }
-        match self.below(8) {
+        match self.random.below(8) {
             0 | 1 => Bson::Document(self.object_of(depth - 1)),
             2 | 3 => {
-                let length = self.below(4);
+                let length = self.random.below(4);
                 Bson::Array((0..length).map(|_| self.element(depth - 1)).collect())
             }
             _ => self.scalar(),
@@ -97,36 +66,65 @@ impl Random {
     }
 
     fn element(&mut self, depth: usize) -> Bson {
-        match self.below(6) {
-            0 => Bson::Array((0..self.below(2)).map(|_| self.scalar()).collect()),
+        match self.random.below(6) {
+            0 => Bson::Array((0..self.random.below(2)).map(|_| self.scalar()).collect()),
             1 | 2 => Bson::Document(self.object_of(depth)),
             _ => self.scalar(),
         }
     }
 
     fn object_of(&mut self, depth: usize) -> Document {
-        if depth > 0 && self.one_in(3) {
+        if depth > 0 && self.random.one_in(3) {
             return self.object();
         }
         let mut object = Document::new();
         for name in ["b", "c"] {
-            if !self.one_in(3) {
+            if !self.random.one_in(3) {
                 object.insert(name, self.scalar());
             }
         }
-        if self.one_in(2) { object.into_iter().rev_pairs() } else { object }
+        if self.random.one_in(2) { object.into_iter().rev_pairs() } else { object }
     }
 
     fn document(&mut self, number: i32) -> Document {
         let mut document = doc! { "_id": number };
         for name in ["a", "b"] {
-            if !self.one_in(4) {
+            if !self.random.one_in(4) {
                 let value = self.value(2);
                 document.insert(name, value);
             }
         }
         document
     }
+}
+
+/// Any value.
+fn any(random: &mut Random) -> Bson {
+    let decimal = |text: &str| Bson::Decimal128(text.parse::<Decimal128>().unwrap());
+    random.pick(&[
+        Bson::Null,
+        Bson::Undefined,
+        Bson::Int32(1),
+        Bson::Int64(1),
+        Bson::Double(1.0),
+        decimal("1"),
+        decimal("1.00"),
+        Bson::Int32(0),
+        Bson::Double(-0.0),
+        Bson::Double(f64::NAN),
+        Bson::Double(0.1),
+        decimal("0.1"),
+        Bson::Boolean(true),
+        Bson::Boolean(false),
+        Bson::String("a".to_owned()),
+        Bson::String("A".to_owned()),
+        Bson::String("á".to_owned()),
+        Bson::String("2".to_owned()),
+        Bson::String("02".to_owned()),
+        Bson::String(String::new()),
+        Bson::DateTime(DateTime::from_millis(1)),
+        Bson::Document(doc! {}),
+    ])
 }
 
 /// The same fields in the other order.
@@ -153,10 +151,7 @@ struct Case {
 
 impl Case {
     fn of(seed: u64) -> Self {
-        let mut random = Random(seed | 1);
-        for _ in 0..4 {
-            random.below(2);
-        }
+        let mut random = Random::new(seed);
         let paths = random.pick(&[
             vec!["a"],
             vec!["a"],
@@ -190,7 +185,8 @@ impl Case {
             ]),
         };
         let count = 2 + random.below(5);
-        let documents = (0..count).map(|number| random.document(i32::try_from(number).unwrap())).collect();
+        let mut making = Making::new(random);
+        let documents = (0..count).map(|number| making.document(i32::try_from(number).unwrap())).collect();
         Self { paths, collation, partial, sparse, documents }
     }
 
@@ -259,8 +255,8 @@ async fn duplicates_are_found_exactly_where_the_server_refuses() {
     let collection = database.collection::<Document>("tried");
     database.run_command(doc! { "create": "tried" }).await.unwrap();
     let (mut refused, mut built, mut other) = (0, 0, 0);
-    for number in 0..CASES {
-        let seed = SEED.wrapping_mul(number * 2 + 1);
+    for number in 0..cases() {
+        let seed = SEED.wrapping_add(number);
         let case = Case::of(seed);
         let shown = || format!("seed {seed:#x}: {:?} over {:?}", case.definition(), case.documents);
         collection.delete_many(doc! {}).await.unwrap();
@@ -289,5 +285,5 @@ async fn duplicates_are_found_exactly_where_the_server_refuses() {
     }
     database.drop().await.unwrap();
     println!("{refused} refused, {built} built, {other} cannot be indexed at all");
-    assert!(refused > 100 && built > 100, "{refused} refused, {built} built, {other} otherwise");
+    assert!(refused > 60 && built > 60, "{refused} refused, {built} built, {other} otherwise");
 }

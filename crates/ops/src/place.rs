@@ -1,7 +1,7 @@
 //! A folder that a backup is unpacked into: what stands there, whose it is, and how it becomes whole.
 //!
-//! A marker file says that a restore works here and has not ended; its lock says that it works now. While there is no `global/pg_control` beside
-//! it, no server starts from the folder, so what an interrupted restore left may be removed and begun anew. Nothing else is ever removed.
+//! A marker file says that a restore works here and has not ended; its lock says that it works now. While the *last file*, without which no server
+//! starts from the folder, is not beside it, what an interrupted restore left may be removed and begun anew. Nothing else is ever removed.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use mainstay_basebackup::CONTROL_FILE;
 use mainstay_model::{Error, ErrorKind, Result};
 
 /// The marker's name.
@@ -20,7 +19,7 @@ const SYNC_COUNT: usize = 8;
 
 /// What stands at a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(crate) enum Standing {
     /// Nothing.
     Absent,
     /// An empty folder.
@@ -31,7 +30,7 @@ pub(super) enum Standing {
 
 impl Standing {
     /// In a plan's words.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Absent => "absent",
             Self::Empty => "empty",
@@ -40,11 +39,11 @@ impl Standing {
     }
 }
 
-/// Looks at `folder`.
+/// Looks at `folder`, whose last file is called `last`.
 ///
 /// # Errors
 /// `Precondition` when something else stands there; `Storage` when it cannot be looked at.
-pub(super) fn standing(folder: &Path) -> Result<Standing> {
+pub(crate) fn standing(folder: &Path, last: &str) -> Result<Standing> {
     let mut entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Standing::Absent),
@@ -64,7 +63,7 @@ pub(super) fn standing(folder: &Path) -> Result<Standing> {
             "restore into an empty folder".to_owned(),
         );
     }
-    match (holds(MARKER), holds(CONTROL_FILE)) {
+    match (holds(MARKER), holds(last)) {
         (true, false) => Ok(Standing::Unfinished),
         (true, true) => taken(
             format!("{shown} holds a restored server that is whole"),
@@ -78,7 +77,7 @@ pub(super) fn standing(folder: &Path) -> Result<Standing> {
 }
 
 /// A folder that belongs to this restore.
-pub(super) struct Claimed {
+pub(crate) struct Claimed {
     folder: PathBuf,
     marker: File,
 }
@@ -87,8 +86,8 @@ pub(super) struct Claimed {
 ///
 /// # Errors
 /// As [`standing`]; `Locked` when another restore works there now.
-pub(super) fn claim(folder: &Path) -> Result<Claimed> {
-    let stands = standing(folder)?;
+pub(crate) fn claim(folder: &Path, last: &str) -> Result<Claimed> {
+    let stands = standing(folder, last)?;
     if stands == Standing::Absent {
         make_folder(folder).map_err(|error| storage("make", folder, error))?;
     }
@@ -120,7 +119,7 @@ pub(super) fn claim(folder: &Path) -> Result<Claimed> {
 impl Claimed {
     /// Makes everything in the folder durable, files before the folders that name them: many at the same time, because a disk makes durable
     /// together what waits together. Links are not followed.
-    pub(super) fn sync(&self) -> Result<()> {
+    pub(crate) fn sync(&self) -> Result<()> {
         let (folders, files) = tree(&self.folder)?;
         let next = AtomicUsize::new(0);
         let work = || {
@@ -140,7 +139,7 @@ impl Claimed {
     }
 
     /// Takes the marker away: what is here is whole.
-    pub(super) fn end(self) -> Result<()> {
+    pub(crate) fn end(self) -> Result<()> {
         let path = self.folder.join(MARKER);
         fs::remove_file(&path)
             .and_then(|()| sync_folder(&self.folder))
@@ -187,7 +186,7 @@ fn empty(folder: &Path) -> io::Result<()> {
 }
 
 /// Makes a folder that its owner alone may enter, and those above it.
-pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -196,11 +195,11 @@ pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Makes the names in a folder durable.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
 /// Trouble with a local file.
-pub(super) fn storage(action: &str, path: &Path, error: io::Error) -> Error {
+pub(crate) fn storage(action: &str, path: &Path, error: io::Error) -> Error {
     Error::new(ErrorKind::Storage, format!("cannot {action} {}: {error}", path.display())).with_source(error)
 }
