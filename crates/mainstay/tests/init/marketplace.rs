@@ -6,6 +6,7 @@ use crate::binary::Place;
 use crate::support::{CANARY, marked};
 
 const DECLARATION: &str = include_str!("../../../../examples/marketplace/mainstay.toml");
+const INDEXES: &str = include_str!("../../../../examples/marketplace/indexes.toml");
 
 #[test]
 fn the_sample_stack_becomes_what_it_declares() {
@@ -17,6 +18,7 @@ fn the_sample_stack_becomes_what_it_declares() {
         place = place.variable(line.trim_matches('"'), &format!("{CANARY}-{}", line.len()));
     }
     place.write("mainstay.toml", DECLARATION);
+    place.write("indexes.toml", INDEXES);
     let urls = [
         "--mongo-url".to_owned(),
         format!("mongodb://127.0.0.1:{}/?directConnection=true", mongod.port()),
