@@ -19,6 +19,7 @@ pub mod key_policy;
 pub mod keyfile;
 pub mod keyserver;
 pub mod keyspace;
+mod lease;
 pub mod load;
 pub mod logical;
 pub mod named_point;
@@ -42,4 +43,5 @@ pub mod verify;
 pub mod wal;
 
 pub use classes::{KeyClass, KeyClasses};
+pub use lease::Holder;
 pub use selection::Selection;
