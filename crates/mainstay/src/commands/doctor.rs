@@ -7,6 +7,7 @@ use clap::Args;
 use mainstay_model::{Error, ErrorKind, ExitStatus, Finding, Result, Severity, StoreKind};
 use mainstay_ops::doctor::{self, Examination};
 use mainstay_ops::restore::unfinished_runs;
+use mainstay_ops::status::counted_marker;
 use serde_json::{Map, Value, json};
 
 use super::{findings, status};
@@ -50,19 +51,23 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
     let mut found = check(&session.configuration);
     let markers: Vec<_> = examinations
         .iter()
-        .filter_map(|examination| Some((examination.kind, examination.marker.as_ref().ok()?.clone())))
+        .filter_map(|examination| Some((examination.kind, counted_marker(&examination.marker)?)))
         .collect();
-    found.extend(doctor::environment(&session.configured_environment(), &markers));
+    let damaged = doctor::damaged_markers(&examinations);
+    let is_damaged = |one: &Finding| damaged.iter().any(|other| other.store == one.store);
+    let of_environment = doctor::environment(&session.configured_environment(), &markers);
+    found.extend(of_environment.into_iter().filter(|one| one.id != "environment.no_marker" || !is_damaged(one)));
+    found.extend(damaged);
     let mut looked_at: Vec<String> =
         examinations.iter().map(|one| format!("{} at {}", one.kind, one.address)).collect();
     let postgres = examinations.iter().find(|examination| examination.kind == StoreKind::Postgres);
     let data_directory = postgres.and_then(|examination| examination.data_directory.clone());
-    if postgres.is_some_and(|examination| examination.marker.is_ok()) {
+    if postgres.is_some_and(|examination| counted_marker(&examination.marker).is_some()) {
         let (inspection, address) = session.relational()?;
         found.extend(doctor::relational(inspection.as_ref(), &address, EXAMINATION_TIME_MAX).await);
     }
     let redis = examinations.iter().find(|examination| examination.kind == StoreKind::Redis);
-    if let Some(examination) = redis.filter(|examination| examination.marker.is_ok()) {
+    if let Some(examination) = redis.filter(|one| counted_marker(&one.marker).is_some()) {
         let (server, configuration) = (session.key_server()?, &session.configuration);
         let (declared, classes) = (&configuration.redis_policy, &configuration.redis_classes);
         let known = &examination.findings;
