@@ -5,6 +5,7 @@
 //! <store>/sets/<set-id>/manifest.json
 //! <store>/sets/<set-id>/<object>.zst[.age]
 //! <store>/verifications/<set-id>/<n>.json
+//! <store>/log-verifications/<chain-id>/<n>.json       which slices of a chain were found damaged
 //! <store>/settings/<server>/<n>.json                  what settings of a server were before they were changed for a while
 //! <store>/log/<chain-id>/chain.json
 //! <store>/log/<chain-id>/<after>-<through>-<token>-<blake3>.<kind>.zst[.age]
@@ -63,6 +64,16 @@ pub(crate) fn compressed_suffix(encryption: Encryption) -> &'static str {
 /// The folder of one set's verification records.
 pub(crate) fn verifications(store: StoreKind, id: &SetId) -> Key {
     key(format!("{store}/verifications/{id}"))
+}
+
+/// The folder of what verifications found in the chains of `store`.
+pub(crate) fn all_log_verifications(store: StoreKind) -> Key {
+    key(format!("{store}/log-verifications"))
+}
+
+/// The folder of what verifications found in one chain.
+pub(crate) fn log_verifications(store: StoreKind, id: &ChainId) -> Key {
+    key(format!("{store}/log-verifications/{id}"))
 }
 
 /// The folder of the records about the settings of one server.
