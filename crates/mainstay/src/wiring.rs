@@ -24,6 +24,7 @@ use mainstay_model::{
 use mainstay_mongo::{MongoConfig, MongoInit, MongoServer};
 use mainstay_ops::Selection;
 use mainstay_ops::cluster::FetchCommand;
+use mainstay_ops::status::counted_marker;
 use mainstay_postgres::{
     PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInit, PostgresInspection, PostgresProbe,
     PostgresScratch, ProgramPlaces, TlsOptions,
@@ -148,15 +149,23 @@ impl Session {
         }
     }
 
-    /// The environment that `probe`'s store belongs to, by configuration and marker.
+    /// The environment that `probe`'s store belongs to, by configuration and marker. A marker that is damaged counts as none, and is told.
     ///
     /// # Errors
     /// `Refused` when the two contradict each other; the store's when it cannot be asked.
     pub(crate) async fn environment_of(&self, probe: &dyn Probe) -> Result<Environment> {
-        let marker: Option<Marker> = probe
-            .marker()
-            .await
-            .with_context(|| format!("read the environment marker of {}", probe.kind()))?;
+        let marker = probe.marker().await;
+        let marker = match (counted_marker(&marker), marker) {
+            (Some(counted), Ok(_)) => counted,
+            (Some(counted), Err(damage)) => {
+                let way_out = format!("`mainstay environment mark --store {}` writes it anew", probe.kind());
+                self.printer.notice(&format!("warning: {damage}: it counts as production; {way_out}"));
+                counted
+            }
+            (None, marker) => {
+                marker.with_context(|| format!("read the environment marker of {}", probe.kind()))?
+            }
+        };
         identify(&self.configured_environment(), &[(probe.kind(), marker)])
     }
 
@@ -544,6 +553,15 @@ impl Session {
             databases.extend(self.configured_database());
         }
         Selection { databases, collections: collections.to_vec() }
+    }
+
+    /// The store that is meant: the one that was named, or the only one that is configured.
+    pub(crate) fn store_or_usual(&self, named: Option<StoreKind>) -> StoreKind {
+        match (named, self.configuration.stores().as_slice()) {
+            (Some(named), _) => named,
+            (None, [only]) => *only,
+            (None, _) => StoreKind::Mongo,
+        }
     }
 
     /// How long a lease outlives a process that no longer renews it.

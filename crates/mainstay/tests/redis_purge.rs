@@ -76,6 +76,25 @@ async fn what_matches_goes_and_nothing_else() {
     assert_eq!(dry.status, 0, "{}", dry.both());
     assert!(dry.stdout.contains("payment:idem:*") && dry.stdout.contains("5,010 keys"), "{}", dry.stdout);
     assert_eq!(keys(&mut connection).await, before);
+    // What is approved is what was asked for, not what it came to when it was counted.
+    let told = place.run(&[
+        "redis",
+        "purge",
+        "payment:*",
+        "--protect",
+        "*:keep:*",
+        "--database",
+        "0",
+        "--output",
+        "told.json",
+    ]);
+    for text in ["patterns [\"payment:*\"]", "protect [\"*:keep:*\"]", "databases [0]"] {
+        assert!(told.stdout.contains(text), "{text}: {}", told.both());
+    }
+    let edited = std::fs::read_to_string(place.path("told.json")).unwrap().replace("payment:*\"", "auth:*\"");
+    place.write("edited.json", &edited);
+    let shown = place.run(&["plan", "show", "edited.json"]);
+    assert!(shown.stdout.contains("patterns [\"auth:*\"]"), "{}", shown.both());
 
     let planned =
         ["redis", "purge", "payment:idem:*", "payment:*", "--protect", "*:keep:*", "--output", "purge.json"];
@@ -147,7 +166,10 @@ async fn a_purge_that_is_stopped_says_how_far_it_came_and_can_be_finished() {
     assert!(stopped.status == 75 && stopped.stderr.contains("keys are removed"), "{}", stopped.both());
     let left = keys(&mut connection).await;
     assert!(left > 31 && left < 60_031, "{left} are left");
-    assert_eq!(approved(&place, "purge.json").status, 0);
+    let approve = ["apply", "purge.json", "--approve", shown["plan_hash"].as_str().unwrap(), "--json"];
+    let seen = approved_json(&place, &approve);
+    // The total is that of both runs.
+    assert_eq!((&seen["resumed"], &seen["removed"]), (&Value::from(true), &Value::from(60_000)), "{seen}");
     assert_eq!(keys(&mut connection).await, 31);
 }
 
@@ -257,6 +279,9 @@ async fn a_purge_that_is_killed_goes_on_where_it_was() {
     let server = Redis::start().unwrap();
     let mut connection = connection(&server).await;
     let place = place(&server, "development");
+    // The lease of who is killed keeps others away for that long.
+    let brief = std::fs::read_to_string(place.path("mainstay.toml")).unwrap() + "lease_ttl = \"3s\"\n";
+    place.write("mainstay.toml", &brief);
     mark(&place);
     set(&mut connection, "cache:page:", 200_000).await;
     set(&mut connection, "auth:session:", 30).await;
@@ -278,6 +303,11 @@ async fn a_purge_that_is_killed_goes_on_where_it_was() {
         assert!(child.try_wait().unwrap().is_none(), "it ended before it wrote down where it is");
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
+    // Nobody else purges the same server meanwhile.
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let second = place.run(&approve);
+    assert!(second.status == 10 && second.stderr.contains("purge"), "{}", second.both());
     child.kill().unwrap();
     child.wait().unwrap();
     let left = keys(&mut connection).await;
@@ -292,8 +322,14 @@ async fn a_purge_that_is_killed_goes_on_where_it_was() {
     assert_eq!((&seen["resumed"], &seen["removed"]), (&Value::from(false), &Value::from(5)), "{seen}");
 }
 
+/// Waits for the lease of a run that was killed.
 fn approved_json(place: &Place, approve: &[&str]) -> Value {
-    let seen = place.run(approve);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let mut seen = place.run(approve);
+    while seen.status == 10 && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        seen = place.run(approve);
+    }
     assert_eq!(seen.status, 0, "{}", seen.both());
     serde_json::from_str(&seen.stdout).unwrap()
 }

@@ -14,11 +14,15 @@ use jiff::SignedDuration;
 use mainstay_engine::{KeyServerInspection, Probe, RelationalInspection};
 use mainstay_guard::{ConfiguredEnvironment, Marker, identify};
 use mainstay_model::{Error, ErrorKind, Finding, Result, Severity, StoreKind, Timestamp};
+use mainstay_repository::ChainReason;
 
 use crate::classes::KeyClasses;
 use crate::key_policy::DeclaredPolicy;
 use crate::restore::{Listing, UnfinishedRun};
-use crate::status::{RepositoryStatus, within};
+use crate::status::{LogStatus, RepositoryStatus, within};
+
+/// A captured stream of Redis that ends longer ago is not captured any more; slices are cut more often than that.
+const LOG_AGE_MAX: SignedDuration = SignedDuration::from_mins(15);
 
 /// What a store answered.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub struct Examination {
     pub marker: Result<Option<Marker>>,
     /// Where it keeps its data, when it tells.
     pub data_directory: Option<String>,
+    /// Which server it is, when it tells.
+    pub fingerprint: Option<String>,
 }
 
 /// Examines every store at once, each for at most `bound`. The order is that of `probes`.
@@ -51,8 +57,20 @@ async fn store(probe: &dyn Probe, bound: Duration) -> Examination {
         Ok(_) => within(bound, probe, probe.data_directory()).await.ok().flatten(),
         Err(_) => None,
     };
-    let findings = findings.unwrap_or_else(|error| vec![not_examined(kind, &address, &error)]);
-    Examination { kind, address, findings, marker, data_directory }
+    let fingerprint = match &findings {
+        Ok(_) => within(bound, probe, probe.facts()).await.ok().map(|facts| facts.fingerprint),
+        Err(_) => None,
+    };
+    let findings = match (findings, &marker) {
+        // A server that is reading its data tells of itself, and of nothing that it holds.
+        (Ok(mut findings), Err(error)) if error.kind() == ErrorKind::Unreachable => {
+            findings.push(not_examined(kind, &address, error));
+            findings
+        }
+        (Ok(findings), _) => findings,
+        (Err(error), _) => vec![not_examined(kind, &address, &error)],
+    };
+    Examination { kind, address, findings, marker, data_directory, fingerprint }
 }
 
 /// What is wrong with a running relational server beyond its settings, judged as the daily questions judge it, in at most `bound`.
@@ -185,6 +203,22 @@ pub fn environment(
         .collect()
 }
 
+/// Markers that are none, though something stands in their place.
+pub fn damaged_markers(examinations: &[Examination]) -> Vec<Finding> {
+    let damaged = examinations.iter().filter_map(|examination| {
+        let error = examination.marker.as_ref().err().filter(|error| error.kind() == ErrorKind::Corrupt)?;
+        Some(Finding {
+            id: "environment.marker_damaged".to_owned(),
+            severity: Severity::Warning,
+            store: Some(examination.kind),
+            subject: examination.address.clone(),
+            message: format!("{error}: the store counts as production"),
+            remedy: format!("`mainstay environment mark --store {}` writes it anew", examination.kind),
+        })
+    });
+    damaged.collect()
+}
+
 /// What is wrong with the backups of `stores`. A last backup older than `age_max` at `now` is a finding.
 pub fn backups(
     status: &RepositoryStatus,
@@ -216,12 +250,20 @@ pub fn backups(
         }
         let last = match &backups.last {
             None => {
-                findings.push(finding(
-                    "none",
-                    Severity::Warning,
-                    "there is no backup".to_owned(),
-                    format!("`{}`", create()),
-                ));
+                let (message, remedy) = match backups.of_others {
+                    0 => ("there is no backup".to_owned(), format!("`{}`", create())),
+                    others => (
+                        format!("there is no backup of this server; {others} sets are of others"),
+                        match kind {
+                            // Its fingerprint is another one after each restart until it is marked.
+                            StoreKind::Redis => {
+                                format!("`mainstay environment mark --store redis`, then `{}`", create())
+                            }
+                            _ => format!("`{}`", create()),
+                        },
+                    ),
+                };
+                findings.push(finding("none", Severity::Warning, message, remedy));
                 continue;
             }
             Some((id, at)) if now.duration_since(*at) <= age_max => id,
@@ -250,6 +292,69 @@ pub fn backups(
     findings
 }
 
+/// What is wrong with the change logs of these servers at `now`: damage that a verification found; of Redis, whose stream tells its time even where
+/// nothing is written and which keeps it for minutes, also that nobody captures any more, and what was missed before the newest chain.
+pub fn logs(
+    logs: &[LogStatus],
+    servers: &[(StoreKind, String)],
+    slice_age: SignedDuration,
+    now: Timestamp,
+) -> Vec<Finding> {
+    let age_max = slice_age.saturating_mul(3).max(LOG_AGE_MAX);
+    let mut findings = Vec::new();
+    for log in logs {
+        let kind = log.kind;
+        let finding = |id: &str, severity, message: String, remedy: String| Finding {
+            id: format!("log.{id}"),
+            severity,
+            store: Some(kind),
+            subject: log.server.clone(),
+            message,
+            remedy,
+        };
+        for chain in &log.damaged {
+            let message = format!("the change log in chain {} is damaged: {}", chain.chain, chain.damaged);
+            let remedy = format!(
+                "copy the slices back from an off-site copy of the repository and verify again, or take a new backup: `mainstay backup create --store {kind}`"
+            );
+            findings.push(finding("damaged", Severity::Critical, message, remedy));
+        }
+        if kind != StoreKind::Redis || !servers.contains(&(kind, log.server.clone())) {
+            continue;
+        }
+        if let Some(age) = log.at.map(|at| now.duration_since(at)).filter(|age| *age > age_max) {
+            let minutes = age.as_mins();
+            let message = format!(
+                "nothing was captured for {minutes} min: what was written since is not in the repository"
+            );
+            let remedy = "run `mainstay capture redis` as a service; if it runs, it tells on standard error what holds it up";
+            findings.push(finding("stale", Severity::Warning, message, remedy.to_owned()));
+        }
+        if matches!(log.why, ChainReason::Overrun | ChainReason::Diverged | ChainReason::Unreadable) {
+            let message =
+                format!("the newest chain does not go on from the one before: {}", log.why.explanation());
+            let remedy = "`mainstay backup list` shows what is missing; moments in it cannot be restored";
+            findings.push(finding("gap", Severity::Note, message, remedy.to_owned()));
+        }
+    }
+    findings
+}
+
+/// Has remedies that change a setting of Redis say so where another value is declared: whoever follows one without the other has drift.
+pub fn heed_declared(findings: &mut [Finding], declared: &DeclaredPolicy) {
+    let Ok(settings) = declared.settings() else { return };
+    for finding in findings.iter_mut().filter(|finding| finding.store == Some(StoreKind::Redis)) {
+        let changed =
+            |(name, _): &(&String, &String)| finding.remedy.contains(&format!("CONFIG SET {name} "));
+        if let Some((name, value)) = settings.iter().find(changed) {
+            finding.remedy = format!(
+                "[redis.policy] declares {name} as {value}: where it is to be another, change it there and run `mainstay redis policy plan`, not {}",
+                finding.remedy.trim_start_matches("type ")
+            );
+        }
+    }
+}
+
 /// The finding for a repository that cannot be read.
 pub fn repository_unreadable(location: &str, error: &Error) -> Finding {
     // One that does not exist yet endangers nothing but its own emptiness.
@@ -274,7 +379,7 @@ mod tests {
     use mainstay_model::{EnvironmentClass, SetId};
 
     use super::*;
-    use crate::status::StoreBackups;
+    use crate::status::{RecoveryPoint, StoreBackups};
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).unwrap()
@@ -294,6 +399,8 @@ mod tests {
                 damaged: if damaged { vec![set.clone()] } else { Vec::new() },
                 last: last.map(|seconds| (set.clone(), at(seconds))),
                 verified: verified.then(|| (set.clone(), at(1_000))),
+                of_others: 0,
+                servers: std::collections::BTreeMap::new(),
             }],
         };
         let hour = SignedDuration::from_hours(1);
@@ -304,6 +411,45 @@ mod tests {
         assert_eq!(ids(&judge(&status(None, false, false))), ["backup.none"]);
         assert_eq!(ids(&judge(&status(Some(6_399), true, false))), ["backup.old"]);
         assert_eq!(ids(&judge(&status(Some(6_400), false, true))), ["backup.damaged", "backup.unverified"]);
+    }
+
+    #[test]
+    fn a_remedy_heeds_what_is_declared() {
+        let finding = |remedy: &str| Finding {
+            id: "redis.x".to_owned(),
+            severity: Severity::Warning,
+            store: Some(StoreKind::Redis),
+            subject: "h:1".to_owned(),
+            message: String::new(),
+            remedy: remedy.to_owned(),
+        };
+        let mut found =
+            [finding("type `CONFIG SET maxmemory 2gb`"), finding("type `CONFIG SET timeout 300`")];
+        let declared = DeclaredPolicy { maxmemory: Some(1 << 30), ..DeclaredPolicy::default() };
+        heed_declared(&mut found, &declared);
+        assert!(found[0].remedy.starts_with("[redis.policy] declares maxmemory as 1073741824"), "{found:?}");
+        assert_eq!(found[1].remedy, "type `CONFIG SET timeout 300`");
+    }
+
+    #[test]
+    fn a_capture_that_ended_is_noticed() {
+        let log = |seconds: i64, why: ChainReason, server: &str| LogStatus {
+            kind: StoreKind::Redis,
+            server: server.to_owned(),
+            environment: "shop".to_owned(),
+            recovery_point: RecoveryPoint::Offset(7),
+            at: Some(at(seconds)),
+            why,
+            damaged: vec![],
+        };
+        let judge = |log: LogStatus| {
+            let servers = [(StoreKind::Redis, "own".to_owned())];
+            logs(&[log], &servers, SignedDuration::from_secs(10), at(10_000))
+        };
+        assert_eq!(ids(&judge(log(9_200, ChainReason::First, "own"))), [""; 0]);
+        assert_eq!(ids(&judge(log(9_000, ChainReason::First, "own"))), ["log.stale"]);
+        assert_eq!(ids(&judge(log(9_000, ChainReason::Overrun, "other"))), [""; 0]);
+        assert_eq!(ids(&judge(log(9_900, ChainReason::Overrun, "own"))), ["log.gap"]);
     }
 
     #[test]

@@ -8,9 +8,11 @@ use mainstay_model::{Error, ErrorKind, ExitStatus, Finding, Result, Severity, St
 use mainstay_ops::doctor::{self, Examination};
 use mainstay_ops::keyfile;
 use mainstay_ops::restore::unfinished_runs;
+use mainstay_ops::status::counted_marker;
 use serde_json::{Map, Value, json};
 
 use super::{findings, status};
+use crate::bounded;
 use crate::config::check::check;
 use crate::printer::{Look, Report, Tone};
 use crate::wiring::Session;
@@ -44,25 +46,37 @@ pub(crate) struct DoctorArgs {
 pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatus> {
     let composes = compose_files(args.compose.as_deref(), session)?;
     let probes = session.probes().await?;
-    let (examinations, repository) =
-        tokio::join!(doctor::stores(&probes, EXAMINATION_TIME_MAX), status::repository(session));
+    let (examinations, repository, logs) = tokio::join!(
+        doctor::stores(&probes, EXAMINATION_TIME_MAX),
+        status::repository(session),
+        status::logs(session)
+    );
+    let servers: Vec<_> = { examinations.iter() }
+        .filter_map(|examination| Some((examination.kind, examination.fingerprint.clone()?)))
+        .collect();
 
     let mut found = check(&session.configuration);
     let markers: Vec<_> = examinations
         .iter()
-        .filter_map(|examination| Some((examination.kind, examination.marker.as_ref().ok()?.clone())))
+        .filter_map(|examination| Some((examination.kind, counted_marker(&examination.marker)?)))
         .collect();
-    found.extend(doctor::environment(&session.configured_environment(), &markers));
+    let damaged = doctor::damaged_markers(&examinations);
+    let is_damaged = |one: &Finding| damaged.iter().any(|other| other.store == one.store);
+    let of_environment = doctor::environment(&session.configured_environment(), &markers);
+    found.extend(
+        of_environment.into_iter().filter(|one| one.id != "environment.no_marker" || !is_damaged(one)),
+    );
+    found.extend(damaged);
     let mut looked_at: Vec<String> =
         examinations.iter().map(|one| format!("{} at {}", one.kind, one.address)).collect();
     let postgres = examinations.iter().find(|examination| examination.kind == StoreKind::Postgres);
     let data_directory = postgres.and_then(|examination| examination.data_directory.clone());
-    if postgres.is_some_and(|examination| examination.marker.is_ok()) {
+    if postgres.is_some_and(|examination| counted_marker(&examination.marker).is_some()) {
         let (inspection, address) = session.relational()?;
         found.extend(doctor::relational(inspection.as_ref(), &address, EXAMINATION_TIME_MAX).await);
     }
     let redis = examinations.iter().find(|examination| examination.kind == StoreKind::Redis);
-    if redis.is_some_and(|examination| examination.marker.is_ok()) {
+    if let Some(examination) = redis.filter(|one| counted_marker(&one.marker).is_some()) {
         let (server, configuration) = (session.key_server()?, &session.configuration);
         let (declared, classes) = (&configuration.redis_policy, &configuration.redis_classes);
         let more = doctor::key_server(server.as_ref(), declared, classes, EXAMINATION_TIME_MAX).await;
@@ -75,9 +89,14 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
         match status {
             Ok(status) => {
                 let age_max = session.configuration.backup_age_max;
+                let status = status.of_servers(&servers);
                 found.extend(doctor::backups(&status, &stores, age_max, session.clock.now()));
                 if redis_answers {
                     found.extend(packing_left_off(session).await);
+                }
+                if let Some(logs) = logs.as_ref().and_then(status::Logs::known) {
+                    let slice_age = session.configuration.slice_age;
+                    found.extend(doctor::logs(logs, &servers, slice_age, session.clock.now()));
                 }
                 let restores = unfinished_runs(&session.repository().await?).await;
                 found.extend(restores.map_or_else(
@@ -99,6 +118,7 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
         }
         looked_at.push(format!("compose file {}", path.display()));
     }
+    doctor::heed_declared(&mut found, &session.configuration.redis_policy);
     Ok(session.printer.report(&Diagnosis { looked_at, findings: found }))
 }
 
@@ -133,10 +153,10 @@ fn read_compose(path: &Path) -> Result<Value> {
     let refuse = |source: std::io::Error| {
         Error::new(ErrorKind::Config, format!("cannot read the compose file {name}")).with_source(source)
     };
-    if std::fs::metadata(path).map_err(refuse)?.len() > COMPOSE_BYTES_MAX {
-        return Err(Error::new(ErrorKind::Config, format!("{name} is too long for a compose file")));
-    }
-    let text = std::fs::read_to_string(path).map_err(refuse)?;
+    let text = bounded::read_text(path, COMPOSE_BYTES_MAX).map_err(refuse)?.ok_or_else(|| {
+        Error::new(ErrorKind::Config, format!("{name} is too long for a compose file"))
+            .with_hint("name another file with `--compose FILE`")
+    })?;
     serde_saphyr::from_str(&text).map_err(|error| {
         // The parser's text repeats the line, which may hold a password.
         let place = error.location().map(|place| format!(":{}", place.line())).unwrap_or_default();

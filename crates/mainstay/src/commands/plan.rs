@@ -1,6 +1,5 @@
 //! `plan show FILE`: a stored plan, for the person who is to approve it. Also how every other command shows a plan.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -10,6 +9,7 @@ use mainstay_model::{
 };
 use serde_json::{Map, Value, json};
 
+use crate::bounded;
 use crate::new_file;
 use crate::printer::shown::{moment, plain};
 use crate::printer::{Cell, Look, Report, Table, Tone};
@@ -51,6 +51,8 @@ pub(crate) struct PlanReport {
     pub(crate) file: Option<PathBuf>,
     /// The present moment.
     pub(crate) now: Timestamp,
+    /// The flags that said how the plan's server and repository are reached, for whoever goes on with it: each after a blank.
+    pub(crate) flags: String,
 }
 
 impl PlanReport {
@@ -60,7 +62,7 @@ impl PlanReport {
     /// `Internal` when the plan has no hash.
     pub(crate) fn new(plan: Plan, file: Option<PathBuf>, now: Timestamp) -> Result<Self> {
         let hash = plan.hash()?;
-        Ok(Self { plan, hash, file, now })
+        Ok(Self { plan, hash, file, now, flags: String::new() })
     }
 }
 
@@ -73,7 +75,24 @@ pub(crate) fn report(plan: &Plan, output: Option<&Path>, session: &Session) -> R
         write(plan, &session.path(file))?;
     }
     let file = output.map(Path::to_owned);
-    Ok(session.printer.report(&PlanReport::new(plan.clone(), file, session.clock.now())?))
+    let report = PlanReport::new(plan.clone(), file, session.clock.now())?;
+    Ok(session.printer.report(&PlanReport { flags: flags(session), ..report }))
+}
+
+/// The global flags that this command was given; none of them may hold a password.
+fn flags(session: &Session) -> String {
+    let config = session.outside.config_flag.as_ref().map(|file| ("config", file.display().to_string()));
+    let given = session.outside.flags.iter().map(|(name, value)| (*name, value.clone()));
+    config.into_iter().chain(given).map(|(name, value)| format!(" --{name} {}", quoted(&value))).collect()
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_./:@%+,=".contains(character);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
 }
 
 /// The same when the plan is all that is asked for, and the status to end with; `None` when it is to be carried out at once.
@@ -119,14 +138,10 @@ pub(crate) fn read(file: &Path) -> Result<Plan> {
         return Err(Error::new(ErrorKind::Usage, format!("{name} is no regular file: it is not a plan"))
             .with_hint("write the plan to a file first"));
     }
-    // What is read is bounded, whatever the file said of its size a moment ago.
-    let mut bytes = Vec::new();
-    let opened = std::fs::File::open(file).map_err(refuse)?;
-    opened.take(PLAN_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(refuse)?;
-    if bytes.len() as u64 > PLAN_BYTES_MAX {
+    let bytes = bounded::read(file, PLAN_BYTES_MAX).map_err(refuse)?.ok_or_else(|| {
         let message = format!("{name} has more than {}: it is not a plan", ByteSize(PLAN_BYTES_MAX));
-        return Err(Error::new(ErrorKind::Usage, message));
-    }
+        Error::new(ErrorKind::Usage, message)
+    })?;
     let text = String::from_utf8(bytes)
         .map_err(|_| Error::new(ErrorKind::Usage, format!("{name} is not text: it is not a plan")))?;
     Plan::from_json(&text).map_err(|error| error.context(format!("read {name}")))
@@ -197,6 +212,9 @@ impl Report for PlanReport {
         for (name, value) in lines {
             text.push_str(&format!("  {name:8} {}\n", own(&value)));
         }
+        for (name, value) in asked(plan) {
+            text.push_str(&format!("  asked    {}\n", own(&format!("{name} {value}"))));
+        }
         text.push_str(&steps_text(&plan.steps, look));
         if look.verbose {
             for assumption in &plan.assumptions {
@@ -211,13 +229,37 @@ impl Report for PlanReport {
         ));
         if let Some(file) = &self.file {
             let file = own(&file.display().to_string());
+            let flags = own(&self.flags);
             text.push_str(&format!(
-                "next: mainstay apply {file}, or without a terminal: mainstay apply {file} --approve {}\n",
+                "next: mainstay{flags} apply {file}, or without a terminal: mainstay{flags} apply {file} --approve {}\n",
                 self.hash
             ));
         }
         text
     }
+}
+
+/// What of Redis was asked for, as the parameters say that are carried out: steps tell what it came to when the plan was made, and whoever
+/// approves a glob means the glob. What is empty, off or not set was not asked for; lists of records are the operation's own, and what leads to a
+/// moment is told by steps.
+fn asked(plan: &Plan) -> Vec<(String, String)> {
+    fn gather(name: &str, value: &Value, asked: &mut Vec<(String, String)>) {
+        match value {
+            Value::Null | Value::Bool(false) => {}
+            Value::Array(items) if items.iter().all(|item| item.is_object() || item.is_array()) => {}
+            Value::Object(fields) => {
+                for (field, value) in fields.iter().filter(|(field, _)| *field != "moment") {
+                    gather(&format!("{name}.{field}"), value, asked);
+                }
+            }
+            told => asked.push((name.trim_start_matches('.').to_owned(), told.to_string())),
+        }
+    }
+    let mut told = Vec::new();
+    if plan.operation.starts_with("redis.") {
+        gather("", &plan.parameters, &mut told);
+    }
+    told
 }
 
 fn steps_text(steps: &[PlanStep], look: &Look) -> String {
@@ -298,6 +340,11 @@ next: mainstay apply p.json, or without a terminal: mainstay apply p.json --appr
 "
         );
         assert_eq!(report.text(&Look::default()), expected);
+        let flags = " --redis-url redis://h:1".to_owned();
+        let report = PlanReport { flags, ..report };
+        assert!(
+            report.text(&Look::default()).contains("next: mainstay --redis-url redis://h:1 apply p.json,")
+        );
         assert!(PlanReport { now: plan.expires_at, ..report }.text(&Look::default()).contains("EXPIRED"));
     }
 
@@ -316,6 +363,30 @@ next: mainstay apply p.json, or without a terminal: mainstay apply p.json --appr
         assert_eq!(shown.lines().count(), usual.text(&Look { color: false, verbose: true }).lines().count());
         let acts = |one: char| one != '\n' && (one.is_control() || one == '\u{202e}');
         assert!(!shown.contains(acts), "{shown:?}");
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        for (word, expected) in
+            [("redis://h:1/0", "redis://h:1/0"), ("", "''"), ("a b", "'a b'"), ("it's", r"'it'\''s'")]
+        {
+            assert_eq!(quoted(word), expected);
+        }
+    }
+
+    #[test]
+    fn what_was_asked_of_redis_is_shown_as_it_is_carried_out() {
+        let mut plan = sample();
+        plan.operation = "redis.purge".to_owned();
+        plan.parameters = json!({
+            "patterns": ["a:*", "b, c"], "protect": [], "everything": false, "file": {"path": "/x"},
+            "steps": [{"to": 1}], "moment": {"through": 7}, "at": 7
+        });
+        let mut told: Vec<String> =
+            asked(&plan).iter().map(|(name, value)| format!("{name} {value}")).collect();
+        told.sort();
+        assert_eq!(told, ["at 7", "file.path \"/x\"", "patterns [\"a:*\",\"b, c\"]"]);
+        assert!(asked(&sample()).is_empty());
     }
 
     #[test]
