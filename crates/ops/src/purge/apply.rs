@@ -79,21 +79,21 @@ pub async fn apply(context: &PurgeContext<'_>, plan: &Plan, permit: &Permit) -> 
     let planned = plan.blast_radius.items;
     let mut notes = Notes::open(context.repository, plan).await?;
     let from = notes.last().await?;
-    let resumed = from.is_some();
-    let mut removed = match &from {
+    let removed = match &from {
         Some(Note::PurgeAt { removed, .. }) => *removed,
         None => 0,
     };
+    let mut report = PurgeReport { removed, planned, resumed: false };
     context.observer.advance(Work { items: removed, bytes: 0 });
-    match sweep(context, &request, permit, from.as_ref(), &mut notes, &mut removed).await {
+    match sweep(context, &request, permit, from.as_ref(), &mut notes, &mut report).await {
         Ok(()) => {
             notes.sequence.remove_all().await.context("forget how far the purge was")?;
-            Ok(PurgeReport { removed, planned, resumed })
+            Ok(report)
         }
         Err(error) => Err(error
             .with_state(format!(
                 "at least {} keys are removed; the others that match stay whole",
-                Count(removed)
+                Count(report.removed)
             ))
             .with_hint("the same plan again goes on, the same patterns again remove the rest")),
     }
@@ -105,10 +105,10 @@ async fn sweep(
     permit: &Permit,
     from: Option<&Note>,
     notes: &mut Notes,
-    removed: &mut u64,
+    report: &mut PurgeReport,
 ) -> Result<()> {
     if let Some(file) = &request.file {
-        return remove_named(context, request, file, permit, removed).await;
+        return remove_named(context, request, file, permit, &mut report.removed).await;
     }
     let databases = request.databases(context.keyspace).await?;
     let (first, mut place) = match from {
@@ -125,17 +125,20 @@ async fn sweep(
             now: 0,
             asks_idle: false,
         };
-        let mut sweep = context.keyspace.sweep(scan_request, place.take()).await?;
+        let from = place.take();
+        let mut sweep = context.keyspace.sweep(scan_request, from).await?;
+        // Another process of the server begins at its beginning.
+        report.resumed |= from.is_some_and(|from| sweep.place().as_ref() == Some(from));
         while let Some(mut names) = sweep.next().await? {
             names.retain(|name| is_meant(name));
             if context.cancel.is_cancelled() {
                 return Err(Error::new(ErrorKind::Interrupted, "the purge was stopped on request"));
             }
             let gone = sweep.remove(&names, permit).await.with_context(|| format!("purge {pattern}"))?;
-            *removed += gone;
+            report.removed += gone;
             context.observer.advance(Work { items: gone, bytes: 0 });
             if let Some(place) = sweep.place().filter(|_| notes.are_due()) {
-                notes.write(Note::PurgeAt { pattern: index, place, removed: *removed }).await?;
+                notes.write(Note::PurgeAt { pattern: index, place, removed: report.removed }).await?;
             }
         }
     }
