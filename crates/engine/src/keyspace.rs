@@ -219,15 +219,17 @@ pub trait KeyCarrier: Send + Sync {
     /// their values are in memory at once.
     async fn take(&self, database: u64, names: &[Vec<u8>], bytes_max: u64) -> Result<TakenKeys>;
 
-    /// Writes keys into a database. Those that are there stay as they are, unless they are to be replaced.
+    /// Writes keys into a database. Those that are there stay as they are, unless they are to be replaced. What is known to have become of
+    /// them is added to `counted`, also when it fails.
     ///
     /// # Errors
-    /// The permit must be for this server; the store's, with nothing said about how many of these keys are written.
+    /// The permit must be for this server; the store's.
     async fn put(
         &self,
         database: u64,
         keys: &[CarriedKey],
         replace: bool,
         permit: &Permit,
-    ) -> Result<CarriedCount>;
+        counted: &mut CarriedCount,
+    ) -> Result<()>;
 }

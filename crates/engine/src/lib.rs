@@ -80,8 +80,9 @@ pub use relational::{
     StatementCost, StatementCosts, StatementRequest, TableUse, WalFlow, WantedLock,
 };
 pub use replication::{
-    Backlog, FollowedReplication, ReplicaFacts, ReplicaFeed, ReplicaTarget, ReplicationFacts,
-    ReplicationFile, ReplicationPoint, ReplicationSource, ReplicationStream,
+    Backlog, BegunFill, FollowedReplication, KeyServerName, KeyServerProgram, PrimaryAddress, ReplicaFacts,
+    ReplicaFeed, ReplicaInvitation, ReplicaTarget, ReplicationFacts, ReplicationFile, ReplicationPoint,
+    ReplicationSource, ReplicationStream,
 };
 pub use scratch::{
     RelationCheck, ScratchAnswer, ScratchHost, ScratchProgress, ScratchQuery, ScratchServer, ScratchTable,

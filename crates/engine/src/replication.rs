@@ -5,6 +5,7 @@
 //! takes them. What was acknowledged is durable. A [`ReplicaTarget`] takes such a file and such bytes as if a primary sent them, so that a
 //! server shows what its primary showed, expiry included, and says exactly how far it has got.
 
+use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -47,6 +48,14 @@ pub struct ReplicationFacts {
     pub earlier: Option<ReplicationPoint>,
     /// What the server keeps for replicas that come back; `None` when it keeps nothing yet.
     pub backlog: Option<Backlog>,
+}
+
+impl ReplicationFacts {
+    /// Whether what the server has now follows from `point`.
+    pub fn follow_from(&self, point: &ReplicationPoint) -> bool {
+        let through = |end: &ReplicationPoint| end.id == point.id && point.offset <= end.offset;
+        through(&self.at) || self.earlier.as_ref().is_some_and(through)
+    }
 }
 
 /// The end of a stream that a server keeps in memory.
@@ -136,17 +145,87 @@ pub trait ReplicationStream: Send {
     async fn acknowledge(&mut self, durable: u64) -> Result<()>;
 }
 
+/// Which program a server of keys is. What one writes another cannot always read, however the versions compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyServerName {
+    /// Redis.
+    Redis,
+    /// Valkey.
+    Valkey,
+}
+
+/// A server's program, and its own version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyServerProgram {
+    /// Which one.
+    pub name: KeyServerName,
+    /// As it says it, such as `8.0.2`.
+    pub version: String,
+}
+
+impl KeyServerProgram {
+    /// The first two numbers of the version, which decide what it reads; `None` when it has none.
+    pub fn release(&self) -> Option<(u32, u32)> {
+        let mut parts = self.version.split('.');
+        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    }
+}
+
+impl fmt::Display for KeyServerProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.name {
+            KeyServerName::Redis => "Redis",
+            KeyServerName::Valkey => "Valkey",
+        };
+        write!(f, "{name} {}", self.version)
+    }
+}
+
+/// Whom a server replicates from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrimaryAddress {
+    /// As the server was told it.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl fmt::Display for PrimaryAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
 /// A server that may be filled, as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicaFacts {
     /// Which server it is.
     pub fingerprint: String,
-    /// Its version.
-    pub version: String,
-    /// Whether it is a replica of another server.
-    pub is_replica: bool,
+    /// Its process: another one after each start.
+    pub process: String,
+    /// What it is.
+    pub program: KeyServerProgram,
+    /// Whom it replicates from; `None` for a server of its own.
+    pub primary: Option<PrimaryAddress>,
     /// Databases that hold keys; the environment's marker is not counted.
     pub databases: Vec<KeyspaceSize>,
+    /// Whether it is reached by TLS over a network, and would come for what fills it without.
+    pub comes_unencrypted: bool,
+}
+
+/// A fill that was begun: what is written down before the server is told of it, so that what is left of it can be known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BegunFill {
+    /// The server's process.
+    pub process: String,
+    /// Where it was to come.
+    pub primary: PrimaryAddress,
+    /// The name of the stream that it was to get, which no other has.
+    pub stream: String,
 }
 
 /// A server that takes what a primary would send it.
@@ -155,19 +234,41 @@ pub trait ReplicaTarget: Send + Sync {
     /// What it is now.
     async fn replica_facts(&self) -> Result<ReplicaFacts>;
 
-    /// Makes it a replica of this process, which will send a file of `file_bytes` bytes that shows `at`. All its keys go when the file has come.
+    /// Opens a place for the server to come to. It does not hear of it yet.
+    ///
+    /// # Errors
+    /// `Storage` when there is no such place.
+    async fn invite(&self) -> Result<Box<dyn ReplicaInvitation>>;
+
+    /// Takes back a fill, whatever became of it: the server is one of its own again, empty if what it held is gone or is of the fill, and else
+    /// with what it held. Tells which, for people. Waits while it loads. From then on it counts as the server of the permit, even if its
+    /// marker has gone with its keys.
+    ///
+    /// # Errors
+    /// `StalePlan` when it is another process, or a replica of somebody else; the permit must be for filling this server; the server's.
+    async fn take_back(&self, fill: &BegunFill, permit: &Permit) -> Result<&'static str>;
+}
+
+/// A place for a server to come to.
+#[async_trait]
+pub trait ReplicaInvitation: Send {
+    /// Where it is.
+    fn primary(&self) -> &PrimaryAddress;
+
+    /// Makes the server a replica of this process, which will send a file of `file_bytes` bytes that shows `at`. All its keys go when the file
+    /// has come. When this fails or is dropped, [`ReplicaTarget::take_back`] puts the server right.
     ///
     /// # Errors
     /// The permit must be for this server; `Auth` when the user may not make it a replica; `Unreachable` when it does not come.
     async fn feed(
-        &self,
+        self: Box<Self>,
         at: &ReplicationPoint,
         file_bytes: u64,
         permit: &Permit,
     ) -> Result<Box<dyn ReplicaFeed>>;
 }
 
-/// A server being filled. Dropping it leaves the server a replica of nobody that answers.
+/// A server being filled. Dropping it leaves the server a replica of nobody that answers: see [`ReplicaTarget::take_back`].
 #[async_trait]
 pub trait ReplicaFeed: Send {
     /// Sends the next bytes: of the file, then of the stream.
@@ -179,10 +280,11 @@ pub trait ReplicaFeed: Send {
     /// Waits until the server has acknowledged every byte that was sent, and gives its position, which is exactly that.
     ///
     /// # Errors
-    /// `Server` when it acknowledges another one; `Unreachable` when it falls silent.
+    /// `Server` when it acknowledges another one, or has refused a command of the stream; `Unreachable` when it falls silent.
     async fn settle(&mut self) -> Result<u64>;
 
-    /// Moves every moment of expiry by so many milliseconds, of keys and of fields. Only when settled; ends settled.
+    /// Moves every moment of expiry by so many milliseconds, of keys and of fields, in steps that each keep the server busy for a moment. Only
+    /// when settled; ends settled. May be dropped while it waits.
     ///
     /// # Errors
     /// As [`ReplicaFeed::settle`].
@@ -199,13 +301,6 @@ pub trait ReplicaFeed: Send {
     /// # Errors
     /// The server's.
     async fn promote(self: Box<Self>) -> Result<()>;
-
-    /// Gives the work up: the server is one of its own again, with what it held as long as the file had not come whole, else empty. Tells
-    /// which, for people.
-    ///
-    /// # Errors
-    /// The server's: it is still a replica of nobody that answers.
-    async fn give_up(self: Box<Self>) -> Result<&'static str>;
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use mainstay_engine::{CarriedCount, CarriedKey, KeyCarrier, TakenKeys};
 use mainstay_guard::Permit;
-use mainstay_model::{Error, ErrorKind, Result, ResultExt, StoreKind};
+use mainstay_model::{Result, ResultExt, StoreKind};
 use redis::{Pipeline, Value, cmd};
 
 use crate::config::{RedisConfig, Settings};
@@ -59,7 +59,8 @@ impl KeyCarrier for RedisCarrier {
         keys: &[CarriedKey],
         replace: bool,
         permit: &Permit,
-    ) -> Result<CarriedCount> {
+        counted: &mut CarriedCount,
+    ) -> Result<()> {
         let mut session = self.open(database).await?;
         let info = read_info(&mut session).await.context("read facts of Redis")?;
         let fingerprint = fingerprint(&mut session, &info).await.context("read facts of Redis")?;
@@ -74,7 +75,7 @@ impl KeyCarrier for RedisCarrier {
             }
         }
         let answers = session.ask_all(&pipeline).await.context("write keys of Redis")?;
-        count(&answers)
+        count(&session, &answers, counted)
     }
 }
 
@@ -104,24 +105,23 @@ fn carried(name: &[u8], answers: &[Value]) -> Option<CarriedKey> {
     Some(CarriedKey { name: name.to_vec(), payload, expires_at })
 }
 
-/// What `RESTORE` says of each key.
-fn count(answers: &[Value]) -> Result<CarriedCount> {
-    let mut counted = CarriedCount::default();
+/// Adds what `RESTORE` says of each key.
+///
+/// # Errors
+/// The first refusal; all answers are counted before.
+fn count(session: &Session<'_>, answers: &[Value], counted: &mut CarriedCount) -> Result<()> {
+    let mut refused = None;
     for answer in answers {
         match answer {
             Value::ServerError(error) if error.code() == "BUSYKEY" => counted.kept += 1,
             Value::ServerError(error) => {
-                let message = format!(
-                    "the server does not take a key: {} {}",
-                    error.code(),
-                    error.details().unwrap_or_default()
-                );
-                return Err(Error::new(ErrorKind::Server, message));
+                let refusal = || session.refused(error.code(), error.details().unwrap_or_default());
+                refused.get_or_insert_with(refusal);
             }
             _ => counted.written += 1,
         }
     }
-    Ok(counted)
+    refused.map_or(Ok(()), |refused| Err(refused.context("write keys of Redis")))
 }
 
 #[cfg(test)]

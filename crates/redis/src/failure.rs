@@ -86,7 +86,8 @@ fn is_tls_error(error: &RedisError) -> bool {
     io_error.is_some_and(|error| error.kind() == io::ErrorKind::InvalidData)
 }
 
-fn server_failure(settings: &Settings, code: &str, detail: &str) -> Error {
+/// The house's error for a refusal: its first word, and the rest of it.
+pub(crate) fn server_failure(settings: &Settings, code: &str, detail: &str) -> Error {
     let address = settings.address();
     let user = settings.user.as_deref().unwrap_or("default");
     let auth = |message: String| Error::new(ErrorKind::Auth, message);

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::config::Settings;
-use crate::failure::{failure, turned_away, unresolved};
+use crate::failure::{failure, server_failure, turned_away, unresolved};
 use crate::sentinel;
 
 /// How long the server may take over one command.
@@ -123,6 +123,11 @@ impl<'a> Session<'a> {
             Err(error) if is_elsewhere(&error) => Ok(true),
             Err(error) => Err(failure(&self.settings, error)),
         }
+    }
+
+    /// The error for a command among several that the server has refused.
+    pub(crate) fn refused(&self, code: &str, detail: &str) -> Error {
+        server_failure(&self.settings, code, detail)
     }
 
     /// Several commands at once, and their answers in the same order.

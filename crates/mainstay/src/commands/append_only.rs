@@ -172,14 +172,14 @@ impl Report for Shown {
     }
 }
 
-/// The newest set of Redis that holds an append-only file, or that holds none.
+/// The newest set of Redis that holds an append-only file.
 ///
 /// # Errors
 /// The repository's; that of the newest one when it is damaged.
-pub(crate) async fn latest(repository: &Repository, append_only: bool) -> Result<Option<Set>> {
+async fn latest(repository: &Repository) -> Result<Option<Set>> {
     for entry in repository.sets(Some(StoreKind::Redis)).await?.into_iter().rev() {
         let set = entry.into_set()?;
-        if AppendOnlySetContents::is_of(&set) == append_only {
+        if AppendOnlySetContents::is_of(&set) {
             return Ok(Some(set));
         }
     }
@@ -200,7 +200,7 @@ pub(crate) async fn plan_restore(
     check_apart(&into, session)?;
     let set = match choice {
         SetChoice::Id(_) => choose(repository, choice, StoreKind::Redis).await?,
-        SetChoice::Latest => latest(repository, true).await?.ok_or_else(|| {
+        SetChoice::Latest => latest(repository).await?.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "the repository holds no append-only file of redis")
                 .with_state("nothing was changed")
                 .with_hint("`mainstay backup create --store redis --append-only-dir DIR` takes one; `--into scratch` shows a database file")

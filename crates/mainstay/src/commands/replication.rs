@@ -16,12 +16,11 @@ use mainstay_ops::replication::ranges::{ReplicationRanges, ServerStream};
 use mainstay_ops::replication::restore::{
     self, Expiry, KeysPlanContext, KeysRestoreContext, KeysRestoreReport, KeysRestoreRequest, SCRATCH,
 };
-use mainstay_ops::replication::seek::{ReplicationTarget, ReplicationWish};
-use mainstay_redis::{RedisReplica, RedisScratch};
+use mainstay_ops::replication::seek::{ReplicationTarget, ReplicationWish, newest_set};
+use mainstay_redis::RedisScratch;
 use mainstay_repository::{Repository, Set};
 use serde_json::{Map, Value, json};
 
-use super::append_only;
 use super::backup::log::damaged_text;
 use super::close;
 use super::restore::other_target;
@@ -102,6 +101,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) drop: bool,
     /// What becomes of moments of expiry.
     pub(crate) ttl: Option<TtlArgument>,
+    /// All keys may cross a network without encryption.
+    pub(crate) unencrypted: bool,
 }
 
 /// Decides a restore.
@@ -135,10 +136,10 @@ pub(crate) async fn plan_restore(
         }
     };
     let now = session.clock.now();
+    let whose = server.as_ref().map(|facts| facts.fingerprint.clone()).unwrap_or_default();
     let wish = |text: &str, inclusive: bool, set: Option<Set>| {
         let target = text.parse::<StreamMoment>()?.target(now)?;
-        let server = server.as_ref().map(|facts| facts.fingerprint.clone()).unwrap_or_default();
-        Ok::<_, Error>(ReplicationWish { set, target, inclusive, server, stream: None })
+        Ok::<_, Error>(ReplicationWish { set, target, inclusive, server: whose.clone(), stream: None })
     };
     let (wish, set) = match (asked.to, asked.before, asked.named) {
         (_, Some("latest"), _) => {
@@ -149,13 +150,14 @@ pub(crate) async fn plan_restore(
         (_, Some(before), set) => (Some(wish(before, false, set)?), None),
         (Some(to), None, set) => (Some(wish(to, true, set)?), None),
         (None, None, Some(set)) => (None, Some(set)),
-        (None, None, None) => (None, append_only::latest(repository, false).await?),
+        (None, None, None) => (None, newest_set(repository, &whose).await?),
     };
     let expiry = match asked.ttl {
         None | Some(TtlArgument::Keep) => Expiry::Keep,
         Some(TtlArgument::Shift) => Expiry::Shift,
     };
-    let request = KeysRestoreRequest { server, wish, set, drop: asked.drop, expiry };
+    let Asked { drop, unencrypted, .. } = asked;
+    let request = KeysRestoreRequest { server, wish, set, drop, expiry, unencrypted };
     let progress = session.printer.progress();
     let context = KeysPlanContext { repository, clock: session.clock.as_ref(), observer: progress.as_ref() };
     tokio::select! {
@@ -194,16 +196,21 @@ pub(crate) async fn apply_restore(
         match plan.target.fingerprint == SCRATCH {
             true => {
                 let scratch = session.redis_scratch().await?;
-                (Arc::new(RedisReplica::scratch(scratch.config())?), Some(scratch))
+                (Arc::new(scratch.replica()?), Some(scratch))
             }
             false => {
-                let probe = session.probe(StoreKind::Redis).await?;
-                let target = session.target(probe.as_ref()).await?;
-                if let Some(stale) = other_target(&plan.target, &target) {
-                    let hash = Some(plan.hash()?);
-                    return Err(guard.refuse(&plan.operation, Some(&plan.target), hash, stale).await);
+                let replica = session.replica()?;
+                // What an earlier run has left is the plan's server, though it may have lost its marker.
+                let facts = replica.replica_facts().await?;
+                if !restore::is_left_over(&repository, plan, &facts).await? {
+                    let probe = session.probe(StoreKind::Redis).await?;
+                    let target = session.target(probe.as_ref()).await?;
+                    if let Some(stale) = other_target(&plan.target, &target) {
+                        let hash = Some(plan.hash()?);
+                        return Err(guard.refuse(&plan.operation, Some(&plan.target), hash, stale).await);
+                    }
                 }
-                (session.replica()?, None)
+                (replica, None)
             }
         };
     let evidence = restore::evidence(&repository, plan).await?;

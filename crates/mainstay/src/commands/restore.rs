@@ -105,6 +105,9 @@ pub(crate) struct PlanArgs {
     /// What becomes of the moments at which keys of Redis expire [default: keep]
     #[arg(long, value_enum, value_name = "WHAT")]
     ttl: Option<TtlArgument>,
+    /// Let all keys of Redis cross the network without encryption to a server that is itself reached by TLS
+    #[arg(long)]
+    unencrypted: bool,
     /// Write the plan to this file
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -255,6 +258,7 @@ async fn plan_keys(args: &PlanArgs, repository: &Repository, session: &Session) 
         into: args.into.as_deref(),
         drop: args.drop,
         ttl: args.ttl,
+        unencrypted: args.unencrypted,
     };
     replication::plan_restore(asked, repository, session).await
 }

@@ -203,7 +203,9 @@ pub(crate) async fn store(
         version: seen.version,
         databases: seen.databases,
         functions: seen.functions,
+        stream_database: seen.stream_database.filter(|_| seen.replication.is_some()),
         replication: seen.replication,
+        program: seen.program,
         direct: beginning.direct,
     };
     Ok((contents, seen.has_checksum))

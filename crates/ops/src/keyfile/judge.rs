@@ -8,13 +8,16 @@ use std::io::{self, Read};
 use std::thread::{Builder, JoinHandle};
 
 use bytes::{Buf as _, Bytes};
-use mainstay_engine::{KeyspaceSize, ReplicationPoint};
+use mainstay_engine::{KeyServerName, KeyServerProgram, KeyspaceSize, ReplicationPoint};
 use mainstay_model::{Error, ErrorKind, Result};
 use mainstay_rdb::{Item, WalkError, Walker};
 use tokio::sync::mpsc;
 
 /// How many pieces may wait for the walk.
 const PIECE_COUNT_MAX: usize = 4;
+
+/// The longest version of a server that is believed.
+const VERSION_BYTES_MAX: usize = 32;
 
 /// What to do about a file that is newer than this version.
 const NEWER: &str = "a server newer than this version of mainstay wrote it: use a newer one; the server copies itself with `redis-cli --rdb FILE`";
@@ -27,6 +30,10 @@ pub(crate) struct Seen {
     pub(crate) databases: Vec<KeyspaceSize>,
     pub(crate) functions: u64,
     pub(crate) replication: Option<ReplicationPoint>,
+    /// The database that is selected at that place.
+    pub(crate) stream_database: Option<u64>,
+    /// What wrote the file.
+    pub(crate) program: Option<KeyServerProgram>,
     /// Whether the file carries a checksum, which was right.
     pub(crate) has_checksum: bool,
 }
@@ -115,6 +122,12 @@ fn walk(source: impl Read) -> Result<Seen, WalkError> {
                 b"repl-offset" => {
                     offset = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
                 }
+                b"repl-stream-db" => {
+                    seen.stream_database =
+                        std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
+                }
+                b"redis-ver" => seen.program = program(KeyServerName::Redis, &value),
+                b"valkey-ver" => seen.program = program(KeyServerName::Valkey, &value),
                 _ => {}
             },
             Item::Function(_) => seen.functions += 1,
@@ -127,6 +140,14 @@ fn walk(source: impl Read) -> Result<Seen, WalkError> {
     seen.databases = databases.into_values().collect();
     seen.replication = id.zip(offset).map(|(id, offset)| ReplicationPoint { id, offset });
     Ok(seen)
+}
+
+/// What wrote a file, if what that says is a version.
+fn program(name: KeyServerName, version: &[u8]) -> Option<KeyServerProgram> {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    let version = std::str::from_utf8(version).ok().filter(|version| version.len() <= VERSION_BYTES_MAX)?;
+    let program = KeyServerProgram { name, version: version.to_owned() };
+    (version.as_bytes().iter().all(is_plain) && program.release().is_some()).then_some(program)
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! Chains of the stream, and the way from a position through them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
-use mainstay_engine::ReplicationPoint;
+use mainstay_engine::{ReplicationFacts, ReplicationPoint};
 use mainstay_model::{ChainId, Error, ErrorKind, LogPosition, Result, ResultExt, StoreKind};
 use mainstay_repository::{
     Arrival, Chain, ChainEntry, ChainReason, Repository, Run, Set, Slice, without_arrivals,
@@ -154,6 +155,21 @@ pub(crate) struct PartRecord {
 }
 
 impl WayPart {
+    /// The server whose stream it is.
+    pub(crate) fn server(&self) -> &str {
+        &self.chain.description().server
+    }
+
+    /// The name of the stream.
+    pub(crate) fn stream(&self) -> &str {
+        self.chain.description().replication.as_ref().map_or("", |it| it.id.as_str())
+    }
+
+    /// Whether the position lies on it, its ends included.
+    pub(crate) fn has(&self, at: &ReplicationPoint) -> bool {
+        self.stream() == at.id && self.after <= at.offset && at.offset <= self.through
+    }
+
     pub(crate) fn record(&self) -> PartRecord {
         PartRecord { chain: self.chain.id().clone(), after: self.after, through: self.through }
     }
@@ -189,6 +205,18 @@ impl ReplicationLog {
             through: leg.through,
         };
         way(&self.facts, from).into_iter().map(part).collect()
+    }
+
+    /// The names under which streams of the server were stored: those that lead to where it stands, and where none does, that of its marker.
+    pub(crate) fn servers_of(&self, facts: &ReplicationFacts) -> BTreeSet<String> {
+        let leads_here = |chain: &&Chain| chain_point(chain).is_some_and(|end| facts.follow_from(&end));
+        let mut servers: BTreeSet<String> =
+            self.chains.iter().filter(leads_here).map(|chain| chain.description().server.clone()).collect();
+        if servers.is_empty() && facts.is_marked {
+            let is_own = |chain: &&Chain| chain.description().server == facts.fingerprint;
+            servers.extend(self.chains.iter().find(is_own).map(|chain| chain.description().server.clone()));
+        }
+        servers
     }
 
     /// The way that a plan keeps.

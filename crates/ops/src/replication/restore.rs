@@ -3,10 +3,17 @@
 //! [`plan`] finds the moment and says what will be done; [`apply`] reads back and judges everything it needs before the server hears of it,
 //! fills the server, waits until that has acknowledged exactly the last byte, and makes it a server of its own. Relies on [`ReplicaTarget`].
 //! Refuses a server that holds keys, unless the plan says that they go.
+//!
+//! Before a server is told to come, it is written down where to (`redis/settings/<plan>/`): a run that was killed leaves a replica of nobody,
+//! which the same plan knows again by its process and takes back first. By then the server may have lost its marker, or have that of the set.
 
 use futures::StreamExt as _;
-use mainstay_engine::{KeyspaceSize, ReplicaFacts, ReplicaFeed, ReplicaTarget, ReplicationPoint};
+use mainstay_engine::{
+    BegunFill, KeyServerProgram, KeyspaceSize, ReplicaFacts, ReplicaFeed, ReplicaInvitation, ReplicaTarget,
+    ReplicationPoint,
+};
 use mainstay_guard::{BackupEvidence, Permit, operation};
+use mainstay_journal::Sequence;
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{
     Blake3, BlastRadius, ByteSize, Clock, Count, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result,
@@ -55,6 +62,16 @@ pub struct KeysRestoreRequest {
     pub drop: bool,
     /// What becomes of moments of expiry.
     pub expiry: Expiry,
+    /// All keys may cross a network without encryption to a server that is itself reached by TLS.
+    pub unencrypted: bool,
+}
+
+/// What a run notes before it tells a server to come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", deny_unknown_fields)]
+enum Note {
+    #[serde(rename = "fill_begun")]
+    FillBegun { fill: BegunFill, at: Timestamp },
 }
 
 /// What a plan keeps.
@@ -72,11 +89,13 @@ pub(super) struct Parameters {
     way: Vec<PartRecord>,
     drop: bool,
     expiry: Expiry,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unencrypted: bool,
 }
 
 impl Parameters {
-    /// What leads to a moment that was found.
-    pub(super) fn of_found(found: &Found, drop: bool, expiry: Expiry) -> Self {
+    /// What leads to a moment that was found; nothing goes for it.
+    pub(super) fn of_found(found: &Found, expiry: Expiry) -> Self {
         let through = found.survey.boundary;
         Self {
             set: found.base.set.id().clone(),
@@ -85,8 +104,9 @@ impl Parameters {
             through,
             at_ms: found.survey.at_ms,
             way: cut_way(&found.way, through).iter().map(WayPart::record).collect(),
-            drop,
+            drop: false,
             expiry,
+            unencrypted: false,
         }
     }
 
@@ -179,11 +199,16 @@ pub async fn plan(
     };
     let held = request.server.as_ref().map_or(0, |facts| keys(&facts.databases));
     if let Some(facts) = &request.server {
-        check_server(facts, request.drop, &target)?;
-        check_version(&found.base.contents.server.version, &facts.version)?;
+        check_server(facts, request.drop, &target.address)?;
+        check_encryption(facts, request.unencrypted, &target.address)?;
+        check_program(&found.base.contents, &facts.program)?;
     }
     let name = if request.drop { OPERATION_DROP } else { OPERATION_NEW };
-    let parameters = Parameters::of_found(&found, request.drop, request.expiry);
+    let parameters = Parameters {
+        drop: request.drop,
+        unencrypted: request.unencrypted,
+        ..Parameters::of_found(&found, request.expiry)
+    };
     let created_at = context.clock.now();
     let phrase = match request.drop {
         true => format!("replace {} keys of redis in {}", Count(held), target.environment),
@@ -231,41 +256,75 @@ fn cut_way(way: &[WayPart], through: u64) -> Vec<WayPart> {
     parts.map(|part| WayPart { through: part.through.min(through), ..part.clone() }).collect()
 }
 
-fn check_server(facts: &ReplicaFacts, drop: bool, target: &Target) -> Result<()> {
+fn unmet(message: String, hint: &str) -> Error {
+    Error::new(ErrorKind::Precondition, message).with_state("nothing was changed").with_hint(hint)
+}
+
+fn check_server(facts: &ReplicaFacts, drop: bool, address: &str) -> Result<()> {
     let held = keys(&facts.databases);
-    let refuse = |message: String, hint: &str| {
-        Err(Error::new(ErrorKind::Precondition, message).with_state("nothing was changed").with_hint(hint))
-    };
-    if facts.is_replica {
-        return refuse(
-            format!("the server at {} is a replica of another one", target.address),
-            "type `REPLICAOF NO ONE` on it, or name its primary with --redis-url",
-        );
+    if let Some(primary) = &facts.primary {
+        return Err(unmet(
+            format!("the server at {address} is a replica of {primary}"),
+            "name its primary with --redis-url; where a restore was killed, apply its plan again, which takes the server back",
+        ));
     }
     if held > 0 && !drop {
-        return refuse(
-            format!("the server at {} holds {} keys", target.address, Count(held)),
+        return Err(unmet(
+            format!("the server at {address} holds {} keys", Count(held)),
             "name an empty server with --redis-url, try it on a throw-away one with `--into scratch`, or replace all keys with --drop",
-        );
+        ));
     }
     Ok(())
 }
 
-/// Refuses a server that cannot read what a newer one wrote.
-fn check_version(written: &str, reads: &str) -> Result<()> {
-    let number = |version: &str| -> Option<(u32, u32)> {
-        let mut parts = version.split('.');
-        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
-    };
-    match (number(written), number(reads)) {
-        (Some(written_by), Some(read_by)) if read_by < written_by => Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("the set was written by Redis {written}; the server is {reads} and cannot read it"),
-        )
-        .with_state("nothing was changed")
-        .with_hint("restore into a server of the same or a newer version")),
-        _ => Ok(()),
+/// Refuses to send what is reached by TLS over a network without it, unless that was agreed to.
+fn check_encryption(facts: &ReplicaFacts, unencrypted: bool, address: &str) -> Result<()> {
+    match facts.comes_unencrypted && !unencrypted {
+        false => Ok(()),
+        true => Err(unmet(
+            format!(
+                "the server at {address} would come for its keys without TLS: all of them would cross the network in the clear"
+            ),
+            "run the command on the server's own host, or agree to it with --unencrypted",
+        )),
     }
+}
+
+/// Refuses a server that cannot read what a newer one, or another program, wrote.
+fn check_program(contents: &KeyFileSetContents, reads: &KeyServerProgram) -> Result<()> {
+    let written = contents.program();
+    let is_other = written.name != reads.name && !contents.is_shared_form();
+    let is_newer = written.name == reads.name
+        && written.release().zip(reads.release()).is_some_and(|(written, reads)| reads < written);
+    if !is_other && !is_newer {
+        return Ok(());
+    }
+    let hint = match is_other {
+        true => "restore into a server of the same program, and of the same or a newer version",
+        false => "restore into a server of the same or a newer version",
+    };
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        format!("the set was written by {written}; the server is {reads} and cannot read it"),
+    )
+    .with_state("nothing was changed")
+    .with_hint(hint))
+}
+
+/// Refuses a throw-away server from which keys cannot be carried to the one at work, which reads what is as old as itself.
+pub(super) fn check_carrier(shown: &KeyServerProgram, reads: &KeyServerProgram) -> Result<()> {
+    let is_newer = shown.release().zip(reads.release()).is_some_and(|(shown, reads)| reads < shown);
+    if shown.name == reads.name && !is_newer {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        format!(
+            "the throw-away server is {shown}; the one at work is {reads} and does not take keys from it"
+        ),
+    )
+    .with_state("nothing was changed")
+    .with_hint("put the server's own version of redis-server first on the PATH"))
 }
 
 fn steps(found: &Found, parameters: &Parameters, late: Option<Late>, held: u64) -> Vec<PlanStep> {
@@ -275,8 +334,10 @@ fn steps(found: &Found, parameters: &Parameters, late: Option<Late>, held: u64) 
         ' ',
         "read back and judge",
         format!(
-            "set {} ({} keys, {}) and {} of stream",
+            "set {} of {} at {} ({} keys, {}) and {} of stream",
             parameters.set,
+            contents.environment,
+            contents.server.address,
             Count(contents.keys()),
             ByteSize(contents.bytes),
             ByteSize(parameters.through - parameters.from)
@@ -345,6 +406,34 @@ pub async fn evidence(repository: &Repository, plan: &Plan) -> Result<BackupEvid
     keyfile::evidence(repository, &plan.target.fingerprint).await
 }
 
+/// Whether the server, as it is now, is what an earlier run of `plan` has left: a replica of that run, or a server whose keys went, and its
+/// marker with them. It is the server of the plan then, whatever it is called now.
+///
+/// # Errors
+/// The repository's.
+pub async fn is_left_over(repository: &Repository, plan: &Plan, facts: &ReplicaFacts) -> Result<bool> {
+    Ok(left_over(&notes(repository, plan.hash()?), facts).await?.is_some())
+}
+
+/// The fill that has left the server as it is.
+async fn left_over(notes: &Sequence, facts: &ReplicaFacts) -> Result<Option<BegunFill>> {
+    let entries = notes.all::<Note>().await.context("read what was begun")?;
+    let mut fills = entries.into_iter().rev().map(|entry| {
+        let Note::FillBegun { fill, .. } = entry.body;
+        fill
+    });
+    let is_unmarked = facts.fingerprint == facts.process;
+    let is_of = |fill: &BegunFill| match &facts.primary {
+        Some(primary) => *primary == fill.primary,
+        None => is_unmarked && facts.databases.is_empty(),
+    };
+    Ok(fills.find(|fill| fill.process == facts.process && is_of(fill)))
+}
+
+fn notes(repository: &Repository, plan: Blake3) -> Sequence {
+    repository.settings_records(StoreKind::Redis, &plan)
+}
+
 /// Carries out `plan`.
 ///
 /// # Errors
@@ -358,26 +447,90 @@ pub async fn apply(
     permit.covers(plan)?;
     let parameters = Parameters::of(plan)?;
     let facts = context.server.replica_facts().await?;
-    check_server(&facts, parameters.drop, &plan.target)?;
-    show(context, &parameters, permit).await
+    if plan.target.fingerprint == SCRATCH {
+        return show(context, &parameters, &plan.target.address, None, permit).await;
+    }
+    let notes = notes(context.repository, plan.hash()?);
+    match left_over(&notes, &facts).await? {
+        Some(fill) => {
+            context.observer.phase("take back what an earlier run has left");
+            let taken = context.server.take_back(&fill, permit).await;
+            taken.context("take back what an earlier run has left")?;
+        }
+        None => check_server(&facts, parameters.drop, &plan.target.address)?,
+    }
+    let report = show(context, &parameters, &plan.target.address, Some(&notes), permit).await?;
+    // What stays is forgotten by the time that it matters: nobody replicates from there any more.
+    let _ = notes.remove_all().await;
+    Ok(report)
 }
 
-/// Reads back what is needed, and lets the server show the moment.
+/// Reads back what is needed, and lets the server show the moment. What is begun goes into `notes`.
 ///
 /// # Errors
 /// As [`apply`].
 pub(super) async fn show(
     context: &KeysRestoreContext<'_>,
     parameters: &Parameters,
+    address: &str,
+    notes: Option<&Sequence>,
     permit: &Permit,
 ) -> Result<KeysRestoreReport> {
-    let ready = read_back(context, parameters).await.map_err(|error| match error.state() {
+    let untouched = |error: Error| match error.state() {
         Some(_) => error,
         None => error.with_state("nothing was changed"),
-    })?;
-    check_version(&ready.contents.server.version, &context.server.replica_facts().await?.version)?;
-    let feed = fill(context, parameters, &ready, permit).await?;
-    conclude(context, parameters, &ready, feed).await
+    };
+    let ready = tokio::select! {
+        ready = read_back(context, parameters) => ready,
+        () = context.cancel.cancelled() => Err(stopped()),
+    }
+    .map_err(untouched)?;
+    // Reading back may have taken an hour.
+    let facts = context.server.replica_facts().await.map_err(untouched)?;
+    check_server(&facts, parameters.drop, address)?;
+    check_encryption(&facts, parameters.unencrypted, address)?;
+    check_program(&ready.contents, &facts.program)?;
+    // A name of its own: what the server does from here on is no history of the one that was captured.
+    let name = format!("{} {} {}", permit.plan_hash(), parameters.set, context.clock.now());
+    let stream: String = Blake3::of(name.as_bytes()).to_string().chars().take(STREAM_ID_LENGTH).collect();
+    let invitation = context.server.invite().await.map_err(untouched)?;
+    let fill = BegunFill { process: facts.process, primary: invitation.primary().clone(), stream };
+    if let Some(notes) = notes {
+        note(context, notes, &fill).await.map_err(untouched)?;
+    }
+    let filled = tokio::select! {
+        filled = fill_and_conclude(context, parameters, &ready, (invitation, &fill), permit) => filled,
+        () = context.cancel.cancelled() => Err(stopped()),
+    };
+    let (feed, databases, shifted_ms) = match filled {
+        Ok(filled) => filled,
+        // A throw-away server ends with this process, whatever it holds.
+        Err(error) if notes.is_none() => return Err(error),
+        Err(error) => return Err(give_up(context, &fill, permit, error).await),
+    };
+    feed.promote()
+        .await
+        .map_err(|error| error.with_state("the server holds the moment, and may still be a replica"))?;
+    Ok(KeysRestoreReport {
+        set: ready.set.id().clone(),
+        offset: parameters.through,
+        moment: parameters.moment(),
+        file_bytes: ready.contents.bytes,
+        stream_bytes: parameters.through - parameters.from,
+        commands: ready.survey.commands,
+        databases,
+        shifted_ms,
+    })
+}
+
+fn stopped() -> Error {
+    Error::new(ErrorKind::Interrupted, "the restore was stopped on request")
+}
+
+async fn note(context: &KeysRestoreContext<'_>, notes: &Sequence, fill: &BegunFill) -> Result<()> {
+    let number = notes.numbers().await?.last().map_or(1, |last| last + 1);
+    let note = Note::FillBegun { fill: fill.clone(), at: context.clock.now() };
+    notes.append(number, &note).await.context("note that the server is told to come").map(drop)
 }
 
 /// Everything that a restore needs, read back.
@@ -418,31 +571,33 @@ async fn read_back(context: &KeysRestoreContext<'_>, parameters: &Parameters) ->
     Ok(Ready { set, contents, way, survey })
 }
 
-/// Fills the server, up to the last byte acknowledged.
-async fn fill(
+/// A server that shows the moment, its databases, and by how much moments of expiry were moved.
+type Filled = (Box<dyn ReplicaFeed>, Vec<KeyspaceSize>, Option<i64>);
+
+/// Fills the server up to the last byte acknowledged, counts, and moves moments of expiry where that is wished.
+async fn fill_and_conclude(
     context: &KeysRestoreContext<'_>,
     parameters: &Parameters,
     ready: &Ready,
+    (invitation, fill): (Box<dyn ReplicaInvitation>, &BegunFill),
     permit: &Permit,
-) -> Result<Box<dyn ReplicaFeed>> {
-    // A name of its own: what the server does from here on is no history of the one that was captured.
-    let name = format!("{} {} {}", permit.plan_hash(), parameters.set, context.clock.now());
-    let id: String = Blake3::of(name.as_bytes()).to_string().chars().take(STREAM_ID_LENGTH).collect();
-    let at = ReplicationPoint { id, offset: parameters.from };
+) -> Result<Filled> {
     context.observer.phase("fill");
     let total = ready.contents.bytes + (parameters.through - parameters.from);
     context.observer.expect(Work { items: 0, bytes: total });
-    let mut feed = context.server.feed(&at, ready.contents.bytes, permit).await?;
-    let sent = tokio::select! {
-        sent = send(context, parameters, ready, feed.as_mut()) => sent,
-        () = context.cancel.cancelled() => {
-            Err(Error::new(ErrorKind::Interrupted, "the restore was stopped on request"))
-        }
-    };
-    match sent {
-        Ok(()) => Ok(feed),
-        Err(error) => Err(give_up(feed, error).await),
+    let at = ReplicationPoint { id: fill.stream.clone(), offset: parameters.from };
+    let mut feed = invitation.feed(&at, ready.contents.bytes, permit).await?;
+    send(context, parameters, ready, feed.as_mut()).await?;
+    let databases = feed.databases().await?;
+    if parameters.expiry == Expiry::Keep {
+        return Ok((feed, databases, None));
     }
+    // The keys of a set are as of the fork, soon after it was begun.
+    let then = parameters.at_ms.unwrap_or(ready.set.manifest().begun_at.as_millisecond());
+    let by = context.clock.now().as_millisecond().saturating_sub(then).max(0);
+    context.observer.phase("move moments of expiry");
+    feed.shift_expiry(by).await.context("move moments of expiry")?;
+    Ok((feed, databases, Some(by)))
 }
 
 async fn send(
@@ -470,7 +625,8 @@ async fn send(
     let at = feed.settle().await.context("wait until the server has everything")?;
     if at != parameters.through {
         let message = format!("the server is at offset {at}, not {}", parameters.through);
-        return Err(Error::new(ErrorKind::Server, message));
+        return Err(Error::new(ErrorKind::Server, message)
+            .with_hint("look into its log; somebody else may write to it as its primary"));
     }
     Ok(())
 }
@@ -480,68 +636,100 @@ fn other_length(set: &Set) -> Error {
         ErrorKind::Corrupt,
         format!("the file of set {} is not as long as its manifest says", set.id()),
     )
+    .with_hint(format!("`mainstay backup verify {}` tells more; restore from another set", set.id()))
 }
 
-/// Counts, moves moments of expiry where that is wished, promotes.
-async fn conclude(
-    context: &KeysRestoreContext<'_>,
-    parameters: &Parameters,
-    ready: &Ready,
-    mut feed: Box<dyn ReplicaFeed>,
-) -> Result<KeysRestoreReport> {
-    let concluded = async {
-        let databases = feed.databases().await?;
-        let shifted_ms = match (parameters.expiry, parameters.at_ms) {
-            (Expiry::Shift, at) => {
-                let then = at.unwrap_or(ready.set.manifest().completed_at.as_millisecond());
-                let by = context.clock.now().as_millisecond().saturating_sub(then).max(0);
-                context.observer.phase("move moments of expiry");
-                feed.shift_expiry(by).await.context("move moments of expiry")?;
-                Some(by)
-            }
-            (Expiry::Keep, _) => None,
-        };
-        Ok((databases, shifted_ms))
-    }
-    .await;
-    let (databases, shifted_ms) = match concluded {
-        Ok(concluded) => concluded,
-        Err(error) => return Err(give_up(feed, error).await),
-    };
-    feed.promote()
-        .await
-        .map_err(|error| error.with_state("the server holds the moment, and is still a replica"))?;
-    Ok(KeysRestoreReport {
-        set: ready.set.id().clone(),
-        offset: parameters.through,
-        moment: parameters.moment(),
-        file_bytes: ready.contents.bytes,
-        stream_bytes: parameters.through - parameters.from,
-        commands: ready.survey.commands,
-        databases,
-        shifted_ms,
-    })
-}
-
-async fn give_up(feed: Box<dyn ReplicaFeed>, error: Error) -> Error {
-    match feed.give_up().await {
+/// Leaves the server as one of its own.
+async fn give_up(context: &KeysRestoreContext<'_>, fill: &BegunFill, permit: &Permit, error: Error) -> Error {
+    context.observer.phase("take the server back");
+    match context.server.take_back(fill, permit).await {
         Ok(state) => error.with_state(state),
-        Err(_) => error.with_state(
-            "the server holds a part of the moment and waits for a primary that is gone: type `REPLICAOF NO ONE` and `FLUSHALL` on it",
-        ),
+        Err(_) => error
+            .with_state(format!(
+                "the server holds a part of the moment, or waits for a primary at {} that is gone",
+                fill.primary
+            ))
+            .with_hint("apply the same plan again: it takes the server back and begins anew"),
     }
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use mainstay_engine::KeyServerName::{self, Redis, Valkey};
+
     use super::*;
 
+    fn program(name: KeyServerName, version: &str) -> KeyServerProgram {
+        KeyServerProgram { name, version: version.to_owned() }
+    }
+
+    /// A set in this version of the file's form. Older ones do not say which program wrote it.
+    fn contents(version: u32, server: &str, program: Option<KeyServerProgram>) -> KeyFileSetContents {
+        let facts = serde_json::json!({
+            "version": server, "topology": "standalone", "fingerprint": "f", "address": "h:1",
+        });
+        KeyFileSetContents {
+            environment: "shop".to_owned(),
+            server: serde_json::from_value(facts).unwrap(),
+            file: mainstay_model::ObjectName::from_parts(["dump.rdb"]),
+            bytes: 1,
+            version,
+            databases: Vec::new(),
+            functions: 0,
+            replication: None,
+            stream_database: None,
+            program,
+            direct: true,
+        }
+    }
+
     #[test]
-    fn an_older_server_is_refused() {
-        assert!(check_version("8.0.2", "8.0.1").is_ok(), "a patch changes no format");
-        assert!(check_version("8.0.2", "8.2.0").is_ok() && check_version("7.4.1", "8.0.0").is_ok());
-        let error = check_version("8.0.2", "7.4.9").expect_err("it cannot read it");
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(check_version("odd", "7.4.9").is_ok());
+    fn a_server_that_cannot_read_the_set_is_refused() {
+        let reads = |contents: KeyFileSetContents, name, version| {
+            check_program(&contents, &program(name, version)).map_err(|error| error.kind())
+        };
+        let redis = |version: &str| contents(12, version, Some(program(Redis, version)));
+        assert_eq!(reads(redis("8.0.2"), Redis, "8.0.1"), Ok(()), "a patch changes no format");
+        assert_eq!(reads(redis("8.0.2"), Redis, "8.2.0"), Ok(()));
+        assert_eq!(reads(redis("7.4.1"), Redis, "8.0.0"), Ok(()));
+        assert_eq!(reads(redis("8.0.2"), Redis, "7.4.9"), Err(ErrorKind::Unsupported));
+        assert_eq!(reads(redis("odd"), Redis, "7.4.9"), Ok(()));
+        assert_eq!(reads(redis("8.0.2"), Valkey, "9.0.0"), Err(ErrorKind::Unsupported));
+        let shared = contents(11, "7.2.4", Some(program(Redis, "7.2.4")));
+        assert_eq!(reads(shared, Valkey, "8.1.0"), Ok(()), "both read it");
+        let valkey = contents(80, "7.2.4", Some(program(Valkey, "9.0.0")));
+        assert_eq!(reads(valkey.clone(), Redis, "8.0.2"), Err(ErrorKind::Unsupported));
+        assert_eq!(reads(valkey.clone(), Valkey, "8.1.0"), Err(ErrorKind::Unsupported));
+        assert_eq!(reads(valkey, Valkey, "9.0.1"), Ok(()));
+        assert_eq!(
+            reads(contents(80, "7.2.4", None), Redis, "8.0.2"),
+            Err(ErrorKind::Unsupported),
+            "an older set"
+        );
+    }
+
+    #[test]
+    fn keys_are_carried_to_servers_that_are_as_new() {
+        let carried = |shown, live| check_carrier(&program(Redis, shown), &program(Redis, live)).is_ok();
+        assert!(carried("8.0.2", "8.0.1") && carried("7.4.0", "8.0.0") && !carried("8.2.0", "8.0.2"));
+        assert!(check_carrier(&program(Redis, "8.0.2"), &program(Valkey, "9.0.0")).is_err());
+    }
+
+    #[test]
+    fn keys_do_not_cross_a_network_in_the_clear_unless_that_was_agreed_to() {
+        let facts = |comes_unencrypted| ReplicaFacts {
+            fingerprint: "f".to_owned(),
+            process: "p".to_owned(),
+            program: program(Redis, "8.0.2"),
+            primary: None,
+            databases: Vec::new(),
+            comes_unencrypted,
+        };
+        assert!(check_encryption(&facts(false), false, "h:1").is_ok());
+        assert!(check_encryption(&facts(true), true, "h:1").is_ok());
+        let refused = check_encryption(&facts(true), false, "h:1").unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Precondition);
+        assert!(refused.hint().unwrap().contains("--unencrypted"));
     }
 }

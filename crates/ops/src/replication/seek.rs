@@ -2,11 +2,12 @@
 
 use futures::StreamExt as _;
 use mainstay_model::progress::{Observer, Work};
-use mainstay_model::{Error, ErrorKind, Result, ResultExt, Timestamp};
+use mainstay_model::{Error, ErrorKind, Result, ResultExt, StoreKind, Timestamp};
 use mainstay_rdb::stream::Cutter;
 use mainstay_repository::{Arrival, Repository, Set};
 
 use super::log::{BaseSet, ReplicationLog, WayPart, WaySlice, pieces, read_slice, sets, slices_of};
+use crate::keyfile::KeyFileSetContents;
 
 /// Bytes that came this much later than they may have been recorded make a time uncertain, in milliseconds.
 const LATE_MS: i64 = 100;
@@ -31,7 +32,7 @@ pub struct ReplicationWish {
     pub target: ReplicationTarget,
     /// Whether what ends exactly there belongs to it.
     pub inclusive: bool,
-    /// The server that is meant where several were captured and none is named: this one, if it was.
+    /// The server that is meant where no set is named, if it was captured. Of several others none is chosen.
     pub server: String,
     /// The stream that an offset is of, where that is known: after a history was lost, offsets begin anew.
     pub stream: Option<String>,
@@ -68,7 +69,8 @@ pub(crate) struct Late {
 /// Finds the way to what is wished for. Reads a few slices where the moment is a time, and all behind the set to find the boundary.
 ///
 /// # Errors
-/// `Precondition` when no set leads there; `Corrupt` when the stream cannot be read; the store's.
+/// `Precondition` when no set leads there; `Usage` when it could be of several servers or histories; `Corrupt` when the stream cannot be
+/// read; the store's.
 pub(crate) async fn find(
     repository: &Repository,
     wish: &ReplicationWish,
@@ -78,44 +80,169 @@ pub(crate) async fn find(
     let log = ReplicationLog::read(repository).await?;
     let with_way = |base: BaseSet| {
         let way = log.way(&base.at);
-        (base, way)
+        Candidate { base, way }
     };
-    let mut candidates: Vec<_> = sets(repository).await?.into_iter().map(with_way).collect();
+    let mut candidates: Vec<Candidate> = sets(repository).await?.into_iter().map(with_way).collect();
     match &wish.set {
-        Some(named) => candidates.retain(|(base, _)| base.set.id() == named.id()),
+        Some(named) => candidates.retain(|candidate| candidate.base.set.id() == named.id()),
         None => {
             // A set that no stream follows, such as one of the server to be filled, leads to no moment.
-            candidates.retain(|(_, way)| !way.is_empty());
-            let is_own =
-                |(base, _): &(BaseSet, Vec<WayPart>)| base.contents.server.fingerprint == wish.server;
-            if candidates.iter().any(is_own) {
-                candidates.retain(is_own);
-            }
+            candidates.retain(|candidate| !candidate.way.is_empty());
+            one_server(&mut candidates, &wish.server, Candidate::origin)?;
         }
     }
     if let Some(stream) = &wish.stream {
-        let is_of =
-            |part: &WayPart| part.chain.description().replication.as_ref().is_some_and(|it| it.id == *stream);
-        candidates.retain(|(_, way)| way.iter().any(is_of));
+        candidates.retain(|candidate| candidate.way.iter().any(|part| part.stream() == stream));
     }
-    let mut nearest: Option<Error> = None;
-    for (base, way) in candidates.into_iter().rev() {
-        match limit(repository, &base, &way, wish).await? {
-            Limit::At(limit, late) => {
-                let survey = survey(repository, base.at.offset, &way, limit, observer).await?;
-                return Ok((Found { base, way, survey }, late));
-            }
+    let (mut nearest, mut reached): (Option<Error>, Option<(Candidate, u64, Option<Late>)>) = (None, None);
+    for candidate in candidates.into_iter().rev() {
+        match limit(repository, &candidate.base, &candidate.way, wish).await? {
+            Limit::At(limit, late) => match &reached {
+                None => reached = Some((candidate, limit, late)),
+                Some((newer, ..)) if !candidate.shares_history(newer) => {
+                    return Err(two_histories(&candidate, newer));
+                }
+                Some(_) => {}
+            },
             Limit::Before => {}
             Limit::Beyond(error) => {
                 nearest.get_or_insert(error);
             }
         }
+        // A time is of one history, and the newest set is the nearest.
+        if reached.is_some() && !matches!(wish.target, ReplicationTarget::Offset(_)) {
+            break;
+        }
+    }
+    if let Some((Candidate { base, way }, limit, late)) = reached {
+        let survey = survey(repository, base.at.offset, &way, limit, observer).await?;
+        return Ok((Found { base, way, survey }, late));
     }
     let error = nearest.unwrap_or_else(|| {
         Error::new(ErrorKind::Precondition, "no backup set of redis leads to that moment")
             .with_hint("`mainstay backup list --store redis` shows which moments can be restored")
     });
     Err(error.with_state("nothing was changed"))
+}
+
+/// A set, and how far it leads.
+struct Candidate {
+    base: BaseSet,
+    way: Vec<WayPart>,
+}
+
+impl Candidate {
+    fn origin(&self) -> Origin<'_> {
+        Origin {
+            server: self.way.first().map_or(self.base.contents.server.fingerprint.as_str(), WayPart::server),
+            set: &self.base.set,
+            contents: &self.base.contents,
+        }
+    }
+
+    /// Whether offsets of both mean the same.
+    fn shares_history(&self, other: &Self) -> bool {
+        self.way.iter().any(|part| other.way.iter().any(|others| others.stream() == part.stream()))
+    }
+}
+
+fn two_histories(older: &Candidate, newer: &Candidate) -> Error {
+    let (older, newer) = (older.base.set.id(), newer.base.set.id());
+    Error::new(
+        ErrorKind::Usage,
+        format!(
+            "the server has two histories with that offset: one behind set {older}, one behind set {newer}"
+        ),
+    )
+    .with_state("nothing was changed")
+    .with_hint(format!("name the set: `mainstay restore plan {newer} --store redis --to …`, or a time"))
+}
+
+/// Where a set comes from.
+struct Origin<'s> {
+    /// The server under whose name its stream is stored, else its own.
+    server: &'s str,
+    set: &'s Set,
+    contents: &'s KeyFileSetContents,
+}
+
+impl Origin<'_> {
+    /// Whether it is the server that is called so: a server that nobody has marked is called otherwise after a restart.
+    fn is_of(&self, server: &str) -> bool {
+        self.server == server || self.contents.server.fingerprint == server
+    }
+
+    /// Whether both come from one server, as far as is known: one of the same place in the same environment is the same.
+    fn is_kin(&self, other: &Self) -> bool {
+        let place =
+            |origin: &Self| (origin.contents.environment.clone(), origin.contents.server.address.clone());
+        self.server == other.server || place(self) == place(other)
+    }
+}
+
+/// Leaves those of one server, oldest first: of the one that is called `server` if there are any, else of the only one.
+///
+/// # Errors
+/// `Usage`, naming them, when there are several.
+fn one_server<T>(sets: &mut Vec<T>, server: &str, origin: impl Fn(&T) -> Origin<'_>) -> Result<()> {
+    // Each group has the indices of its sets.
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for (index, set) in sets.iter().enumerate() {
+        let is_kin =
+            |group: &Vec<usize>| group.iter().any(|other| origin(set).is_kin(&origin(&sets[*other])));
+        let (kin, others): (Vec<_>, Vec<_>) = groups.into_iter().partition(is_kin);
+        groups = others;
+        groups.push(kin.into_iter().flatten().chain([index]).collect());
+    }
+    let is_own = |group: &Vec<usize>| group.iter().any(|index| origin(&sets[*index]).is_of(server));
+    let meant = match (groups.iter().find(|group| is_own(group)), groups.as_slice()) {
+        (Some(own), _) => own.clone(),
+        (None, [only]) => only.clone(),
+        (None, []) => Vec::new(),
+        (None, several) => {
+            let newest = several.iter().filter_map(|group| group.iter().max());
+            return Err(several_servers(newest.map(|index| origin(&sets[*index])).collect()));
+        }
+    };
+    let mut index = 0..sets.len();
+    sets.retain(|_| index.next().is_some_and(|index| meant.contains(&index)));
+    Ok(())
+}
+
+fn several_servers(newest: Vec<Origin<'_>>) -> Error {
+    let one = |origin: &Origin<'_>| {
+        let (contents, set) = (origin.contents, origin.set.id());
+        format!("set {set} of {} at {}", contents.environment, contents.server.address)
+    };
+    let all: Vec<String> = newest.iter().map(one).collect();
+    let example = newest.first().map_or_else(String::new, |origin| origin.set.id().to_string());
+    Error::new(
+        ErrorKind::Usage,
+        format!("several servers were backed up, and none is named: {}", all.join("; ")),
+    )
+    .with_state("nothing was changed")
+    .with_hint(format!(
+        "name a set of the one that is meant: `mainstay restore plan {example} --store redis …`"
+    ))
+}
+
+/// The newest set of keys: of the server that is called `server` if there are any, else of the only one. `None` when there is none.
+///
+/// # Errors
+/// `Usage` when there are sets of several servers; the store's.
+pub async fn newest_set(repository: &Repository, server: &str) -> Result<Option<Set>> {
+    let log = ReplicationLog::read(repository).await?;
+    let mut sets = Vec::new();
+    for entry in repository.sets(Some(StoreKind::Redis)).await.context("list backup sets")? {
+        let Ok(set) = entry.into_set() else { continue };
+        let Ok(contents) = set.contents::<KeyFileSetContents>() else { continue };
+        let way = contents.replication.as_ref().map_or_else(Vec::new, |at| log.way(at));
+        let server =
+            way.first().map_or(&contents.server.fingerprint, |part| &part.chain.description().server);
+        sets.push((server.clone(), set, contents));
+    }
+    one_server(&mut sets, server, |(server, set, contents)| Origin { server, set, contents })?;
+    Ok(sets.pop().map(|(_, set, _)| set))
 }
 
 /// Where a moment lies, seen from a set.
@@ -146,9 +273,7 @@ async fn limit(
             let last = if wish.inclusive { offset } else { offset.saturating_sub(1) };
             Ok(match () {
                 () if last < from => Limit::Before,
-                () if offset > end => {
-                    beyond(format!("the stream is stored up to offset {end}, not {offset}"))
-                }
+                () if last > end => beyond(format!("the stream is stored up to offset {end}, not {offset}")),
                 () => Limit::At(last, None),
             })
         }
@@ -186,13 +311,13 @@ async fn limit(
 
 /// A time that is looked for.
 #[derive(Debug, Clone, Copy)]
-struct Wanted {
+pub(super) struct Wanted {
     ms: i64,
     inclusive: bool,
 }
 
 /// Where a time was found.
-enum Sought {
+pub(super) enum Sought {
     Within {
         /// The position of the last byte that belongs to it.
         limit: u64,
@@ -206,13 +331,18 @@ enum Sought {
 }
 
 impl Wanted {
+    /// What came before a time.
+    pub(super) fn before(time: Timestamp) -> Self {
+        Self { ms: time.as_millisecond(), inclusive: false }
+    }
+
     /// Whether what came then belongs to it.
     fn has(self, arrival: &Arrival) -> bool {
         arrival.at_ms < self.ms || self.inclusive && arrival.at_ms == self.ms
     }
 
     /// Halves the slices, reading one each time.
-    async fn seek(self, repository: &Repository, slices: &[WaySlice]) -> Result<Sought> {
+    pub(super) async fn seek(self, repository: &Repository, slices: &[WaySlice]) -> Result<Sought> {
         let (mut low, mut high) = (0, slices.len());
         let mut last = None;
         while low < high {

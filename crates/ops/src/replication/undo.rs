@@ -1,22 +1,26 @@
 //! Undoing what emptied a database: the moment just before it shown by a throw-away server, and keys carried from there to the server at work.
 //!
-//! Relies on [`search`](super::search) for the command and on [`restore`](super::restore) for the moment. Keys that were written since are left
-//! as they are, unless they are to be replaced; the environment's marker always is left.
+//! Relies on [`search`](super::search) for the command and on [`restore`](super::restore) for the moment. The command is looked for in the
+//! stream that led to where the server at work stands, and in no other server's. Keys that were written since are left as they are, unless
+//! they are to be replaced; the environment's marker always is left. Refuses to guess which database was emptied.
 
-use mainstay_engine::{KeyCarrier, KeyScanRequest, Keyspace, ReplicaTarget};
+use mainstay_engine::{
+    CarriedCount, KeyCarrier, KeyScanRequest, KeyServerProgram, Keyspace, ReplicaTarget, ReplicationFacts,
+};
 use mainstay_guard::{Permit, operation};
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{
-    BlastRadius, Clock, Count, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result, ResultExt, Target,
-    Timestamp,
+    BlastRadius, ByteSize, Clock, Count, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result, ResultExt,
+    Target, Timestamp,
 };
 use mainstay_repository::Repository;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use super::log::ReplicationLog;
 use super::restore::{self, Expiry, KeysPlanContext, KeysRestoreContext, Parameters};
-use super::search::{self, Emptying};
-use super::seek::{self, ReplicationTarget, ReplicationWish};
+use super::search::{self, Emptied, Emptying, EmptyingSearch};
+use super::seek::{self, Found, ReplicationTarget, ReplicationWish};
 use crate::purge::Glob;
 
 /// Brings back what is not there.
@@ -31,6 +35,17 @@ const CARRIED_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// How long the throw-away server, which nobody else uses, may be busy with one answer.
 const ANSWER_TIME_MAX: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// The server at work.
+#[derive(Debug)]
+pub struct UndoServer {
+    /// The server.
+    pub target: Target,
+    /// Where its stream stands.
+    pub stream: ReplicationFacts,
+    /// How many keys it holds now.
+    pub held: u64,
+}
 
 /// What is to be undone.
 #[derive(Debug, Clone)]
@@ -66,6 +81,8 @@ pub struct UndoContext<'a> {
     pub from: &'a dyn KeyCarrier,
     /// The server at work.
     pub to: &'a dyn KeyCarrier,
+    /// What that is.
+    pub program: &'a KeyServerProgram,
     /// Where set and stream are.
     pub repository: &'a Repository,
     /// Tells the time.
@@ -93,17 +110,17 @@ pub struct UndoReport {
     pub shifted_ms: Option<i64>,
 }
 
-/// Finds the command and the moment before it, and says what will be done. `held` is how many keys the server holds now.
+/// Finds the command and the moment before it, and says what will be done.
 ///
 /// # Errors
-/// `Precondition` when no such command was captured, or nothing leads to the moment before it; the store's.
-pub async fn plan(
-    context: &KeysPlanContext<'_>,
-    target: Target,
-    held: u64,
-    request: UndoRequest,
-) -> Result<Plan> {
-    let emptying = find(context, &target, request.at).await?;
+/// `Precondition` when no such command of this server was captured, nothing leads to the moment before it, or it removed nothing; `Usage` when
+/// it is not known which database it emptied; the store's.
+pub async fn plan(context: &KeysPlanContext<'_>, server: UndoServer, request: UndoRequest) -> Result<Plan> {
+    let emptying = find(context, &server, request.at).await?;
+    let databases = match request.databases.is_empty() {
+        true => emptied(&emptying)?,
+        false => request.databases.clone(),
+    };
     let wish = ReplicationWish {
         set: None,
         target: ReplicationTarget::Offset(emptying.at),
@@ -112,52 +129,23 @@ pub async fn plan(
         stream: Some(emptying.id.clone()),
     };
     let (found, _) = seek::find(context.repository, &wish, context.observer).await?;
-    let databases = match (request.databases.is_empty(), emptying.database) {
-        (true, Some(database)) => vec![database],
-        _ => request.databases,
-    };
     let name = if request.replace { OPERATION_REPLACE } else { OPERATION };
-    let moment = Parameters::of_found(&found, false, request.expiry);
-    let step = |mark, name: &str, summary: String| PlanStep { name: name.to_owned(), mark, summary };
-    let when = emptying.time.map_or_else(String::new, |at| format!(", {at}"));
-    let what = match request.patterns.is_empty() {
-        true => "all keys".to_owned(),
-        false => format!("keys that match {}", request.patterns.join(", ")),
-    };
-    let there = if request.replace { "are replaced" } else { "stay as they are" };
-    let steps = vec![
-        step(
-            ' ',
-            "show the moment before",
-            format!(
-                "{} at offset {}{when}: set {} and {} commands, in a throw-away server",
-                emptying.command,
-                emptying.at,
-                found.base.set.id(),
-                Count(found.survey.commands)
-            ),
-        ),
-        step(
-            if request.replace { '~' } else { '+' },
-            "carry back",
-            format!("{what}; those that are there {there}"),
-        ),
-    ];
-    let items = if request.replace { held } else { 0 };
     let created_at = context.clock.now();
-    let parameters =
-        UndoParameters { moment, patterns: request.patterns, databases, replace: request.replace };
+    let steps = steps(&emptying, &found, &request, &databases);
+    let moment = Parameters::of_found(&found, request.expiry);
+    let UndoRequest { patterns, replace, .. } = request;
+    let parameters = UndoParameters { moment, patterns, databases, replace };
     Ok(Plan {
         format: PLAN_FORMAT,
         operation: name.to_owned(),
         effect: operation(name).expect("undoing is registered").effect,
         steps,
         blast_radius: BlastRadius {
-            phrase: format!("bring back keys of redis in {}", target.environment),
-            items,
+            phrase: format!("bring back keys of redis in {}", server.target.environment),
+            items: if replace { server.held } else { 0 },
             bytes: 0,
         },
-        target,
+        target: server.target,
         assumptions: Vec::new(),
         parameters: serde_json::to_value(parameters).expect("parameters have a JSON form"),
         created_at,
@@ -166,22 +154,91 @@ pub async fn plan(
     })
 }
 
-/// The command that is meant.
-async fn find(context: &KeysPlanContext<'_>, target: &Target, at: Option<u64>) -> Result<Emptying> {
-    let report = search::search(context.repository, None, context.observer).await?;
-    let own = |found: &&Emptying| found.server == target.fingerprint;
-    let is_meant = |found: &&Emptying| match at {
-        Some(at) => found.at == at,
-        None => found.command == "FLUSHALL" || found.command == "FLUSHDB",
+fn steps(emptying: &Emptying, found: &Found, request: &UndoRequest, databases: &[u64]) -> Vec<PlanStep> {
+    let step = |mark, name: &str, summary: String| PlanStep { name: name.to_owned(), mark, summary };
+    let contents = &found.base.contents;
+    let when = emptying.time.map_or_else(String::new, |at| format!(", {at}"));
+    let what = match request.patterns.is_empty() {
+        true => "all keys".to_owned(),
+        false => format!("keys that match {}", request.patterns.join(", ")),
     };
-    let meant: Vec<&Emptying> = report.found.iter().filter(is_meant).collect();
-    let newest = meant.iter().rev().find(|found| own(found)).or(meant.last());
-    newest.map(|found| (**found).clone()).ok_or_else(|| {
+    let numbers: Vec<String> = databases.iter().map(u64::to_string).collect();
+    let of = match numbers.as_slice() {
+        [] => "every database".to_owned(),
+        numbers => format!("database {}", numbers.join(", ")),
+    };
+    let (mark, there) = if request.replace { ('~', "are replaced") } else { ('+', "stay as they are") };
+    vec![
+        step(
+            ' ',
+            "show the moment before",
+            format!(
+                "{} at offset {}{when}, of server {} in {}: set {} and {} commands, in a throw-away server on this machine, in memory \
+                 for {} keys (their file: {})",
+                emptying.command,
+                emptying.at,
+                emptying.server,
+                emptying.environment,
+                found.base.set.id(),
+                Count(found.survey.commands),
+                Count(contents.keys()),
+                ByteSize(contents.bytes),
+            ),
+        ),
+        step(mark, "carry back", format!("{what} of {of}; those that are there {there}")),
+    ]
+}
+
+/// The databases that a command has emptied; none for all.
+fn emptied(emptying: &Emptying) -> Result<Vec<u64>> {
+    match emptying.emptied {
+        Emptied::All => Ok(Vec::new()),
+        Emptied::Database { database } => Ok(vec![database]),
+        Emptied::Unknown => Err(Error::new(
+            ErrorKind::Usage,
+            format!(
+                "the stream does not tell which database {} at offset {} was for",
+                emptying.command, emptying.at
+            ),
+        )
+        .with_state("nothing was changed")
+        .with_hint(format!("name it: `mainstay redis undo --at {} --database NUMBER`", emptying.at))),
+        Emptied::Swapped { databases: (one, other) } => Err(Error::new(
+            ErrorKind::Precondition,
+            format!(
+                "SWAPDB at offset {} removed nothing: databases {one} and {other} took each other's place",
+                emptying.at
+            ),
+        )
+        .with_state("nothing was changed")
+        .with_hint(format!("type `SWAPDB {one} {other}` on the server"))),
+    }
+}
+
+/// The command that is meant, in the stream of the server at work.
+async fn find(context: &KeysPlanContext<'_>, server: &UndoServer, at: Option<u64>) -> Result<Emptying> {
+    let refuse = |what: String, hint: &str| {
+        Error::new(ErrorKind::Precondition, what).with_state("nothing was changed").with_hint(hint)
+    };
+    let log = ReplicationLog::read(context.repository).await?;
+    let servers = log.servers_of(&server.stream);
+    if servers.is_empty() {
+        return Err(refuse(
+            format!("no captured stream leads to where the server at {} stands", server.target.address),
+            "`mainstay redis flushes` lists what was captured, of which server; `mainstay restore plan --store redis --before OFFSET \
+             --into scratch` shows a moment of any",
+        ));
+    }
+    let asked = EmptyingSearch { servers: Some(servers), ..EmptyingSearch::default() };
+    let report = search::search(context.repository, &asked, context.observer).await?;
+    let is_meant = |found: &Emptying| at.map_or(found.is_flush(), |at| found.at == at);
+    report.found.into_iter().rfind(is_meant).ok_or_else(|| {
         let what = match at {
-            Some(at) => format!("no command that emptied a database ends at offset {at}"),
-            None => "no FLUSHALL and no FLUSHDB was captured".to_owned(),
+            Some(at) => format!("no command that emptied a database of this server ends at offset {at}"),
+            None => "no FLUSHALL and no FLUSHDB of this server was captured".to_owned(),
         };
-        Error::new(ErrorKind::Precondition, what).with_state("nothing was changed").with_hint(
+        refuse(
+            what,
             "`mainstay redis flushes` lists what was; what was captured so far, `mainstay backup list`",
         )
     })
@@ -196,6 +253,8 @@ pub async fn apply(context: &UndoContext<'_>, plan: &Plan, permit: &Permit) -> R
     let parameters: UndoParameters = serde_json::from_value(plan.parameters.clone()).map_err(|source| {
         Error::new(ErrorKind::Usage, "the plan's parameters are not those of an undo").with_source(source)
     })?;
+    let scratch = context.scratch.replica_facts().await?;
+    restore::check_carrier(&scratch.program, context.program)?;
     let restoring = KeysRestoreContext {
         server: context.scratch,
         repository: context.repository,
@@ -203,7 +262,7 @@ pub async fn apply(context: &UndoContext<'_>, plan: &Plan, permit: &Permit) -> R
         observer: context.observer,
         cancel: context.cancel,
     };
-    let shown = restore::show(&restoring, &parameters.moment, permit)
+    let shown = restore::show(&restoring, &parameters.moment, "a throw-away server", None, permit)
         .await
         .map_err(|error| error.with_state("nothing was changed"))?;
     context.observer.phase("carry back");
@@ -218,9 +277,15 @@ pub async fn apply(context: &UndoContext<'_>, plan: &Plan, permit: &Permit) -> R
     };
     match carry(context, &parameters, permit, &mut report).await {
         Ok(()) => Ok(report),
-        Err(error) => Err(error
-            .with_state(format!("at least {} keys came back and stay", Count(report.written)))
-            .with_hint("the same command again brings back the rest")),
+        Err(error) => {
+            let error_hint = error.hint().map(str::to_owned);
+            Err(error
+                .with_state(format!("at least {} keys came back and stay", Count(report.written)))
+                .with_hint(match error_hint {
+                    Some(hint) => format!("{hint}; the same command again brings back the rest"),
+                    None => "the same command again brings back the rest".to_owned(),
+                }))
+        }
     }
 }
 
@@ -256,10 +321,12 @@ async fn carry(
                 }
                 let some = &rest[..rest.len().min(CARRIED_COUNT_MAX)];
                 let taken = context.from.take(database, some, CARRIED_BYTES_MAX).await?;
-                let put = context.to.put(database, &taken.keys, parameters.replace, permit).await;
-                let counted = put.context("carry keys back")?;
+                let mut counted = CarriedCount::default();
+                let put =
+                    context.to.put(database, &taken.keys, parameters.replace, permit, &mut counted).await;
                 report.written += counted.written;
                 report.kept += counted.kept;
+                put.context("carry keys back")?;
                 context.observer.advance(Work { items: taken.names as u64, bytes: 0 });
                 rest = &rest[taken.names..];
             }

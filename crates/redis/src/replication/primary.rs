@@ -1,28 +1,36 @@
 //! Filling a server as its primary: it is told to replicate from this process, and gets a file and a stream.
 //!
 //! A server that replicates expires nothing by its own clock, so that what is replayed days later means what it meant then. It acknowledges
-//! exact positions. What it takes is believed to come from its primary, so the port is open for one connection, from that server's address
-//! alone, and only while it is filled.
+//! exact positions, also of commands that it refused; those it counts, and the count is looked at whenever it has settled. What it takes is
+//! believed to come from its primary, so the port is open for one connection, from that server's address alone, and only while it is filled.
+//! Who is at that address, too, may come before it and gets what is sent; a throw-away server therefore shows a secret that it alone was given
+//! when it was started. The server comes without TLS, which [`ReplicaFacts`] tells where that matters.
+//!
+//! Whatever becomes of a fill, [`ReplicaTarget::take_back`] judges by what the server itself says: it is of the fill when the stream that it
+//! replicates has the fill's name, which it takes over when it has loaded the file.
 //!
 //! Source: Redis documentation, "Redis replication"; the exchange as Redis 7 and 8 speak it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use mainstay_engine::{KeyspaceSize, ReplicaFacts, ReplicaFeed, ReplicaTarget, ReplicationPoint};
+use mainstay_engine::{
+    BegunFill, KeyServerName, KeyServerProgram, KeyspaceSize, PrimaryAddress, ReplicaFacts, ReplicaFeed,
+    ReplicaInvitation, ReplicaTarget, ReplicationPoint,
+};
 use mainstay_guard::Permit;
-use mainstay_model::{Error, ErrorKind, Result, ResultExt, StoreKind};
+use mainstay_model::{Error, ErrorKind, Result, ResultExt, Secret, StoreKind};
 use mainstay_rdb::stream::{Command, Cutter};
-use redis::cmd;
+use redis::{Pipeline, Value, cmd};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::link::encoded;
 use crate::config::{RedisConfig, Settings};
@@ -33,54 +41,92 @@ use crate::session::Session;
 
 /// How long the server may take to come.
 const COMING_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long whoever has connected may take to say what a replica says.
+const GREETING_TIME_MAX: Duration = Duration::from_secs(5);
+/// How many are listened to at the same time until one proves to be a replica.
+const GREETED_COUNT_MAX: usize = 16;
 /// How long it may take nothing and say nothing. While it loads the file it says something each second.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// How long it may take to move every moment of expiry, which it does in one go.
-const SHIFT_TIME_MAX: Duration = Duration::from_secs(1800);
+/// How long is waited for a server that loads a file before it can be made one of its own again.
+const LOADING_TIME_MAX: Duration = Duration::from_secs(900);
+/// How often it is told to be one of its own.
+const DETACH_TRIES_MAX: usize = 5;
 /// Between two looks at whether it still says something.
 const LOOK: Duration = Duration::from_millis(500);
 /// The fingerprint of a server that was started for this and ends with it.
 const SCRATCH: &str = "scratch";
+/// What a permit to fill a server is for.
+const OPERATION: &str = "restore.apply";
+
+/// What a server is when nothing is left of a fill.
+const EMPTY: &str = "the server is one of its own again and is empty";
+/// What it is when nothing has come of it.
+const HELD: &str = "the server is one of its own again and holds what it held";
 
 /// Asks for the position. It is a part of the stream, too.
 const ASK: &[&[u8]] = &[b"REPLCONF", b"GETACK", b"*"];
 
-/// Moves every moment of expiry of one database. All are gathered first: a walk may meet a key twice. What has passed already is met, too,
-/// because this comes from the primary; but fields of hashes that have passed are not.
+/// Moves the moments of expiry of some keys of the database that is selected, and remembers where it is. It is a command of the stream because
+/// what has passed already shows itself to the primary alone; but fields of hashes that have passed do not.
+///
+/// A walk may meet a key twice, so those that were moved are kept in a set. While the walk lasts there are two keys more, the place and that
+/// set; behind its end the place alone. A moment that did not move is an error, which the server counts.
 const SHIFT: &str = "\
-local by, cursor, keys, fields = tonumber(ARGV[1]), '0', {}, {}
-local function gather_fields(key)
-  local names = redis.call('HKEYS', key)
+local place, moved, by, count = KEYS[1], KEYS[2], tonumber(ARGV[1]), ARGV[2]
+local cursor = redis.call('GET', place) or '0'
+if cursor == 'done' then return end
+local function later(at) return string.format('%.0f', at + by) end
+local function fields_of(key)
+  local fields, names = {}, redis.call('HKEYS', key)
   for first = 1, #names, 500 do
     local last = math.min(first + 499, #names)
     local at = redis.call('HPEXPIRETIME', key, 'FIELDS', last - first + 1, unpack(names, first, last))
     for index = 1, #at do
-      if at[index] > 0 then table.insert(fields, {key, names[first + index - 1], at[index]}) end
+      if at[index] > 0 then table.insert(fields, {names[first + index - 1], at[index]}) end
+    end
+  end
+  return fields
+end
+redis.call('SADD', moved, '')
+local page = redis.call('SCAN', cursor, 'COUNT', count)
+for _, key in ipairs(page[2]) do
+  if key ~= place and key ~= moved then
+    local at, known, fields = redis.call('PEXPIRETIME', key), false, {}
+    if redis.call('TYPE', key).ok == 'hash' then
+      known, fields = pcall(fields_of, key)
+      if not known then fields = {} end
+    end
+    if (at > 0 or #fields > 0) and redis.call('SADD', moved, 'k' .. key) == 1 then
+      if at > 0 then
+        redis.call('PEXPIREAT', key, later(at))
+        if redis.call('PEXPIRETIME', key) ~= at + by then error('a moment of expiry did not move') end
+      end
+      for _, field in ipairs(fields) do
+        redis.call('HPEXPIREAT', key, later(field[2]), 'FIELDS', 1, field[1])
+      end
     end
   end
 end
-repeat
-  local page = redis.call('SCAN', cursor, 'COUNT', 1000)
-  cursor = page[1]
-  for _, key in ipairs(page[2]) do
-    if keys[key] == nil then
-      keys[key] = redis.call('PEXPIRETIME', key)
-      if redis.call('TYPE', key).ok == 'hash' then pcall(gather_fields, key) end
-    end
-  end
-until cursor == '0'
-for key, at in pairs(keys) do
-  if at > 0 then redis.call('PEXPIREAT', key, string.format('%.0f', at + by)) end
-end
-for _, one in ipairs(fields) do
-  redis.call('HPEXPIREAT', one[1], string.format('%.0f', one[3] + by), 'FIELDS', 1, one[2])
+if page[1] == '0' then
+  redis.call('SET', place, 'done')
+  redis.call('DEL', moved)
+else
+  redis.call('SET', place, page[1])
 end";
+/// How many keys a step moves, about.
+const SHIFTED_COUNT: &str = "500";
+/// How many steps are sent before the server is asked how far it is.
+const SHIFTS_AT_ONCE: usize = 8;
 
 /// A Redis that is filled.
 #[derive(Debug)]
 pub struct RedisReplica {
     settings: Arc<Settings>,
     is_scratch: bool,
+    /// What a server that comes to be filled has to show, where it was told.
+    secret: Option<Secret>,
+    /// The process that a fill was permitted for, and under which fingerprint: its marker comes and goes with its keys.
+    permitted: Arc<Mutex<Option<(String, String)>>>,
 }
 
 impl RedisReplica {
@@ -89,22 +135,42 @@ impl RedisReplica {
     /// # Errors
     /// `Config` when the URL or the CA file cannot be used.
     pub fn new(config: &RedisConfig) -> Result<Self> {
-        Ok(Self { settings: Arc::new(Settings::resolve(config)?), is_scratch: false })
+        let settings = Arc::new(Settings::resolve(config)?);
+        Ok(Self { settings, is_scratch: false, secret: None, permitted: Arc::default() })
     }
 
-    /// A server that was started to be filled, and is nobody's.
+    /// A server that was started to be filled, and is nobody's. It shows `secret` as a replica.
     ///
     /// # Errors
     /// As [`RedisReplica::new`].
-    pub fn scratch(config: &RedisConfig) -> Result<Self> {
-        Ok(Self { is_scratch: true, ..Self::new(config)? })
+    pub(crate) fn scratch(config: &RedisConfig, secret: Secret) -> Result<Self> {
+        Ok(Self { is_scratch: true, secret: Some(secret), ..Self::new(config)? })
     }
 
     async fn fingerprint(&self, session: &mut Session<'_>, info: &Info) -> Result<String> {
-        match self.is_scratch {
-            true => Ok(SCRATCH.to_owned()),
-            false => fingerprint(session, info).await,
+        if self.is_scratch {
+            return Ok(SCRATCH.to_owned());
         }
+        let process = info.required("run_id")?;
+        let permitted = self.permitted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match permitted {
+            Some((permitted, fingerprint)) if permitted == process => Ok(fingerprint),
+            _ => fingerprint(session, info).await,
+        }
+    }
+
+    /// From here on the process is the server of `permit`.
+    ///
+    /// # Errors
+    /// `Refused` when the permit is for something else than filling a server.
+    fn permit(&self, permit: &Permit, process: &str, fingerprint: &str) -> Result<()> {
+        // A throw-away server is nobody's: what it is filled for may be something else than a restore.
+        if !self.is_scratch {
+            permit.check(OPERATION, StoreKind::Redis, fingerprint)?;
+        }
+        let permitted = Some((process.to_owned(), fingerprint.to_owned()));
+        *self.permitted.lock().unwrap_or_else(PoisonError::into_inner) = permitted;
+        Ok(())
     }
 }
 
@@ -122,22 +188,19 @@ impl ReplicaTarget for RedisReplica {
             }
             databases.retain(|size| size.keys > 0);
         }
+        let comes_unencrypted = self.settings.tls && !addresses(&self.settings).await?.0.is_loopback();
         Ok(ReplicaFacts {
             fingerprint,
-            version: info.required("redis_version")?.to_owned(),
-            is_replica: info.get("role") == Some("slave"),
+            process: info.required("run_id")?.to_owned(),
+            program: program(&info)?,
+            primary: primary(&info),
             databases,
+            comes_unencrypted,
         })
     }
 
-    async fn feed(
-        &self,
-        at: &ReplicationPoint,
-        file_bytes: u64,
-        permit: &Permit,
-    ) -> Result<Box<dyn ReplicaFeed>> {
-        let settings = &self.settings;
-        if let Some(watch) = &settings.watch {
+    async fn invite(&self) -> Result<Box<dyn ReplicaInvitation>> {
+        if let Some(watch) = &self.settings.watch {
             return Err(Error::new(
                 ErrorKind::Precondition,
                 format!("Sentinels watch {}: they would take a server that is being filled for a replica", watch.name),
@@ -148,41 +211,191 @@ impl ReplicaTarget for RedisReplica {
                 watch.name
             )));
         }
+        let (own, server) = addresses(&self.settings).await?;
+        let unopened = |error: std::io::Error| {
+            Error::new(ErrorKind::Storage, format!("no port can be opened at {own}: {error}"))
+                .with_state("nothing was changed")
+                .with_hint("look at the limits of this machine: `ulimit -n`")
+        };
+        let listener = TcpListener::bind((own, 0)).await.map_err(unopened)?;
+        let port = listener.local_addr().map_err(unopened)?.port();
+        let primary = PrimaryAddress { host: own.to_string(), port };
+        Ok(Box::new(Invitation {
+            replica: Self {
+                settings: Arc::clone(&self.settings),
+                is_scratch: self.is_scratch,
+                secret: self.secret.clone(),
+                permitted: Arc::clone(&self.permitted),
+            },
+            listener,
+            server,
+            primary,
+        }))
+    }
+
+    async fn take_back(&self, fill: &BegunFill, permit: &Permit) -> Result<&'static str> {
+        let (mut session, mut info) = self.loaded().await?;
+        let (process, whose) = (info.required("run_id")?.to_owned(), primary(&info));
+        if process != fill.process || whose.is_some_and(|whose| whose != fill.primary) {
+            return Err(Error::new(
+                ErrorKind::StalePlan,
+                format!("{} is another server by now than the one that was filled", self.settings.address()),
+            )
+            .with_hint("make the plan again: `mainstay restore plan --store redis`"));
+        }
+        let fingerprint = match self.is_scratch {
+            true => SCRATCH,
+            false => permit.target().fingerprint.as_str(),
+        };
+        self.permit(permit, &process, fingerprint)?;
+        let is_of_fill = |info: &Info| {
+            let name = if is_replica(info) { "master_replid" } else { "master_replid2" };
+            info.get(name) == Some(fill.stream.as_str())
+        };
+        let mut is_emptied = false;
+        // Between the look and the command it may have begun to load, and have loaded.
+        for _ in 0..DETACH_TRIES_MAX {
+            if !is_replica(&info) && (is_emptied || !is_of_fill(&info)) {
+                return Ok(if databases(&info).is_empty() { EMPTY } else { HELD });
+            }
+            is_emptied |= is_of_fill(&info);
+            match detach(&mut session, is_emptied).await? {
+                Detached::Done => info = read_info(&mut session).await.context("read facts of Redis")?,
+                Detached::Loads => (session, info) = self.loaded().await?,
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Server,
+            format!("{} is made a replica again and again", self.settings.address()),
+        )
+        .with_hint("look at what else tells it whom to replicate from"))
+    }
+}
+
+impl RedisReplica {
+    /// A session with the server when it loads nothing any more.
+    async fn loaded(&self) -> Result<(Session<'_>, Info)> {
+        let deadline = Instant::now() + LOADING_TIME_MAX;
+        loop {
+            let mut session = Session::open(&self.settings).await.context("connect to Redis")?;
+            let info = read_info(&mut session).await.context("read facts of Redis")?;
+            if info.number("loading").unwrap_or(0) == 0 && info.number("async_loading").unwrap_or(0) == 0 {
+                return Ok((session, info));
+            }
+            if Instant::now() >= deadline {
+                let message = format!("{} still loads what it was filled with", self.settings.address());
+                return Err(Error::new(ErrorKind::Unreachable, message)
+                    .with_hint("apply the plan again when it has loaded"));
+            }
+            sleep(LOOK).await;
+        }
+    }
+}
+
+fn is_replica(info: &Info) -> bool {
+    info.get("role") == Some("slave")
+}
+
+/// Whom the server replicates from.
+fn primary(info: &Info) -> Option<PrimaryAddress> {
+    let port = info.number("master_port").and_then(|port| u16::try_from(port).ok());
+    is_replica(info).then(|| PrimaryAddress {
+        host: info.get("master_host").unwrap_or_default().to_owned(),
+        port: port.unwrap_or(0),
+    })
+}
+
+/// What the server is. Valkey tells a version of Redis, too, which it was once compatible with.
+fn program(info: &Info) -> Result<KeyServerProgram> {
+    Ok(match info.get("valkey_version") {
+        Some(version) => KeyServerProgram { name: KeyServerName::Valkey, version: version.to_owned() },
+        None => {
+            let version = info.required("redis_version")?.to_owned();
+            KeyServerProgram { name: KeyServerName::Redis, version }
+        }
+    })
+}
+
+/// What became of making a server one of its own.
+enum Detached {
+    /// It is.
+    Done,
+    /// It has begun to load, and takes the command later.
+    Loads,
+}
+
+/// Makes the server one of its own, and empty at once where that is wanted: nobody writes in between.
+async fn detach(session: &mut Session<'_>, empties: bool) -> Result<Detached> {
+    let mut pipeline = Pipeline::with_capacity(2);
+    pipeline.ignore_errors();
+    pipeline.cmd("REPLICAOF").arg("NO").arg("ONE");
+    if empties {
+        pipeline.cmd("FLUSHALL").arg("ASYNC");
+    }
+    let answers = session.ask_all(&pipeline).await.context("make the server one of its own")?;
+    for answer in answers {
+        match answer {
+            Value::ServerError(error) if error.code() == "LOADING" => return Ok(Detached::Loads),
+            Value::ServerError(error) => {
+                let failed = session.refused(error.code(), error.details().unwrap_or_default());
+                return Err(failed.context("make the server one of its own"));
+            }
+            _ => {}
+        }
+    }
+    Ok(Detached::Done)
+}
+
+/// An open port that a server may be told of.
+struct Invitation {
+    replica: RedisReplica,
+    listener: TcpListener,
+    /// Where the server comes from.
+    server: IpAddr,
+    primary: PrimaryAddress,
+}
+
+#[async_trait]
+impl ReplicaInvitation for Invitation {
+    fn primary(&self) -> &PrimaryAddress {
+        &self.primary
+    }
+
+    async fn feed(
+        self: Box<Self>,
+        at: &ReplicationPoint,
+        file_bytes: u64,
+        permit: &Permit,
+    ) -> Result<Box<dyn ReplicaFeed>> {
+        let Self { replica, listener, server, primary } = *self;
+        let settings = &replica.settings;
         let mut session = Session::open(settings).await.context("connect to Redis")?;
         let info = read_info(&mut session).await.context("read facts of Redis")?;
-        let fingerprint = self.fingerprint(&mut session, &info).await.context("read facts of Redis")?;
-        // A throw-away server is nobody's: what it is filled for may be something else than a restore.
-        if !self.is_scratch {
-            permit.check("restore.apply", StoreKind::Redis, &fingerprint)?;
-        }
+        let fingerprint = replica.fingerprint(&mut session, &info).await.context("read facts of Redis")?;
+        replica.permit(permit, info.required("run_id")?, &fingerprint)?;
         check(&mut session, &info).await?;
-        let (own, others) = addresses(settings).await?;
-        let listener = TcpListener::bind((own, 0)).await.map_err(|error| {
-            Error::new(ErrorKind::Storage, format!("no port can be opened at {own}: {error}"))
-        })?;
-        let port = listener.local_addr().map_or(0, |address| address.port());
         let mut replicate = cmd("REPLICAOF");
-        session.ask::<()>(replicate.arg(own.to_string()).arg(port)).await.context("make it a replica")?;
-        let met = timeout(COMING_TIME_MAX, meet(&listener, others)).await.unwrap_or_else(|_| {
+        replicate.arg(&primary.host).arg(primary.port);
+        session.ask::<()>(&replicate).await.context("make it a replica")?;
+        let coming = meet(&listener, server, replica.secret.as_ref());
+        let stream = timeout(COMING_TIME_MAX, coming).await.unwrap_or_else(|_| {
             Err(Error::new(
                 ErrorKind::Unreachable,
-                format!("{} does not come to {own} port {port} to be filled", settings.address()),
+                format!("{} does not come to {primary} to be filled", settings.address()),
             )
             .with_hint("it must be able to connect to this machine; run the command on its own host"))
-        });
-        let mut feed = match met {
-            Ok(stream) => Feed::new(Arc::clone(settings), stream, at.offset),
-            Err(error) => {
-                // Nothing was sent: it is as it was.
-                session.ask::<()>(cmd("REPLICAOF").arg("NO").arg("ONE")).await?;
-                return Err(error.with_state("the server is as it was"));
-            }
-        };
+        })?;
+        let mut feed = Feed::new(Arc::clone(settings), stream, at, refusals(&info));
         let said = format!("+FULLRESYNC {} {}\r\n${file_bytes}\r\n", at.id, at.offset);
         feed.write(said.as_bytes()).await?;
         feed.file_left = file_bytes;
         Ok(Box::new(feed))
     }
+}
+
+/// How often the server has refused what its primary said, since it was started.
+fn refusals(info: &Info) -> u64 {
+    info.number("unexpected_error_replies").unwrap_or(0)
 }
 
 /// Refuses a server that cannot be filled.
@@ -191,7 +404,7 @@ async fn check(session: &mut Session<'_>, info: &Info) -> Result<()> {
         Err(Error::new(kind, message).with_state("nothing was changed").with_hint(hint))
     };
     if info.get("role") != Some("master") {
-        let hint = "type `REPLICAOF NO ONE` on it, or fill its primary";
+        let hint = "name its primary with --redis-url";
         return refuse(ErrorKind::Precondition, "the server is a replica of another one", hint);
     }
     if info.get("redis_mode") == Some("cluster") {
@@ -211,48 +424,64 @@ async fn check(session: &mut Session<'_>, info: &Info) -> Result<()> {
 async fn addresses(settings: &Settings) -> Result<(IpAddr, IpAddr)> {
     let gone = |error: std::io::Error| {
         Error::new(ErrorKind::Unreachable, format!("{} cannot be reached: {error}", settings.address()))
+            .with_hint("check that Redis runs there and listens on this port")
     };
     let stream = TcpStream::connect((settings.host.as_str(), settings.port)).await.map_err(gone)?;
     let ip = |address: SocketAddr| address.ip().to_canonical();
     Ok((ip(stream.local_addr().map_err(gone)?), ip(stream.peer_addr().map_err(gone)?)))
 }
 
-/// Waits for the server and answers what a replica says first, up to where it asks for the data.
-async fn meet(listener: &TcpListener, from: IpAddr) -> Result<TcpStream> {
+/// Waits for the server and answers what a replica says first, up to where it asks for the data. Whoever else connects is in nobody's way.
+async fn meet(listener: &TcpListener, from: IpAddr, secret: Option<&Secret>) -> Result<TcpStream> {
+    let mut greeted = JoinSet::new();
     loop {
-        let accepted = listener.accept().await;
-        let (mut stream, peer) = accepted.map_err(|error| {
-            Error::new(ErrorKind::Unreachable, format!("no connection can be taken: {error}"))
-        })?;
-        if peer.ip().to_canonical() == from && greet(&mut stream).await {
-            return Ok(stream);
+        tokio::select! {
+            accepted = listener.accept(), if greeted.len() < GREETED_COUNT_MAX => {
+                let (stream, peer) = accepted.map_err(|error| {
+                    Error::new(ErrorKind::Unreachable, format!("no connection can be taken: {error}"))
+                        .with_hint("look at the limits of this machine: `ulimit -n`")
+                })?;
+                if peer.ip().to_canonical() == from {
+                    greeted.spawn(timeout(GREETING_TIME_MAX, greet(stream, secret.cloned())));
+                }
+            }
+            ended = greeted.join_next(), if !greeted.is_empty() => {
+                if let Some(Ok(Ok(Some(stream)))) = ended {
+                    return Ok(stream);
+                }
+            }
         }
     }
 }
 
-/// Whether whoever has connected is a replica that asks for the data.
-async fn greet(stream: &mut TcpStream) -> bool {
+/// The connection, if whoever has made it is a replica that asks for the data, and has shown the secret where there is one.
+async fn greet(mut stream: TcpStream, secret: Option<Secret>) -> Option<TcpStream> {
     let mut reading = Reading::new();
     let mut buffer = [0; 1024];
+    let mut is_known = secret.is_none();
     loop {
-        let Ok(count) = stream.read(&mut buffer).await else { return false };
-        if count == 0 {
-            return false;
-        }
+        let count = stream.read(&mut buffer).await.ok().filter(|count| *count > 0)?;
         let (mut answer, mut asks) = (Vec::new(), false);
         let read = reading.take(&buffer[..count], |command| {
-            match () {
-                () if command.is("psync") || command.is("sync") => asks = true,
-                () if command.is("ping") => answer.extend_from_slice(b"+PONG\r\n"),
-                () if command.is("replconf") || command.is("auth") => answer.extend_from_slice(b"+OK\r\n"),
-                () => answer.extend_from_slice(b"-ERR this is no server\r\n"),
-            };
+            let shown = command.words.get(1).and_then(|word| word.whole());
+            match &secret {
+                Some(secret) if command.is("auth") => {
+                    is_known |= shown == Some(secret.expose().as_bytes());
+                    let said = if is_known { "+OK\r\n" } else { "-WRONGPASS another one\r\n" };
+                    answer.extend_from_slice(said.as_bytes());
+                }
+                _ if !is_known => answer.extend_from_slice(b"-NOAUTH Authentication required.\r\n"),
+                _ if command.is("psync") || command.is("sync") => asks = true,
+                _ if command.is("ping") => answer.extend_from_slice(b"+PONG\r\n"),
+                _ if command.is("replconf") || command.is("auth") => answer.extend_from_slice(b"+OK\r\n"),
+                _ => answer.extend_from_slice(b"-ERR this is no server\r\n"),
+            }
         });
         if read.is_err() || stream.write_all(&answer).await.is_err() {
-            return false;
+            return None;
         }
         if asks {
-            return true;
+            return Some(stream);
         }
     }
 }
@@ -315,22 +544,35 @@ struct Feed {
     settings: Arc<Settings>,
     stream: OwnedWriteHalf,
     heard: watch::Receiver<Heard>,
+    /// The name of the stream.
+    name: String,
     /// Bytes of the file that were not sent yet.
     file_left: u64,
     /// The position after what was sent of the stream.
     sent: u64,
+    /// How often the server had refused something before.
+    refusals: u64,
     /// Ends with this.
     _listening: JoinSet<()>,
 }
 
 impl Feed {
-    fn new(settings: Arc<Settings>, stream: TcpStream, sent: u64) -> Self {
+    fn new(settings: Arc<Settings>, stream: TcpStream, at: &ReplicationPoint, refusals: u64) -> Self {
         let (read, write) = stream.into_split();
         let beginning = Heard { acknowledged: None, at: Instant::now(), has_ended: false };
         let (tell, heard) = watch::channel(beginning);
         let mut listening = JoinSet::new();
         listening.spawn(listen(read, tell));
-        Self { settings, stream: write, heard, file_left: 0, sent, _listening: listening }
+        Self {
+            settings,
+            stream: write,
+            heard,
+            name: at.id.clone(),
+            file_left: 0,
+            sent: at.offset,
+            refusals,
+            _listening: listening,
+        }
     }
 
     fn gone(&self, what: &str) -> Error {
@@ -371,8 +613,8 @@ impl Feed {
         Ok(())
     }
 
-    /// Waits until everything sent is acknowledged, as long as something is heard within `silence_max`.
-    async fn acknowledged(&mut self, silence_max: Duration) -> Result<u64> {
+    /// Waits until everything sent is acknowledged, as long as something is heard.
+    async fn acknowledged(&mut self) -> Result<u64> {
         let expected = self.sent;
         self.command(ASK).await?;
         loop {
@@ -382,10 +624,12 @@ impl Feed {
                 Some(at) if at == expected || at == self.sent => return Ok(expected),
                 Some(at) if at > expected => {
                     let message = format!("{} is at {at}, {expected} was sent", self.settings.address());
-                    return Err(Error::new(ErrorKind::Server, message));
+                    return Err(Error::new(ErrorKind::Server, message).with_hint(
+                        "somebody else writes to it as its primary: look at `INFO replication` on it",
+                    ));
                 }
                 _ if heard.has_ended => return Err(self.gone("has ended the connection that fills it")),
-                _ if heard.at.elapsed() > silence_max => return Err(self.gone("says nothing more")),
+                _ if heard.at.elapsed() > SILENCE_MAX => return Err(self.gone("says nothing more")),
                 _ => {}
             }
             // Whoever tells has ended when this fails, which is seen at the next look.
@@ -393,8 +637,19 @@ impl Feed {
         }
     }
 
-    async fn session(&self) -> Result<Session<'_>> {
-        Session::open(&self.settings).await.context("connect to Redis")
+    /// Refuses what the server has acknowledged, and not done.
+    async fn check_refusals(&self, session: &mut Session<'_>) -> Result<()> {
+        let info = read_info(session).await.context("read facts of Redis")?;
+        match refusals(&info).saturating_sub(self.refusals) {
+            0 => Ok(()),
+            count => Err(Error::new(
+                ErrorKind::Server,
+                format!("{} refused {count} commands of the stream", self.settings.address()),
+            )
+            .with_hint(
+                "its log names them: `CRITICAL`; a server of the version that the stream is of takes all",
+            )),
+        }
     }
 }
 
@@ -409,50 +664,104 @@ impl ReplicaFeed for Feed {
     }
 
     async fn settle(&mut self) -> Result<u64> {
-        self.acknowledged(SILENCE_MAX).await
+        let at = self.acknowledged().await?;
+        let settings = Arc::clone(&self.settings);
+        let mut session = Session::open(&settings).await.context("connect to Redis")?;
+        self.check_refusals(&mut session).await?;
+        Ok(at)
     }
 
     async fn shift_expiry(&mut self, by_ms: i64) -> Result<()> {
+        let settings = Arc::clone(&self.settings);
+        let mut session = Session::open(&settings).await.context("connect to Redis")?;
         let by = by_ms.to_string();
-        for size in self.databases().await? {
+        let [place, moved] = ["place", "moved"].map(|what| format!("mainstay:shift:{}:{what}", self.name));
+        for size in list_databases(&mut session).await? {
             let database = size.database.to_string();
             self.command(&[b"SELECT", database.as_bytes()]).await?;
-            self.command(&[b"EVAL", SHIFT.as_bytes(), b"0", by.as_bytes()]).await?;
+            loop {
+                for _ in 0..SHIFTS_AT_ONCE {
+                    self.command(&[
+                        b"EVAL",
+                        SHIFT.as_bytes(),
+                        b"2",
+                        place.as_bytes(),
+                        moved.as_bytes(),
+                        by.as_bytes(),
+                        SHIFTED_COUNT.as_bytes(),
+                    ])
+                    .await?;
+                }
+                self.acknowledged().await?;
+                self.check_refusals(&mut session).await?;
+                // Of the two keys that the walk needs, one has gone when it has ended: the user may read neither.
+                let now = list_databases(&mut session).await?;
+                let now = now.iter().find(|now| now.database == size.database);
+                if now.is_none_or(|now| now.keys <= size.keys + 1) {
+                    break;
+                }
+            }
+            self.command(&[b"DEL", place.as_bytes()]).await?;
         }
-        self.acknowledged(SHIFT_TIME_MAX).await.map(drop)
+        self.settle().await.map(drop)
     }
 
     async fn databases(&mut self) -> Result<Vec<KeyspaceSize>> {
-        let mut session = self.session().await?;
-        let reply: String =
-            session.ask(cmd("INFO").arg("keyspace")).await.context("list databases of Redis")?;
-        Ok(databases(&Info::parse(&reply)))
+        let mut session = Session::open(&self.settings).await.context("connect to Redis")?;
+        list_databases(&mut session).await
     }
 
     async fn promote(self: Box<Self>) -> Result<()> {
-        let mut session = self.session().await?;
+        let mut session = Session::open(&self.settings).await.context("connect to Redis")?;
         session.ask::<()>(cmd("REPLICAOF").arg("NO").arg("ONE")).await.context("promote the server")?;
         let info = read_info(&mut session).await?;
         match info.required("role")? {
             "master" => Ok(()),
-            role => Err(Error::new(ErrorKind::Server, format!("the server is {role} after its promotion"))),
+            role => Err(Error::new(ErrorKind::Server, format!("the server is {role} after its promotion"))
+                .with_hint("look at what else tells it whom to replicate from")),
         }
-    }
-
-    async fn give_up(self: Box<Self>) -> Result<&'static str> {
-        let mut session = self.session().await?;
-        session.ask::<()>(cmd("REPLICAOF").arg("NO").arg("ONE")).await?;
-        if self.file_left > 0 {
-            return Ok("the server is one of its own again and holds what it held");
-        }
-        session.ask::<()>(&cmd("FLUSHALL")).await?;
-        Ok("the server is one of its own again and is empty")
     }
 }
 
+async fn list_databases(session: &mut Session<'_>) -> Result<Vec<KeyspaceSize>> {
+    let reply: String = session.ask(cmd("INFO").arg("keyspace")).await.context("list databases of Redis")?;
+    Ok(databases(&Info::parse(&reply)))
+}
+
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn whoever_cannot_show_the_secret_gets_nothing_and_is_in_nobodys_way() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let silent = TcpStream::connect(address).await.unwrap();
+        let mut guest = TcpStream::connect(address).await.unwrap();
+        for command in [&[&b"PING"[..]][..], &[b"AUTH", b"guess"], &[b"PSYNC", b"?", b"-1"]] {
+            guest.write_all(&encoded(command)).await.unwrap();
+        }
+        let secret = Secret::new("told");
+        let mut server = TcpStream::connect(address).await.unwrap();
+        for command in [&[&b"AUTH"[..], b"told"][..], &[b"PING"], &[b"PSYNC", b"?", b"-1"]] {
+            server.write_all(&encoded(command)).await.unwrap();
+        }
+        let met = timeout(Duration::from_secs(20), meet(&listener, address.ip(), Some(&secret)));
+        let met = met.await.unwrap().unwrap();
+        assert_eq!(met.peer_addr().unwrap(), server.local_addr().unwrap());
+        drop((silent, guest));
+    }
+
+    #[test]
+    fn valkey_is_known_by_its_own_version() {
+        let told = |reply: &str| program(&Info::parse(reply)).unwrap().to_string();
+        assert_eq!(told("redis_version:8.0.2\r\n"), "Redis 8.0.2");
+        assert_eq!(
+            told("redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.0.0\r\n"),
+            "Valkey 9.0.0"
+        );
+    }
 
     #[test]
     fn what_a_replica_says_is_read_between_its_signs_of_life() {

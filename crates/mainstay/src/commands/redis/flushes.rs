@@ -2,7 +2,7 @@
 
 use clap::Args;
 use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Result, Severity};
-use mainstay_ops::replication::search::{self, EmptyingReport};
+use mainstay_ops::replication::search::{self, Emptied, EmptyingReport, EmptyingSearch};
 use serde_json::{Map, Value, json};
 
 use crate::commands::moment::MomentArg;
@@ -35,18 +35,28 @@ pub(crate) async fn run(args: &FlushesArgs, session: &Session) -> Result<ExitSta
     }
     let since = args.since.map(|since| since.first(session.clock.now())).transpose()?.flatten();
     let progress = session.printer.progress();
-    let since = since.map(|since| since.timestamp());
-    let report = search::search(&repository, since, progress.as_ref()).await?;
+    let asked = EmptyingSearch { since: since.map(|since| since.timestamp()), servers: None };
+    let report = search::search(&repository, &asked, progress.as_ref()).await?;
     drop(progress);
     Ok(session.printer.report(&Searched(report)))
 }
 
 struct Searched(EmptyingReport);
 
+fn databases(emptied: Emptied) -> String {
+    match emptied {
+        Emptied::All => "all".to_owned(),
+        Emptied::Database { database } => database.to_string(),
+        Emptied::Unknown => "unknown".to_owned(),
+        Emptied::Swapped { databases: (one, other) } => format!("{one} and {other}"),
+    }
+}
+
 impl Report for Searched {
     fn json(&self) -> Map<String, Value> {
         Map::from_iter([
             ("found".to_owned(), json!(self.0.found)),
+            ("left_out".to_owned(), json!(self.0.left_out)),
             ("bytes".to_owned(), json!(self.0.bytes)),
             ("unsearched".to_owned(), json!(self.0.unsearched)),
         ])
@@ -60,19 +70,26 @@ impl Report for Searched {
                 text.push_str(&format!("nothing emptied a database in the {bytes} of stream searched\n"));
             }
             Some(last) => {
-                let mut table = Table::new(&["TIME", "OFFSET", "COMMAND", "DB", "KEYS"]);
+                let mut table = Table::new(&["TIME", "OFFSET", "COMMAND", "DB", "KEYS", "SERVER"]);
                 for found in &self.0.found {
                     table.row(vec![
                         found.time.map_or_else(|| "-".to_owned(), moment).into(),
                         found.at.to_string().into(),
                         found.command.clone().into(),
-                        found.database.map_or_else(|| "all".to_owned(), |number| number.to_string()).into(),
+                        databases(found.emptied).into(),
                         Cell::right(
                             found.keys.map_or_else(|| "-".to_owned(), |keys| Count(keys).to_string()),
                         ),
+                        format!("{} in {}", found.server, found.environment).into(),
                     ]);
                 }
                 text.push_str(&table.render(look));
+                if self.0.left_out > 0 {
+                    let left_out = Count(self.0.left_out);
+                    text.push_str(&format!(
+                        "{left_out} older ones are left out: `--since` names a beginning\n"
+                    ));
+                }
                 text.push_str(&format!(
                     "to bring back what was there just before one of them: mainstay redis undo --at {}\n",
                     last.at

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use mainstay_guard::Outcome;
-use mainstay_model::{Count, ExitStatus, Plan, Result, StoreKind};
+use mainstay_model::{Count, Error, ErrorKind, ExitStatus, Plan, Result, StoreKind};
 use mainstay_ops::replication::restore::{self, Expiry, KeysPlanContext};
-use mainstay_ops::replication::undo::{self, UndoContext, UndoReport, UndoRequest};
-use mainstay_redis::{RedisCarrier, RedisKeyspace, RedisReplica};
+use mainstay_ops::replication::undo::{self, UndoContext, UndoReport, UndoRequest, UndoServer};
+use mainstay_redis::{RedisCarrier, RedisKeyspace};
 use serde_json::{Map, Value, json};
 
 use crate::commands::close;
@@ -67,7 +67,14 @@ pub(crate) async fn run(args: UndoArgs, session: &Session) -> Result<ExitStatus>
     let progress = session.printer.progress();
     let clock = session.clock.as_ref();
     let context = KeysPlanContext { repository: &repository, clock, observer: progress.as_ref() };
-    let plan = undo::plan(&context, target, held, request).await?;
+    let stream = session.replication()?.replication_facts().await?;
+    let plan = tokio::select! {
+        plan = undo::plan(&context, UndoServer { target, stream, held }, request) => plan?,
+        () = session.cancel.cancelled() => {
+            return Err(Error::new(ErrorKind::Interrupted, "the plan was stopped on request")
+                .with_state("nothing was changed"));
+        }
+    };
     drop(progress);
     if let Some(status) = plan::only_planned(&plan, args.output.as_deref(), args.dry_run, session)? {
         return Ok(status);
@@ -89,6 +96,7 @@ pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Ses
         return Err(guard.refuse(&plan.operation, Some(&plan.target), Some(plan.hash()?), stale).await);
     }
     let to = session.carrier()?;
+    let program = session.replica()?.replica_facts().await?.program;
     let evidence = restore::evidence(&repository, plan).await?;
     let permit = guard.permit(plan, &evidence, &session.consent(approve)?).await?;
     let progress = session.printer.progress();
@@ -96,10 +104,11 @@ pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Ses
         let scratch = session.redis_scratch().await?;
         let (shown, from) = (RedisKeyspace::new(scratch.config())?, RedisCarrier::new(scratch.config())?);
         let context = UndoContext {
-            scratch: &RedisReplica::scratch(scratch.config())?,
+            scratch: &scratch.replica()?,
             shown: &shown,
             from: &from,
             to: to.as_ref(),
+            program: &program,
             repository: &repository,
             clock: session.clock.as_ref(),
             observer: progress.as_ref(),

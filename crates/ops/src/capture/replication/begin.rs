@@ -83,8 +83,7 @@ fn decide(facts: &ReplicationFacts, chains: &[ReplicationPoint], sets: &[Replica
 
 /// Whether what the server has now follows from `point`.
 fn leads_here(facts: &ReplicationFacts, point: &ReplicationPoint) -> bool {
-    let through = |end: &ReplicationPoint| end.id == point.id && point.offset <= end.offset;
-    through(&facts.at) || facts.earlier.as_ref().is_some_and(through)
+    facts.follow_from(point)
 }
 
 /// The fingerprint under which the server's stream is stored. A server that was never marked has another fingerprint after a restart, and its
