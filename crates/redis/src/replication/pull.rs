@@ -81,9 +81,15 @@ impl RedisKeyFile {
     }
 }
 
+/// What Valkey says first on a channel for the file alone: where its stream goes on, for a replica that follows it on another connection.
+const STREAM_PLACE: &str = "$ENDOFF:";
+
 /// What the server says of the file before it sends it.
 pub(super) async fn announcement(link: &mut Link, settings: &Settings) -> Result<End> {
-    let line = link.answer(settings).await?;
+    let mut line = link.answer(settings).await?;
+    if line.starts_with(STREAM_PLACE) {
+        line = link.answer(settings).await?;
+    }
     announced(&line)
         .ok_or_else(|| not_understood(&settings.address(), &format!("a file that begins with {line:?}")))
 }
