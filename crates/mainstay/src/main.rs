@@ -4,6 +4,7 @@
 //! `mainstay-ops`; here it is given its stores and its result is shown.
 
 mod args;
+mod bounded;
 mod commands;
 mod config;
 mod interrupt;

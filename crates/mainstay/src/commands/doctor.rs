@@ -11,6 +11,7 @@ use mainstay_ops::restore::unfinished_runs;
 use serde_json::{Map, Value, json};
 
 use super::{findings, status};
+use crate::bounded;
 use crate::config::check::check;
 use crate::printer::{Look, Report, Tone};
 use crate::wiring::Session;
@@ -133,10 +134,10 @@ fn read_compose(path: &Path) -> Result<Value> {
     let refuse = |source: std::io::Error| {
         Error::new(ErrorKind::Config, format!("cannot read the compose file {name}")).with_source(source)
     };
-    if std::fs::metadata(path).map_err(refuse)?.len() > COMPOSE_BYTES_MAX {
-        return Err(Error::new(ErrorKind::Config, format!("{name} is too long for a compose file")));
-    }
-    let text = std::fs::read_to_string(path).map_err(refuse)?;
+    let text = bounded::read_text(path, COMPOSE_BYTES_MAX).map_err(refuse)?.ok_or_else(|| {
+        Error::new(ErrorKind::Config, format!("{name} is too long for a compose file"))
+            .with_hint("name another file with `--compose FILE`")
+    })?;
     serde_saphyr::from_str(&text).map_err(|error| {
         // The parser's text repeats the line, which may hold a password.
         let place = error.location().map(|place| format!(":{}", place.line())).unwrap_or_default();

@@ -1,6 +1,5 @@
 //! `plan show FILE`: a stored plan, for the person who is to approve it. Also how every other command shows a plan.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -10,6 +9,7 @@ use mainstay_model::{
 };
 use serde_json::{Map, Value, json};
 
+use crate::bounded;
 use crate::new_file;
 use crate::printer::shown::{moment, plain};
 use crate::printer::{Cell, Look, Report, Table, Tone};
@@ -119,14 +119,10 @@ pub(crate) fn read(file: &Path) -> Result<Plan> {
         return Err(Error::new(ErrorKind::Usage, format!("{name} is no regular file: it is not a plan"))
             .with_hint("write the plan to a file first"));
     }
-    // What is read is bounded, whatever the file said of its size a moment ago.
-    let mut bytes = Vec::new();
-    let opened = std::fs::File::open(file).map_err(refuse)?;
-    opened.take(PLAN_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(refuse)?;
-    if bytes.len() as u64 > PLAN_BYTES_MAX {
+    let bytes = bounded::read(file, PLAN_BYTES_MAX).map_err(refuse)?.ok_or_else(|| {
         let message = format!("{name} has more than {}: it is not a plan", ByteSize(PLAN_BYTES_MAX));
-        return Err(Error::new(ErrorKind::Usage, message));
-    }
+        Error::new(ErrorKind::Usage, message)
+    })?;
     let text = String::from_utf8(bytes)
         .map_err(|_| Error::new(ErrorKind::Usage, format!("{name} is not text: it is not a plan")))?;
     Plan::from_json(&text).map_err(|error| error.context(format!("read {name}")))

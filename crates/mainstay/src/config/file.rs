@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::init::{self, InitSection};
 use super::key::{self, Form, Key};
+use crate::bounded;
 
 /// The name looked for from the working directory upwards.
 pub(crate) const PROJECT_FILE: &str = "mainstay.toml";
@@ -18,6 +19,8 @@ pub(crate) const PROJECT_FILE: &str = "mainstay.toml";
 /// The sections that declare indexes. They are a manifest with a grammar of its own.
 const INDEXES: &str = "mongo.indexes";
 const INDEX_POLICY: &str = "mongo.policy";
+/// The longest file that is read.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// A value as it stands in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,9 +63,13 @@ impl ConfigFile {
     /// # Errors
     /// `Config`, naming file and line.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|source| {
-            Error::new(ErrorKind::Config, format!("cannot read the configuration file {}", path.display()))
+        let name = path.display();
+        let text = bounded::read_text(path, FILE_BYTES_MAX).map_err(|source| {
+            Error::new(ErrorKind::Config, format!("cannot read the configuration file {name}"))
                 .with_source(source)
+        })?;
+        let text = text.ok_or_else(|| {
+            Error::new(ErrorKind::Config, format!("{name} is too long for a file of configuration"))
         })?;
         Self::parse(path, &text)
     }

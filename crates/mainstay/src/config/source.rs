@@ -12,6 +12,7 @@ use mainstay_model::{Error, ErrorKind, Result};
 
 use super::file::{ConfigFile, Raw};
 use super::key::{Form, KEYS, Key};
+use crate::bounded;
 
 /// The longest secret file that is read.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -248,11 +249,8 @@ pub(crate) fn read_value_file(path: &Path, named_by: &str) -> Result<String> {
             format!("cannot read {}, which {named_by} names: {why}", path.display()),
         )
     };
-    let bytes = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?.len();
-    if bytes > FILE_BYTES_MAX {
-        return Err(refuse(format!("it has {bytes} bytes, more than {FILE_BYTES_MAX}")));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
+    let text = bounded::read_text(path, FILE_BYTES_MAX).map_err(|error| refuse(error.to_string()))?;
+    let text = text.ok_or_else(|| refuse(format!("it has more than {FILE_BYTES_MAX} bytes")))?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
     let text = text.strip_suffix('\r').unwrap_or(text);
     if text.is_empty() {
