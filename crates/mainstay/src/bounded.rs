@@ -19,7 +19,10 @@ pub(crate) fn read(path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
 /// # Errors
 /// The system's; `InvalidData` when it is no UTF-8.
 pub(crate) fn read_text(path: &Path, bytes_max: u64) -> io::Result<Option<String>> {
-    let text = |bytes| String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+    let text = |bytes| {
+        String::from_utf8(bytes)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()))
+    };
     read(path, bytes_max)?.map(text).transpose()
 }
 

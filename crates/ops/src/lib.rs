@@ -22,6 +22,7 @@ pub mod key_policy;
 pub mod keyfile;
 pub mod keyserver;
 pub mod keyspace;
+mod lease;
 pub mod load;
 pub mod logical;
 pub mod named_point;
@@ -46,4 +47,5 @@ pub mod verify;
 pub mod wal;
 
 pub use classes::{KeyClass, KeyClasses};
+pub use lease::Holder;
 pub use selection::Selection;

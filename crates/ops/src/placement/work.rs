@@ -8,9 +8,9 @@ use mainstay_engine::{
     CollectionIdentity, CollectionInfo, CollectionKind, DocumentSink, DocumentSource, Namespace,
 };
 use mainstay_guard::Permit;
-use mainstay_journal::{KeptLease, Lease};
+use mainstay_journal::KeptLease;
 use mainstay_model::progress::Observer;
-use mainstay_model::{Assumption, Blake3, Clock, Count, Error, ErrorKind, Plan, Result, ResultExt};
+use mainstay_model::{Assumption, Clock, Count, Error, ErrorKind, Plan, Result, ResultExt};
 use mainstay_repository::Repository;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use super::content::Content;
 use super::decide::{Item, Parameters, Way, existing_collections, server_assumption, target_assumption};
 use super::item::{ItemReport, ItemWork, Step};
 use super::run::{Ending, Run, Stage};
+use crate::lease::{self, Holder};
 
 /// How many collections are proven and indexed at the same time.
 const FINISH_COUNT_MAX: usize = 3;
@@ -60,16 +61,10 @@ pub(crate) async fn leased<T>(
     work: impl AsyncFnOnce(Option<&KeptLease>) -> Result<T>,
 ) -> Result<T> {
     let Some(repository) = context.repository else { return work(None).await };
-    let store = repository.store();
-    let name = format!("restore-{}", Blake3::of(fingerprint.as_bytes()).short());
-    let lease = Lease::acquire(store, Arc::clone(&context.clock), &name, context.holder, context.lease_ttl)
-        .await
-        .context("take the restore lease of this server")?
-        .keep();
+    let (name, lease_ttl, clock) = (context.holder, context.lease_ttl, Arc::clone(&context.clock));
+    let lease = lease::take(repository, &Holder { name, lease_ttl, clock }, "restore", fingerprint).await?;
     let outcome = work(Some(&lease)).await;
-    if let Err(error) = lease.release().await {
-        context.observer.notice(&format!("warning: the restore lease stays until it runs out: {error}"));
-    }
+    lease::give_back(lease, "restore", context.observer).await;
     outcome
 }
 

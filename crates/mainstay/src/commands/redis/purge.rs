@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use mainstay_guard::Outcome;
 use mainstay_model::{Count, Error, ErrorKind, ExitStatus, Plan, Result, ResultExt, SetId, StoreKind};
-use mainstay_ops::KeyClass;
+use mainstay_ops::{Holder, KeyClass};
 use mainstay_ops::purge::{self, NamesFile, PurgeContext, PurgePlanning, PurgeReport, PurgeRequest};
 use serde_json::{Map, Value, json};
 
@@ -112,7 +112,7 @@ pub(crate) async fn run(args: PurgeArgs, session: &Session) -> Result<ExitStatus
 /// Carries out a plan to purge.
 ///
 /// # Errors
-/// `StalePlan` when another server answers; `Refused` by policy; the operation's.
+/// `StalePlan` when another server answers; `Refused` by policy; `Locked` when another purge is under way; the operation's.
 pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Session) -> Result<ExitStatus> {
     let keyspace = session.keyspace()?;
     let probe = session.probe(StoreKind::Redis).await?;
@@ -126,9 +126,12 @@ pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Ses
     let undo = purge::undo_point(&repository, &target.fingerprint).await?;
     let permit = guard.permit(plan, &evidence, &session.consent(approve)?).await?;
     let progress = session.printer.progress();
+    let name = session.holder();
+    let holder = Holder { name: &name, lease_ttl: session.lease_ttl(), clock: session.clock.clone() };
     let context = PurgeContext {
         keyspace: keyspace.as_ref(),
         repository: &repository,
+        holder: &holder,
         observer: progress.as_ref(),
         cancel: &session.cancel,
     };
