@@ -76,6 +76,15 @@ async fn what_matches_goes_and_nothing_else() {
     assert_eq!(dry.status, 0, "{}", dry.both());
     assert!(dry.stdout.contains("payment:idem:*") && dry.stdout.contains("5,010 keys"), "{}", dry.stdout);
     assert_eq!(keys(&mut connection).await, before);
+    // What is approved is what was asked for, not what it came to when it was counted.
+    let told = place.run(&["redis", "purge", "payment:*", "--protect", "*:keep:*", "--database", "0", "--output", "told.json"]);
+    for text in ["patterns [\"payment:*\"]", "protect [\"*:keep:*\"]", "databases [0]"] {
+        assert!(told.stdout.contains(text), "{text}: {}", told.both());
+    }
+    let edited = std::fs::read_to_string(place.path("told.json")).unwrap().replace("payment:*\"", "auth:*\"");
+    place.write("edited.json", &edited);
+    let shown = place.run(&["plan", "show", "edited.json"]);
+    assert!(shown.stdout.contains("patterns [\"auth:*\"]"), "{}", shown.both());
 
     let planned =
         ["redis", "purge", "payment:idem:*", "payment:*", "--protect", "*:keep:*", "--output", "purge.json"];
@@ -147,7 +156,10 @@ async fn a_purge_that_is_stopped_says_how_far_it_came_and_can_be_finished() {
     assert!(stopped.status == 75 && stopped.stderr.contains("keys are removed"), "{}", stopped.both());
     let left = keys(&mut connection).await;
     assert!(left > 31 && left < 60_031, "{left} are left");
-    assert_eq!(approved(&place, "purge.json").status, 0);
+    let approve = ["apply", "purge.json", "--approve", shown["plan_hash"].as_str().unwrap(), "--json"];
+    let seen = approved_json(&place, &approve);
+    // The total is that of both runs.
+    assert_eq!((&seen["resumed"], &seen["removed"]), (&Value::from(true), &Value::from(60_000)), "{seen}");
     assert_eq!(keys(&mut connection).await, 31);
 }
 

@@ -193,6 +193,9 @@ impl Report for PlanReport {
         for (name, value) in lines {
             text.push_str(&format!("  {name:8} {}\n", own(&value)));
         }
+        for (name, value) in asked(plan) {
+            text.push_str(&format!("  asked    {}\n", own(&format!("{name} {value}"))));
+        }
         text.push_str(&steps_text(&plan.steps, look));
         if look.verbose {
             for assumption in &plan.assumptions {
@@ -214,6 +217,29 @@ impl Report for PlanReport {
         }
         text
     }
+}
+
+/// What of Redis was asked for, as the parameters say that are carried out: steps tell what it came to when the plan was made, and whoever
+/// approves a glob means the glob. What is empty, off or not set was not asked for; lists of records are the operation's own, and what leads to a
+/// moment is told by steps.
+fn asked(plan: &Plan) -> Vec<(String, String)> {
+    fn gather(name: &str, value: &Value, asked: &mut Vec<(String, String)>) {
+        match value {
+            Value::Null | Value::Bool(false) => {}
+            Value::Array(items) if items.iter().all(|item| item.is_object() || item.is_array()) => {}
+            Value::Object(fields) => {
+                for (field, value) in fields.iter().filter(|(field, _)| *field != "moment") {
+                    gather(&format!("{name}.{field}"), value, asked);
+                }
+            }
+            told => asked.push((name.trim_start_matches('.').to_owned(), told.to_string())),
+        }
+    }
+    let mut told = Vec::new();
+    if plan.operation.starts_with("redis.") {
+        gather("", &plan.parameters, &mut told);
+    }
+    told
 }
 
 fn steps_text(steps: &[PlanStep], look: &Look) -> String {
@@ -312,6 +338,21 @@ next: mainstay apply p.json, or without a terminal: mainstay apply p.json --appr
         assert_eq!(shown.lines().count(), usual.text(&Look { color: false, verbose: true }).lines().count());
         let acts = |one: char| one != '\n' && (one.is_control() || one == '\u{202e}');
         assert!(!shown.contains(acts), "{shown:?}");
+    }
+
+    #[test]
+    fn what_was_asked_of_redis_is_shown_as_it_is_carried_out() {
+        let mut plan = sample();
+        plan.operation = "redis.purge".to_owned();
+        plan.parameters = json!({
+            "patterns": ["a:*", "b, c"], "protect": [], "everything": false, "file": {"path": "/x"},
+            "steps": [{"to": 1}], "moment": {"through": 7}, "at": 7
+        });
+        let mut told: Vec<String> =
+            asked(&plan).iter().map(|(name, value)| format!("{name} {value}")).collect();
+        told.sort();
+        assert_eq!(told, ["at 7", "file.path \"/x\"", "patterns [\"a:*\",\"b, c\"]"]);
+        assert!(asked(&sample()).is_empty());
     }
 
     #[test]
