@@ -23,6 +23,7 @@ use mainstay_model::{
 };
 use mainstay_mongo::{MongoConfig, MongoInit, MongoServer};
 use mainstay_ops::Selection;
+use mainstay_ops::status::counted_marker;
 use mainstay_ops::cluster::FetchCommand;
 use mainstay_postgres::{
     PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInit, PostgresInspection, PostgresProbe,
@@ -148,15 +149,23 @@ impl Session {
         }
     }
 
-    /// The environment that `probe`'s store belongs to, by configuration and marker.
+    /// The environment that `probe`'s store belongs to, by configuration and marker. A marker that is damaged counts as none, and is told.
     ///
     /// # Errors
     /// `Refused` when the two contradict each other; the store's when it cannot be asked.
     pub(crate) async fn environment_of(&self, probe: &dyn Probe) -> Result<Environment> {
-        let marker: Option<Marker> = probe
-            .marker()
-            .await
-            .with_context(|| format!("read the environment marker of {}", probe.kind()))?;
+        let marker = probe.marker().await;
+        let marker = match (counted_marker(&marker), marker) {
+            (Some(counted), Ok(_)) => counted,
+            (Some(counted), Err(damage)) => {
+                let way_out = format!("`mainstay environment mark --store {}` writes it anew", probe.kind());
+                self.printer.notice(&format!("warning: {damage}: it counts as production; {way_out}"));
+                counted
+            }
+            (None, marker) => {
+                marker.with_context(|| format!("read the environment marker of {}", probe.kind()))?
+            }
+        };
         identify(&self.configured_environment(), &[(probe.kind(), marker)])
     }
 

@@ -185,6 +185,22 @@ pub fn environment(
         .collect()
 }
 
+/// Markers that are none, though something stands in their place.
+pub fn damaged_markers(examinations: &[Examination]) -> Vec<Finding> {
+    let damaged = examinations.iter().filter_map(|examination| {
+        let error = examination.marker.as_ref().err().filter(|error| error.kind() == ErrorKind::Corrupt)?;
+        Some(Finding {
+            id: "environment.marker_damaged".to_owned(),
+            severity: Severity::Warning,
+            store: Some(examination.kind),
+            subject: examination.address.clone(),
+            message: format!("{error}: the store counts as production"),
+            remedy: format!("`mainstay environment mark --store {}` writes it anew", examination.kind),
+        })
+    });
+    damaged.collect()
+}
+
 /// What is wrong with the backups of `stores`. A last backup older than `age_max` at `now` is a finding.
 pub fn backups(
     status: &RepositoryStatus,

@@ -35,6 +35,15 @@ pub struct StoreStatus {
     pub marker: Result<Option<Marker>>,
 }
 
+/// What a store's marker counts as: one that is damaged as none, so that the store counts as production; `None` where it could not be asked.
+pub fn counted_marker(marker: &Result<Option<Marker>>) -> Option<Option<Marker>> {
+    match marker {
+        Ok(marker) => Some(marker.clone()),
+        Err(error) if error.kind() == ErrorKind::Corrupt => Some(None),
+        Err(_) => None,
+    }
+}
+
 /// The backups of one store in the repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreBackups {
@@ -234,6 +243,14 @@ mod tests {
             facts: Err(error()),
             marker: Err(error()),
         }
+    }
+
+    #[test]
+    fn a_damaged_marker_counts_as_none() {
+        let error = |kind| Err(Error::new(kind, "x"));
+        assert_eq!(counted_marker(&error(ErrorKind::Corrupt)), Some(None));
+        assert_eq!(counted_marker(&Ok(None)), Some(None));
+        assert_eq!(counted_marker(&error(ErrorKind::Unreachable)), None);
     }
 
     #[test]

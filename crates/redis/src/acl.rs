@@ -149,7 +149,7 @@ impl AclUser {
         }
         rules.extend(self.role.commands().into_iter().map(str::to_owned));
         rules.push(match self.role {
-            AclRole::Mark => format!("(~{MARKER_KEY} +hget +hgetall +hset)"),
+            AclRole::Mark => format!("(~{MARKER_KEY} +hget +hgetall +hset +del)"),
             _ => format!("(%R~{MARKER_KEY} +hget +hgetall)"),
         });
         Ok(rules)

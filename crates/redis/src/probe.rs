@@ -131,7 +131,7 @@ pub(crate) async fn read_marker(session: &mut Session<'_>) -> Result<Option<Mark
             ErrorKind::Corrupt,
             format!("the environment marker at key {MARKER_KEY} is damaged: {what}"),
         )
-        .with_hint(format!("look at it with `HGETALL {MARKER_KEY}`, then type `mainstay environment mark`"))
+        .with_hint("`mainstay environment mark --store redis` writes it anew; until then the server counts as production")
     };
     let question = cmd("TYPE").arg(MARKER_KEY).to_owned();
     let kind = match session.is_elsewhere(&question).await? {
@@ -149,12 +149,16 @@ pub(crate) async fn read_marker(session: &mut Session<'_>) -> Result<Option<Mark
         .map_err(|fault| damaged(&fault.to_string()))
 }
 
-/// One command, so that nobody reads half a marker.
+/// One command, so that nobody reads half a marker. What is no hash stands in its way and goes first: a server without a marker counts as
+/// production meanwhile, as one whose marker is damaged does.
 pub(crate) async fn write_marker(
     session: &mut Session<'_>,
     marker: &Marker,
     fingerprint: &str,
 ) -> Result<()> {
+    if marker_type(session).await?.is_some_and(|kind| kind != "hash" && kind != "none") {
+        session.ask::<u64>(cmd("DEL").arg(MARKER_KEY)).await?;
+    }
     let mut command = cmd("HSET");
     command.arg(MARKER_KEY).arg(FINGERPRINT_FIELD).arg(fingerprint);
     for (name, text) in marker.fields() {

@@ -8,6 +8,7 @@ use mainstay_model::{Error, ErrorKind, ExitStatus, Finding, Result, Severity, St
 use mainstay_ops::doctor::{self, Examination};
 use mainstay_ops::keyfile;
 use mainstay_ops::restore::unfinished_runs;
+use mainstay_ops::status::counted_marker;
 use serde_json::{Map, Value, json};
 
 use super::{findings, status};
@@ -51,25 +52,29 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
     let mut found = check(&session.configuration);
     let markers: Vec<_> = examinations
         .iter()
-        .filter_map(|examination| Some((examination.kind, examination.marker.as_ref().ok()?.clone())))
+        .filter_map(|examination| Some((examination.kind, counted_marker(&examination.marker)?)))
         .collect();
-    found.extend(doctor::environment(&session.configured_environment(), &markers));
+    let damaged = doctor::damaged_markers(&examinations);
+    let is_damaged = |one: &Finding| damaged.iter().any(|other| other.store == one.store);
+    let of_environment = doctor::environment(&session.configured_environment(), &markers);
+    found.extend(of_environment.into_iter().filter(|one| one.id != "environment.no_marker" || !is_damaged(one)));
+    found.extend(damaged);
     let mut looked_at: Vec<String> =
         examinations.iter().map(|one| format!("{} at {}", one.kind, one.address)).collect();
     let postgres = examinations.iter().find(|examination| examination.kind == StoreKind::Postgres);
     let data_directory = postgres.and_then(|examination| examination.data_directory.clone());
-    if postgres.is_some_and(|examination| examination.marker.is_ok()) {
+    if postgres.is_some_and(|examination| counted_marker(&examination.marker).is_some()) {
         let (inspection, address) = session.relational()?;
         found.extend(doctor::relational(inspection.as_ref(), &address, EXAMINATION_TIME_MAX).await);
     }
     let redis = examinations.iter().find(|examination| examination.kind == StoreKind::Redis);
-    if redis.is_some_and(|examination| examination.marker.is_ok()) {
+    let redis_answers = redis.is_some_and(|examination| counted_marker(&examination.marker).is_some());
+    if redis_answers {
         let (server, configuration) = (session.key_server()?, &session.configuration);
         let (declared, classes) = (&configuration.redis_policy, &configuration.redis_classes);
         let more = doctor::key_server(server.as_ref(), declared, classes, EXAMINATION_TIME_MAX).await;
         found.extend(more);
     }
-    let redis_answers = redis.is_some_and(|examination| examination.marker.is_ok());
     found.extend(examinations.into_iter().flat_map(|Examination { findings, .. }| findings));
     if let (Some(location), Some(status)) = (session.repository_location(), repository) {
         let stores = session.configuration.stores();

@@ -15,7 +15,7 @@ use mainstay_model::{
     Assumption, BlastRadius, Effect, EnvironmentClass, Error, ErrorKind, ExitStatus, PLAN_FORMAT, Plan,
     PlanStep, Result, ResultExt, StoreKind, Target,
 };
-use mainstay_ops::status::{self, StoreStatus};
+use mainstay_ops::status::{self, StoreStatus, counted_marker};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -107,9 +107,9 @@ async fn show(session: &Session) -> Result<ExitStatus> {
     Ok(session.printer.report(&Shown { environment, sources, stores }))
 }
 
-/// The markers of the stores that could be asked.
+/// The markers of the stores that could be asked; one that is damaged counts as none.
 pub(crate) fn known_markers(stores: &[StoreStatus]) -> Vec<(StoreKind, Option<Marker>)> {
-    stores.iter().filter_map(|store| Some((store.kind, store.marker.as_ref().ok()?.clone()))).collect()
+    stores.iter().filter_map(|store| Some((store.kind, counted_marker(&store.marker)?))).collect()
 }
 
 struct Shown {
@@ -151,7 +151,8 @@ impl Report for Shown {
         }
         for store in &self.stores {
             if let Err(error) = &store.marker {
-                let said = Cell::new(format!("not asked: {error}")).tone(Tone::Bad);
+                let why = if counted_marker(&store.marker).is_some() { "damaged" } else { "not asked" };
+                let said = Cell::new(format!("{why}: {error}")).tone(Tone::Bad);
                 table.row(vec![format!("marker in {}", store.kind).into(), said]);
             }
         }
@@ -247,12 +248,33 @@ fn parameters(args: &MarkArgs, session: &Session) -> Result<Parameters> {
     Ok(Parameters { name, class })
 }
 
-/// Decides the marking of one store. The class in force is that of the old marker; a contradiction counts as production, so that it can be
-/// mended, but not lightly.
+/// What stands where a store's marker belongs.
+struct Standing {
+    marker: Option<Marker>,
+    /// Why it is none, where something else stands there.
+    damage: Option<String>,
+}
+
+impl Standing {
+    async fn of(probe: &dyn Probe) -> Result<Self> {
+        match probe.marker().await {
+            Ok(marker) => Ok(Self { marker, damage: None }),
+            // Marking replaces it.
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                Ok(Self { marker: None, damage: Some(error.message().to_owned()) })
+            }
+            Err(error) => Err(error.context(format!("read the environment marker of {}", probe.kind()))),
+        }
+    }
+}
+
+/// Decides the marking of one store. The class in force is that of the old marker; a contradiction counts as production, and so does a marker that
+/// is damaged, so that it can be mended, but not lightly.
 async fn plan_mark(probe: &dyn Probe, parameters: &Parameters, session: &Session) -> Result<Plan> {
     let kind = probe.kind();
     let facts = probe.facts().await.with_context(|| format!("read facts of {kind}"))?;
-    let marker = probe.marker().await.with_context(|| format!("read the environment marker of {kind}"))?;
+    let standing = Standing::of(probe).await?;
+    let marker = standing.marker.clone();
     let current = identify(&session.configured_environment(), &[(kind, marker.clone())]);
     let class = current.as_ref().map_or(EnvironmentClass::Production, |environment| environment.class);
     let environment = current.map_or_else(|_| parameters.name.clone(), |environment| environment.name);
@@ -270,13 +292,14 @@ async fn plan_mark(probe: &dyn Probe, parameters: &Parameters, session: &Session
             fingerprint: facts.fingerprint.clone(),
             address: facts.address.clone(),
         },
-        assumptions: assumptions(&facts.fingerprint, marker.as_ref()),
+        assumptions: assumptions(&facts.fingerprint, &standing),
         steps: vec![PlanStep {
             name: format!("mark {kind}"),
-            mark: if marker.is_some() { '~' } else { '+' },
-            summary: match &marker {
-                None => format!("write the marker {what}"),
-                Some(old) => format!("replace the marker {} ({}) by {what}", old.environment, old.class),
+            mark: if marker.is_some() || standing.damage.is_some() { '~' } else { '+' },
+            summary: match (&marker, &standing.damage) {
+                (Some(old), _) => format!("replace the marker {} ({}) by {what}", old.environment, old.class),
+                (None, Some(damage)) => format!("replace what stands in the marker's place by {what}: {damage}"),
+                (None, None) => format!("write the marker {what}"),
             },
         }],
         blast_radius: BlastRadius {
@@ -291,9 +314,12 @@ async fn plan_mark(probe: &dyn Probe, parameters: &Parameters, session: &Session
     })
 }
 
-fn assumptions(fingerprint: &str, marker: Option<&Marker>) -> Vec<Assumption> {
-    let said =
-        marker.map_or_else(|| "absent".to_owned(), |marker| format!("{} {}", marker.id, marker.marked_at));
+fn assumptions(fingerprint: &str, standing: &Standing) -> Vec<Assumption> {
+    let said = match (&standing.marker, &standing.damage) {
+        (Some(marker), _) => format!("{} {}", marker.id, marker.marked_at),
+        (None, Some(damage)) => damage.clone(),
+        (None, None) => "absent".to_owned(),
+    };
     vec![
         Assumption { name: "server".to_owned(), value: fingerprint.to_owned() },
         Assumption { name: "marker".to_owned(), value: said },
@@ -349,7 +375,7 @@ async fn apply_mark(
     })?;
     let facts = probe.facts().await?;
     if let Err(stale) =
-        plan.check_assumptions(&assumptions(&facts.fingerprint, probe.marker().await?.as_ref()))
+        plan.check_assumptions(&assumptions(&facts.fingerprint, &Standing::of(probe).await?))
     {
         return Err(guard.refuse(MARK, Some(&plan.target), Some(plan.hash()?), stale).await);
     }

@@ -208,8 +208,10 @@ impl Report for Glance {
                 look.paint(Tone::Bad, "trouble:")
             ));
         }
+        let markers = self.stores.iter().filter(|store| store.facts.is_ok());
+        let markers = markers.filter_map(|store| store.marker.as_ref().err());
         let troubles = self.stores.iter().filter_map(|store| store.facts.as_ref().err());
-        for error in troubles.chain(self.repository.iter().filter_map(|repository| repository.as_ref().err()))
+        for error in troubles.chain(markers).chain(self.repository.iter().filter_map(|repository| repository.as_ref().err()))
         {
             text.push_str(&format!("{} {error}\n", look.paint(Tone::Bad, "trouble:")));
             text.push_str(&problem_details(error));
