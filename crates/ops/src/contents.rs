@@ -71,6 +71,16 @@ impl SetContents {
             StoreKind::Mongo => set.contents().map(Self::Documents),
         }
     }
+
+    /// The fingerprint of the server it was taken from.
+    pub fn server(&self) -> &str {
+        match self {
+            Self::Documents(contents) => &contents.server.fingerprint,
+            Self::Cluster(contents) => &contents.server.fingerprint,
+            Self::KeyFile(contents) => &contents.server.fingerprint,
+            Self::Logical(contents) => &contents.server.fingerprint,
+        }
+    }
 }
 
 /// The contents of a set taken from a document store.

@@ -14,11 +14,15 @@ use jiff::SignedDuration;
 use mainstay_engine::{KeyServerInspection, Probe, RelationalInspection};
 use mainstay_guard::{ConfiguredEnvironment, Marker, identify};
 use mainstay_model::{Error, ErrorKind, Finding, Result, Severity, StoreKind, Timestamp};
+use mainstay_repository::ChainReason;
 
 use crate::classes::KeyClasses;
 use crate::key_policy::DeclaredPolicy;
 use crate::restore::{Listing, UnfinishedRun};
-use crate::status::{RepositoryStatus, within};
+use crate::status::{LogStatus, RepositoryStatus, within};
+
+/// A captured stream of Redis that ends longer ago is not captured any more; slices are cut more often than that.
+const LOG_AGE_MAX: SignedDuration = SignedDuration::from_mins(15);
 
 /// What a store answered.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub struct Examination {
     pub marker: Result<Option<Marker>>,
     /// Where it keeps its data, when it tells.
     pub data_directory: Option<String>,
+    /// Which server it is, when it tells.
+    pub fingerprint: Option<String>,
 }
 
 /// Examines every store at once, each for at most `bound`. The order is that of `probes`.
@@ -51,8 +57,12 @@ async fn store(probe: &dyn Probe, bound: Duration) -> Examination {
         Ok(_) => within(bound, probe, probe.data_directory()).await.ok().flatten(),
         Err(_) => None,
     };
+    let fingerprint = match &findings {
+        Ok(_) => within(bound, probe, probe.facts()).await.ok().map(|facts| facts.fingerprint),
+        Err(_) => None,
+    };
     let findings = findings.unwrap_or_else(|error| vec![not_examined(kind, &address, &error)]);
-    Examination { kind, address, findings, marker, data_directory }
+    Examination { kind, address, findings, marker, data_directory, fingerprint }
 }
 
 /// What is wrong with a running relational server beyond its settings, judged as the daily questions judge it, in at most `bound`.
@@ -232,12 +242,20 @@ pub fn backups(
         }
         let last = match &backups.last {
             None => {
-                findings.push(finding(
-                    "none",
-                    Severity::Warning,
-                    "there is no backup".to_owned(),
-                    format!("`{}`", create()),
-                ));
+                let (message, remedy) = match backups.of_others {
+                    0 => ("there is no backup".to_owned(), format!("`{}`", create())),
+                    others => (
+                        format!("there is no backup of this server; {others} sets are of others"),
+                        match kind {
+                            // Its fingerprint is another one after each restart until it is marked.
+                            StoreKind::Redis => {
+                                format!("`mainstay environment mark --store redis`, then `{}`", create())
+                            }
+                            _ => format!("`{}`", create()),
+                        },
+                    ),
+                };
+                findings.push(finding("none", Severity::Warning, message, remedy));
                 continue;
             }
             Some((id, at)) if now.duration_since(*at) <= age_max => id,
@@ -261,6 +279,51 @@ pub fn backups(
                 message,
                 format!("`mainstay backup verify {last}`"),
             ));
+        }
+    }
+    findings
+}
+
+/// What is wrong with the change logs of these servers at `now`: damage that a verification found; of Redis, whose stream tells its time even where
+/// nothing is written and which keeps it for minutes, also that nobody captures any more, and what was missed before the newest chain.
+pub fn logs(
+    logs: &[LogStatus],
+    servers: &[(StoreKind, String)],
+    slice_age: SignedDuration,
+    now: Timestamp,
+) -> Vec<Finding> {
+    let age_max = slice_age.saturating_mul(3).max(LOG_AGE_MAX);
+    let mut findings = Vec::new();
+    for log in logs {
+        let kind = log.kind;
+        let finding = |id: &str, severity, message: String, remedy: String| Finding {
+            id: format!("log.{id}"),
+            severity,
+            store: Some(kind),
+            subject: log.server.clone(),
+            message,
+            remedy,
+        };
+        for chain in &log.damaged {
+            let message = format!("the change log in chain {} is damaged: {}", chain.chain, chain.damaged);
+            let remedy = format!(
+                "copy the slices back from an off-site copy of the repository and verify again, or take a new backup: `mainstay backup create --store {kind}`"
+            );
+            findings.push(finding("damaged", Severity::Critical, message, remedy));
+        }
+        if kind != StoreKind::Redis || !servers.contains(&(kind, log.server.clone())) {
+            continue;
+        }
+        if let Some(age) = log.at.map(|at| now.duration_since(at)).filter(|age| *age > age_max) {
+            let minutes = age.as_mins();
+            let message = format!("nothing was captured for {minutes} min: what was written since is not in the repository");
+            let remedy = "run `mainstay capture redis` as a service; if it runs, it tells on standard error what holds it up";
+            findings.push(finding("stale", Severity::Warning, message, remedy.to_owned()));
+        }
+        if matches!(log.why, ChainReason::Overrun | ChainReason::Diverged | ChainReason::Unreadable) {
+            let message = format!("the newest chain does not go on from the one before: {}", log.why.explanation());
+            let remedy = "`mainstay backup list` shows what is missing; moments in it cannot be restored";
+            findings.push(finding("gap", Severity::Note, message, remedy.to_owned()));
         }
     }
     findings
@@ -290,7 +353,7 @@ mod tests {
     use mainstay_model::{EnvironmentClass, SetId};
 
     use super::*;
-    use crate::status::StoreBackups;
+    use crate::status::{RecoveryPoint, StoreBackups};
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).unwrap()
@@ -310,6 +373,8 @@ mod tests {
                 damaged: if damaged { vec![set.clone()] } else { Vec::new() },
                 last: last.map(|seconds| (set.clone(), at(seconds))),
                 verified: verified.then(|| (set.clone(), at(1_000))),
+                of_others: 0,
+                servers: std::collections::BTreeMap::new(),
             }],
         };
         let hour = SignedDuration::from_hours(1);
@@ -320,6 +385,27 @@ mod tests {
         assert_eq!(ids(&judge(&status(None, false, false))), ["backup.none"]);
         assert_eq!(ids(&judge(&status(Some(6_399), true, false))), ["backup.old"]);
         assert_eq!(ids(&judge(&status(Some(6_400), false, true))), ["backup.damaged", "backup.unverified"]);
+    }
+
+    #[test]
+    fn a_capture_that_ended_is_noticed() {
+        let log = |seconds: i64, why: ChainReason, server: &str| LogStatus {
+            kind: StoreKind::Redis,
+            server: server.to_owned(),
+            environment: "shop".to_owned(),
+            recovery_point: RecoveryPoint::Offset(7),
+            at: Some(at(seconds)),
+            why,
+            damaged: vec![],
+        };
+        let judge = |log: LogStatus| {
+            let servers = [(StoreKind::Redis, "own".to_owned())];
+            logs(&[log], &servers, SignedDuration::from_secs(10), at(10_000))
+        };
+        assert_eq!(ids(&judge(log(9_200, ChainReason::First, "own"))), [""; 0]);
+        assert_eq!(ids(&judge(log(9_000, ChainReason::First, "own"))), ["log.stale"]);
+        assert_eq!(ids(&judge(log(9_000, ChainReason::Overrun, "other"))), [""; 0]);
+        assert_eq!(ids(&judge(log(9_900, ChainReason::Overrun, "own"))), ["log.gap"]);
     }
 
     #[test]

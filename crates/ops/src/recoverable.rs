@@ -188,6 +188,44 @@ pub async fn recoverable(repository: &Repository) -> Result<Recoverable> {
     Ok(Recoverable { servers: servers.into_iter().map(server_log).collect(), damaged })
 }
 
+/// Chains of `store` with slices that a verification found to be damaged, and that lie there still.
+///
+/// # Errors
+/// The store's.
+pub async fn known_damage(repository: &Repository, store: StoreKind) -> Result<Vec<DamagedChain>> {
+    let known = repository.known_log_damage(store).await?;
+    if known.is_empty() {
+        return Ok(Vec::new());
+    }
+    let chains = repository.chains(store).await?.into_iter().filter_map(ChainEntry::whole);
+    Ok(chains.filter_map(|chain| damage_of(&chain, &known)).collect())
+}
+
+/// `chain` as a damaged one, when slices of it are among those that are `known` to be.
+pub(crate) fn damage_of(chain: &Chain, known: &BTreeMap<ChainId, Vec<String>>) -> Option<DamagedChain> {
+    let names = known.get(chain.id())?;
+    let count = chain.slices().iter().filter(|slice| names.contains(&slice.name())).count();
+    let store = chain.description().store;
+    (count > 0).then(|| DamagedChain {
+        chain: chain.id().clone(),
+        slices: chain.slices().len(),
+        damaged: format!(
+            "a verification found {count} of its slices damaged; `mainstay backup verify --store {store} --log` reads them again"
+        ),
+    })
+}
+
+/// Records what was found in the logs, for [`known_damage`].
+///
+/// # Errors
+/// The store's.
+pub async fn record(repository: &Repository, reports: &[LogReport]) -> Result<()> {
+    for report in reports {
+        repository.record_log_verification(report).await?;
+    }
+    Ok(())
+}
+
 /// `chain` as a damaged one, when slices of it have no bytes.
 pub(crate) fn emptied(chain: &Chain) -> Option<DamagedChain> {
     let is_empty = |damage: &&ChainDamage| matches!(damage, ChainDamage::Empty(_));
@@ -334,7 +372,7 @@ fn undescribed(store: StoreKind, chain: ChainId, slices: usize, error: &Error) -
                  new backup with `mainstay backup create`."
             .to_owned(),
     };
-    LogReport { chain_id: chain, slices: 0, bytes: 0, findings: vec![finding] }
+    LogReport { store, chain_id: chain, after: LogPosition(0), slices: 0, bytes: 0, findings: vec![finding] }
 }
 
 async fn verify_chain(

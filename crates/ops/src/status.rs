@@ -13,10 +13,13 @@ use futures::future::join_all;
 use mainstay_engine::{Probe, StoreFacts};
 use mainstay_guard::Marker;
 use mainstay_model::{Error, ErrorKind, ExitStatus, Lsn, OpTime, Result, SetId, StoreKind, Timestamp};
-use mainstay_repository::{Chain, ChainEntry, LogKind, Repository, Set, SetEntry};
+use mainstay_repository::{Chain, ChainEntry, ChainReason, LogKind, Repository, Set, SetEntry};
 use serde::Serialize;
 
+use crate::contents::SetContents;
 use crate::logical::LogicalSetContents;
+use crate::recoverable::{DamagedChain, damage_of};
+use crate::replication::ranges::last_time;
 use crate::verify::newest_sound;
 
 /// How many verification records are read at the same time.
@@ -44,7 +47,18 @@ pub fn counted_marker(marker: &Result<Option<Marker>>) -> Option<Option<Marker>>
     }
 }
 
-/// The backups of one store in the repository.
+/// The backups of one server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServerBackups {
+    /// How many sets are complete.
+    pub set_count: usize,
+    /// As of the store.
+    pub last: Option<(SetId, Timestamp)>,
+    /// As of the store.
+    pub verified: Option<(SetId, Timestamp)>,
+}
+
+/// The backups of one store in the repository: of whichever server until it is [known](RepositoryStatus::of_servers) which one is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreBackups {
     /// Which store.
@@ -57,6 +71,10 @@ pub struct StoreBackups {
     pub last: Option<(SetId, Timestamp)>,
     /// The newest set that was read back without a fault, and the moment it holds.
     pub verified: Option<(SetId, Timestamp)>,
+    /// Of the complete sets, how many are known to be of other servers.
+    pub of_others: usize,
+    /// By server; dumps of one database, which are no backup of a server, are left out.
+    pub servers: BTreeMap<String, ServerBackups>,
 }
 
 /// The repository at a glance.
@@ -70,6 +88,19 @@ impl RepositoryStatus {
     /// The backups of one store.
     pub fn of(&self, kind: StoreKind) -> Option<&StoreBackups> {
         self.backups.iter().find(|backups| backups.kind == kind)
+    }
+
+    /// The same, where of the stores that tell their fingerprint the sets of that server count alone as its backups.
+    #[must_use]
+    pub fn of_servers(mut self, fingerprints: &[(StoreKind, String)]) -> Self {
+        for (kind, fingerprint) in fingerprints {
+            let Some(backups) = self.backups.iter_mut().find(|backups| backups.kind == *kind) else { continue };
+            let own = backups.servers.get(fingerprint).cloned().unwrap_or_default();
+            let all: usize = backups.servers.values().map(|server| server.set_count).sum();
+            backups.of_others = all - own.set_count;
+            (backups.last, backups.verified) = (own.last, own.verified);
+        }
+        self
     }
 }
 
@@ -112,7 +143,15 @@ pub(crate) async fn within<T>(
 pub async fn repository(repository: &Repository) -> Result<RepositoryStatus> {
     let mut backups = Vec::new();
     for kind in StoreKind::ALL {
-        let mut found = StoreBackups { kind, set_count: 0, damaged: Vec::new(), last: None, verified: None };
+        let mut found = StoreBackups {
+            kind,
+            set_count: 0,
+            damaged: Vec::new(),
+            last: None,
+            verified: None,
+            of_others: 0,
+            servers: BTreeMap::new(),
+        };
         let mut whole = Vec::new();
         for entry in repository.sets(Some(kind)).await? {
             match entry {
@@ -129,9 +168,23 @@ pub async fn repository(repository: &Repository) -> Result<RepositoryStatus> {
         }
         found.damaged.extend(unsound(&whole).await?);
         found.damaged.sort_unstable();
-        let servers = whole.iter().rev().filter(|set| !LogicalSetContents::is_of(set));
-        let newest = newest_sound(servers).await?;
-        found.verified = newest.map(|(set, _)| (set.id().clone(), set.manifest().begun_at));
+        let mut by_server: BTreeMap<String, Vec<&Set>> = BTreeMap::new();
+        for set in whole.iter().filter(|set| !LogicalSetContents::is_of(set)) {
+            if let Ok(contents) = SetContents::of(set) {
+                by_server.entry(contents.server().to_owned()).or_default().push(set);
+            }
+        }
+        for (server, sets) in by_server {
+            let newest = newest_sound(sets.iter().rev().copied()).await?;
+            let own = ServerBackups {
+                set_count: sets.len(),
+                last: sets.last().map(|set| (set.id().clone(), set.manifest().completed_at)),
+                verified: newest.map(|(set, _)| (set.id().clone(), set.manifest().begun_at)),
+            };
+            // Identifiers begin with the time.
+            found.verified = found.verified.max(own.verified.clone());
+            found.servers.insert(server, own);
+        }
         backups.push(found);
     }
     Ok(RepositoryStatus { backups })
@@ -163,6 +216,12 @@ pub struct LogStatus {
     pub environment: String,
     /// Up to where it is stored.
     pub recovery_point: RecoveryPoint,
+    /// When the server recorded that, where that can be told.
+    pub at: Option<Timestamp>,
+    /// Why its newest chain was begun.
+    pub why: ChainReason,
+    /// Its chains with slices that a verification found damaged.
+    pub damaged: Vec<DamagedChain>,
 }
 
 /// Up to where a change log is stored.
@@ -173,7 +232,7 @@ pub enum RecoveryPoint {
     OpTime(OpTime),
     /// Of PostgreSQL, whose positions tell no time.
     Lsn(Lsn),
-    /// Of Redis, whose positions tell no time either.
+    /// Of Redis, whose positions tell no time either; its slices do.
     Offset(u64),
 }
 
@@ -185,14 +244,6 @@ impl RecoveryPoint {
             LogKind::Replication => Self::Offset(chain.end().0),
         }
     }
-
-    /// The wall clock's reading at this position, where it tells one.
-    pub fn timestamp(self) -> Option<Timestamp> {
-        match self {
-            Self::OpTime(at) => Some(at.timestamp()),
-            Self::Lsn(_) | Self::Offset(_) => None,
-        }
-    }
 }
 
 /// How far the change log of each server is stored, by fingerprint; nothing where none was captured. Damaged chains are left out.
@@ -202,15 +253,29 @@ impl RecoveryPoint {
 pub async fn logs(repository: &Repository) -> Result<Vec<LogStatus>> {
     let mut logs = Vec::new();
     for kind in StoreKind::ALL {
-        let mut servers = BTreeMap::new();
-        // Oldest first, so that the newest chain of a server counts.
+        let known = repository.known_log_damage(kind).await?;
+        let mut servers: BTreeMap<String, Vec<Chain>> = BTreeMap::new();
         for chain in repository.chains(kind).await?.into_iter().filter_map(ChainEntry::whole) {
-            let description = chain.description();
-            let (server, environment) = (description.server.clone(), description.environment.clone());
-            let recovery_point = RecoveryPoint::of(&chain);
-            servers.insert(server.clone(), LogStatus { kind, server, environment, recovery_point });
+            servers.entry(chain.description().server.clone()).or_default().push(chain);
         }
-        logs.extend(servers.into_values());
+        for (server, chains) in servers {
+            // Oldest first, so that the newest chain of a server counts.
+            let Some(newest) = chains.last() else { continue };
+            let recovery_point = RecoveryPoint::of(newest);
+            logs.push(LogStatus {
+                kind,
+                server,
+                environment: newest.description().environment.clone(),
+                recovery_point,
+                at: match recovery_point {
+                    RecoveryPoint::OpTime(at) => Some(at.timestamp()),
+                    RecoveryPoint::Lsn(_) => None,
+                    RecoveryPoint::Offset(_) => last_time(repository, newest).await,
+                },
+                why: newest.description().why,
+                damaged: chains.iter().filter_map(|chain| damage_of(chain, &known)).collect(),
+            });
+        }
     }
     Ok(logs)
 }
@@ -254,6 +319,30 @@ mod tests {
     }
 
     #[test]
+    fn sets_of_other_servers_are_no_backups_of_this_one() {
+        let of = |seconds: i64| Timestamp::from_second(seconds).ok().map(|at| (SetId::new(at, 1), at));
+        let server = |seconds: i64| ServerBackups { set_count: 2, last: of(seconds), verified: of(seconds) };
+        let backups = StoreBackups {
+            kind: StoreKind::Redis,
+            set_count: 4,
+            damaged: vec![],
+            last: of(9),
+            verified: of(9),
+            of_others: 0,
+            servers: [("a".to_owned(), server(5)), ("b".to_owned(), server(9))].into(),
+        };
+        let status = RepositoryStatus { backups: vec![backups] };
+        let seen = |fingerprints: &[(StoreKind, String)]| {
+            let narrowed = status.clone().of_servers(fingerprints);
+            (narrowed.backups[0].last.clone(), narrowed.backups[0].of_others)
+        };
+        assert_eq!(seen(&[]), (of(9), 0));
+        assert_eq!(seen(&[(StoreKind::Redis, "a".to_owned())]), (of(5), 2));
+        assert_eq!(seen(&[(StoreKind::Redis, "c".to_owned())]), (None, 4));
+        assert_eq!(seen(&[(StoreKind::Mongo, "a".to_owned())]), (of(9), 0));
+    }
+
+    #[test]
     fn the_worst_trouble_decides_the_exit_status() {
         let auth = failed(ErrorKind::Auth);
         let down = failed(ErrorKind::Unreachable);
@@ -262,7 +351,15 @@ mod tests {
         assert_eq!(exit_status(&[down, auth], None), ExitStatus::Unreachable);
         let backups = |damaged| {
             let kind = StoreKind::Mongo;
-            let of_mongo = StoreBackups { kind, set_count: 1, damaged, last: None, verified: None };
+            let of_mongo = StoreBackups {
+                kind,
+                set_count: 1,
+                damaged,
+                last: None,
+                verified: None,
+                of_others: 0,
+                servers: BTreeMap::new(),
+            };
             Ok(RepositoryStatus { backups: vec![of_mongo] })
         };
         let damaged = vec![SetId::new(Timestamp::UNIX_EPOCH, 1)];

@@ -6,6 +6,7 @@
 //! <store>/sets/<set-id>/<object>.zst[.age]
 //! <store>/verifications/<set-id>/<n>.json
 //! <store>/init/<server>/<n>.json                      which steps of bringing a server to what is declared were begun and done
+//! <store>/log-verifications/<chain-id>/<n>.json       which slices of a chain were found damaged
 //! <store>/settings/<server>/<n>.json                  what settings of a server were before they were changed for a while
 //! <store>/indexes/<server>/<n>.json                   what was done to the indexes of a server, and the definitions of those that went
 //! <store>/log/<chain-id>/chain.json
@@ -71,6 +72,16 @@ pub(crate) fn verifications(store: StoreKind, id: &SetId) -> Key {
 /// The folder of the records about bringing one server to what is declared of it.
 pub(crate) fn init(store: StoreKind, server: &Blake3) -> Key {
     key(format!("{store}/init/{server}"))
+}
+
+/// The folder of what verifications found in the chains of `store`.
+pub(crate) fn all_log_verifications(store: StoreKind) -> Key {
+    key(format!("{store}/log-verifications"))
+}
+
+/// The folder of what verifications found in one chain.
+pub(crate) fn log_verifications(store: StoreKind, id: &ChainId) -> Key {
+    key(format!("{store}/log-verifications/{id}"))
 }
 
 /// The folder of the records about the settings of one server.

@@ -46,8 +46,14 @@ pub(crate) struct DoctorArgs {
 pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatus> {
     let composes = compose_files(args.compose.as_deref(), session)?;
     let probes = session.probes().await?;
-    let (examinations, repository) =
-        tokio::join!(doctor::stores(&probes, EXAMINATION_TIME_MAX), status::repository(session));
+    let (examinations, repository, logs) = tokio::join!(
+        doctor::stores(&probes, EXAMINATION_TIME_MAX),
+        status::repository(session),
+        status::logs(session)
+    );
+    let servers: Vec<_> = { examinations.iter() }
+        .filter_map(|examination| Some((examination.kind, examination.fingerprint.clone()?)))
+        .collect();
 
     let mut found = check(&session.configuration);
     let markers: Vec<_> = examinations
@@ -81,9 +87,14 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
         match status {
             Ok(status) => {
                 let age_max = session.configuration.backup_age_max;
+                let status = status.of_servers(&servers);
                 found.extend(doctor::backups(&status, &stores, age_max, session.clock.now()));
                 if redis_answers {
                     found.extend(packing_left_off(session).await);
+                }
+                if let Some(logs) = logs.as_ref().and_then(status::Logs::known) {
+                    let slice_age = session.configuration.slice_age;
+                    found.extend(doctor::logs(logs, &servers, slice_age, session.clock.now()));
                 }
                 let restores = unfinished_runs(&session.repository().await?).await;
                 found.extend(restores.map_or_else(

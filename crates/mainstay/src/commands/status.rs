@@ -5,10 +5,11 @@ use std::time::Duration;
 use clap::Args;
 use mainstay_engine::StoreFacts;
 use mainstay_guard::{Environment, identify};
-use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Result, SetId, Severity, Timestamp};
+use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Result, SetId, Severity, StoreKind, Timestamp};
 use mainstay_ops::status::{self, LogStatus, RecoveryPoint, RepositoryStatus, StoreBackups, StoreStatus};
 use serde_json::{Map, Value, json};
 
+use super::backup::log::damaged_text;
 use super::environment;
 use crate::printer::shown::{ago, duration};
 use crate::printer::{Cell, Look, Report, Table, Tone, problem_details, problem_json};
@@ -34,6 +35,8 @@ pub(crate) async fn run(_args: StatusArgs, session: &Session) -> Result<ExitStat
     }
     let (stores, repository, logs) =
         tokio::join!(status::stores(&probes, ANSWER_TIME_MAX), repository(session), logs(session));
+    let fingerprints = fingerprints(&stores);
+    let repository = repository.map(|read| read.map(|status| status.of_servers(&fingerprints)));
     let environment = identify(&session.configured_environment(), &environment::known_markers(&stores));
     let location = session.repository_location();
     Ok(session.printer.report(&Glance {
@@ -44,6 +47,12 @@ pub(crate) async fn run(_args: StatusArgs, session: &Session) -> Result<ExitStat
         logs,
         now: session.clock.now(),
     }))
+}
+
+/// Which servers answered.
+fn fingerprints(stores: &[StoreStatus]) -> Vec<(StoreKind, String)> {
+    let known = |store: &StoreStatus| Some((store.kind, store.facts.as_ref().ok()?.fingerprint.clone()));
+    stores.iter().filter_map(known).collect()
 }
 
 /// What the repository holds; `None` when none is configured.
@@ -59,7 +68,7 @@ pub(crate) async fn repository(session: &Session) -> Option<Result<RepositorySta
 }
 
 /// The change logs; `None` when no repository is configured.
-async fn logs(session: &Session) -> Option<Logs> {
+pub(crate) async fn logs(session: &Session) -> Option<Logs> {
     session.repository_location()?;
     let read = async { status::logs(&session.repository().await?).await };
     Some(match tokio::time::timeout(ANSWER_TIME_MAX, read).await {
@@ -69,7 +78,7 @@ async fn logs(session: &Session) -> Option<Logs> {
 }
 
 /// What is known of the change logs.
-enum Logs {
+pub(crate) enum Logs {
     /// They were listed, or could not be.
     Listed(Result<Vec<LogStatus>>),
     /// To list them takes longer than a glance: that is no trouble.
@@ -77,7 +86,7 @@ enum Logs {
 }
 
 impl Logs {
-    fn known(&self) -> Option<&[LogStatus]> {
+    pub(crate) fn known(&self) -> Option<&[LogStatus]> {
         match self {
             Self::Listed(Ok(logs)) => Some(logs),
             Self::Listed(Err(_)) | Self::TooMany => None,
@@ -185,12 +194,16 @@ impl Report for Glance {
             let point = match log.recovery_point {
                 RecoveryPoint::OpTime(at) => format!("{} ({at})", ago(at.timestamp(), self.now)),
                 RecoveryPoint::Lsn(at) => format!("LSN {at}"),
-                RecoveryPoint::Offset(at) => format!("offset {at}"),
+                RecoveryPoint::Offset(at) => match log.at {
+                    Some(moment) => format!("{} (offset {at})", ago(moment, self.now)),
+                    None => format!("offset {at}"),
+                },
             };
             text.push_str(&format!(
                 "change log of {} in {}: recovery point {point}\n",
                 log.kind, log.environment
             ));
+            text.push_str(&damaged_text(&log.damaged, look));
         }
         match self.logs_trouble() {
             Some(Some(error)) => text.push_str(&format!("change log: not known: {error}\n")),
@@ -224,7 +237,10 @@ impl Report for Glance {
         let is_there = |repository: &&Result<RepositoryStatus>| {
             !repository.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound)
         };
+        let is_damaged = |log: &LogStatus| !log.damaged.is_empty();
+        let damaged = self.logs.iter().filter_map(Logs::known).flatten().any(is_damaged);
         let of_logs = self.logs_trouble().flatten().map(|error| error.kind().exit_status());
+        let of_logs = of_logs.or(damaged.then_some(ExitStatus::Critical));
         let others = match self.repository.as_ref().filter(is_there) {
             Some(repository) => status::exit_status(&self.stores, Some(repository)),
             None => match status::exit_status(&self.stores, None) {
@@ -255,6 +271,9 @@ fn backup_cells(backups: Option<&StoreBackups>, now: Timestamp) -> (Cell, Cell) 
     let Some(backups) = backups else { return (Cell::new("-"), Cell::new("-")) };
     let last = match &backups.last {
         Some((_, at)) => Cell::new(ago(*at, now)),
+        None if backups.of_others > 0 => {
+            Cell::new(format!("never; {} of other servers", backups.of_others)).tone(Tone::Warn)
+        }
         None => Cell::new("never").tone(Tone::Warn),
     };
     let verified = match (&backups.verified, &backups.last) {
@@ -299,7 +318,8 @@ fn log_json(log: &LogStatus, now: Timestamp) -> Value {
         "server": log.server,
         "environment": log.environment,
         "recovery_point": log.recovery_point,
-        "recovery_point_age_seconds": log.recovery_point.timestamp().map(|at| now.as_second() - at.as_second()),
+        "recovery_point_age_seconds": log.at.map(|at| now.as_second() - at.as_second()),
+        "damaged_chains": log.damaged,
     })
 }
 
@@ -309,6 +329,7 @@ fn backups_json(backups: &StoreBackups) -> Value {
     json!({
         "store": backups.kind,
         "sets": backups.set_count,
+        "of_others": backups.of_others,
         "damaged": backups.damaged,
         "last": moment(&backups.last),
         "verified": moment(&backups.verified),
@@ -318,7 +339,7 @@ fn backups_json(backups: &StoreBackups) -> Value {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use mainstay_model::{OpTime, StoreKind};
+    use mainstay_model::OpTime;
 
     use super::*;
 
@@ -363,6 +384,8 @@ mod tests {
                     damaged: vec![],
                     last: is_mongo.then(|| (set.clone(), at)),
                     verified: is_mongo.then(|| (set.clone(), at)),
+                    of_others: 0,
+                    servers: std::collections::BTreeMap::new(),
                 }
             })
             .collect();
@@ -379,6 +402,9 @@ mod tests {
                 server: "replica-set-65a1".to_owned(),
                 environment: "shop".to_owned(),
                 recovery_point: RecoveryPoint::OpTime(OpTime { seconds: 1_799_999_997, increment: 2 }),
+                at: Timestamp::from_second(1_799_999_997).ok(),
+                why: mainstay_repository::ChainReason::First,
+                damaged: vec![],
             }]))),
             now,
         }

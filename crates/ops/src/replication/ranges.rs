@@ -168,7 +168,7 @@ async fn of_server(
 }
 
 /// When the last byte of a chain came, if that can be read.
-async fn last_time(repository: &Repository, chain: &Chain) -> Option<Timestamp> {
+pub(crate) async fn last_time(repository: &Repository, chain: &Chain) -> Option<Timestamp> {
     let (_, arrivals) = read_slice(repository, chain, chain.slices().last()?).await.ok()?;
     Timestamp::from_millisecond(arrivals.last()?.at_ms).ok()
 }

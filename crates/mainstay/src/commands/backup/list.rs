@@ -47,7 +47,11 @@ pub(super) async fn run(args: &ListArgs, session: &Session) -> Result<ExitStatus
         true => streams::ranges(&repository).await?,
         false => ReplicationRanges::default(),
     };
-    Ok(session.printer.report(&Listed { rows, logs, wal, streams, now: session.clock.now() }))
+    let mut unsound = Vec::new();
+    for store in StoreKind::ALL.into_iter().filter(|store| wants(*store)) {
+        unsound.extend(recoverable::known_damage(&repository, store).await?);
+    }
+    Ok(session.printer.report(&Listed { rows, logs, wal, streams, unsound, now: session.clock.now() }))
 }
 
 async fn row(repository: &Repository, entry: SetEntry) -> Result<Row> {
@@ -71,6 +75,8 @@ struct Listed {
     logs: Recoverable,
     wal: WalRanges,
     streams: ReplicationRanges,
+    /// Chains with slices that a verification found damaged.
+    unsound: Vec<DamagedChain>,
     now: Timestamp,
 }
 
@@ -131,9 +137,9 @@ impl Report for Listed {
 }
 
 impl Listed {
-    /// Chains of any store that cannot be read.
+    /// Chains of any store that cannot be read, as a whole or in parts.
     fn damaged(&self) -> impl Iterator<Item = &DamagedChain> {
-        self.logs.damaged.iter().chain(&self.wal.damaged).chain(&self.streams.damaged)
+        self.logs.damaged.iter().chain(&self.wal.damaged).chain(&self.streams.damaged).chain(&self.unsound)
     }
 
     /// Whether a log of any store has a hole that it had not when it was captured.
@@ -148,6 +154,7 @@ impl Listed {
         log::ranges_text(&self.logs, self.now, look)
             + &wal::ranges_text(&self.wal, self.now, look)
             + &replication::ranges_text(&self.streams, self.now, look)
+            + &log::damaged_text(&self.unsound, look)
     }
 }
 

@@ -49,6 +49,7 @@ pub(super) async fn run(args: &VerifyArgs, session: &Session) -> Result<ExitStat
     let facts = json!({"set": report.set_id, "manifest": report.manifest, "sound": report.is_sound(), "findings": report.findings.len()});
     let noted = session.guard(&repository).note("backup.verify", None, facts).await;
     let recorded = recorded.and(noted.context("record the result in the audit log"));
+    let recorded = recorded.and(recoverable::record(&repository, &logs).await);
     let earlier = match SetContents::of(&set) {
         Ok(SetContents::Cluster(contents)) => contents.chain,
         _ => Vec::new(),
