@@ -555,6 +555,15 @@ impl Session {
         Selection { databases, collections: collections.to_vec() }
     }
 
+    /// The store that is meant: the one that was named, or the only one that is configured.
+    pub(crate) fn store_or_usual(&self, named: Option<StoreKind>) -> StoreKind {
+        match (named, self.configuration.stores().as_slice()) {
+            (Some(named), _) => named,
+            (None, [only]) => *only,
+            (None, _) => StoreKind::Mongo,
+        }
+    }
+
     /// How long a lease outlives a process that no longer renews it.
     pub(crate) fn lease_ttl(&self) -> SignedDuration {
         self.configuration.lease_ttl

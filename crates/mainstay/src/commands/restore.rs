@@ -73,9 +73,9 @@ pub(crate) struct PlanArgs {
     /// Restore this collection only, as database.collection; may be repeated
     #[arg(long, value_name = "NAME", value_parser = parse_namespace)]
     collection: Vec<Namespace>,
-    /// The store whose latest set is meant: mongo, postgres, redis
-    #[arg(long, default_value = "mongo")]
-    store: StoreKind,
+    /// The store whose latest set is meant: mongo, postgres, redis [default: the one that is configured; mongo of several]
+    #[arg(long)]
+    store: Option<StoreKind>,
     /// Restore into a database of this name; for a set or selection of one database. For a set of postgres: into this folder, which is empty or not there; a logical dump: into this database, which is not there; a set of redis: `scratch`, a throw-away server; an append-only file: into this folder, which is empty or not there
     #[arg(long, value_name = "NAME", conflicts_with = "rename")]
     into: Option<String>,
@@ -187,7 +187,7 @@ fn each_once(renames: &[(String, String)]) -> Result<BTreeMap<String, String>> {
 
 async fn plan_restore(args: PlanArgs, session: &Session) -> Result<ExitStatus> {
     let repository = session.repository().await?;
-    let store = args.store(&repository).await?;
+    let store = args.store(&repository, session).await?;
     if store == StoreKind::Redis {
         let plan = plan_keys(&args, &repository, session).await?;
         return plan::report(&plan, args.output.as_deref(), session);
@@ -301,12 +301,12 @@ async fn plan_cluster(args: &PlanArgs, repository: &Repository, session: &Sessio
 
 impl PlanArgs {
     /// The store that the set is of which is meant.
-    async fn store(&self, repository: &Repository) -> Result<StoreKind> {
-        let store = match (&self.set, self.store) {
-            (SetChoice::Latest, store) => store,
-            (choice, store) => choose(repository, choice, store).await?.kind(),
-        };
-        Ok(store)
+    async fn store(&self, repository: &Repository, session: &Session) -> Result<StoreKind> {
+        let store = session.store_or_usual(self.store);
+        match &self.set {
+            SetChoice::Latest => Ok(store),
+            choice => Ok(choose(repository, choice, store).await?.kind()),
+        }
     }
 
     /// Refuses what means something for the files of a server alone.

@@ -46,8 +46,11 @@ impl From<ConsistencyArgument> for SnapshotChoice {
 /// Arguments of `backup create`.
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
-    /// The store: mongo, postgres, redis
-    #[arg(long, default_value = "mongo")]
+    /// The store: mongo, postgres, redis [default: the one that is configured; mongo of several]
+    #[arg(long = "store", value_name = "STORE")]
+    named_store: Option<StoreKind>,
+    /// The same, decided.
+    #[arg(skip = StoreKind::Mongo)]
     store: StoreKind,
     /// Back up this database; may be repeated [default: the configured one, or all]
     #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
@@ -142,6 +145,7 @@ fn parse_latency(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// The operation's.
 pub(super) async fn run(args: CreateArgs, session: &Session) -> Result<ExitStatus> {
+    let args = CreateArgs { store: session.store_or_usual(args.named_store), ..args };
     if args.store == StoreKind::Postgres {
         args.refuse_documents()?;
         args.key_file.refuse(args.store)?;

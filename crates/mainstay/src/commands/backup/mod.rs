@@ -14,7 +14,7 @@ use std::str::FromStr;
 use clap::{Args, Subcommand};
 use mainstay_engine::{Consistency, Namespace};
 use mainstay_model::{Error, ErrorKind, ExitStatus, IdError, Result, SetId, StoreKind};
-use mainstay_ops::contents::DocumentSetContents;
+use mainstay_ops::contents::{DocumentSetContents, SetContents};
 use mainstay_repository::{Repository, Set};
 use serde_json::{Value, json};
 
@@ -69,9 +69,9 @@ pub(crate) struct SetArgs {
     /// The set: its identifier, or `latest`
     #[arg(default_value = "latest")]
     pub(crate) set: SetChoice,
-    /// The store whose latest set is meant
-    #[arg(long, default_value = "mongo")]
-    pub(crate) store: StoreKind,
+    /// The store whose latest set is meant [default: the one that is configured; mongo of several]
+    #[arg(long)]
+    pub(crate) store: Option<StoreKind>,
     /// PostgreSQL: the latest logical dump is meant, not the latest base backup
     #[arg(long)]
     logical: bool,
@@ -82,10 +82,14 @@ impl SetArgs {
     ///
     /// # Errors
     /// As [`choose`]; `Usage` when several are meant, or `--logical` means nothing.
-    async fn find(&self, repository: &Repository) -> Result<Set> {
-        match (&self.set, self.store) {
+    async fn find(&self, repository: &Repository, session: &Session) -> Result<Set> {
+        match (&self.set, session.store_or_usual(self.store)) {
             (SetChoice::Latest, StoreKind::Postgres) => {
                 logical::choose_form(repository, &self.set, self.logical).await
+            }
+            (SetChoice::Latest, StoreKind::Redis) => {
+                refuse(&[("logical", self.logical)], StoreKind::Redis)?;
+                newest_of_redis(repository, session).await
             }
             (SetChoice::Latest, store) => {
                 refuse(&[("logical", self.logical)], store)?;
@@ -152,6 +156,29 @@ pub(crate) async fn choose(repository: &Repository, choice: &SetChoice, store: S
                 .with_hint(format!("`mainstay backup create --store {store}` makes one"))
         }),
     }
+}
+
+/// The newest set of the Redis that is configured, as far as it tells which one it is; else the newest of any.
+///
+/// # Errors
+/// As [`choose`].
+async fn newest_of_redis(repository: &Repository, session: &Session) -> Result<Set> {
+    let kind = StoreKind::Redis;
+    let newest = choose(repository, &SetChoice::Latest, kind).await?;
+    // A set can be read without the server that it was taken from.
+    let Ok(probe) = session.probe(kind).await else { return Ok(newest) };
+    let Ok(facts) = probe.facts().await else { return Ok(newest) };
+    let is_own = |set: &Set| SetContents::of(set).is_ok_and(|contents| contents.server() == facts.fingerprint);
+    let mut sets = repository.sets(Some(kind)).await?.into_iter().filter_map(|entry| entry.into_set().ok());
+    let own = sets.rfind(is_own);
+    if own.is_none() {
+        session.printer.notice(&format!(
+            "warning: no set is of the Redis at {}; the newest, {}, is of another one",
+            facts.address,
+            newest.id()
+        ));
+    }
+    Ok(own.unwrap_or(newest))
 }
 
 /// The moment a set shows, for people.

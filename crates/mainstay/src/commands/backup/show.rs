@@ -20,7 +20,7 @@ use crate::wiring::Session;
 /// `NotFound` when there is none; the repository's.
 pub(super) async fn run(args: &SetArgs, session: &Session) -> Result<ExitStatus> {
     let repository = session.repository().await?;
-    let set = args.find(&repository).await?;
+    let set = args.find(&repository, session).await?;
     match SetContents::of(&set)? {
         SetContents::Documents(contents) => Ok(session.printer.report(&Shown { set, contents: *contents })),
         SetContents::Cluster(contents) => {

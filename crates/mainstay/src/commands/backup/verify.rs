@@ -29,7 +29,7 @@ pub(crate) struct VerifyArgs {
 /// The operation's. Damage is a finding.
 pub(super) async fn run(args: &VerifyArgs, session: &Session) -> Result<ExitStatus> {
     let repository = session.repository().await?;
-    let set = args.set.find(&repository).await?;
+    let set = args.set.find(&repository, session).await?;
     let progress = session.printer.progress();
     let verified = async {
         let (report, recorded) = verify::verify(&repository, &set, progress.as_ref()).await?;
