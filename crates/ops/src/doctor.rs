@@ -61,7 +61,15 @@ async fn store(probe: &dyn Probe, bound: Duration) -> Examination {
         Ok(_) => within(bound, probe, probe.facts()).await.ok().map(|facts| facts.fingerprint),
         Err(_) => None,
     };
-    let findings = findings.unwrap_or_else(|error| vec![not_examined(kind, &address, &error)]);
+    let findings = match (findings, &marker) {
+        // A server that is reading its data tells of itself, and of nothing that it holds.
+        (Ok(mut findings), Err(error)) if error.kind() == ErrorKind::Unreachable => {
+            findings.push(not_examined(kind, &address, error));
+            findings
+        }
+        (Ok(findings), _) => findings,
+        (Err(error), _) => vec![not_examined(kind, &address, &error)],
+    };
     Examination { kind, address, findings, marker, data_directory, fingerprint }
 }
 
@@ -329,6 +337,20 @@ pub fn logs(
     findings
 }
 
+/// Has remedies that change a setting of Redis say so where another value is declared: whoever follows one without the other has drift.
+pub fn heed_declared(findings: &mut [Finding], declared: &DeclaredPolicy) {
+    let Ok(settings) = declared.settings() else { return };
+    for finding in findings.iter_mut().filter(|finding| finding.store == Some(StoreKind::Redis)) {
+        let changed = |(name, _): &(&String, &String)| finding.remedy.contains(&format!("CONFIG SET {name} "));
+        if let Some((name, value)) = settings.iter().find(changed) {
+            finding.remedy = format!(
+                "[redis.policy] declares {name} as {value}: where it is to be another, change it there and run `mainstay redis policy plan`, not {}",
+                finding.remedy.trim_start_matches("type ")
+            );
+        }
+    }
+}
+
 /// The finding for a repository that cannot be read.
 pub fn repository_unreadable(location: &str, error: &Error) -> Finding {
     // One that does not exist yet endangers nothing but its own emptiness.
@@ -385,6 +407,23 @@ mod tests {
         assert_eq!(ids(&judge(&status(None, false, false))), ["backup.none"]);
         assert_eq!(ids(&judge(&status(Some(6_399), true, false))), ["backup.old"]);
         assert_eq!(ids(&judge(&status(Some(6_400), false, true))), ["backup.damaged", "backup.unverified"]);
+    }
+
+    #[test]
+    fn a_remedy_heeds_what_is_declared() {
+        let finding = |remedy: &str| Finding {
+            id: "redis.x".to_owned(),
+            severity: Severity::Warning,
+            store: Some(StoreKind::Redis),
+            subject: "h:1".to_owned(),
+            message: String::new(),
+            remedy: remedy.to_owned(),
+        };
+        let mut found = [finding("type `CONFIG SET maxmemory 2gb`"), finding("type `CONFIG SET timeout 300`")];
+        let declared = DeclaredPolicy { maxmemory: Some(1 << 30), ..DeclaredPolicy::default() };
+        heed_declared(&mut found, &declared);
+        assert!(found[0].remedy.starts_with("[redis.policy] declares maxmemory as 1073741824"), "{found:?}");
+        assert_eq!(found[1].remedy, "type `CONFIG SET timeout 300`");
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! `capture redis`: follows the replication stream until asked to stop.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use mainstay_engine::{Probe, ReplicationSource};
 use mainstay_guard::{BackupEvidence, Outcome};
-use mainstay_model::{ByteSize, Count, ExitStatus, Result, ResultExt, StoreKind};
+use mainstay_model::{
+    ByteSize, Count, Error, ErrorKind, ExitStatus, Result, ResultExt, StoreKind, Target,
+};
 use mainstay_ops::capture::replication::{
     self, BacklogSlack, ReplicationCaptureContext, ReplicationCaptureEvent, ReplicationCaptureObserver,
     ReplicationCaptureOptions, ReplicationCaptureReport,
@@ -16,16 +20,21 @@ use crate::printer::shown::{duration, millis, moment};
 use crate::printer::{Look, Printer, Report, Tone};
 use crate::wiring::Session;
 
+/// The pause after the first time that the server did not answer; it doubles up to [`PAUSE_MAX`].
+const PAUSE_FIRST: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
 /// Captures.
 ///
 /// # Errors
-/// The operation's.
+/// The operation's. A server that is not there yet is waited for, but with `--once`.
 pub(crate) async fn run(args: &CaptureArgs, session: &Session) -> Result<ExitStatus> {
     let source = session.replication()?;
     let probe = session.probe(StoreKind::Redis).await?;
-    let target = session.target(probe.as_ref()).await?;
-    // A server without a stream is told before a repository is made for it.
-    source.replication_facts().await.context("look at the server's stream")?;
+    let target = match args.once {
+        true => look(probe.as_ref(), source.as_ref(), session).await?,
+        false => await_server(probe.as_ref(), source.as_ref(), session).await?,
+    };
     let options = ReplicationCaptureOptions { slice_age_ms: args.slice_age_ms(session), once: args.once };
     let plan = replication::plan(target, options, session.clock.as_ref());
     let repository = session.repository_or_create().await?;
@@ -55,6 +64,49 @@ pub(crate) async fn run(args: &CaptureArgs, session: &Session) -> Result<ExitSta
     };
     let report = close(&guard, permit, captured, outcome).await?;
     Ok(session.printer.report(&Captured(report)))
+}
+
+/// Which server it is, and that it has a stream: one without is told before a repository is made for it.
+async fn look(probe: &dyn Probe, source: &dyn ReplicationSource, session: &Session) -> Result<Target> {
+    let target = session.target(probe).await?;
+    source.replication_facts().await.context("look at the server's stream")?;
+    Ok(target)
+}
+
+/// The same of a server that may begin later than the capture does, or is reading its data still: both are started together after a machine
+/// was, and the one that waits for nobody would have to be started again by somebody.
+async fn await_server(
+    probe: &dyn Probe,
+    source: &dyn ReplicationSource,
+    session: &Session,
+) -> Result<Target> {
+    let mut pause = PAUSE_FIRST;
+    loop {
+        let error = match look(probe, source, session).await {
+            Err(error) if error.kind() == ErrorKind::Unreachable && error.is_temporary() => error,
+            looked => return looked,
+        };
+        let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        let message = error.to_string();
+        let text = waiting_text(&message, None, pause_ms);
+        let fields = json!({
+            "event": "waiting",
+            "message": message,
+            "hint": error.hint(),
+            "recovery_point": null,
+            "recovery_point_age_seconds": null,
+            "pause_ms": pause_ms,
+        });
+        session.printer.event(fields_of(&fields), &text, false);
+        tokio::select! {
+            () = session.cancel.cancelled() => return Err(
+                Error::new(ErrorKind::Interrupted, "the capture was stopped on request before the server answered")
+                    .with_state("nothing was changed")
+            ),
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
 }
 
 /// Tells events as they happen.

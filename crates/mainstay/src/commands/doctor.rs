@@ -116,6 +116,7 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
         }
         looked_at.push(format!("compose file {}", path.display()));
     }
+    doctor::heed_declared(&mut found, &session.configuration.redis_policy);
     Ok(session.printer.report(&Diagnosis { looked_at, findings: found }))
 }
 

@@ -249,6 +249,16 @@ fn redis(configuration: &Configuration, findings: &mut Vec<Finding>) {
     let encrypted = settings.tls.or(url_tls).unwrap_or(false);
     tls_files(store, encrypted, &[("ca_file", &settings.ca_file)], "tls = true", findings);
     in_the_clear(store, encrypted, &settings.connection, &settings.credentials, "`rediss://`", findings);
+    if let Err(error) = configuration.redis_policy.settings() {
+        findings.push(finding(
+            "redis_policy",
+            Severity::Critical,
+            Some(store),
+            "redis.policy",
+            error.message().to_owned(),
+            error.hint().unwrap_or("correct [redis.policy] of mainstay.toml"),
+        ));
+    }
 }
 
 fn repository(configuration: &Configuration, findings: &mut Vec<Finding>) {

@@ -14,6 +14,10 @@ pub(super) const LIMIT: &str = "maxmemory";
 pub(super) const EVICTION: &str = "maxmemory-policy";
 /// The setting that says when snapshots are made.
 pub(super) const SAVE: &str = "save";
+/// A server keeps no less of its stream than this, whatever it is told: it would never be as declared (`CONFIG_REPL_BACKLOG_MIN_SIZE`).
+const BACKLOG_BYTES_MIN: u64 = 16 * 1024;
+/// The largest number that a server takes in a rule of `save`.
+const SAVE_NUMBER_MAX: u64 = i32::MAX as u64;
 /// Settings whose values are numbers of bytes.
 const SIZES: [&str; 2] = [LIMIT, "repl-backlog-size"];
 
@@ -53,8 +57,16 @@ impl DeclaredPolicy {
     /// What is declared, as the server writes it.
     ///
     /// # Errors
-    /// `Config` when a rule of `save` is not two numbers.
+    /// `Config` when a rule of `save` is not two numbers that a server takes, or a size is none that it keeps to.
     pub fn settings(&self) -> Result<KeyServerSettings> {
+        if let Some(bytes) = self.repl_backlog_size.filter(|bytes| *bytes < BACKLOG_BYTES_MIN) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("`repl_backlog_size` of {bytes} bytes in [redis.policy] is less than a server ever keeps"),
+            )
+            .with_state("nothing was changed")
+            .with_hint("write a size of 16kB or more, such as repl_backlog_size = \"64MB\""));
+        }
         let save = self.save.as_deref().map(save).transpose()?;
         let yes_or_no = |on: bool| if on { "yes" } else { "no" }.to_owned();
         let bytes = |bytes: u64| bytes.to_string();
@@ -94,10 +106,11 @@ impl DeclaredPolicy {
 
 /// `["3600 1", "300 100"]` as `3600 1 300 100`.
 fn save(rules: &[String]) -> Result<String> {
+    let is_taken = |number: &u64| (1..=SAVE_NUMBER_MAX).contains(number);
     let mut words = Vec::new();
     for rule in rules.iter().filter(|rule| !rule.trim().is_empty()) {
         let numbers: Vec<u64> = rule.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-        if numbers.len() != 2 || rule.split_whitespace().count() != 2 || numbers.contains(&0) {
+        if numbers.len() != 2 || rule.split_whitespace().count() != 2 || !numbers.iter().all(is_taken) {
             return Err(Error::new(
                 ErrorKind::Config,
                 format!("{rule:?} of `save` in [redis.policy] is no rule"),
@@ -156,7 +169,11 @@ mod tests {
                 declared: "3600 1 300 100".to_owned()
             }]
         );
-        for bad in ["3600", "a b", "0 1", "1 2 3"] {
+        for bytes in [0, 1, (16 << 10) - 1] {
+            let declared = DeclaredPolicy { repl_backlog_size: Some(bytes), ..DeclaredPolicy::default() };
+            assert_eq!(declared.settings().unwrap_err().kind(), ErrorKind::Config, "{bytes}");
+        }
+        for bad in ["3600", "abc", "a b", "0 1", "1 2 3", "1 4294967296"] {
             let declared = DeclaredPolicy { save: Some(vec![bad.to_owned()]), ..DeclaredPolicy::default() };
             assert_eq!(declared.settings().unwrap_err().kind(), ErrorKind::Config, "{bad}");
         }

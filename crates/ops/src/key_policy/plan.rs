@@ -54,7 +54,7 @@ pub struct PolicyRequest<'a> {
 ///
 /// # Errors
 /// `Config` when what is declared is no policy; `Precondition` when there is nothing to do, when a change would not outlive a restart and may not
-/// be forgotten, or when the server cannot write to its disk; `Refused` when keys of protected classes may be evicted and that was not asked
+/// be forgotten, when the server cannot write to its disk, or copies a primary that does not answer; `Refused` when keys of protected classes may be evicted and that was not asked
 /// for; `Auth` when the user may not know the settings; the server's; `Interrupted`.
 pub async fn plan(request: &PolicyRequest<'_>, target: Target) -> Result<Plan> {
     let look = request.server.look().await?;
@@ -70,6 +70,9 @@ pub async fn plan(request: &PolicyRequest<'_>, target: Target) -> Result<Plan> {
         return Err(forgotten(&durability));
     }
     check_disk(&look, &differences)?;
+    if durability.wants_file() {
+        check_replication(&look)?;
+    }
     let forecast = match evicts(&differences, &now, &declared) {
         Some((policy, limit)) => Some(forecast(request, &look, policy, limit).await?),
         None => None,
@@ -153,6 +156,20 @@ fn check_disk(look: &KeyServerLook, differences: &[Difference]) -> Result<()> {
     Ok(())
 }
 
+/// Keeping settings keeps all that the server has, also whom it copies at the moment: one that does not answer may be what a restore that was killed
+/// left, and would be kept for good.
+fn check_replication(look: &KeyServerLook) -> Result<()> {
+    match look.replication.is_replica && look.replication.link_up != Some(true) {
+        true => Err(precondition(
+            "the server is a replica whose primary does not answer: keeping settings would keep that in its file, too",
+        )
+        .with_hint(
+            "if it is to be a primary, as after a restore that was killed, type `REPLICAOF NO ONE`; otherwise mend the link: `mainstay redis info`",
+        )),
+        false => Ok(()),
+    }
+}
+
 /// The eviction policy and the limit that will hold, when one of them changes and keys may go.
 fn evicts<'a>(
     differences: &[Difference],
@@ -183,16 +200,16 @@ async fn forecast(
     policy: &str,
     limit: u64,
 ) -> Result<Forecast> {
-    if policy == EVICTS_NOTHING {
-        if look.memory.used < limit {
-            return Ok(Forecast::default());
-        }
-        return Err(precondition(format!(
+    let refuses_writes = || {
+        precondition(format!(
             "{} are in use: a limit of {} that evicts nothing refuses every write at once",
             ByteSize(look.memory.used),
             ByteSize(limit)
         ))
-        .with_hint("declare a higher `maxmemory`, or remove keys before: `mainstay redis purge`"));
+        .with_hint("declare a higher `maxmemory`, or remove keys before: `mainstay redis purge`")
+    };
+    if policy == EVICTS_NOTHING {
+        return if look.memory.used < limit { Ok(Forecast::default()) } else { Err(refuses_writes()) };
     }
     let all_may_go = policy.starts_with("allkeys-");
     if all_may_go && !request.evict_protected {
@@ -207,7 +224,11 @@ async fn forecast(
             .collect();
         return Err(protected_may_go(policy, format!("keys are among them: {}", counts.join(", "))));
     }
-    Ok(forecast)
+    // Where nothing expires, a policy that takes what expires is no other than one that takes nothing.
+    match forecast.over_bytes > 0 && forecast.keys() == 0 {
+        true => Err(refuses_writes()),
+        false => Ok(forecast),
+    }
 }
 
 /// Any key may go under a policy that asks for no expiry: those of tomorrow, too.
