@@ -94,6 +94,8 @@ pub struct Plan {
 impl Plan {
     /// How long a plan stays fresh.
     pub const LIFETIME: SignedDuration = SignedDuration::from_hours(24);
+    /// By how much the clock of whoever planned may be ahead.
+    const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(5);
 
     /// The plan's hash: BLAKE3 over its canonical JSON. This is what is approved.
     ///
@@ -126,11 +128,18 @@ impl Plan {
         })
     }
 
-    /// Refuses a plan that is past its time at `now`, and one that claims a longer life than [`Plan::LIFETIME`].
+    /// Refuses a plan that is past its time at `now`, one that claims a longer life than [`Plan::LIFETIME`], and one that is of a time to come,
+    /// by more than clocks differ.
     ///
     /// # Errors
     /// [`ErrorKind::StalePlan`].
     pub fn check_fresh(&self, now: Timestamp) -> Result<()> {
+        if self.created_at > now + Self::CLOCKS_DIFFER {
+            let message = format!("the plan says that it was made at {}, which is still to come", self.created_at);
+            return Err(Error::new(ErrorKind::StalePlan, message)
+                .with_state("nothing was changed")
+                .with_hint("set the clocks, make the plan again and review it"));
+        }
         let lifetime = self.expires_at.duration_since(self.created_at);
         if now < self.expires_at && lifetime <= Self::LIFETIME {
             return Ok(());
@@ -243,6 +252,8 @@ mod tests {
         let mut eternal = plan.clone();
         eternal.expires_at = plan.created_at + SignedDuration::from_hours(9_000);
         assert_eq!(eternal.check_fresh(plan.created_at).unwrap_err().kind(), ErrorKind::StalePlan);
+        let before = plan.created_at - SignedDuration::from_hours(1);
+        assert_eq!(plan.check_fresh(before).unwrap_err().kind(), ErrorKind::StalePlan, "it is of the future");
         assert_eq!(Plan::from_json(r#"{"format":9}"#).unwrap_err().kind(), ErrorKind::Unsupported);
         assert_eq!(Plan::from_json("{").unwrap_err().kind(), ErrorKind::Usage);
     }

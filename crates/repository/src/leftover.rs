@@ -2,7 +2,7 @@
 //!
 //! Two sorts: set folders without a manifest, and partial files of the store. Neither is ever listed as a backup. Nothing that a living
 //! writer may still need is removed: a set folder belongs to whoever holds the set's lease, and a partial file elsewhere counts as in
-//! use until it has been quiet for a day. The order of removal and why it is safe beside a writer that stood still is told in
+//! use until it has been quiet for an hour. The order of removal and why it is safe beside a writer that stood still is told in
 //! [`SetWriter`](crate::SetWriter)'s module: removal record first, objects next, removal record last.
 //!
 //! A set folder whose manifest is missing although the set was verified once is no leftover: it was a backup, and it may be one again.
@@ -17,7 +17,7 @@ use crate::manifest::{REMOVAL_KIND, Removal};
 use crate::repository::{Place, Repository, kinds, missing_manifest};
 
 /// How long a partial file outside of set folders must have been quiet: what is put there is small and written in one go.
-const PARTIAL_QUIET: SignedDuration = SignedDuration::from_hours(24);
+const PARTIAL_QUIET: SignedDuration = SignedDuration::from_hours(1);
 
 /// Something a writer left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -51,6 +51,8 @@ pub(crate) struct PlanReport {
     pub(crate) file: Option<PathBuf>,
     /// The present moment.
     pub(crate) now: Timestamp,
+    /// The flags that said how the plan's server and repository are reached, for whoever goes on with it: each after a blank.
+    pub(crate) flags: String,
 }
 
 impl PlanReport {
@@ -60,7 +62,7 @@ impl PlanReport {
     /// `Internal` when the plan has no hash.
     pub(crate) fn new(plan: Plan, file: Option<PathBuf>, now: Timestamp) -> Result<Self> {
         let hash = plan.hash()?;
-        Ok(Self { plan, hash, file, now })
+        Ok(Self { plan, hash, file, now, flags: String::new() })
     }
 }
 
@@ -73,7 +75,24 @@ pub(crate) fn report(plan: &Plan, output: Option<&Path>, session: &Session) -> R
         write(plan, &session.path(file))?;
     }
     let file = output.map(Path::to_owned);
-    Ok(session.printer.report(&PlanReport::new(plan.clone(), file, session.clock.now())?))
+    let report = PlanReport::new(plan.clone(), file, session.clock.now())?;
+    Ok(session.printer.report(&PlanReport { flags: flags(session), ..report }))
+}
+
+/// The global flags that this command was given; none of them may hold a password.
+fn flags(session: &Session) -> String {
+    let config = session.outside.config_flag.as_ref().map(|file| ("config", file.display().to_string()));
+    let given = session.outside.flags.iter().map(|(name, value)| (*name, value.clone()));
+    config.into_iter().chain(given).map(|(name, value)| format!(" --{name} {}", quoted(&value))).collect()
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_./:@%+,=".contains(character);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
 }
 
 /// The same when the plan is all that is asked for, and the status to end with; `None` when it is to be carried out at once.
@@ -210,8 +229,9 @@ impl Report for PlanReport {
         ));
         if let Some(file) = &self.file {
             let file = own(&file.display().to_string());
+            let flags = own(&self.flags);
             text.push_str(&format!(
-                "next: mainstay apply {file}, or without a terminal: mainstay apply {file} --approve {}\n",
+                "next: mainstay{flags} apply {file}, or without a terminal: mainstay{flags} apply {file} --approve {}\n",
                 self.hash
             ));
         }
@@ -320,6 +340,9 @@ next: mainstay apply p.json, or without a terminal: mainstay apply p.json --appr
 "
         );
         assert_eq!(report.text(&Look::default()), expected);
+        let flags = " --redis-url redis://h:1".to_owned();
+        let report = PlanReport { flags, ..report };
+        assert!(report.text(&Look::default()).contains("next: mainstay --redis-url redis://h:1 apply p.json,"));
         assert!(PlanReport { now: plan.expires_at, ..report }.text(&Look::default()).contains("EXPIRED"));
     }
 
@@ -338,6 +361,13 @@ next: mainstay apply p.json, or without a terminal: mainstay apply p.json --appr
         assert_eq!(shown.lines().count(), usual.text(&Look { color: false, verbose: true }).lines().count());
         let acts = |one: char| one != '\n' && (one.is_control() || one == '\u{202e}');
         assert!(!shown.contains(acts), "{shown:?}");
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        for (word, expected) in [("redis://h:1/0", "redis://h:1/0"), ("", "''"), ("a b", "'a b'"), ("it's", r"'it'\''s'")] {
+            assert_eq!(quoted(word), expected);
+        }
     }
 
     #[test]

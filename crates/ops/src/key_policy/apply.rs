@@ -127,7 +127,14 @@ fn check_eviction(
 /// # Errors
 /// The repository's.
 pub async fn resumable(context: &PolicyContext<'_>, plan: &Plan) -> Result<bool> {
-    Ok(!begun(context, plan).await?.is_empty())
+    let hash = plan.hash()?;
+    let entries = records(context.repository, plan).all::<Record>().await.context("read what was begun")?;
+    let last = entries.into_iter().rev().find_map(|entry| match entry.body {
+        Record::StepBegun { plan, .. } | Record::StepDone { plan, .. } if plan == hash => Some(true),
+        Record::Applied { plan, .. } if plan == hash => Some(false),
+        _ => None,
+    });
+    Ok(last.unwrap_or(false))
 }
 
 /// What was changed to `to` by this plan itself counts as what it was.

@@ -156,7 +156,9 @@ pub async fn plan(planning: &PurgePlanning<'_>, target: Target, request: &PurgeR
     let options = CensusOptions { delimiter: b':', depth: 2, biggest: 0, now: clock.now().as_millisecond() };
     let Counted { census, going, kept, all } = count(planning, request, options).await?;
     if census.total.keys == 0 {
-        return Err(nothing_goes(&kept));
+        let marker = keyspace.marker();
+        let means_marker = request.patterns.iter().any(|pattern| Glob::new(pattern).matches(marker));
+        return Err(nothing_goes(&kept, means_marker));
     }
     check_share(request, census.total.keys, all)?;
     let created_at = clock.now();
@@ -318,9 +320,14 @@ async fn count_file(
     walked.await.map_err(|_| Error::new(ErrorKind::Internal, "the walk through the file ended"))?
 }
 
-fn nothing_goes(kept: &BTreeMap<KeyClass, u64>) -> Error {
+/// `means_marker`: the environment's marker matches, which may be there or not.
+fn nothing_goes(kept: &BTreeMap<KeyClass, u64>, means_marker: bool) -> Error {
     let error =
         |message: String| Error::new(ErrorKind::Precondition, message).with_state("nothing was changed");
+    if kept.is_empty() && means_marker {
+        return error("no key matches but, where there is one, the environment's marker, which no purge removes".to_owned())
+            .with_hint("`mainstay environment mark` replaces it");
+    }
     if kept.is_empty() {
         return error("no key matches".to_owned())
             .with_hint("`mainstay redis keys` shows what keys there are");

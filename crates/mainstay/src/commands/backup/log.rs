@@ -1,7 +1,7 @@
 //! What the captured change log allows: the ranges that `backup list` shows, and `backup log`, which finds what destroyed data.
 
 use clap::Args;
-use mainstay_model::{Count, ExitStatus, OpTime, Result, Severity, Timestamp};
+use mainstay_model::{Count, ExitStatus, OpTime, Result, Severity, StoreKind, Timestamp};
 use mainstay_mongo::OplogLens;
 use mainstay_ops::recoverable::{DamagedChain, Recoverable, ServerLog};
 use mainstay_ops::search::{self, Destruction, SearchReport, SearchRequest};
@@ -39,10 +39,14 @@ pub(crate) async fn run(args: LogArgs, session: &Session) -> Result<ExitStatus> 
         namespace: args.namespace,
     };
     let report = search::search(&repository, &OplogLens, &request).await?;
-    Ok(session.printer.report(&Searched(report)))
+    let has_streams = !repository.chains(StoreKind::Redis).await?.is_empty();
+    Ok(session.printer.report(&Searched(report, Streams(has_streams))))
 }
 
-struct Searched(SearchReport);
+/// Whether streams of Redis are stored, which this search does not read.
+struct Streams(bool);
+
+struct Searched(SearchReport, Streams);
 
 impl Report for Searched {
     fn json(&self) -> Map<String, Value> {
@@ -58,8 +62,9 @@ impl Report for Searched {
     fn text(&self, look: &Look) -> String {
         let found = &self.0.found;
         let Some(last) = found.last() else {
-            let searched = format!("nothing was destroyed in the {} slices searched\n", self.0.slices);
-            return searched + &self.unsearched(look);
+            let searched =
+                format!("nothing was destroyed in the {} slices of MongoDB's log searched\n", self.0.slices);
+            return searched + &self.unsearched(look) + self.elsewhere();
         };
         let mut table = Table::new(&["TIME", "OPTIME", "WHAT", "NAMESPACE", "COUNT", ""]);
         for destruction in found {
@@ -74,7 +79,7 @@ impl Report for Searched {
             "to bring back the moment just before one of them: mainstay restore plan --before {}\n",
             last.at
         ));
-        text + &self.unsearched(look)
+        text + &self.unsearched(look) + self.elsewhere()
     }
 
     fn exit_status(&self) -> ExitStatus {
@@ -83,6 +88,11 @@ impl Report for Searched {
 }
 
 impl Searched {
+    /// What tells of the logs that are not searched here.
+    fn elsewhere(&self) -> &'static str {
+        if self.1.0 { "what emptied databases of Redis: `mainstay redis flushes`\n" } else { "" }
+    }
+
     /// What the search says nothing about, a line each.
     fn unsearched(&self, look: &Look) -> String {
         let mut text = damaged_text(&self.0.damaged, look);

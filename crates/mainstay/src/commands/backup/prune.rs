@@ -104,7 +104,7 @@ impl Report for Pruned {
         ));
         if !self.report.in_use.is_empty() {
             text.push_str(
-                "leftovers in use belong to a backup that is running, or was killed within the last minute\n",
+                "leftovers in use belong to a backup that is running, or was killed within the last minute; a single file counts as in use until it has been quiet for an hour\n",
             );
         }
         for leftover in &self.report.needed {

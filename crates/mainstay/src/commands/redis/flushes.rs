@@ -1,7 +1,7 @@
 //! `redis flushes`: what emptied databases, from the captured stream.
 
 use clap::Args;
-use mainstay_model::{ByteSize, Count, ExitStatus, Result, Severity};
+use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Result, Severity};
 use mainstay_ops::replication::search::{self, EmptyingReport};
 use serde_json::{Map, Value, json};
 
@@ -24,6 +24,10 @@ pub(crate) struct FlushesArgs {
 /// The operation's.
 pub(crate) async fn run(args: &FlushesArgs, session: &Session) -> Result<ExitStatus> {
     let repository = session.repository().await?;
+    if let Some(MomentArg::Latest | MomentArg::Position(_)) = args.since {
+        return Err(Error::new(ErrorKind::Usage, "a stream of Redis has no optimes, and nothing begins at its end")
+            .with_hint("give `--since` a time, such as 2026-11-23T00:55:02Z, or how long ago, such as '5m ago'"));
+    }
     let since = args.since.map(|since| since.first(session.clock.now())).transpose()?.flatten();
     let progress = session.printer.progress();
     let since = since.map(|since| since.timestamp());

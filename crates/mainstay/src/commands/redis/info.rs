@@ -16,7 +16,7 @@ use crate::wiring::Session;
 /// Arguments of `redis info`.
 #[derive(Debug, Args)]
 pub(crate) struct InfoArgs {
-    /// How far apart the two looks are between which rates are taken
+    /// How far apart the two looks are between which rates are taken; `0s` takes one look and tells no rates
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
     over: Duration,
 }

@@ -12,11 +12,15 @@ use serde_json::{Map, Value, json};
 
 use crate::commands::findings;
 use crate::commands::mongo::choice::parse_duration;
+use crate::printer::shown::plain;
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
 
 /// How many prefixes a table shows without being asked for more.
 const ROW_COUNT: u16 = 40;
+
+/// How much of a name or prefix a table shows; `--json` has all of it.
+const NAME_CHARS_MAX: usize = 80;
 
 /// Arguments of `redis keys`.
 #[derive(Debug, Args)]
@@ -168,7 +172,7 @@ impl Shown {
         for group in census.prefixes.iter().take(self.rows) {
             let name = match group.prefix.as_str() {
                 "" => Cell::new("(one word)").tone(Tone::Faint),
-                prefix => Cell::new(format!("{prefix}*")),
+                prefix => Cell::new(format!("{}*", plain(prefix, NAME_CHARS_MAX))),
             };
             row(Cell::right(group.database.to_string()), name, &group.group);
         }
@@ -189,7 +193,7 @@ impl Shown {
         for key in self.report.census.biggest.iter().take(self.rows.min(SHOWN)) {
             table.row(vec![
                 Cell::right(key.database.to_string()),
-                Cell::new(key.name.clone()),
+                Cell::new(plain(&key.name, NAME_CHARS_MAX)),
                 Cell::new(key.kind.name()),
                 self.size(key.bytes),
                 key.elements.map_or_else(|| Cell::right("-"), |count| Cell::right(Count(count).to_string())),
