@@ -38,7 +38,11 @@ mod tests {
         std::fs::write(&file, "four").unwrap();
         assert_eq!(read_text(&file, 4).unwrap().as_deref(), Some("four"));
         assert_eq!(read(&file, 3).unwrap(), None);
-        assert_eq!(read(Path::new("/dev/zero"), 1_000).unwrap(), None, "it tells a length of 0 and has no end");
+        assert_eq!(
+            read(Path::new("/dev/zero"), 1_000).unwrap(),
+            None,
+            "it tells a length of 0 and has no end"
+        );
         std::fs::write(&file, [0xff]).unwrap();
         assert_eq!(read_text(&file, 4).unwrap_err().kind(), io::ErrorKind::InvalidData);
         assert!(read(&folder.path().join("absent"), 4).is_err());

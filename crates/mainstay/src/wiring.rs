@@ -23,8 +23,8 @@ use mainstay_model::{
 };
 use mainstay_mongo::{MongoConfig, MongoInit, MongoServer};
 use mainstay_ops::Selection;
-use mainstay_ops::status::counted_marker;
 use mainstay_ops::cluster::FetchCommand;
+use mainstay_ops::status::counted_marker;
 use mainstay_postgres::{
     PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInit, PostgresInspection, PostgresProbe,
     PostgresScratch, ProgramPlaces, TlsOptions,

@@ -169,7 +169,11 @@ fn a_policy_that_cannot_hold_is_refused_before_anything_is_changed() {
     assert!(refused.stderr.contains("less than a server ever keeps"), "{}", refused.both());
     assert!(found(&place, "config.redis_policy").is_some());
     // Nothing expires, so that this policy evicts nothing.
-    configure(&place, &server.uri(), "[redis.policy]\nmaxmemory = \"100kB\"\nmaxmemory_policy = \"volatile-ttl\"\n");
+    configure(
+        &place,
+        &server.uri(),
+        "[redis.policy]\nmaxmemory = \"100kB\"\nmaxmemory_policy = \"volatile-ttl\"\n",
+    );
     client.must(&["SET", "never:expires", "x"]);
     let refused = must(&place, &["redis", "policy", "plan"], 8);
     assert!(refused.stderr.contains("refuses every write"), "{}", refused.both());

@@ -77,7 +77,17 @@ async fn what_matches_goes_and_nothing_else() {
     assert!(dry.stdout.contains("payment:idem:*") && dry.stdout.contains("5,010 keys"), "{}", dry.stdout);
     assert_eq!(keys(&mut connection).await, before);
     // What is approved is what was asked for, not what it came to when it was counted.
-    let told = place.run(&["redis", "purge", "payment:*", "--protect", "*:keep:*", "--database", "0", "--output", "told.json"]);
+    let told = place.run(&[
+        "redis",
+        "purge",
+        "payment:*",
+        "--protect",
+        "*:keep:*",
+        "--database",
+        "0",
+        "--output",
+        "told.json",
+    ]);
     for text in ["patterns [\"payment:*\"]", "protect [\"*:keep:*\"]", "databases [0]"] {
         assert!(told.stdout.contains(text), "{text}: {}", told.both());
     }

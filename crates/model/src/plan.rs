@@ -135,7 +135,8 @@ impl Plan {
     /// [`ErrorKind::StalePlan`].
     pub fn check_fresh(&self, now: Timestamp) -> Result<()> {
         if self.created_at > now + Self::CLOCKS_DIFFER {
-            let message = format!("the plan says that it was made at {}, which is still to come", self.created_at);
+            let message =
+                format!("the plan says that it was made at {}, which is still to come", self.created_at);
             return Err(Error::new(ErrorKind::StalePlan, message)
                 .with_state("nothing was changed")
                 .with_hint("set the clocks, make the plan again and review it"));

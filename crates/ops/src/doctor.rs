@@ -324,12 +324,15 @@ pub fn logs(
         }
         if let Some(age) = log.at.map(|at| now.duration_since(at)).filter(|age| *age > age_max) {
             let minutes = age.as_mins();
-            let message = format!("nothing was captured for {minutes} min: what was written since is not in the repository");
+            let message = format!(
+                "nothing was captured for {minutes} min: what was written since is not in the repository"
+            );
             let remedy = "run `mainstay capture redis` as a service; if it runs, it tells on standard error what holds it up";
             findings.push(finding("stale", Severity::Warning, message, remedy.to_owned()));
         }
         if matches!(log.why, ChainReason::Overrun | ChainReason::Diverged | ChainReason::Unreadable) {
-            let message = format!("the newest chain does not go on from the one before: {}", log.why.explanation());
+            let message =
+                format!("the newest chain does not go on from the one before: {}", log.why.explanation());
             let remedy = "`mainstay backup list` shows what is missing; moments in it cannot be restored";
             findings.push(finding("gap", Severity::Note, message, remedy.to_owned()));
         }
@@ -341,7 +344,8 @@ pub fn logs(
 pub fn heed_declared(findings: &mut [Finding], declared: &DeclaredPolicy) {
     let Ok(settings) = declared.settings() else { return };
     for finding in findings.iter_mut().filter(|finding| finding.store == Some(StoreKind::Redis)) {
-        let changed = |(name, _): &(&String, &String)| finding.remedy.contains(&format!("CONFIG SET {name} "));
+        let changed =
+            |(name, _): &(&String, &String)| finding.remedy.contains(&format!("CONFIG SET {name} "));
         if let Some((name, value)) = settings.iter().find(changed) {
             finding.remedy = format!(
                 "[redis.policy] declares {name} as {value}: where it is to be another, change it there and run `mainstay redis policy plan`, not {}",
@@ -419,7 +423,8 @@ mod tests {
             message: String::new(),
             remedy: remedy.to_owned(),
         };
-        let mut found = [finding("type `CONFIG SET maxmemory 2gb`"), finding("type `CONFIG SET timeout 300`")];
+        let mut found =
+            [finding("type `CONFIG SET maxmemory 2gb`"), finding("type `CONFIG SET timeout 300`")];
         let declared = DeclaredPolicy { maxmemory: Some(1 << 30), ..DeclaredPolicy::default() };
         heed_declared(&mut found, &declared);
         assert!(found[0].remedy.starts_with("[redis.policy] declares maxmemory as 1073741824"), "{found:?}");

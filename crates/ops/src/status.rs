@@ -94,7 +94,9 @@ impl RepositoryStatus {
     #[must_use]
     pub fn of_servers(mut self, fingerprints: &[(StoreKind, String)]) -> Self {
         for (kind, fingerprint) in fingerprints {
-            let Some(backups) = self.backups.iter_mut().find(|backups| backups.kind == *kind) else { continue };
+            let Some(backups) = self.backups.iter_mut().find(|backups| backups.kind == *kind) else {
+                continue;
+            };
             let own = backups.servers.get(fingerprint).cloned().unwrap_or_default();
             let all: usize = backups.servers.values().map(|server| server.set_count).sum();
             backups.of_others = all - own.set_count;

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use mainstay_engine::{Probe, ReplicationSource};
 use mainstay_guard::{BackupEvidence, Outcome};
-use mainstay_model::{
-    ByteSize, Count, Error, ErrorKind, ExitStatus, Result, ResultExt, StoreKind, Target,
-};
+use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Result, ResultExt, StoreKind, Target};
 use mainstay_ops::capture::replication::{
     self, BacklogSlack, ReplicationCaptureContext, ReplicationCaptureEvent, ReplicationCaptureObserver,
     ReplicationCaptureOptions, ReplicationCaptureReport,

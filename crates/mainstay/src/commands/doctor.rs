@@ -63,7 +63,9 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
     let damaged = doctor::damaged_markers(&examinations);
     let is_damaged = |one: &Finding| damaged.iter().any(|other| other.store == one.store);
     let of_environment = doctor::environment(&session.configured_environment(), &markers);
-    found.extend(of_environment.into_iter().filter(|one| one.id != "environment.no_marker" || !is_damaged(one)));
+    found.extend(
+        of_environment.into_iter().filter(|one| one.id != "environment.no_marker" || !is_damaged(one)),
+    );
     found.extend(damaged);
     let mut looked_at: Vec<String> =
         examinations.iter().map(|one| format!("{} at {}", one.kind, one.address)).collect();

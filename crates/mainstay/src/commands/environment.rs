@@ -298,7 +298,9 @@ async fn plan_mark(probe: &dyn Probe, parameters: &Parameters, session: &Session
             mark: if marker.is_some() || standing.damage.is_some() { '~' } else { '+' },
             summary: match (&marker, &standing.damage) {
                 (Some(old), _) => format!("replace the marker {} ({}) by {what}", old.environment, old.class),
-                (None, Some(damage)) => format!("replace what stands in the marker's place by {what}: {damage}"),
+                (None, Some(damage)) => {
+                    format!("replace what stands in the marker's place by {what}: {damage}")
+                }
                 (None, None) => format!("write the marker {what}"),
             },
         }],
@@ -374,8 +376,7 @@ async fn apply_mark(
         Error::new(ErrorKind::Usage, "the plan's parameters are not those of a marker").with_source(source)
     })?;
     let facts = probe.facts().await?;
-    if let Err(stale) =
-        plan.check_assumptions(&assumptions(&facts.fingerprint, &Standing::of(probe).await?))
+    if let Err(stale) = plan.check_assumptions(&assumptions(&facts.fingerprint, &Standing::of(probe).await?))
     {
         return Err(guard.refuse(MARK, Some(&plan.target), Some(plan.hash()?), stale).await);
     }

@@ -342,7 +342,9 @@ next: mainstay apply p.json, or without a terminal: mainstay apply p.json --appr
         assert_eq!(report.text(&Look::default()), expected);
         let flags = " --redis-url redis://h:1".to_owned();
         let report = PlanReport { flags, ..report };
-        assert!(report.text(&Look::default()).contains("next: mainstay --redis-url redis://h:1 apply p.json,"));
+        assert!(
+            report.text(&Look::default()).contains("next: mainstay --redis-url redis://h:1 apply p.json,")
+        );
         assert!(PlanReport { now: plan.expires_at, ..report }.text(&Look::default()).contains("EXPIRED"));
     }
 
@@ -365,7 +367,9 @@ next: mainstay apply p.json, or without a terminal: mainstay apply p.json --appr
 
     #[test]
     fn words_are_quoted_for_a_shell() {
-        for (word, expected) in [("redis://h:1/0", "redis://h:1/0"), ("", "''"), ("a b", "'a b'"), ("it's", r"'it'\''s'")] {
+        for (word, expected) in
+            [("redis://h:1/0", "redis://h:1/0"), ("", "''"), ("a b", "'a b'"), ("it's", r"'it'\''s'")]
+        {
             assert_eq!(quoted(word), expected);
         }
     }

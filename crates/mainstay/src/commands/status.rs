@@ -5,7 +5,9 @@ use std::time::Duration;
 use clap::Args;
 use mainstay_engine::StoreFacts;
 use mainstay_guard::{Environment, identify};
-use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Result, SetId, Severity, StoreKind, Timestamp};
+use mainstay_model::{
+    ByteSize, Count, Error, ErrorKind, ExitStatus, Result, SetId, Severity, StoreKind, Timestamp,
+};
 use mainstay_ops::status::{self, LogStatus, RecoveryPoint, RepositoryStatus, StoreBackups, StoreStatus};
 use serde_json::{Map, Value, json};
 
@@ -224,7 +226,9 @@ impl Report for Glance {
         let markers = self.stores.iter().filter(|store| store.facts.is_ok());
         let markers = markers.filter_map(|store| store.marker.as_ref().err());
         let troubles = self.stores.iter().filter_map(|store| store.facts.as_ref().err());
-        for error in troubles.chain(markers).chain(self.repository.iter().filter_map(|repository| repository.as_ref().err()))
+        for error in troubles
+            .chain(markers)
+            .chain(self.repository.iter().filter_map(|repository| repository.as_ref().err()))
         {
             text.push_str(&format!("{} {error}\n", look.paint(Tone::Bad, "trouble:")));
             text.push_str(&problem_details(error));

@@ -62,7 +62,9 @@ impl DeclaredPolicy {
         if let Some(bytes) = self.repl_backlog_size.filter(|bytes| *bytes < BACKLOG_BYTES_MIN) {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("`repl_backlog_size` of {bytes} bytes in [redis.policy] is less than a server ever keeps"),
+                format!(
+                    "`repl_backlog_size` of {bytes} bytes in [redis.policy] is less than a server ever keeps"
+                ),
             )
             .with_state("nothing was changed")
             .with_hint("write a size of 16kB or more, such as repl_backlog_size = \"64MB\""));

@@ -325,8 +325,11 @@ fn nothing_goes(kept: &BTreeMap<KeyClass, u64>, means_marker: bool) -> Error {
     let error =
         |message: String| Error::new(ErrorKind::Precondition, message).with_state("nothing was changed");
     if kept.is_empty() && means_marker {
-        return error("no key matches but, where there is one, the environment's marker, which no purge removes".to_owned())
-            .with_hint("`mainstay environment mark` replaces it");
+        return error(
+            "no key matches but, where there is one, the environment's marker, which no purge removes"
+                .to_owned(),
+        )
+        .with_hint("`mainstay environment mark` replaces it");
     }
     if kept.is_empty() {
         return error("no key matches".to_owned())

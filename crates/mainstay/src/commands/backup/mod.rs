@@ -168,7 +168,8 @@ async fn newest_of_redis(repository: &Repository, session: &Session) -> Result<S
     // A set can be read without the server that it was taken from.
     let Ok(probe) = session.probe(kind).await else { return Ok(newest) };
     let Ok(facts) = probe.facts().await else { return Ok(newest) };
-    let is_own = |set: &Set| SetContents::of(set).is_ok_and(|contents| contents.server() == facts.fingerprint);
+    let is_own =
+        |set: &Set| SetContents::of(set).is_ok_and(|contents| contents.server() == facts.fingerprint);
     let mut sets = repository.sets(Some(kind)).await?.into_iter().filter_map(|entry| entry.into_set().ok());
     let own = sets.rfind(is_own);
     if own.is_none() {

@@ -25,8 +25,13 @@ pub(crate) struct FlushesArgs {
 pub(crate) async fn run(args: &FlushesArgs, session: &Session) -> Result<ExitStatus> {
     let repository = session.repository().await?;
     if let Some(MomentArg::Latest | MomentArg::Position(_)) = args.since {
-        return Err(Error::new(ErrorKind::Usage, "a stream of Redis has no optimes, and nothing begins at its end")
-            .with_hint("give `--since` a time, such as 2026-11-23T00:55:02Z, or how long ago, such as '5m ago'"));
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "a stream of Redis has no optimes, and nothing begins at its end",
+        )
+        .with_hint(
+            "give `--since` a time, such as 2026-11-23T00:55:02Z, or how long ago, such as '5m ago'",
+        ));
     }
     let since = args.since.map(|since| since.first(session.clock.now())).transpose()?.flatten();
     let progress = session.printer.progress();

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Args;
 use mainstay_guard::Outcome;
 use mainstay_model::{Count, Error, ErrorKind, ExitStatus, Plan, Result, ResultExt, SetId, StoreKind};
-use mainstay_ops::{Holder, KeyClass};
 use mainstay_ops::purge::{self, NamesFile, PurgeContext, PurgePlanning, PurgeReport, PurgeRequest};
+use mainstay_ops::{Holder, KeyClass};
 use serde_json::{Map, Value, json};
 
 use super::keys::parse_busy_time;
