@@ -26,6 +26,9 @@ fn unanswered(settings: &Settings, error: RedisError) -> Error {
     let address = settings.address();
     let classified = match error.code() {
         Some(code) => server_failure(settings, code, error.detail().unwrap_or_default()),
+        None if error.is_timeout() && settings.tls => silent(&address).with_hint(
+            "check the address, and that the port speaks TLS: one that does not waits for more; redis:// connects without TLS",
+        ),
         None if error.is_timeout() => silent(&address),
         None if error.is_connection_refusal() => refused(&address),
         None if settings.tls && is_tls_error(&error) => untrusted(&address, &error),
@@ -57,11 +60,14 @@ pub(crate) fn untrusted(address: &str, why: &dyn fmt::Display) -> Error {
 /// The connection broke, for the reason `why`.
 pub(crate) fn broken(address: &str, why: &dyn fmt::Display) -> Error {
     Error::new(ErrorKind::Unreachable, format!("the connection to {address} broke: {why}"))
-        .with_hint("try again; where it breaks again, the server's log tells why")
+        .with_hint("check that it is a Redis that listens there, and try again; where it breaks again, the server's log tells why")
 }
 
 /// What answers is no Redis, or says `what` where it should not.
 pub(crate) fn not_understood(address: &str, what: &dyn fmt::Display) -> Error {
+    // A parser tells of bytes that are not the protocol's in several lines.
+    let what = what.to_string();
+    let what = what.lines().next().unwrap_or_default();
     Error::new(ErrorKind::Server, format!("{address} answered in a way that is not understood: {what}"))
         .with_hint("check host and port of the Redis URL: a Redis must listen there itself, and nothing stand between that answers for it")
 }

@@ -76,13 +76,13 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
         found.extend(doctor::relational(inspection.as_ref(), &address, EXAMINATION_TIME_MAX).await);
     }
     let redis = examinations.iter().find(|examination| examination.kind == StoreKind::Redis);
-    if let Some(examination) = redis.filter(|one| counted_marker(&one.marker).is_some()) {
+    let redis_answers = redis.is_some_and(|examination| counted_marker(&examination.marker).is_some());
+    if redis_answers {
         let (server, configuration) = (session.key_server()?, &session.configuration);
         let (declared, classes) = (&configuration.redis_policy, &configuration.redis_classes);
         let more = doctor::key_server(server.as_ref(), declared, classes, EXAMINATION_TIME_MAX).await;
         found.extend(more);
     }
-    let redis_answers = redis.is_some_and(|examination| examination.marker.is_ok());
     found.extend(examinations.into_iter().flat_map(|Examination { findings, .. }| findings));
     if let (Some(location), Some(status)) = (session.repository_location(), repository) {
         let stores = session.configuration.stores();

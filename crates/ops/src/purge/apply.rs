@@ -117,6 +117,7 @@ impl Run<'_> {
         let from = notes.last().await?;
         notes.removed = from.as_ref().map_or(0, Note::removed);
         notes.is_of_file = self.request.file.is_some();
+        notes.resumed = notes.is_of_file && from.is_some();
         self.context.observer.advance(Work { items: notes.removed, bytes: 0 });
         let swept = match &self.request.file {
             Some(file) => self.remove_named(file, &mut notes).await,
@@ -125,7 +126,7 @@ impl Run<'_> {
         match swept {
             Ok(()) => {
                 notes.sequence.remove_all().await.context("forget how far the purge was")?;
-                Ok(PurgeReport { removed: notes.removed, planned, resumed: from.is_some() })
+                Ok(PurgeReport { removed: notes.removed, planned, resumed: notes.resumed })
             }
             Err(error) => {
                 // The next run knows what this one removed; where that cannot be kept, it still removes what is left.
@@ -170,7 +171,10 @@ impl Run<'_> {
                 now: 0,
                 asks_idle: false,
             };
-            let mut sweep = keyspace.sweep(scan_request, place.take()).await?;
+            let from = place.take();
+            let mut sweep = keyspace.sweep(scan_request, from).await?;
+            // Another process of the server begins at its beginning.
+            notes.resumed |= from.is_some_and(|from| sweep.place().as_ref() == Some(from));
             while let Some(mut names) = sweep.next().await? {
                 names.retain(|name| is_meant(name));
                 self.check()?;
@@ -237,13 +241,16 @@ struct Notes {
     /// The pattern under way, and where its walk is; `None` before anything is known to be behind, and where a file tells the names.
     reached: Option<(usize, SweepPlace)>,
     is_of_file: bool,
+    /// Whether this run goes on where an earlier one was.
+    resumed: bool,
 }
 
 impl Notes {
     async fn open(repository: &Repository, plan: &Plan) -> Result<Self> {
         let sequence = repository.settings_records(StoreKind::Redis, &plan.hash()?);
         let next = sequence.numbers().await?.last().map_or(1, |last| last + 1);
-        Ok(Self { sequence, next, written: Instant::now(), removed: 0, reached: None, is_of_file: false })
+        let (removed, reached, is_of_file, resumed) = (0, None, false, false);
+        Ok(Self { sequence, next, written: Instant::now(), removed, reached, is_of_file, resumed })
     }
 
     /// The note written last.
