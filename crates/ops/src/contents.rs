@@ -78,6 +78,7 @@ impl SetContents {
             Self::Documents(contents) => &contents.server.fingerprint,
             Self::Cluster(contents) => &contents.server.fingerprint,
             Self::KeyFile(contents) => &contents.server.fingerprint,
+            Self::AppendOnly(contents) => &contents.server.fingerprint,
             Self::Logical(contents) => &contents.server.fingerprint,
         }
     }
