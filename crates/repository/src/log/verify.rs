@@ -145,7 +145,7 @@ impl Repository {
             }
             let record = LogVerification {
                 chain_id: report.chain_id.clone(),
-                at: self.clock().now(),
+                at: self.now(),
                 after: report.after,
                 tool_version: env!("CARGO_PKG_VERSION").to_owned(),
                 damaged,
