@@ -241,7 +241,8 @@ fn is_reversed(live: &IndexSpec, declared: &IndexSpec) -> bool {
 fn pair(declared: &[DeclaredIndex], specs: &[IndexSpec], live: &[&ListedIndex]) -> Vec<Option<usize>> {
     let same_keys =
         |spec: &IndexSpec, live: &IndexSpec| spec.keys == live.keys || spec.is_text() && live.is_text();
-    let rules: [&dyn Fn(usize, &ListedIndex) -> bool; 8] = [
+    type Rule<'a> = &'a dyn Fn(usize, &ListedIndex) -> bool;
+    let rules: [Rule<'_>; 8] = [
         &|at, live| specs[at] == live.spec && live.name == declared[at].name() && live.is_ready(),
         &|at, live| specs[at] == live.spec && live.is_ready(),
         &|at, live| specs[at] == live.spec,

@@ -427,7 +427,7 @@ fn read_span(text: &str) -> Option<u64> {
 
 /// A length of time in its largest whole unit: `7d`, `90m`, `0s`.
 pub fn span(seconds: u64) -> String {
-    let whole = UNITS.iter().skip(1).find(|(_, unit)| seconds >= *unit && seconds % unit == 0);
+    let whole = UNITS.iter().skip(1).find(|(_, unit)| seconds >= *unit && seconds.is_multiple_of(*unit));
     whole.map_or_else(|| format!("{seconds}s"), |(name, unit)| format!("{}{name}", seconds / unit))
 }
 

@@ -69,7 +69,7 @@ fn perform(
     };
     let command = match commands::without_configuration(arguments.command, &outside, printer)? {
         commands::Next::Done(status) => return Ok(status),
-        commands::Next::Configured(command) => command,
+        commands::Next::Configured(command) => *command,
     };
     let configuration = Configuration::resolve(&outside)?;
     let session = Session::new(configuration, outside, printer.clone());

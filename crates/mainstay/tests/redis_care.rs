@@ -63,6 +63,14 @@ fn found(place: &Place, id: &str) -> Option<Value> {
 }
 
 #[test]
+fn a_user_who_is_named_without_a_password_is_nobody_else() {
+    let server = server();
+    let place = place_at(&server.uri(), "").variable("MAINSTAY_REDIS_USERNAME", "nosuchuser");
+    let refused = must(&place, &["redis", "keys"], 5);
+    assert!(refused.stderr.contains("password"), "{}", refused.both());
+}
+
+#[test]
 fn a_damaged_marker_counts_as_production_until_it_is_written_anew() {
     let server = server();
     let mut client = client(&server);

@@ -46,7 +46,7 @@ pub(crate) enum Next {
     /// Nothing.
     Done(ExitStatus),
     /// This command, with a configuration.
-    Configured(Command),
+    Configured(Box<Command>),
 }
 
 /// Runs the commands that must work where no valid configuration is.
@@ -64,7 +64,7 @@ pub(crate) fn without_configuration(command: Command, outside: &Outside, printer
         Command::Plan(plan::PlanCommand::Show(args)) => {
             printer.report(&plan::show(&args, &outside.working_dir)?)
         }
-        other => return Ok(Next::Configured(other)),
+        other => return Ok(Next::Configured(Box::new(other))),
     };
     Ok(Next::Done(status))
 }

@@ -92,7 +92,7 @@ async fn plans_block_exactly_where_the_documents_are_in_the_way() {
                 mostly(
                     70,
                     "soon".into(),
-                    mostly(90, vec![date(now + hour), date(now - 3 * hour)].into(), date(now).into()).into(),
+                    mostly(90, vec![date(now + hour), date(now - 3 * hour)].into(), date(now)).into(),
                 )
                 .into(),
             ),

@@ -70,7 +70,8 @@ async fn files_that_are_no_plans_of_this_are_refused() {
     let shop = filled().await;
     let text = std::fs::read_to_string(shop.place.path("plan.json")).unwrap();
     let plan: Value = serde_json::from_str(&text).unwrap();
-    let cases: [(&str, fn(&mut Value), &str); 8] = [
+    type Case = (&'static str, fn(&mut Value), &'static str);
+    let cases: [Case; 8] = [
         ("database", |plan| plan["parameters"]["database"] = json!("admin"), "no database of an application"),
         (
             "collection",

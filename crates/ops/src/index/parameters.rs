@@ -197,7 +197,7 @@ pub(super) fn assumptions(
 /// An index as a plan remembers it: its definition without versions.
 fn shown(listed: &ListedIndex) -> String {
     const LEFT_OUT: [&str; 6] = ["v", "ns", "name", "background", "textIndexVersion", "2dsphereIndexVersion"];
-    let counts = |name: &str| !LEFT_OUT.contains(&name) && !(name == "prepareUnique" && listed.spec.unique);
+    let counts = |name: &str| !(LEFT_OUT.contains(&name) || name == "prepareUnique" && listed.spec.unique);
     let members =
         listed.definition.fields().unwrap_or_default().iter().filter(|(name, _)| counts(name)).cloned();
     let definition = Json::object(members);

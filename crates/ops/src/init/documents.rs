@@ -156,11 +156,11 @@ impl DocumentStore<'_> {
             };
             let read = |text: &str| Json::parse(text).map_err(|error| unreadable(namespace, error));
             let collation = match read(&options)?.get("collation") {
-                Some(document) => {
-                    Collation::of_document(document).map_err(|why| unreadable(namespace, why))?
-                }
-                None => Collation::Simple,
+                Some(document) if found.is_some() => Collation::of_document(document),
+                Some(document) => Collation::of_collection(document),
+                None => Ok(Collation::Simple),
             };
+            let collation = collation.map_err(|why| unreadable(namespace, why))?;
             let mut indexes = Vec::new();
             let mut is_empty = true;
             if found.is_some() {
@@ -741,13 +741,8 @@ mod tests {
                 changeable: changeable.to_owned(),
                 fixed: fixed.to_owned(),
             };
-            let seen = SeenDeclared {
-                changeable: json(changeable),
-                fixed: json(fixed),
-                collection,
-                violations,
-                ..SeenDeclared::default()
-            };
+            let seen =
+                SeenDeclared { changeable: json(changeable), fixed: json(fixed), collection, violations };
             collection_items(&declared, &seen)
         };
         let validator = r#"{"validator":{"qty":{"$gte":{"$numberInt":"1"}}}}"#;

@@ -94,7 +94,8 @@ pub(crate) async fn find(
     if let Some(stream) = &wish.stream {
         candidates.retain(|candidate| candidate.way.iter().any(|part| part.stream() == stream));
     }
-    let (mut nearest, mut reached): (Option<Error>, Option<(Candidate, u64, Option<Late>)>) = (None, None);
+    let mut nearest = None;
+    let mut reached: Option<(Candidate, u64, Option<Late>)> = None;
     for candidate in candidates.into_iter().rev() {
         match limit(repository, &candidate.base, &candidate.way, wish).await? {
             Limit::At(limit, late) => match &reached {

@@ -290,9 +290,9 @@ mod tests {
         };
         let (first, second) = (slice(0, 10), slice(10, 20));
         let names = |slices: &[&Slice]| slices.iter().map(|slice| slice.name()).collect::<Vec<_>>();
-        let known = report(0, &[first.clone()]).known_damage(&[]);
+        let known = report(0, std::slice::from_ref(&first)).known_damage(&[]);
         assert_eq!(known, names(&[&first]));
-        let known = report(10, &[second.clone()]).known_damage(&known);
+        let known = report(10, std::slice::from_ref(&second)).known_damage(&known);
         assert_eq!(known, names(&[&first, &second]), "the first was not read");
         assert_eq!(report(10, &[]).known_damage(&known), names(&[&first]), "the second was copied back");
         assert!(report(0, &[]).known_damage(&known).is_empty());

@@ -253,7 +253,7 @@ mod tests {
                 seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let pick = (seed >> 33) as usize;
                 bytes.extend_from_slice(pieces[pick % pieces.len()].as_bytes());
-                if pick % 7 == 0 {
+                if pick.is_multiple_of(7) {
                     bytes.push(0xff);
                 }
             }
