@@ -195,7 +195,8 @@ async fn plans_block_exactly_where_the_documents_are_in_the_way() {
             .collect();
         let values: Vec<_> =
             users.iter().filter(|user| ids.contains(&user.get_i32("_id").unwrap())).collect();
-        assert_eq!(values.len() as u64, group["documents"].as_u64().unwrap());
+        // Of a large group the first ten are named.
+        assert_eq!(values.len() as u64, group["documents"].as_u64().unwrap().min(10));
         assert!(values.windows(2).all(|pair| pair[0].get("email") == pair[1].get("email")));
     }
 
