@@ -157,7 +157,10 @@ fn what_keeps_a_backup_from_being_made_leaves_no_set() {
     for wrong in [&["--collection", "a.b"][..], &["--resume"], &["--max-rate", "1B"]] {
         place.run(&[&create[..], wrong].concat()).expect(2);
     }
-    place.run(&["backup", "create", "--label", "x"]).expect(2).says("--label means nothing for mongo");
+    place
+        .run(&["backup", "create", "--store", "mongo", "--label", "x"])
+        .expect(2)
+        .says("--label means nothing for mongo");
 }
 
 #[test]

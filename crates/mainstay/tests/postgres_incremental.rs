@@ -368,7 +368,10 @@ fn what_cannot_be_built_on_is_refused() {
     place.run(&create).expect(1);
     let whole = backup(&place);
     place.run(&create).expect(0);
-    place.run(&["backup", "create", "--incremental"]).expect(2).says("--incremental means nothing for mongo");
+    place
+        .run(&["backup", "create", "--store", "mongo", "--incremental"])
+        .expect(2)
+        .says("--incremental means nothing for mongo");
 
     // What has changed is not known any more.
     let summaries = server.dir().join("data/pg_wal/summaries");

@@ -307,7 +307,7 @@ async fn a_purge_that_is_killed_goes_on_where_it_was() {
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
     let second = place.run(&approve);
-    assert!(second.status == 10 && second.stderr.contains("purge"), "{}", second.both());
+    assert!(second.status == 10 && second.both().contains("purge"), "{}", second.both());
     child.kill().unwrap();
     child.wait().unwrap();
     let left = keys(&mut connection).await;

@@ -341,7 +341,7 @@ async fn the_moment_before_an_accident_is_found_and_damage_is_told() {
 
     // The age of the recovery point, and a chain of which nobody knows whose it is.
     let point = chain.end().optime().to_string();
-    project.run(&["status"]).expect(0).says("change log of mongo in tests").says(&point);
+    project.run(&["status"]).expect(4).says("change log of mongo in tests").says(&point).says("is DAMAGED");
     let id = chain.id().to_string();
     let folder = path.parent().unwrap();
     std::fs::write(folder.join("chain.json"), "{}").unwrap();

@@ -21,7 +21,9 @@ fn the_latest_is_never_a_guess() {
     run(&place, &["backup", "verify", "latest", "--store", "postgres"]).expect(0).says(&base);
     run(&place, &["backup", "verify", "latest", "--store", "postgres", "--logical"]).expect(0).says(&dump);
     shown(&["--logical", &base]).expect(2).says("which is named");
-    run(&place, &["backup", "show", "--logical"]).expect(2).says("--logical means nothing for mongo");
+    run(&place, &["backup", "show", "--store", "mongo", "--logical"])
+        .expect(2)
+        .says("--logical means nothing for mongo");
 
     let other_dump = made(&["--logical", "--database", "template1"]);
     let plan = ["restore", "plan", "--store", "postgres", "--into", "copy"];

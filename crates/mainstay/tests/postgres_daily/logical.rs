@@ -310,7 +310,9 @@ fn what_keeps_a_dump_from_being_whole_leaves_no_set() {
     run(&place, &[CREATE, &["--max-rate", "1MB"]].concat())
         .expect(2)
         .says("means nothing for a logical dump");
-    run(&place, &["backup", "create", "--logical"]).expect(2).says("--logical means nothing for mongo");
+    run(&place, &["backup", "create", "--store", "mongo", "--logical"])
+        .expect(2)
+        .says("--logical means nothing for mongo");
     server
         .execute("postgres", &format!("CREATE ROLE plain LOGIN PASSWORD '{}'", PASSWORD.replace('\'', "''")))
         .unwrap();
