@@ -81,8 +81,8 @@ pub use relational::{
 };
 pub use replication::{
     Backlog, BegunFill, FollowedReplication, KeyServerName, KeyServerProgram, PrimaryAddress, ReplicaFacts,
-    ReplicaFeed, ReplicaInvitation, ReplicaTarget, ReplicationFacts, ReplicationFile, ReplicationPoint,
-    ReplicationSource, ReplicationStream,
+    ReplicaFeed, ReplicaInvitation, ReplicaRoom, ReplicaTarget, ReplicationFacts, ReplicationFile,
+    ReplicationPoint, ReplicationSource, ReplicationStream,
 };
 pub use scratch::{
     RelationCheck, ScratchAnswer, ScratchHost, ScratchProgress, ScratchQuery, ScratchServer, ScratchTable,

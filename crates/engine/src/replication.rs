@@ -214,6 +214,17 @@ pub struct ReplicaFacts {
     pub databases: Vec<KeyspaceSize>,
     /// Whether it is reached by TLS over a network, and would come for what fills it without.
     pub comes_unencrypted: bool,
+    /// How much it has room for.
+    pub room: ReplicaRoom,
+}
+
+/// What a server has room for, as far as it tells.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReplicaRoom {
+    /// How many databases it has. One more ends it, for good: it takes its own file for broken from then on.
+    pub databases: Option<u64>,
+    /// What its keys may take in memory, in bytes; `None` also where that is as much as there is.
+    pub memory_bytes: Option<u64>,
 }
 
 /// A fill that was begun: what is written down before the server is told of it, so that what is left of it can be known.

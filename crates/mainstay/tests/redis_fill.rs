@@ -198,6 +198,26 @@ fn a_restore_that_is_stopped_while_the_server_loads_leaves_it_empty_and_its_own(
 }
 
 #[test]
+fn a_server_without_room_is_refused_before_anything_reaches_it() {
+    let (source, place, _) = source();
+    client(&source).must(&["SELECT", "0"]);
+    let mut ninth = client(&source);
+    ninth.must(&["SELECT", "9"]);
+    ninth.must(&["SET", "queue:mail:1", "x"]);
+    expect(place.run(&["backup", "create", "--store", "redis"]), 0);
+    for (setting, value, told, way_out) in [
+        ("databases", "2", "keys in database 9", "`databases`"),
+        ("maxmemory", "10kb", "may use", "`maxmemory`"),
+    ] {
+        let target = server(&[(setting, value)]);
+        let plan =
+            ["--redis-url", &target.uri(), "restore", "plan", "--store", "redis", "--output", "no.json"];
+        let refused = expect(place.run(&plan), 8);
+        assert!(refused.stderr.contains(told) && refused.stderr.contains(way_out), "{}", refused.both());
+    }
+}
+
+#[test]
 fn keys_that_appear_while_the_set_is_read_back_stay() {
     let (_source, place, _) = source();
     let into = server(&[]);

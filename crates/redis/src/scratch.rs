@@ -24,6 +24,8 @@ use crate::config::{RedisConfig, Settings};
 use crate::replication::RedisReplica;
 use crate::session::Session;
 
+/// More databases than anybody has: a server that meets one more ends.
+const DATABASE_COUNT: u32 = 4096;
 /// The program.
 const PROGRAM: &str = "redis-server";
 /// How long it may take to answer.
@@ -95,7 +97,7 @@ impl RedisScratch {
         sweep(temporary, &folder.path).await;
         let settings = format!(
             "bind 127.0.0.1\nport {port}\nrequirepass {password}\nmasterauth {shown}\ndir \"{}\"\nsave \"\"\nappendonly no\n\
-             daemonize no\n",
+             daemonize no\ndatabases {DATABASE_COUNT}\n",
             folder.path.display()
         );
         let broken = |error: std::io::Error| {

@@ -9,8 +9,8 @@
 
 use futures::StreamExt as _;
 use mainstay_engine::{
-    BegunFill, KeyServerProgram, KeyspaceSize, ReplicaFacts, ReplicaFeed, ReplicaInvitation, ReplicaTarget,
-    ReplicationPoint,
+    BegunFill, KeyServerProgram, KeyspaceSize, ReplicaFacts, ReplicaFeed, ReplicaInvitation, ReplicaRoom,
+    ReplicaTarget, ReplicationPoint,
 };
 use mainstay_guard::{BackupEvidence, Permit, operation};
 use mainstay_journal::Sequence;
@@ -202,6 +202,7 @@ pub async fn plan(
         check_server(facts, request.drop, &target.address)?;
         check_encryption(facts, request.unencrypted, &target.address)?;
         check_program(&found.base.contents, &facts.program)?;
+        check_room(&found.base.contents, &facts.room, &target.address)?;
     }
     let name = if request.drop { OPERATION_DROP } else { OPERATION_NEW };
     let parameters = Parameters {
@@ -309,6 +310,30 @@ fn check_program(contents: &KeyFileSetContents, reads: &KeyServerProgram) -> Res
     )
     .with_state("nothing was changed")
     .with_hint(hint))
+}
+
+/// Refuses a server that the set would end, or that would evict at once what it was filled with.
+fn check_room(contents: &KeyFileSetContents, room: &ReplicaRoom, address: &str) -> Result<()> {
+    let highest = contents.databases.iter().map(|size| size.database).max();
+    if let Some((highest, databases)) = highest.zip(room.databases).filter(|(highest, has)| highest >= has) {
+        return Err(unmet(
+            format!(
+                "the set has keys in database {highest}; the server at {address} has {databases} databases, and would end for good"
+            ),
+            "start it with a larger `databases`, which cannot be changed while it runs",
+        ));
+    }
+    // In memory they take more than in the file.
+    if let Some(bound) = room.memory_bytes.filter(|bound| contents.bytes > *bound) {
+        return Err(unmet(
+            format!(
+                "the keys take more than the {} that the server at {address} may use: it would evict them, or refuse all writes",
+                ByteSize(bound)
+            ),
+            "raise `maxmemory` there, or take it away while it is filled: `CONFIG SET maxmemory 0`",
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses a throw-away server from which keys cannot be carried to the one at work, which reads what is as old as itself.
@@ -490,6 +515,7 @@ pub(super) async fn show(
     check_server(&facts, parameters.drop, address)?;
     check_encryption(&facts, parameters.unencrypted, address)?;
     check_program(&ready.contents, &facts.program)?;
+    check_room(&ready.contents, &facts.room, address)?;
     // A name of its own: what the server does from here on is no history of the one that was captured.
     let name = format!("{} {} {}", permit.plan_hash(), parameters.set, context.clock.now());
     let stream: String = Blake3::of(name.as_bytes()).to_string().chars().take(STREAM_ID_LENGTH).collect();
@@ -725,6 +751,7 @@ mod tests {
             primary: None,
             databases: Vec::new(),
             comes_unencrypted,
+            room: ReplicaRoom::default(),
         };
         assert!(check_encryption(&facts(false), false, "h:1").is_ok());
         assert!(check_encryption(&facts(true), true, "h:1").is_ok());

@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use mainstay_engine::{
     BegunFill, KeyServerName, KeyServerProgram, KeyspaceSize, PrimaryAddress, ReplicaFacts, ReplicaFeed,
-    ReplicaInvitation, ReplicaTarget, ReplicationPoint,
+    ReplicaInvitation, ReplicaRoom, ReplicaTarget, ReplicationPoint,
 };
 use mainstay_guard::Permit;
 use mainstay_model::{Error, ErrorKind, Result, ResultExt, Secret, StoreKind};
@@ -189,6 +189,7 @@ impl ReplicaTarget for RedisReplica {
             databases.retain(|size| size.keys > 0);
         }
         let comes_unencrypted = self.settings.tls && !addresses(&self.settings).await?.0.is_loopback();
+        let room = room(&mut session).await.context("read settings of Redis")?;
         Ok(ReplicaFacts {
             fingerprint,
             process: info.required("run_id")?.to_owned(),
@@ -196,6 +197,7 @@ impl ReplicaTarget for RedisReplica {
             primary: primary(&info),
             databases,
             comes_unencrypted,
+            room,
         })
     }
 
@@ -418,6 +420,18 @@ async fn check(session: &mut Session<'_>, info: &Info) -> Result<()> {
         return refuse(ErrorKind::Unsupported, "the server replicates over TLS alone", hint);
     }
     Ok(())
+}
+
+/// How much the server has room for; it may not be allowed to tell.
+async fn room(session: &mut Session<'_>) -> Result<ReplicaRoom> {
+    let mut room = ReplicaRoom::default();
+    for (name, value) in [("databases", &mut room.databases), ("maxmemory", &mut room.memory_bytes)] {
+        let question = cmd("CONFIG").arg("GET").arg(name).to_owned();
+        let setting: Option<Vec<String>> = session.ask_if_allowed(&question).await?;
+        // No bound is written as zero.
+        *value = setting.and_then(|pair| pair.get(1)?.parse().ok()).filter(|bound| *bound > 0);
+    }
+    Ok(room)
 }
 
 /// The address of this machine that the server can reach, and the server's own.
