@@ -429,11 +429,11 @@ mod tests {
     #[test]
     fn what_is_no_stream_is_an_error_where_it_begins() {
         for (stream, at) in [
-            (&b"PING\r\n"[..], 6),
+            (&b"PING\r\n"[..], 0),
             (b"*0\r\n", 4),
             (b"*-1\r\n", 5),
             (b"*1\n", 3),
-            (b"*1\r\n:1\r\n", 8),
+            (b"*1\r\n:1\r\n", 4),
             (b"*1\r\n$-1\r\n", 9),
             (b"*1\r\n$4\r\nPINGxx", 12),
             (b"*99999999999\r\n", 14),
