@@ -431,6 +431,13 @@ pub fn span(seconds: u64) -> String {
     whole.map_or_else(|| format!("{seconds}s"), |(name, unit)| format!("{}{name}", seconds / unit))
 }
 
+/// The same, rounded down to what a person wants to know of it: `9h` for nine hours and a second.
+pub fn rounded_span(seconds: u64) -> String {
+    let units = [86_400, 3_600, 60];
+    let unit = units.into_iter().find(|unit| seconds >= 2 * unit).unwrap_or(1);
+    span(seconds - seconds % unit)
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {

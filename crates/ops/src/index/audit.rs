@@ -8,7 +8,7 @@
 use futures::{StreamExt as _, TryStreamExt as _};
 use mainstay_engine::{IndexCatalog, IndexUsage, IndexedCollection, Namespace, UsageReport};
 use mainstay_indexes::mongoose::Declarations;
-use mainstay_indexes::{Allowance, DeclaredIndex, ListedIndex, Manifest, covers, span};
+use mainstay_indexes::{Allowance, DeclaredIndex, ListedIndex, Manifest, covers, rounded_span, span};
 use mainstay_model::{Clock, Finding, Result, Severity, StoreKind, Timestamp};
 
 use super::{choosable, collections};
@@ -178,7 +178,7 @@ impl Judge<'_> {
                 "index.unjudged",
                 Severity::Note,
                 subject,
-                format!("not used yet, but watched for {} only, of {}", whole(watched), span(enough)),
+                format!("not used yet, but watched for {} only, of {}", rounded_span(watched), span(enough)),
                 "run the audit again later: a start, a failover or a change of the index begins the count anew".to_owned(),
             );
             return;
@@ -187,7 +187,7 @@ impl Judge<'_> {
             "index.unused",
             Severity::Warning,
             subject,
-            format!("not used for {}, by none of {members} members", whole(watched)),
+            format!("not used for {}, by none of {members} members", rounded_span(watched)),
             format!(
                 "remove it from the manifest and run `mainstay index plan`, or keep it with `allow = [\"unused\"]` or `pin = true`; a monthly job may need it: {}",
                 index.name
@@ -224,7 +224,7 @@ impl Judge<'_> {
             "index.hidden_long",
             Severity::Warning,
             format!("{namespace} {}", index.name),
-            format!("hidden for {} at least, of {} by policy{still}", whole(watched), span(allowed)),
+            format!("hidden for {} at least, of {} by policy{still}", rounded_span(watched), span(allowed)),
             format!("drop it with `mainstay index retire {namespace} {}`, or show it again", index.name),
         );
     }
@@ -251,13 +251,6 @@ impl Judge<'_> {
             "set `mongoose.set('autoIndex', false)` in production, and let `mainstay index apply` build what the manifest says".to_owned(),
         );
     }
-}
-
-/// A length of time, rounded down to what a person wants to know of it.
-fn whole(seconds: u64) -> String {
-    let units = [86_400, 3_600, 60];
-    let unit = units.into_iter().find(|unit| seconds >= 2 * unit).unwrap_or(1);
-    span(seconds - seconds % unit)
 }
 
 #[cfg(test)]

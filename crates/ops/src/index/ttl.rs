@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use mainstay_engine::{IndexCatalog, Namespace, TtlMonitor};
-use mainstay_indexes::{ListedIndex, TTL_NEVER, span};
+use mainstay_indexes::{ListedIndex, TTL_NEVER, rounded_span};
 use mainstay_model::{Count, ErrorKind, Finding, Result, Severity, StoreKind, Timestamp};
 
 pub use super::expiry::ExpiryCounts;
@@ -150,7 +150,7 @@ impl TtlReport {
                 "ttl.behind",
                 Severity::Warning,
                 subject.clone(),
-                format!("{} documents are overdue, the oldest for {}", Count(overdue), span(lag)),
+                format!("{} documents are overdue, the oldest for {}", Count(overdue), rounded_span(lag)),
                 "the monitor does not keep up: look at the load of the primary with `mainstay mongo ops`, or delete in batches",
             );
         }
@@ -194,7 +194,7 @@ impl TtlReport {
                 "ttl.no_pass",
                 Severity::Warning,
                 monitor.member.clone(),
-                format!("the monitor has made no pass in {}", span(monitor.uptime_seconds)),
+                format!("the monitor has made no pass in {}", rounded_span(monitor.uptime_seconds)),
                 "look at the server's log for what stops it (a secondary never deletes by itself)",
             );
         }

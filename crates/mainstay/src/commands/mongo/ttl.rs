@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use mainstay_indexes::span;
+use mainstay_indexes::{rounded_span, span};
 use mainstay_model::{Count, ExitStatus, Result, Severity, StoreKind, Timestamp};
 use mainstay_ops::index::ttl::{self, TtlReport, TtlRow};
 use serde_json::{Map, Value, json};
@@ -79,7 +79,7 @@ impl Report for Ttl {
             match &row.counts {
                 Ok(counts) => {
                     let number = |count: u64| Cell::right(Count(count).to_string());
-                    let behind = row.lag_seconds(self.now).map_or_else(|| "-".to_owned(), span);
+                    let behind = row.lag_seconds(self.now).map_or_else(|| "-".to_owned(), rounded_span);
                     cells.extend([number(counts.overdue), Cell::right(behind)]);
                     cells.extend([counts.not_dates, counts.arrays, counts.missing].map(number));
                 }
@@ -103,7 +103,7 @@ impl Report for Ttl {
                 monitor.member,
                 Count(monitor.passes),
                 Count(monitor.deleted),
-                span(monitor.uptime_seconds)
+                rounded_span(monitor.uptime_seconds)
             ));
         }
         if self.report.rows.is_empty() {
