@@ -14,6 +14,9 @@ const DECLARED: &str = "[mongo.indexes]\nusers = [{ keys = [\"email\"] }]\n";
 /// Where the server holds a build, as long as nobody ends it: when the collection was read.
 const POINT: &str = "hangAfterStartingIndexBuild";
 
+/// What is said when a build is there already.
+const WAITED_FOR: &str = "is under way: it is waited for";
+
 /// A server whose builds can be held.
 struct Held {
     server: Mongod,
@@ -105,16 +108,14 @@ async fn a_build_goes_on_without_the_process_that_began_it_and_is_not_begun_twic
     // A plan that is made now says that it waits.
     let planned = held.shop.expect(0, &["index", "plan"]).stdout;
     assert!(planned.contains("being built") && planned.contains("waited for"), "{planned}");
-    // The lease of the killed one has to run out first.
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
-    let child = held.shop.begin("plan.json");
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (child, said) = held.shop.begin_until("plan.json", WAITED_FOR);
     assert_eq!(held.build_id().await, build, "the same build goes on");
     held.set("off").await;
     let seen: Seen = child.wait_with_output().unwrap().into();
     assert_eq!(seen.status, 0, "{}", seen.both());
-    for text in ["it goes on", "a build of", "is under way: it is waited for"] {
-        assert!(seen.stderr.contains(text), "{text}: {}", seen.stderr);
+    let said = said + &seen.stderr;
+    for text in ["it goes on", "a build of"] {
+        assert!(said.contains(text), "{text}: {said}");
     }
     assert_eq!(held.shop.names("users").await, ["email_1"]);
 }
@@ -132,15 +133,13 @@ async fn a_build_of_somebody_else_is_waited_for_and_never_ended() {
     let stale = held.shop.approve("plan.json");
     assert!(stale.status == 9 && stale.stderr.contains("being built"), "{}", stale.both());
     held.shop.plan(0, "wait.json", &[]);
-    let child = held.shop.begin("wait.json");
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (child, _) = held.shop.begin_until("wait.json", WAITED_FOR);
     interrupt(&child);
     let stopped: Seen = child.wait_with_output().unwrap().into();
     assert_eq!(stopped.status, 75, "{}", stopped.both());
     assert!(stopped.stderr.contains("goes on: somebody else began it"), "{}", stopped.stderr);
     assert_eq!(held.shop.names("users").await, ["building email_1"]);
-    let child = held.shop.begin("wait.json");
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let (child, _) = held.shop.begin_until("wait.json", WAITED_FOR);
     held.set("off").await;
     let seen: Seen = child.wait_with_output().unwrap().into();
     assert_eq!(seen.status, 0, "{}", seen.both());

@@ -1,5 +1,6 @@
 //! A project with declared indexes and a database of its own.
 
+use std::io::Read as _;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -112,6 +113,21 @@ impl Shop {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
+    /// Begins to apply a plan file as soon as the lease of whoever was killed has run out, and gives what it has said by the time that it says
+    /// `word`.
+    pub(crate) fn begin_until(&self, file: &str, word: &str) -> (Child, String) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let mut child = self.begin(file);
+            let said = said_until(&mut child, word);
+            if said.contains(word) {
+                return (child, said);
+            }
+            let ended = child.wait().unwrap();
+            assert!(ended.code() == Some(10) && Instant::now() < deadline, "{ended}: {said}");
+        }
+    }
+
     /// Applies again until the lease of whoever was killed has run out.
     pub(crate) fn go_on(&self, file: &str) -> Seen {
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -190,3 +206,17 @@ pub(crate) fn write_code(error: &mongodb::error::Error) -> Option<i32> {
 
 /// Null.
 pub(crate) const NULL: Bson = Bson::Null;
+
+/// What `child` says on standard error, until it has said `word` or ends.
+fn said_until(child: &mut Child, word: &str) -> String {
+    let (mut said, mut piece) = (Vec::new(), [0; 1024]);
+    let stderr = child.stderr.as_mut().unwrap();
+    loop {
+        let count = stderr.read(&mut piece).unwrap();
+        said.extend_from_slice(&piece[..count]);
+        let text = String::from_utf8_lossy(&said);
+        if count == 0 || text.contains(word) {
+            return text.into_owned();
+        }
+    }
+}

@@ -262,7 +262,12 @@ async fn a_build_is_seen_and_ended() {
         let (server, namespace) = (server.clone(), namespace.clone());
         async move { server.drop_index(&namespace, "n_1", &permit(&server, CHANGE).await).await }
     });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    until("the server drops", async || {
+        let drops = doc! { "command.dropIndexes": "c", "command.$db": &namespace.database };
+        let pipeline = [doc! { "$currentOp": { "allUsers": true } }, doc! { "$match": drops }];
+        client.database("admin").aggregate(pipeline).await.unwrap().advance().await.unwrap()
+    })
+    .await;
     fail_point(&client, "hangAfterSettingUpIndexBuild", false).await;
     assert!(dropping.await.unwrap().unwrap());
     let error = building.await.unwrap().unwrap_err();
