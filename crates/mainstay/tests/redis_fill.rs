@@ -218,6 +218,25 @@ fn a_server_without_room_is_refused_before_anything_reaches_it() {
 }
 
 #[test]
+fn a_plan_that_does_more_than_it_is_called_is_refused() {
+    let source = server(&[]);
+    let place = place(&source);
+    client(&source).must(&["SET", "catalog:item:1", "x"]);
+    capture(&place, &source.uri());
+    let target = server(&[]);
+    let planned = Planned::new(&place, &target, &[]);
+    client(&target).must(&["SET", "orders:new:1", "x"]);
+    let mut plan: Value =
+        serde_json::from_str(&fs::read_to_string(place.path(&planned.file)).unwrap()).unwrap();
+    plan["parameters"]["drop"] = Value::from(true);
+    place.write(&planned.file, &plan.to_string());
+    let hash = hash(&place, &planned.file);
+    let refused = expect(Planned { hash, ..planned }.apply(&place), 2);
+    assert!(refused.both().contains("contradicts itself"), "{}", refused.both());
+    assert_eq!(client(&target).must(&["GET", "orders:new:1"]).text(), "x");
+}
+
+#[test]
 fn keys_that_appear_while_the_set_is_read_back_stay() {
     let (_source, place, _) = source();
     let into = server(&[]);

@@ -33,18 +33,21 @@ struct Watched {
 /// The settings of the server to connect to now: these, or those of the primary that Sentinels tell.
 ///
 /// # Errors
-/// `NotFound` when Sentinels watch nothing of that name; that of the last one when none answers.
+/// `NotFound` when those that answer watch nothing of that name; that of the last one when none answers.
 pub(crate) async fn current(settings: &Settings) -> Result<Cow<'_, Settings>> {
     let Some(watch) = &settings.watch else { return Ok(Cow::Borrowed(settings)) };
-    let mut failed = None;
+    let (mut unknown, mut failed) = (None, None);
     for node in &watch.nodes {
         match ask(settings, watch, node).await {
             Ok((host, port)) => return settings.at(host, port).map(Cow::Owned),
-            Err(error) if error.kind() == ErrorKind::NotFound => return Err(error),
+            // It may be a new one, or one that was reset: another may know the name.
+            Err(error) if error.kind() == ErrorKind::NotFound => unknown = Some(error),
             Err(error) => failed = Some(error),
         }
     }
-    let failed = failed.unwrap_or_else(|| Error::new(ErrorKind::Config, "the Redis URL names no Sentinel"));
+    let failed = unknown
+        .or(failed)
+        .unwrap_or_else(|| Error::new(ErrorKind::Config, "the Redis URL names no Sentinel"));
     Err(failed.context(format!("ask a Sentinel which server is {}", watch.name)))
 }
 

@@ -1,7 +1,6 @@
 //! `capture redis`: follows the replication stream until asked to stop.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use mainstay_engine::{Probe, ReplicationSource};
 use mainstay_guard::{BackupEvidence, Outcome};
@@ -10,6 +9,7 @@ use mainstay_ops::capture::replication::{
     self, BacklogSlack, ReplicationCaptureContext, ReplicationCaptureEvent, ReplicationCaptureObserver,
     ReplicationCaptureOptions, ReplicationCaptureReport,
 };
+use mainstay_ops::capture::{PAUSE_FIRST, PAUSE_MAX};
 use serde_json::{Map, Value, json};
 
 use super::capture::{CaptureArgs, fields_of, volume_text, waiting_text};
@@ -17,10 +17,6 @@ use super::close;
 use crate::printer::shown::{duration, millis, moment};
 use crate::printer::{Look, Printer, Report, Tone};
 use crate::wiring::Session;
-
-/// The pause after the first time that the server did not answer; it doubles up to [`PAUSE_MAX`].
-const PAUSE_FIRST: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// Captures.
 ///
@@ -84,18 +80,13 @@ async fn await_server(
             Err(error) if error.kind() == ErrorKind::Unreachable && error.is_temporary() => error,
             looked => return looked,
         };
-        let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-        let message = error.to_string();
-        let text = waiting_text(&message, None, pause_ms);
-        let fields = json!({
-            "event": "waiting",
-            "message": message,
-            "hint": error.hint(),
-            "recovery_point": null,
-            "recovery_point_age_seconds": null,
-            "pause_ms": pause_ms,
+        Teller(session.printer.clone()).event(&ReplicationCaptureEvent::Waiting {
+            message: error.to_string(),
+            hint: error.hint().map(str::to_owned),
+            recovery_point: None,
+            recovery_point_age_seconds: None,
+            pause_ms: u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
         });
-        session.printer.event(fields_of(&fields), &text, false);
         tokio::select! {
             () = session.cancel.cancelled() => return Err(
                 Error::new(ErrorKind::Interrupted, "the capture was stopped on request before the server answered")

@@ -76,8 +76,9 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
         found.extend(doctor::relational(inspection.as_ref(), &address, EXAMINATION_TIME_MAX).await);
     }
     let redis = examinations.iter().find(|examination| examination.kind == StoreKind::Redis);
-    let redis_answers = redis.is_some_and(|examination| counted_marker(&examination.marker).is_some());
-    if redis_answers {
+    let redis_answers = redis.filter(|examination| counted_marker(&examination.marker).is_some());
+    let redis_fingerprint = redis_answers.and_then(|examination| examination.fingerprint.clone());
+    if redis_answers.is_some() {
         let (server, configuration) = (session.key_server()?, &session.configuration);
         let (declared, classes) = (&configuration.redis_policy, &configuration.redis_classes);
         let more = doctor::key_server(server.as_ref(), declared, classes, EXAMINATION_TIME_MAX).await;
@@ -91,8 +92,8 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
                 let age_max = session.configuration.backup_age_max;
                 let status = status.of_servers(&servers);
                 found.extend(doctor::backups(&status, &stores, age_max, session.clock.now()));
-                if redis_answers {
-                    found.extend(packing_left_off(session).await);
+                if let Some(fingerprint) = &redis_fingerprint {
+                    found.extend(packing_left_off(fingerprint, session).await);
                 }
                 if let Some(logs) = logs.as_ref().and_then(status::Logs::known) {
                     let slice_age = session.configuration.slice_age;
@@ -123,11 +124,10 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
 }
 
 /// What a backup of Redis that was killed has left changed. What keeps that from being known is told elsewhere already.
-async fn packing_left_off(session: &Session) -> Option<Finding> {
+async fn packing_left_off(fingerprint: &str, session: &Session) -> Option<Finding> {
     let look = async {
-        let fingerprint = session.probe(StoreKind::Redis).await?.facts().await?.fingerprint;
         let (repository, server) = (session.repository().await?, session.key_server()?);
-        keyfile::left_off(&repository, &fingerprint, server.as_ref()).await
+        keyfile::left_off(&repository, fingerprint, server.as_ref()).await
     };
     tokio::time::timeout(EXAMINATION_TIME_MAX, look).await.ok()?.ok().flatten()
 }

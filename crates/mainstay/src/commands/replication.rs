@@ -22,8 +22,8 @@ use mainstay_repository::{Repository, Set};
 use serde_json::{Map, Value, json};
 
 use super::backup::log::damaged_text;
-use super::close;
 use super::restore::other_target;
+use super::{close, cluster};
 use crate::printer::shown::{ago, moment};
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
@@ -120,12 +120,11 @@ pub(crate) async fn plan_restore(
             let target = session.target(probe.as_ref()).await?;
             (target, Some(session.replica()?.replica_facts().await?))
         }
-        Some(SCRATCH) if asked.drop => {
-            return Err(Error::new(ErrorKind::Usage, "--drop means nothing for a throw-away server")
-                .with_state("nothing was changed")
-                .with_hint("leave --drop out"));
+        Some(SCRATCH) => {
+            let meaningless = [("drop", asked.drop), ("unencrypted", asked.unencrypted)];
+            cluster::refuse(&meaningless, "a throw-away server")?;
+            (scratch_target(session), None)
         }
-        Some(SCRATCH) => (scratch_target(session), None),
         Some(other) => {
             return Err(Error::new(
                 ErrorKind::Usage,

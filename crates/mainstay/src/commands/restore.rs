@@ -195,7 +195,7 @@ async fn plan_restore(args: PlanArgs, session: &Session) -> Result<ExitStatus> {
         let plan = plan_keys(&args, &repository, session).await?;
         return plan::report(&plan, args.output.as_deref(), session);
     }
-    cluster::refuse(&[("ttl", args.ttl.is_some())], store)?;
+    cluster::refuse(&[("ttl", args.ttl.is_some()), ("unencrypted", args.unencrypted)], store)?;
     if store == StoreKind::Postgres {
         let plan = match logical_set(&args, &repository).await? {
             Some(set) => {
@@ -244,7 +244,9 @@ async fn plan_keys(args: &PlanArgs, repository: &Repository, session: &Session) 
     args.refuse_collections(StoreKind::Redis)?;
     let has_moment = args.to.is_some() || args.before.is_some();
     if let Some(into) = args.into.as_deref().filter(|into| *into != SCRATCH && !has_moment) {
-        cluster::refuse(&[("drop", args.drop), ("ttl", args.ttl.is_some())], "an append-only file")?;
+        let meaningless =
+            [("drop", args.drop), ("ttl", args.ttl.is_some()), ("unencrypted", args.unencrypted)];
+        cluster::refuse(&meaningless, "an append-only file")?;
         return append_only::plan_restore(into, &args.set, repository, session).await;
     }
     let named = match args.set {

@@ -31,7 +31,11 @@ fn the_name_is_followed_through_a_failover() {
     }
     // The first does not listen any more: the next is asked.
     let nodes: Vec<String> = sentinels.iter().map(|sentinel| sentinel.address().to_string()).collect();
-    let place = place(&format!("redis+sentinel://127.0.0.1:1,{}/shop", nodes.join(",")), "development", "");
+    // Neither one that is down nor one that knows no such name ends the search.
+    let elsewhere = Redis::start().unwrap();
+    let stranger = Sentinel::watch("elsewhere", &elsewhere, 1).unwrap();
+    let uri = format!("redis+sentinel://127.0.0.1:1,{},{}/shop", stranger.address(), nodes.join(","));
+    let place = place(&uri, "development", "");
     mark(&place);
     client(&primary).must(&["SET", "auth:session:1", "token"]);
     let info = json(&expect(place.run(&["redis", "info", "--json"]), 0));

@@ -11,6 +11,7 @@ use mainstay_repository::{Inspector, ObjectEntry, Repository, Set, VerifyReport}
 use super::contents::{AppendOnlyFile, AppendOnlySetContents};
 use super::judge::{FileJudge, check_end};
 use crate::contents::unlisted;
+use crate::keyfile::judge::Unknown;
 
 /// The longest list of files that is read.
 const MANIFEST_BYTES_MAX: usize = 1024 * 1024;
@@ -18,13 +19,15 @@ const MANIFEST_BYTES_MAX: usize = 1024 * 1024;
 /// Reads the files of `set` back and judges them.
 ///
 /// # Errors
-/// As the repository's verification. Damage is not an error but a critical finding in the report.
+/// As the repository's verification; `Unsupported` when every byte is as it was stored, and this version does not know what they hold. Damage
+/// is not an error but a critical finding in the report.
 pub(crate) async fn inspect(
     repository: &Repository,
     set: &Set,
     observer: &dyn Observer,
 ) -> Result<VerifyReport> {
     let contents: Arc<AppendOnlySetContents> = Arc::new(set.contents()?);
+    let unknown = Unknown::default();
     let inspector = |entry: &ObjectEntry| -> Option<Box<dyn Inspector>> {
         let record = &contents.append_only;
         if entry.name == record.object {
@@ -32,17 +35,19 @@ pub(crate) async fn inspect(
         }
         let index = record.files.iter().position(|file| file.object == entry.name)?;
         let judge = FileJudge::begin(record.files[index].form);
-        Some(Box::new(FileInspector { contents: Arc::clone(&contents), index, judge }))
+        let (contents, unknown) = (Arc::clone(&contents), unknown.clone());
+        Some(Box::new(FileInspector { contents, unknown, index, judge }))
     };
     let mut report = repository.verify(set, &inspector, 1, observer).await?;
     let record = &contents.append_only;
     let needed = record.files.iter().map(|file| &file.object).chain([&record.object]);
     report.findings.splice(0..0, unlisted(set, needed));
-    Ok(report)
+    unknown.verdict(report)
 }
 
 struct FileInspector {
     contents: Arc<AppendOnlySetContents>,
+    unknown: Unknown,
     index: usize,
     /// A file that could not be judged is not sound.
     judge: Result<FileJudge>,
@@ -58,11 +63,13 @@ impl Inspector for FileInspector {
     fn end(self: Box<Self>) -> Vec<String> {
         let files = &self.contents.append_only.files;
         let (file, is_last) = (&files[self.index], self.index + 1 == files.len());
-        let found = self.judge.and_then(FileJudge::end).map_err(|error| error.to_string());
-        let found = match found.and_then(|found| check_end(&found, is_last).map(|()| found)) {
+        let found = match self.unknown.sift(self.judge.and_then(FileJudge::end)) {
             Ok(found) => found,
-            Err(fault) => return vec![fault],
+            Err(faults) => return faults,
         };
+        if let Err(fault) = check_end(&found, is_last) {
+            return vec![fault];
+        }
         let seen = AppendOnlyFile {
             bytes: found.bytes,
             torn_bytes: found.torn_bytes,

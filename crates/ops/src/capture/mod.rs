@@ -44,8 +44,9 @@ pub const OPERATION: &str = "capture.mongo";
 pub const SLICE_AGE_MIN: Duration = Duration::from_millis(100);
 
 /// The pause after the first failure; it doubles up to [`PAUSE_MAX`].
-const PAUSE_FIRST: Duration = Duration::from_millis(200);
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+pub const PAUSE_FIRST: Duration = Duration::from_millis(200);
+/// The longest pause.
+pub const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// How a capture is to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,16 +1,16 @@
 //! Reading such a set back: the repository checks lengths, hashes, decryption and decompression; here the file is walked again, its checksum
 //! included, and its keys are counted. Records nothing.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use mainstay_engine::KeyspaceSize;
 use mainstay_model::progress::Observer;
-use mainstay_model::{Count, Error, ErrorKind, Result};
+use mainstay_model::{Count, Result};
 use mainstay_repository::{Inspector, ObjectEntry, Repository, Set, VerifyReport};
 
 use super::KeyFileSetContents;
-use super::judge::{Judge, Seen};
+use super::judge::{Judge, Seen, Unknown};
 use crate::contents::unlisted;
 
 /// Reads the file of `set` back and judges it.
@@ -24,25 +24,20 @@ pub(crate) async fn inspect(
     observer: &dyn Observer,
 ) -> Result<VerifyReport> {
     let contents: Arc<KeyFileSetContents> = Arc::new(set.contents()?);
-    let unknown = Arc::new(OnceLock::new());
+    let unknown = Unknown::default();
     let inspector = |entry: &ObjectEntry| -> Option<Box<dyn Inspector>> {
         let judge = (entry.name == contents.file).then(Judge::begin)?;
-        let (contents, unknown) = (Arc::clone(&contents), Arc::clone(&unknown));
+        let (contents, unknown) = (Arc::clone(&contents), unknown.clone());
         Some(Box::new(FileInspector { contents, unknown, judge }))
     };
     let mut report = repository.verify(set, &inspector, 1, observer).await?;
     report.findings.splice(0..0, unlisted(set, [&contents.file]));
-    // Damage may look like anything: only what is as it was stored is of a newer server.
-    match Arc::into_inner(unknown).and_then(OnceLock::into_inner) {
-        Some(error) if report.findings.is_empty() => Err(error),
-        _ => Ok(report),
-    }
+    unknown.verdict(report)
 }
 
 struct FileInspector {
     contents: Arc<KeyFileSetContents>,
-    /// Where it is left that the file holds what is not known here.
-    unknown: Arc<OnceLock<Error>>,
+    unknown: Unknown,
     /// A file that could not be judged is not sound.
     judge: Result<Judge>,
 }
@@ -55,14 +50,9 @@ impl Inspector for FileInspector {
     }
 
     fn end(self: Box<Self>) -> Vec<String> {
-        match self.judge.and_then(Judge::end) {
+        match self.unknown.sift(self.judge.and_then(Judge::end)) {
             Ok(seen) => differences(&self.contents, &seen),
-            Err(error) if error.kind() == ErrorKind::Unsupported => {
-                // There is one such file in a set.
-                let _ = self.unknown.set(error);
-                Vec::new()
-            }
-            Err(error) => vec![error.to_string()],
+            Err(faults) => faults,
         }
     }
 }

@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle};
 
 use bytes::{Buf as _, Bytes};
 use mainstay_engine::{KeyServerName, KeyServerProgram, KeyspaceSize, ReplicationPoint};
 use mainstay_model::{Error, ErrorKind, Result};
 use mainstay_rdb::{Item, WalkError, Walker};
+use mainstay_repository::VerifyReport;
 use tokio::sync::mpsc;
 
 /// How many pieces may wait for the walk.
@@ -79,6 +81,36 @@ impl Judge {
             }
             Ok(Err(error)) => Err(Error::new(ErrorKind::Corrupt, error.to_string())),
             Err(_) => Err(Error::new(ErrorKind::Internal, "the walk over the file broke off")),
+        }
+    }
+}
+
+/// Where it is left that a file of a set holds what is not known here. Damage may look like anything: only what is as it was stored is of a newer
+/// server.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Unknown(Arc<OnceLock<Error>>);
+
+impl Unknown {
+    /// What was found in a file, or what is wrong with it; nothing is where it is merely unknown.
+    pub(crate) fn sift<T>(&self, judged: Result<T>) -> Result<T, Vec<String>> {
+        judged.map_err(|error| match error.kind() {
+            ErrorKind::Unsupported => {
+                // One is enough to say what to do.
+                let _ = self.0.set(error);
+                Vec::new()
+            }
+            _ => vec![error.to_string()],
+        })
+    }
+
+    /// The verdict on the set, when nobody judges any more.
+    ///
+    /// # Errors
+    /// `Unsupported` when every byte is as it was stored, and something of it is unknown.
+    pub(crate) fn verdict(self, report: VerifyReport) -> Result<VerifyReport> {
+        match Arc::into_inner(self.0).and_then(OnceLock::into_inner) {
+            Some(error) if report.findings.is_empty() => Err(error),
+            _ => Ok(report),
         }
     }
 }

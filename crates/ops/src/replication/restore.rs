@@ -111,15 +111,38 @@ impl Parameters {
     }
 
     fn of(plan: &Plan) -> Result<Self> {
-        serde_json::from_value(plan.parameters.clone()).map_err(|source| {
+        let parameters: Self = serde_json::from_value(plan.parameters.clone()).map_err(|source| {
             Error::new(ErrorKind::Usage, "the plan's parameters are not those of a restore of redis")
                 .with_source(source)
-        })
+        })?;
+        check_operation(plan, operation_of(parameters.drop))?;
+        Ok(parameters)
     }
 
     /// The moment that is restored, where it is known.
     fn moment(&self) -> Option<Timestamp> {
         self.at_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok())
+    }
+}
+
+/// The operation of a restore, by whether keys go for it.
+fn operation_of(drop: bool) -> &'static str {
+    if drop { OPERATION_DROP } else { OPERATION_NEW }
+}
+
+/// Refuses a plan that does something else than its `own` name says: it was permitted by that name.
+pub(super) fn check_operation(plan: &Plan, own: &str) -> Result<()> {
+    match plan.operation == own {
+        true => Ok(()),
+        false => Err(Error::new(
+            ErrorKind::Usage,
+            format!(
+                "the plan contradicts itself: it calls itself {} and does what {own} does",
+                plan.operation
+            ),
+        )
+        .with_state("nothing was changed")
+        .with_hint("make the plan again; a plan is not to be edited")),
     }
 }
 
@@ -204,7 +227,7 @@ pub async fn plan(
         check_program(&found.base.contents, &facts.program)?;
         check_room(&found.base.contents, &facts.room, &target.address)?;
     }
-    let name = if request.drop { OPERATION_DROP } else { OPERATION_NEW };
+    let name = operation_of(request.drop);
     let parameters = Parameters {
         drop: request.drop,
         unencrypted: request.unencrypted,

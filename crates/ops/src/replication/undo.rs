@@ -71,6 +71,21 @@ struct UndoParameters {
     replace: bool,
 }
 
+impl UndoParameters {
+    fn of(plan: &Plan) -> Result<Self> {
+        let parameters: Self = serde_json::from_value(plan.parameters.clone()).map_err(|source| {
+            Error::new(ErrorKind::Usage, "the plan's parameters are not those of an undo").with_source(source)
+        })?;
+        restore::check_operation(plan, operation_of(parameters.replace))?;
+        Ok(parameters)
+    }
+}
+
+/// The operation of an undo, by whether keys that are there are replaced.
+fn operation_of(replace: bool) -> &'static str {
+    if replace { OPERATION_REPLACE } else { OPERATION }
+}
+
 /// What an undo works with.
 pub struct UndoContext<'a> {
     /// The throw-away server that shows the moment.
@@ -129,7 +144,7 @@ pub async fn plan(context: &KeysPlanContext<'_>, server: UndoServer, request: Un
         stream: Some(emptying.id.clone()),
     };
     let (found, _) = seek::find(context.repository, &wish, context.observer).await?;
-    let name = if request.replace { OPERATION_REPLACE } else { OPERATION };
+    let name = operation_of(request.replace);
     let created_at = context.clock.now();
     let steps = steps(&emptying, &found, &request, &databases);
     let moment = Parameters::of_found(&found, request.expiry);
@@ -231,6 +246,14 @@ async fn find(context: &KeysPlanContext<'_>, server: &UndoServer, at: Option<u64
     }
     let asked = EmptyingSearch { servers: Some(servers), ..EmptyingSearch::default() };
     let report = search::search(context.repository, &asked, context.observer).await?;
+    if let (None, Some((chain, fault))) = (at, report.unsearched.first()) {
+        return Err(refuse(
+            format!(
+                "which flush is the newest is not known: chain {chain} of the stream cannot be searched to its end: {fault}"
+            ),
+            "`mainstay redis flushes` lists those that were found: name one by its offset, `--at OFFSET`",
+        ));
+    }
     let is_meant = |found: &Emptying| at.map_or(found.is_flush(), |at| found.at == at);
     report.found.into_iter().rfind(is_meant).ok_or_else(|| {
         let what = match at {
@@ -250,9 +273,7 @@ async fn find(context: &KeysPlanContext<'_>, server: &UndoServer, at: Option<u64
 /// As a restore's until the moment is shown; the server's then. Keys that were written stay; applying the plan again goes on.
 pub async fn apply(context: &UndoContext<'_>, plan: &Plan, permit: &Permit) -> Result<UndoReport> {
     permit.covers(plan)?;
-    let parameters: UndoParameters = serde_json::from_value(plan.parameters.clone()).map_err(|source| {
-        Error::new(ErrorKind::Usage, "the plan's parameters are not those of an undo").with_source(source)
-    })?;
+    let parameters = UndoParameters::of(plan)?;
     let scratch = context.scratch.replica_facts().await?;
     restore::check_carrier(&scratch.program, context.program)?;
     let restoring = KeysRestoreContext {

@@ -37,6 +37,7 @@ use crate::config::{RedisConfig, Settings};
 use crate::info::Info;
 use crate::keyspace::databases;
 use crate::probe::{fingerprint, marker_type, read_info};
+use crate::sentinel;
 use crate::session::Session;
 
 /// How long the server may take to come.
@@ -436,6 +437,7 @@ async fn room(session: &mut Session<'_>) -> Result<ReplicaRoom> {
 
 /// The address of this machine that the server can reach, and the server's own.
 async fn addresses(settings: &Settings) -> Result<(IpAddr, IpAddr)> {
+    let settings = sentinel::current(settings).await?;
     let gone = |error: std::io::Error| {
         Error::new(ErrorKind::Unreachable, format!("{} cannot be reached: {error}", settings.address()))
             .with_hint("check that Redis runs there and listens on this port")
