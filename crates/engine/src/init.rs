@@ -164,7 +164,7 @@ pub enum DocumentAct {
     Initiate {
         /// Its name.
         set: String,
-        /// Its members; empty for this server alone, as it is addressed.
+        /// Its members as `host:port`, one at least.
         members: Vec<String>,
     },
     /// Make a role.
@@ -250,6 +250,9 @@ pub trait DocumentInit: Send + Sync {
 
     /// The indexes of a collection as `listIndexes` describes them, canonical Extended JSON; empty when there is no such collection.
     async fn indexes(&self, namespace: &Namespace) -> Result<Vec<String>>;
+
+    /// Whether a collection that is there holds no document.
+    async fn is_empty(&self, namespace: &Namespace) -> Result<bool>;
 
     /// How many documents `validator` (Extended JSON) would refuse; `None` when they cannot be counted in time.
     async fn violations(&self, namespace: &Namespace, validator: &str) -> Result<Option<u64>>;

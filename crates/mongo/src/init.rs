@@ -132,8 +132,6 @@ impl MongoInit {
     }
 
     async fn initiate(&self, talk: &mut Talk, set: &str, members: &[String]) -> Result<()> {
-        let own = [talk.endpoint.to_string()];
-        let members = if members.is_empty() { &own[..] } else { members };
         let listed: Vec<Bson> = (0_i32..)
             .zip(members)
             .map(|(id, host)| Bson::Document(doc! { "_id": id, "host": host.as_str() }))
@@ -334,6 +332,25 @@ impl Talk {
             _ => Membership::Standalone,
         })
     }
+
+    /// The collections of users in all databases.
+    async fn user_data(&mut self) -> Result<Option<UserData>> {
+        let listing = doc! { "listDatabases": 1, "nameOnly": true };
+        let Some(reply) = self.ask("admin", listing).await.context("list databases")? else {
+            return Ok(None);
+        };
+        let listed = reply.get_array("databases").map(Vec::as_slice).unwrap_or_default();
+        let names: Vec<&str> =
+            listed.iter().filter_map(|database| database.as_document()?.get_str("name").ok()).collect();
+        let mut count = 0;
+        for name in names.into_iter().filter(|name| is_user_database(name)) {
+            let listing = doc! { "listCollections": 1, "nameOnly": true, "cursor": { "batchSize": BATCH } };
+            let collections = self.list(name, listing).await.context("list collections")?.unwrap_or_default();
+            let own = |spec: &&Document| spec.get_str("name").is_ok_and(is_user_collection);
+            count += collections.iter().filter(own).count() as u64;
+        }
+        Ok(Some(UserData { what: "collections", count }))
+    }
 }
 
 #[async_trait]
@@ -400,6 +417,17 @@ impl DocumentInit for MongoInit {
         }
     }
 
+    async fn is_empty(&self, namespace: &Namespace) -> Result<bool> {
+        let mut talk = self.connect().await.context("connect to MongoDB")?;
+        let find = doc! {
+            "find": &namespace.collection, "projection": { "_id": 1 }, "limit": 1, "singleBatch": true,
+        };
+        let found = talk.list(&namespace.database, find).await;
+        let found = found.with_context(|| format!("look for a document in {namespace}"))?;
+        // Where the server does not tell, documents may be there.
+        Ok(found.is_some_and(|found| found.is_empty()))
+    }
+
     async fn violations(&self, namespace: &Namespace, validator: &str) -> Result<Option<u64>> {
         let mut talk = self.connect().await.context("connect to MongoDB")?;
         let millis = i64::try_from(COUNT_TIME_MAX.as_millis()).unwrap_or(i64::MAX);
@@ -423,21 +451,11 @@ impl DocumentInit for MongoInit {
 
     async fn user_data(&self) -> Result<Option<UserData>> {
         let mut talk = self.connect().await.context("connect to MongoDB")?;
-        let listing = doc! { "listDatabases": 1, "nameOnly": true };
-        let Some(reply) = talk.ask("admin", listing).await.context("list databases")? else {
-            return Ok(None);
-        };
-        let listed = reply.get_array("databases").map(Vec::as_slice).unwrap_or_default();
-        let names: Vec<&str> =
-            listed.iter().filter_map(|database| database.as_document()?.get_str("name").ok()).collect();
-        let mut count = 0;
-        for name in names.into_iter().filter(|name| is_user_database(name)) {
-            let listing = doc! { "listCollections": 1, "nameOnly": true, "cursor": { "batchSize": BATCH } };
-            let collections = talk.list(name, listing).await.context("list collections")?.unwrap_or_default();
-            let own = |spec: &&Document| spec.get_str("name").is_ok_and(is_user_collection);
-            count += collections.iter().filter(own).count() as u64;
+        match talk.user_data().await {
+            // Whoever may not look at every database cannot tell.
+            Err(error) if error.kind() == ErrorKind::Auth => Ok(None),
+            other => other,
         }
-        Ok(Some(UserData { what: "collections", count }))
     }
 
     async fn act(&self, act: &DocumentAct, password: Option<&Secret>, permit: &Permit) -> Result<()> {

@@ -2,7 +2,7 @@
 //!
 //! Passwords go to the server as SHA-256, as it keeps them itself, so that neither a monitor nor its log sees one. Each act makes or changes one
 //! user and lets the server keep its users, sent in one piece: in its file of users (`ACL SAVE`), else in its configuration file (`CONFIG
-//! REWRITE`); a server with neither forgets them at its end, which whoever decides has been told. Rules are compared in the server's own form
+//! REWRITE`), which is tried alone before; a server with neither forgets them at its end, which whoever decides has been told. Rules are compared in the server's own form
 //! (Redis documentation, ACL GETUSER, from 7 on): keys and channels as sets, rules of commands in their order, since the later one wins.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -143,13 +143,24 @@ impl KeyServerInit for RedisInit {
         let words = words_of(act, password)?;
         let keeping = self.keeping().await?;
         let mut session = self.permitted(permit).await?;
+        let keep = match keeping {
+            UserKeeping::UserFile(_) => Some(["ACL", "SAVE"]),
+            UserKeeping::ConfigFile(_) => Some(["CONFIG", "REWRITE"]),
+            UserKeeping::Nowhere => None,
+        };
+        if let Some([name, argument]) = keep {
+            // A server that cannot keep its users would take the change and forget it.
+            session.ask::<()>(cmd(name).arg(argument)).await.map_err(|error| {
+                error
+                    .context("let the server keep its users before one is changed")
+                    .with_state("nothing was changed")
+            })?;
+        }
         let mut pipeline = Pipeline::new();
         // Sent at once: whoever is killed has sent both or none.
         pipeline.cmd("ACL").arg("SETUSER").arg(&words);
-        match keeping {
-            UserKeeping::UserFile(_) => drop(pipeline.cmd("ACL").arg("SAVE")),
-            UserKeeping::ConfigFile(_) => drop(pipeline.cmd("CONFIG").arg("REWRITE")),
-            UserKeeping::Nowhere => {}
+        if let Some([name, argument]) = keep {
+            pipeline.cmd(name).arg(argument);
         }
         session.ask_all(&pipeline).await.map(drop)
     }
@@ -282,8 +293,20 @@ impl Rules {
         Ok(())
     }
 
-    /// Rules of commands count from the last one that speaks of all of them; before any there are none.
+    /// Rules of commands count from the last one that speaks of all of them; before any there are none. Of one pattern the server keeps one rule.
     fn settle(&mut self) {
+        let patterns: Vec<String> = self
+            .keys
+            .iter()
+            .filter_map(|rule| rule.strip_prefix("%R~"))
+            .filter(|pattern| self.keys.contains(&format!("%W~{pattern}")))
+            .map(str::to_owned)
+            .collect();
+        for pattern in patterns {
+            self.keys.remove(&format!("%R~{pattern}"));
+            self.keys.remove(&format!("%W~{pattern}"));
+            self.keys.insert(format!("~{pattern}"));
+        }
         let of_all = |rule: &String| rule == "+@all" || rule == "-@all";
         match self.commands.iter().rposition(of_all) {
             Some(last) => drop(self.commands.drain(..last)),
@@ -346,6 +369,7 @@ fn refuse(rule: &str, why: &str) -> Error {
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+    use crate::acl::{AclRole, AclUser};
 
     fn rules(words: &[&str]) -> Vec<String> {
         words.iter().map(|word| (*word).to_owned()).collect()
@@ -386,6 +410,22 @@ mod tests {
         assert_eq!(text(&["+get", "allcommands", "-flushall"]), "+@all -flushall");
         assert_eq!(text(&["+get", "-get"]), "-@all +get -get");
         assert_ne!(text(&["+get", "-get"]), text(&["-get", "+get"]));
+        assert_eq!(text(&["%R~*", "%W~*", "%W~a"]), "%W~a ~* -@all");
+    }
+
+    #[test]
+    fn every_role_of_our_own_can_be_declared() {
+        for role in AclRole::ALL {
+            let user = AclUser {
+                name: "mainstay".to_owned(),
+                role,
+                patterns: vec!["cache:*".to_owned()],
+                password: None,
+            };
+            let own = user.rules().unwrap().split_off(2);
+            let text = Rules::declared(&own).unwrap().to_text();
+            assert!(text.contains(MARKER_KEY) && text.contains("+hgetall"), "{role:?}: {text}");
+        }
     }
 
     #[test]

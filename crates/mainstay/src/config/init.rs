@@ -13,6 +13,7 @@ use mainstay_ops::init::declared::{
     DeclaredCollection, DeclaredDatabase, DeclaredDocumentRole, DeclaredDocumentUser, DeclaredPassword,
     DeclaredRole, DeclaredSet, PasswordPlace,
 };
+use mainstay_redis::AclRole;
 use serde_json::{Value, json};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -561,7 +562,7 @@ fn redis(section: &Section<'_>) -> Result<RedisSection> {
     let mut users = Vec::new();
     for (name, section) in section.named("users")? {
         section.only(&["role", "patterns", "rules", "password_variable", "password_file"])?;
-        let role = section.word("role", &["observe", "backup", "purge", "policy", "mark"])?;
+        let role = section.word("role", &AclRole::ALL.map(AclRole::name))?;
         let rules = section.texts("rules")?;
         if role.is_some() != rules.is_empty() {
             return Err(section.fault("rules", "or `role` says what the user may do, and one of them alone"));
@@ -657,6 +658,14 @@ password_variable = "REDIS_APP"
         assert_eq!(postgres.grants[0].object.to_string(), "future tables in public by owner");
         let places: Vec<String> = section.places().into_keys().collect();
         assert_eq!(places, ["file /project/app.secret", "variable APP_PWD", "variable REDIS_APP"]);
+    }
+
+    #[test]
+    fn every_role_of_redis_can_be_declared() {
+        for role in AclRole::ALL {
+            let section = parse(&format!("[init.redis.users.a]\nrole = \"{}\"", role.name())).unwrap();
+            assert_eq!(section.redis.unwrap().users[0].role.as_deref(), Some(role.name()));
+        }
     }
 
     #[test]

@@ -278,7 +278,13 @@ impl Run<'_> {
 
     /// Refuses to believe an act whose item is not there afterwards.
     fn prove(&self, planned: &PlannedAct, survey: &Survey) -> Result<()> {
-        let Some(item) = survey.items.iter().find(|item| item.name == planned.item) else { return Ok(()) };
+        let Some(item) = survey.items.iter().find(|item| item.name == planned.item) else {
+            return Err(Error::new(
+                ErrorKind::Server,
+                format!("{} is not to be found after the server took it", planned.item),
+            )
+            .with_hint("`mainstay init plan` compares everything anew"));
+        };
         // A password that nobody may compare stays so after it was set: the server's word is all there is.
         let sets_password = planned.item.starts_with("password of ");
         match &item.standing {

@@ -79,7 +79,7 @@ pub struct DeclaredDocumentUser {
 }
 
 /// Roles of `admin` that let a user make others.
-const ADMINISTRATORS: [&str; 3] = ["root", "userAdminAnyDatabase", "userAdmin"];
+const ADMINISTRATORS: [&str; 2] = ["root", "userAdminAnyDatabase"];
 
 impl DeclaredDocumentUser {
     /// Whether it may make other users, everywhere.
@@ -106,7 +106,7 @@ pub struct DeclaredCollection {
 pub struct DeclaredDocuments {
     /// The replica set that it is a member of.
     pub set: Option<DeclaredSet>,
-    /// Roles, in an order in which each can be made.
+    /// Roles, in any order: each is made behind those that it holds.
     pub roles: Vec<DeclaredDocumentRole>,
     /// Users; those who may make others come first.
     pub users: Vec<DeclaredDocumentUser>,
@@ -151,7 +151,7 @@ pub struct DeclaredDatabase {
 /// What is declared of a relational server.
 #[derive(Debug, Clone, Default)]
 pub struct DeclaredRelational {
-    /// Roles, in an order in which each can be made.
+    /// Roles, in any order: memberships come when all are there.
     pub roles: Vec<DeclaredRole>,
     /// Databases.
     pub databases: Vec<DeclaredDatabase>,

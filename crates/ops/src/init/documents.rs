@@ -57,6 +57,7 @@ struct SeenDeclared {
 struct SeenIndexed {
     collation: Collation,
     indexes: Vec<ListedIndex>,
+    /// Whether it holds no document; asked only where an index lacks.
     is_empty: bool,
 }
 
@@ -144,7 +145,7 @@ impl DocumentStore<'_> {
 impl DocumentStore<'_> {
     async fn indexed(&self) -> Result<Vec<SeenIndexed>> {
         let mut seen = Vec::new();
-        for (namespace, _) in &self.declared.indexes {
+        for (namespace, wanted) in &self.declared.indexes {
             let listed = self.server.collections(&namespace.database).await?.unwrap_or_default();
             let found = listed.iter().find(|found| found.namespace == *namespace);
             // A collection that is to be made gives its indexes the collation that it is made with.
@@ -162,15 +163,17 @@ impl DocumentStore<'_> {
             };
             let collation = collation.map_err(|why| unreadable(namespace, why))?;
             let mut indexes = Vec::new();
-            let mut is_empty = true;
             if found.is_some() {
                 for index in self.server.indexes(namespace).await? {
                     indexes
                         .push(ListedIndex::read(&read(&index)?).map_err(|why| unreadable(namespace, why))?);
                 }
-                // A document that must satisfy nothing refuses none: what refuses every one counts them all.
-                is_empty = self.server.violations(namespace, "{\"$nor\": [{}]}").await? == Some(0);
             }
+            let lacks_some = wanted.iter().any(|index| built(index, &indexes, &collation).is_none());
+            let is_empty = match found.is_some() && lacks_some {
+                true => self.server.is_empty(namespace).await?,
+                false => found.is_none(),
+            };
             seen.push(SeenIndexed { collation, indexes, is_empty });
         }
         Ok(seen)
@@ -191,7 +194,7 @@ fn find<'a>(list: Option<&'a [SeenPrincipal]>, name: &Principal) -> Option<&'a S
 /// Every declared thing against what was seen, in the order in which it is done.
 fn decide(declared: &DeclaredDocuments, seen: &Seen, rotate: &[String]) -> Vec<Item> {
     let mut items = Vec::new();
-    items.extend(declared.set.as_ref().map(|set| set_item(set, &seen.server.membership)));
+    items.extend(declared.set.as_ref().map(|set| set_item(set, &seen.server)));
     let users = || declared.users.iter().zip(&seen.passwords);
     let nobody_first = seen.server.access == DocumentAccess::Exception
         && !declared.users.iter().any(DeclaredDocumentUser::is_administrator);
@@ -206,7 +209,8 @@ fn decide(declared: &DeclaredDocuments, seen: &Seen, rotate: &[String]) -> Vec<I
         ));
         return items;
     }
-    items.extend(declared.roles.iter().flat_map(|role| role_items(role, seen.roles.as_deref())));
+    let roles = ordered(&declared.roles).into_iter();
+    items.extend(roles.flat_map(|role| role_items(role, seen.roles.as_deref())));
     for (user, password) in users().filter(|(user, _)| !user.is_administrator()) {
         items.extend(user_items(user, *password, seen, rotate));
     }
@@ -224,20 +228,23 @@ fn decide(declared: &DeclaredDocuments, seen: &Seen, rotate: &[String]) -> Vec<I
     items
 }
 
-fn set_item(declared: &DeclaredSet, membership: &Membership) -> Item {
+fn set_item(declared: &DeclaredSet, server: &DocumentServer) -> Item {
     let name = format!("replica set {}", declared.name);
     let differs = |detail: String| Item::new(&*name, Standing::Differs, detail);
-    match membership {
+    match &server.membership {
         Membership::Awaiting => {
-            let act = DocumentAct::Initiate { set: declared.name.clone(), members: declared.members.clone() };
-            let members = match declared.members.as_slice() {
-                [] => "this server alone".to_owned(),
-                members => members.join(", "),
+            let (members, shown) = match declared.members.as_slice() {
+                [] => {
+                    let own = &server.identity.address;
+                    (vec![own.clone()], format!("this server alone, as {own}"))
+                }
+                members => (members.to_vec(), members.join(", ")),
             };
+            let act = DocumentAct::Initiate { set: declared.name.clone(), members };
             Item::new(
                 &*name,
                 Standing::ToDo(Act::Documents(act)),
-                format!("initiate it of {members}, and wait for its primary"),
+                format!("initiate it of {shown}, and wait for its primary"),
             )
         }
         Membership::Member { set, .. } if *set != declared.name => {
@@ -260,6 +267,18 @@ fn set_item(declared: &DeclaredSet, membership: &Membership) -> Item {
         )),
         Membership::Router => differs("the server routes to shards, which have sets of their own".to_owned()),
     }
+}
+
+/// The declared roles, each behind those that it holds. Those of a circle, which the server refuses, stay as they are declared.
+fn ordered(declared: &[DeclaredDocumentRole]) -> Vec<&DeclaredDocumentRole> {
+    let mut rest: Vec<&DeclaredDocumentRole> = declared.iter().collect();
+    let mut ordered = Vec::new();
+    while !rest.is_empty() {
+        let waits = |role: &DeclaredDocumentRole| rest.iter().any(|other| role.roles.contains(&other.role));
+        let next = rest.iter().position(|&role| !waits(role)).unwrap_or(0);
+        ordered.push(rest.remove(next));
+    }
+    ordered
 }
 
 fn names(principals: &BTreeSet<Principal>) -> String {
@@ -348,13 +367,15 @@ fn role_items(declared: &DeclaredDocumentRole, seen: Option<&[SeenPrincipal]>) -
             Item::new(&*subject, Standing::ToDo(grant(privileges, BTreeSet::new())), detail)
         }
     }];
-    if !roles.is_empty() {
-        let detail = format!("give it {}", names(&roles));
-        items.push(Item::new(
-            format!("roles of {subject}"),
-            Standing::ToDo(grant(Vec::new(), roles)),
-            detail,
-        ));
+    if !declared.roles.is_empty() {
+        let name = format!("roles of {subject}");
+        items.push(match roles.is_empty() {
+            true => Item::there(name),
+            false => {
+                let detail = format!("give it {}", names(&roles));
+                Item::new(name, Standing::ToDo(grant(Vec::new(), roles)), detail)
+            }
+        });
     }
     let more: Vec<String> = beyond(&found.privileges, &declared.privileges).iter().map(shown).collect();
     let more_roles: BTreeSet<Principal> = found.roles.difference(&declared.roles).cloned().collect();
@@ -436,12 +457,22 @@ fn collection_items(declared: &DeclaredCollection, seen: &SeenDeclared) -> Vec<I
     items
 }
 
+/// The index of a collection that is the declared one and is not being built.
+fn built<'s>(
+    declared: &DeclaredIndex,
+    indexes: &'s [ListedIndex],
+    collation: &Collation,
+) -> Option<&'s ListedIndex> {
+    let spec = declared.spec(collation);
+    indexes.iter().find(|found| found.build.is_none() && found.spec == spec)
+}
+
 /// The declared indexes of a collection. On one with documents a build is the business of `index plan`, which counts what stands against it.
 fn index_items(namespace: &Namespace, declared: &[DeclaredIndex], seen: &SeenIndexed) -> Vec<Item> {
     let item = |declared: &DeclaredIndex| {
-        let (own, spec) = (declared.name(), declared.spec(&seen.collation));
+        let own = declared.name();
         let name = format!("index {namespace}.{own}");
-        if let Some(found) = seen.indexes.iter().find(|found| found.build.is_none() && found.spec == spec) {
+        if let Some(found) = built(declared, &seen.indexes, &seen.collation) {
             return match found.name == own {
                 true => Item::there(name),
                 false => Item::new(name, Standing::There, format!("under the name {}", found.name)),
@@ -623,9 +654,20 @@ mod tests {
             (Membership::Standalone, '!'),
             (Membership::Router, '!'),
         ] {
-            let item = set_item(&declared, &membership);
+            let item = set_item(&declared, &seen(DocumentAccess::Open, membership.clone()).server);
             assert_eq!(standings(&[item])[0].1, expected, "{membership:?}");
         }
+    }
+
+    #[test]
+    fn a_set_of_one_server_is_planned_with_its_address() {
+        let declared = DeclaredSet { name: "rs0".to_owned(), members: vec![] };
+        let item = set_item(&declared, &seen(DocumentAccess::Open, Membership::Awaiting).server);
+        assert!(item.detail.contains("this server alone, as h:1"), "{item:?}");
+        let Some(Act::Documents(DocumentAct::Initiate { members, .. })) = item.act() else {
+            panic!("{item:?}");
+        };
+        assert_eq!(*members, ["h:1"]);
     }
 
     #[test]
@@ -724,6 +766,28 @@ mod tests {
             ]
         );
         assert_eq!(items[0].detail, "give it listIndexes on shop.orders");
+        // What was given stays an item: the same plan finds it again.
+        let held = SeenPrincipal { roles: roles(&["read"]), ..held };
+        let items = role_items(&declared, Some(std::slice::from_ref(&held)));
+        assert_eq!(standings(&items)[1], ("roles of role shop.reader", '='));
+    }
+
+    #[test]
+    fn roles_come_behind_those_that_they_hold() {
+        let role = |name: &str, held: &[&str]| DeclaredDocumentRole {
+            role: principal("shop", name),
+            privileges: vec![],
+            roles: roles(held),
+        };
+        let names = |declared: Vec<DeclaredDocumentRole>| -> Vec<String> {
+            let declared = DeclaredDocuments { roles: declared, ..DeclaredDocuments::default() };
+            let items = decide(&declared, &seen(DocumentAccess::Open, Membership::Standalone), &[]);
+            items.into_iter().map(|item| item.name).collect()
+        };
+        let bad = vec![role("a", &["b", "read"]), role("b", &["c"]), role("c", &["readWrite"])];
+        assert_eq!(names(bad), ["role shop.c", "role shop.b", "role shop.a"]);
+        let circle = vec![role("a", &["b"]), role("b", &["a"])];
+        assert_eq!(names(circle), ["role shop.a", "role shop.b"]);
     }
 
     #[test]

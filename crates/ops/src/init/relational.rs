@@ -25,6 +25,9 @@ pub struct RelationalStore<'a> {
     pub rotate: &'a [String],
 }
 
+/// How the names of items about memberships begin.
+const MEMBERSHIPS: &str = "memberships of ";
+
 /// What was seen.
 #[derive(Default)]
 struct Seen {
@@ -140,6 +143,8 @@ fn decide(declared: &DeclaredRelational, seen: &Seen, rotate: &[String]) -> Vec<
     for (role, password) in declared.roles.iter().zip(&seen.passwords) {
         items.extend(role_items(role, *password, seen, rotate));
     }
+    // A role may be a member of one that is declared after it: memberships come when all roles are there.
+    items.sort_by_key(|item| item.name.starts_with(MEMBERSHIPS));
     for database in &declared.databases {
         items.extend(database_items(database, seen));
     }
@@ -166,7 +171,7 @@ fn role_items(declared: &DeclaredRole, password: PasswordMatch, seen: &Seen, rot
     let members = |lacking: BTreeSet<String>| {
         let detail = format!("make it a member of {}", list(&lacking));
         let act = RelationalAct::GrantRoles { role: role.clone(), member_of: lacking };
-        to_do(format!("memberships of {subject}"), act, detail)
+        to_do(format!("{MEMBERSHIPS}{subject}"), act, detail)
     };
     let Some(found) = seen.role(&declared.name) else {
         if let Some(password) = declared.password.as_ref().filter(|password| password.secret.is_none()) {
@@ -189,7 +194,7 @@ fn role_items(declared: &DeclaredRole, password: PasswordMatch, seen: &Seen, rot
     if !declared.member_of.is_empty() {
         let lacking: BTreeSet<String> = declared.member_of.difference(&found.member_of).cloned().collect();
         items.push(match lacking.is_empty() {
-            true => Item::there(format!("memberships of {subject}")),
+            true => Item::there(format!("{MEMBERSHIPS}{subject}")),
             false => members(lacking),
         });
     }
@@ -234,11 +239,13 @@ fn database_items(declared: &DeclaredDatabase, seen: &Seen) -> Vec<Item> {
                     change(&*subject, act, format!("it goes from {} to {owner}", found.owner))
                 }
             });
-            for (what, declared, found) in [
-                ("encoding", &declared.encoding, &found.encoding),
-                ("locale", &declared.locale, &found.locale),
-            ] {
-                if let Some(declared) = declared.as_ref().filter(|one| !one.eq_ignore_ascii_case(found)) {
+            let encoding =
+                declared.encoding.as_ref().filter(|one| encoding_name(one) != encoding_name(&found.encoding));
+            let locale = declared.locale.as_ref().filter(|one| !one.eq_ignore_ascii_case(&found.locale));
+            for (what, other, found) in
+                [("encoding", encoding, &found.encoding), ("locale", locale, &found.locale)]
+            {
+                if let Some(declared) = other {
                     let detail = format!("it is {found}, declared is {declared}: that cannot be changed");
                     items.push(Item::new(format!("{what} of {subject}"), Standing::Differs, detail));
                 }
@@ -263,6 +270,11 @@ fn database_items(declared: &DeclaredDatabase, seen: &Seen) -> Vec<Item> {
         items.push(schema_item(&database, schema, owner.as_ref(), contents));
     }
     items
+}
+
+/// The name of an encoding as the server compares names: `UTF-8` is `UTF8`.
+fn encoding_name(written: &str) -> String {
+    written.chars().filter(|one| !"-_".contains(*one)).map(|one| one.to_ascii_lowercase()).collect()
 }
 
 fn schema_item(database: &str, schema: &str, owner: Option<&String>, contents: Option<&Contents>) -> Item {
@@ -422,6 +434,39 @@ mod tests {
             };
             assert_eq!(marks(&database_items(&declared, &seen)), expected);
         }
+        for (encoding, expected) in [("utf-8", "="), ("Utf_8", "="), ("UTF16", "=!")] {
+            let declared = DeclaredDatabase {
+                name: "shop".to_owned(),
+                encoding: Some(encoding.to_owned()),
+                ..DeclaredDatabase::default()
+            };
+            let seen = Seen { databases: vec![found("own", "UTF8")], ..Seen::default() };
+            assert_eq!(marks(&database_items(&declared, &seen)), expected, "{encoding}");
+        }
+    }
+
+    #[test]
+    fn memberships_come_when_all_roles_are_there() {
+        let named = |name: &str, member_of: &[&str]| DeclaredRole {
+            name: name.to_owned(),
+            ..role(member_of, Some("x"))
+        };
+        let declared = DeclaredRelational {
+            roles: vec![named("app", &["readers"]), named("readers", &["all"]), named("all", &[])],
+            ..DeclaredRelational::default()
+        };
+        let seen = Seen { passwords: vec![PasswordMatch::Unknown; 3], ..Seen::default() };
+        let items = decide(&declared, &seen, &[]);
+        assert_eq!(
+            items.iter().map(|item| item.name.as_str()).collect::<Vec<_>>(),
+            [
+                "role app",
+                "role readers",
+                "role all",
+                "memberships of role app",
+                "memberships of role readers"
+            ]
+        );
     }
 
     #[test]

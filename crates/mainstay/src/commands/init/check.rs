@@ -55,16 +55,19 @@ pub(super) fn run(args: &CheckArgs, session: &Session) -> Result<ExitStatus> {
         }
     };
     let files = files(&folder)?;
-    let image = args.image.map(|image| match image {
-        ImageArgument::Mongo => Image::Mongo,
-        ImageArgument::Postgres => Image::Postgres,
-    });
-    let variable = |name: &str| session.outside.variable(name).map(str::to_owned);
-    let database = args.database.clone().or_else(|| match image {
-        Some(Image::Postgres) => variable("POSTGRES_DB"),
-        Some(Image::Mongo) | None => variable("MONGO_INITDB_DATABASE"),
-    });
-    let report = scripts::read(files, image, database.as_deref().unwrap_or("test"));
+    let image = match args.image {
+        Some(ImageArgument::Mongo) => Image::Mongo,
+        Some(ImageArgument::Postgres) => Image::Postgres,
+        None => scripts::image_of(&files),
+    };
+    // As the images' entrypoints choose.
+    let (variables, otherwise): (&[&str], &str) = match image {
+        Image::Mongo => (&["MONGO_INITDB_DATABASE"], "test"),
+        Image::Postgres => (&["POSTGRES_DB", "POSTGRES_USER"], "postgres"),
+    };
+    let set = || variables.iter().find_map(|name| session.outside.variable(name));
+    let database = args.database.as_deref().or_else(set).unwrap_or(otherwise);
+    let report = scripts::read(files, image, database);
     Ok(session.printer.report(&Checked { folder, report }))
 }
 
@@ -94,7 +97,9 @@ fn files(folder: &Path) -> Result<Vec<ScriptFile>> {
         }
         let mut bytes = Vec::new();
         let opened = fs::File::open(&path).map_err(|source| refuse(&path, source))?;
-        opened.take(FILE_BYTES_MAX as u64).read_to_end(&mut bytes).map_err(|source| refuse(&path, source))?;
+        // One byte more tells that the file goes on.
+        let bounded = opened.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
+        bounded.map_err(|source| refuse(&path, source))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         files.push(ScriptFile { name, bytes, executable: is_executable(&about) });
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mainstay_engine::{DocumentInit, KeyServerInit, Namespace, Principal, RelationalInit};
+use mainstay_engine::{DocumentInit, KeyServerInit, Namespace, Principal, RelationalGrant, RelationalInit};
 use mainstay_indexes::DeclaredIndex;
 use mainstay_model::{Error, ErrorKind, Result, Secret, StoreKind};
 use mainstay_ops::init::declared::{
@@ -278,7 +278,22 @@ fn postgres(
     for grant in grants.iter_mut().filter(|grant| grant.database.is_empty()) {
         grant.database = session.relational_init()?.database();
     }
-    Ok(DeclaredRelational { roles, databases, grants, mark })
+    Ok(DeclaredRelational { roles, databases, grants: united(grants), mark })
+}
+
+/// The grants with one for each role and object: what is declared of the same in several places is one thing, and has one name.
+fn united(grants: Vec<RelationalGrant>) -> Vec<RelationalGrant> {
+    let mut united: Vec<RelationalGrant> = Vec::new();
+    for grant in grants {
+        let same = united.iter_mut().find(|known| {
+            known.role == grant.role && known.database == grant.database && known.object == grant.object
+        });
+        match same {
+            Some(known) => known.privileges.extend(grant.privileges),
+            None => united.push(grant),
+        }
+    }
+    united
 }
 
 fn redis(
@@ -304,4 +319,31 @@ fn rules_of(user: &RedisUserSection) -> Result<Vec<String>> {
     let user = AclUser { name: user.name.clone(), role, patterns: user.patterns.clone(), password: None };
     // The state of a user without a password comes first: `reset off`.
     Ok(user.rules()?.split_off(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_engine::GrantObject;
+
+    use super::*;
+
+    #[test]
+    fn rights_on_the_same_are_one_declared_thing() {
+        let grant = |role: &str, database: &str, object: GrantObject, right: &str| RelationalGrant {
+            role: role.to_owned(),
+            database: database.to_owned(),
+            object,
+            privileges: [right.to_owned()].into(),
+        };
+        let schema = || GrantObject::Schema { schema: "public".to_owned() };
+        let all = united(vec![
+            grant("app", "shop", schema(), "USAGE"),
+            grant("app", "audit", schema(), "USAGE"),
+            grant("app", "shop", GrantObject::Database, "CONNECT"),
+            grant("app", "shop", schema(), "CREATE"),
+            grant("other", "shop", schema(), "USAGE"),
+        ]);
+        assert_eq!(all.len(), 4, "{all:?}");
+        assert_eq!(all[0].privileges.iter().collect::<Vec<_>>(), ["CREATE", "USAGE"]);
+    }
 }

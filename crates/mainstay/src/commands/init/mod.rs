@@ -136,10 +136,25 @@ async fn apply_all(args: &DecideArgs, session: &Session) -> Result<ExitStatus> {
     let mut applied = Vec::new();
     for planned in decide(args, session).await? {
         let (kind, report) = (planned.plan.target.store, apply_one(&planned.plan, None, session).await);
-        let report = report.map_err(|refusal| by_plan_of(kind, refusal))?;
+        let report = report.map_err(|refusal| behind(&applied, kind, by_plan_of(kind, refusal)))?;
         applied.push((kind, report));
     }
     Ok(session.printer.report(&Applied(applied)))
+}
+
+/// The error of a store, with what was done to those before it.
+fn behind(applied: &[(StoreKind, InitReport)], kind: StoreKind, error: Error) -> Error {
+    let mut states = Vec::new();
+    for (before, report) in applied {
+        let count = report.steps.iter().filter(|step| !step.was_there).count();
+        let steps = if count == 1 { "step" } else { "steps" };
+        states.push(format!("{before} was brought to what is declared ({count} {steps})"));
+    }
+    if states.is_empty() {
+        return error;
+    }
+    states.extend(error.state().map(|state| format!("{kind}: {state}")));
+    error.with_state(states.join("; "))
 }
 
 /// Where nobody can be asked, the plan is made first and kept.
@@ -287,5 +302,31 @@ impl Report for Applied {
             true => ExitStatus::Findings,
             false => ExitStatus::Ok,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_ops::init::InitStepDone;
+
+    use super::*;
+
+    #[test]
+    fn what_was_done_to_other_stores_is_told_when_one_fails() {
+        let error = || Error::new(ErrorKind::Auth, "it lacks a privilege").with_state("nothing was changed");
+        let alone = behind(&[], StoreKind::Mongo, error());
+        assert_eq!(alone.state(), Some("nothing was changed"));
+        let step = |was_there| InitStepDone { name: "user shop.app".to_owned(), was_there };
+        let report = InitReport {
+            steps: vec![step(false), step(true), step(false)],
+            counts: ItemCounts::default(),
+            left: vec![],
+            advice: vec![],
+        };
+        let second = behind(&[(StoreKind::Mongo, report)], StoreKind::Postgres, error());
+        assert_eq!(
+            second.state(),
+            Some("mongo was brought to what is declared (2 steps); postgres: nothing was changed")
+        );
     }
 }

@@ -16,13 +16,15 @@ pub use statement::{Image, Password, Statement};
 
 /// The most of one file that is read.
 pub const FILE_BYTES_MAX: usize = 1024 * 1024;
+/// What is said where a script goes on and reading it ends.
+const TOO_LONG: &str = "the rest is not read: too long";
 
 /// A file of such a folder.
 #[derive(Debug, Clone)]
 pub struct ScriptFile {
     /// Its name.
     pub name: String,
-    /// What is in it, at most [`FILE_BYTES_MAX`] of it.
+    /// What is in it. More than [`FILE_BYTES_MAX`] is not read, and one byte more is enough to tell.
     pub bytes: Vec<u8>,
     /// Whether it may be executed.
     pub executable: bool,
@@ -78,17 +80,19 @@ pub struct ScriptReport {
     pub toml: String,
 }
 
-/// Reads the scripts of `files`. Whose image they are for is told by them, MongoDB's when nothing tells; `database` is the one in which scripts begin.
-pub fn read(mut files: Vec<ScriptFile>, image: Option<Image>, database: &str) -> ScriptReport {
+/// Reads the scripts of `files`, which are for `image`; `database` is the one in which they begin.
+pub fn read(mut files: Vec<ScriptFile>, image: Image, database: &str) -> ScriptReport {
     // The entrypoints take them in the order of the shell's `*`.
     files.sort_by(|one, other| one.name.cmp(&other.name));
-    let image = image.unwrap_or_else(|| guess(&files));
     let (mut found, mut unread, mut fates) = (Vec::new(), Vec::new(), Vec::new());
     for file in &files {
         let fate = fate(image, file);
         if fate.runs {
             let text = String::from_utf8_lossy(&file.bytes[..file.bytes.len().min(FILE_BYTES_MAX)]);
-            let read = scan(image, file, &text, database);
+            let mut read = scan(image, file, &text, database);
+            if file.bytes.len() > FILE_BYTES_MAX {
+                read.unread.push((text.matches('\n').count() + 1, TOO_LONG.to_owned()));
+            }
             found.extend(read.found.into_iter().map(|(line, statement)| Found {
                 file: file.name.clone(),
                 line,
@@ -104,6 +108,21 @@ pub fn read(mut files: Vec<ScriptFile>, image: Option<Image>, database: &str) ->
     }
     let toml = statement::declaration(image, &found);
     ScriptReport { image, fates, found, unread, rules: rules(image).to_vec(), toml }
+}
+
+/// Whose image `files` are for, as they tell; MongoDB's when nothing tells.
+pub fn image_of(files: &[ScriptFile]) -> Image {
+    let holds = |words: &[&str]| {
+        files.iter().any(|file| {
+            let text = String::from_utf8_lossy(&file.bytes);
+            words.iter().any(|word| text.contains(word))
+        })
+    };
+    let is_sql = files.iter().any(|file| file.name.contains(".sql"));
+    match is_sql || (holds(&["psql"]) && !holds(&["mongosh", "mongo "])) {
+        true => Image::Postgres,
+        false => Image::Mongo,
+    }
 }
 
 /// What a scan gives, with lines from 1.
@@ -129,20 +148,6 @@ fn scan(image: Image, file: &ScriptFile, text: &str, database: &str) -> Read {
 
 fn ends(name: &str, with: &str) -> bool {
     name.len() > with.len() && name.ends_with(with)
-}
-
-fn guess(files: &[ScriptFile]) -> Image {
-    let holds = |words: &[&str]| {
-        files.iter().any(|file| {
-            let text = String::from_utf8_lossy(&file.bytes);
-            words.iter().any(|word| text.contains(word))
-        })
-    };
-    let is_sql = files.iter().any(|file| file.name.contains(".sql"));
-    match is_sql || (holds(&["psql"]) && !holds(&["mongosh", "mongo "])) {
-        true => Image::Postgres,
-        false => Image::Mongo,
-    }
 }
 
 /// Source: `docker-entrypoint.sh` of docker-library/mongo and docker-library/postgres.
@@ -196,15 +201,30 @@ mod tests {
     fn what_becomes_of_a_file_is_told_by_its_name() {
         let report = read(
             vec![file("b.js", ""), file("a.sh", ""), file("readme.md", ""), file(".js", "")],
-            Some(Image::Mongo),
+            Image::Mongo,
             "test",
         );
         let fates: Vec<(&str, bool)> =
             report.fates.iter().map(|fate| (fate.file.as_str(), fate.runs)).collect();
         assert_eq!(fates, [(".js", false), ("a.sh", true), ("b.js", true), ("readme.md", false)]);
-        assert_eq!(read(vec![file("01.sql", "SELECT 1;")], None, "test").image, Image::Postgres);
-        assert_eq!(read(vec![file("01.sh", "psql -v x")], None, "test").image, Image::Postgres);
-        assert_eq!(read(vec![file("01.sh", "mongosh <<E")], None, "test").image, Image::Mongo);
+        assert_eq!(image_of(&[file("01.sql", "SELECT 1;")]), Image::Postgres);
+        assert_eq!(image_of(&[file("01.sh", "psql -v x")]), Image::Postgres);
+        assert_eq!(image_of(&[file("01.sh", "mongosh <<E")]), Image::Mongo);
+    }
+
+    #[test]
+    fn where_reading_ends_is_told() {
+        let ends = |name: &str, image, text: &str| {
+            let last = read(vec![file(name, text)], image, "test").unread.pop();
+            last.map(|unread| (unread.line, unread.what))
+        };
+        let told = |line| Some((line, TOO_LONG.to_owned()));
+        let blank = "\n".repeat(FILE_BYTES_MAX);
+        assert_eq!(ends("a.js", Image::Mongo, &blank), None);
+        assert_eq!(ends("a.js", Image::Mongo, &format!("{blank}\n")), told(FILE_BYTES_MAX + 1));
+        assert_eq!(ends("a.js", Image::Mongo, &format!("\n{}", ";".repeat(300_000))), told(2));
+        assert_eq!(ends("a.sql", Image::Postgres, &format!("\n{}", ";".repeat(300_000))), told(2));
+        assert_eq!(ends("a.sql", Image::Postgres, &";".repeat(100_000)), None);
     }
 
     #[test]
@@ -212,7 +232,9 @@ mod tests {
         let script = "db = db.getSiblingDB('marketplace');\n\
             db.createUser({\n  user: 'marketplace_app',\n  pwd: process.env.MARKETPLACE_APP_PWD,\n  roles: [{ role: 'readWrite', db: 'marketplace' }],\n});\n\
             db.createUser({ user: 'other', pwd: 'canary', roles: ['read'] });\n";
-        let report = read(vec![file("01-create-user.js", script)], None, "test");
+        let files = vec![file("01-create-user.js", script)];
+        let image = image_of(&files);
+        let report = read(files, image, "test");
         assert_eq!(report.found.iter().map(|found| found.line).collect::<Vec<_>>(), [2, 7]);
         assert!(report.unread.is_empty(), "{:?}", report.unread);
         assert!(report.toml.contains("[init.mongo.users.marketplace_app]\ndatabase = \"marketplace\"\npassword_variable = \"MARKETPLACE_APP_PWD\"\nroles = [\"readWrite\"]\n"), "{}", report.toml);
@@ -260,11 +282,11 @@ mod tests {
             for name in ["a.js", "a.sh", "a.sql"] {
                 for image in [Image::Mongo, Image::Postgres] {
                     let file = ScriptFile { name: name.to_owned(), bytes: bytes.clone(), executable: false };
-                    let _ = read(vec![file], Some(image), "test");
+                    let _ = read(vec![file], image, "test");
                 }
             }
         }
         let deep = "db.createUser(".to_owned() + &"{a:[".repeat(200_000);
-        assert!(read(vec![file("a.js", &deep)], Some(Image::Mongo), "test").found.is_empty());
+        assert!(read(vec![file("a.js", &deep)], Image::Mongo, "test").found.is_empty());
     }
 }

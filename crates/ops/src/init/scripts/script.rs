@@ -3,8 +3,8 @@
 //! No engine: a value is read when it is written out (texts, numbers, lists, objects, `process.env.NAME`), everything else is opaque. What stands
 //! inside a function, a loop or a condition is read as if it ran once, and told.
 
-use super::Read;
 use super::statement::{Password, Statement};
+use super::{Read, TOO_LONG};
 
 /// How deep values are read.
 const DEPTH_MAX: usize = 32;
@@ -87,7 +87,7 @@ enum Link {
 
 /// Reads a script that begins in `database` at `line`.
 pub(super) fn scan(text: &str, database: &str, line: usize) -> Read {
-    let pieces = pieces(text, line);
+    let (pieces, end) = pieces(text, line);
     let mut scanner = Scanner {
         pieces: &pieces,
         at: 0,
@@ -95,14 +95,17 @@ pub(super) fn scan(text: &str, database: &str, line: usize) -> Read {
         read: Read::default(),
     };
     scanner.run();
+    scanner.read.unread.extend(end.map(|line| (line, TOO_LONG.to_owned())));
     scanner.read
 }
 
-fn pieces(text: &str, first_line: usize) -> Vec<Piece> {
+/// The pieces of a script, and the line where reading ended when the script goes on.
+fn pieces(text: &str, first_line: usize) -> (Vec<Piece>, Option<usize>) {
     let mut chars = text.chars().peekable();
-    let (mut pieces, mut line) = (Vec::new(), first_line);
+    let (mut pieces, mut line, mut end) = (Vec::new(), first_line, None);
     while let Some(one) = chars.next() {
         if pieces.len() >= TOKENS_MAX {
+            end = Some(line);
             break;
         }
         let start = line;
@@ -173,7 +176,7 @@ fn pieces(text: &str, first_line: usize) -> Vec<Piece> {
             _ => pieces.push(Piece { token: Token::Sign(one), line: start }),
         }
     }
-    pieces
+    (pieces, end)
 }
 
 struct Scanner<'a> {
@@ -328,7 +331,11 @@ impl Scanner<'_> {
             Some(statements) => self.read.found.extend(statements.into_iter().map(|one| (line, one))),
             None => {
                 let path: String = path.iter().map(|part| format!("{part}.")).collect();
-                self.read.unread.push((line, format!("db.{path}{method}()")));
+                let options = match method {
+                    "createIndex" | "ensureIndex" | "createIndexes" => option_names(arguments.get(1)),
+                    _ => String::new(),
+                };
+                self.read.unread.push((line, format!("db.{path}{method}(){options}")));
             }
         }
     }
@@ -538,6 +545,14 @@ fn collection(database: String, name: &Written, options: Option<&Written>) -> Op
     Some(vec![Statement::Collection { database, name, validator, other_options }])
 }
 
+/// The options of a call by their names, which are words of the server and no values.
+fn option_names(options: Option<&Written>) -> String {
+    let Some(Written::Object(options)) = options else { return String::new() };
+    let is_word = |name: &&str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphabetic());
+    let names: Vec<&str> = options.iter().map(|(name, _)| name.as_str()).filter(is_word).collect();
+    if names.is_empty() { String::new() } else { format!(" with {}", names.join(", ")) }
+}
+
 fn index(
     database: String,
     collection: String,
@@ -554,7 +569,22 @@ fn index(
             _ => None,
         })
         .collect::<Option<Vec<_>>>()?;
-    let unique = options.and_then(|options| options.get("unique")) == Some(&Written::Word("true"));
+    let mut unique = false;
+    // An index without one of its options is another index.
+    match options {
+        None => {}
+        Some(Written::Object(options)) => {
+            for (option, value) in options {
+                match (option.as_str(), value) {
+                    ("unique", Written::Word(word @ ("true" | "false"))) => unique = *word == "true",
+                    // It says how the index was built, and nothing since MongoDB 4.2.
+                    ("background", _) => {}
+                    _ => return None,
+                }
+            }
+        }
+        Some(_) => return None,
+    }
     (!keys.is_empty()).then_some(Statement::Index { database, collection, keys, unique })
 }
 
@@ -598,6 +628,31 @@ rs.status();
             ]
         );
         assert!(unread.is_empty(), "{unread:?}");
+    }
+
+    #[test]
+    fn an_index_is_read_with_all_of_its_options_or_not_at_all() {
+        let (found, unread) = shown(
+            "db.s.createIndex({ at: 1 }, { expireAfterSeconds: 60 });\n\
+             db.s.createIndex({ a: 1 }, { unique: true, partialFilterExpression: { b: 'canary' } });\n\
+             db.s.createIndex({ a: 1 }, options);\ndb.s.createIndex({ a: 1 }, { ...options });\n\
+             db.s.createIndex({ a: 1 }, { unique: isUnique });\ndb.s.createIndexes([{ a: 1 }], { sparse: true });\n\
+             db.s.createIndex({ a: 1 }, {});\ndb.s.createIndex({ b: 1 }, { unique: false, background: true });\n\
+             db.s.createIndex({ c: 1 }, { unique: true, name: 'mine' });",
+        );
+        assert_eq!(found, ["7: index of test.s on a", "8: index of test.s on b"]);
+        assert_eq!(
+            unread,
+            [
+                "1: db.s.createIndex() with expireAfterSeconds",
+                "2: db.s.createIndex() with unique, partialFilterExpression",
+                "3: db.s.createIndex()",
+                "4: db.s.createIndex()",
+                "5: db.s.createIndex() with unique",
+                "6: db.s.createIndexes() with sparse",
+                "9: db.s.createIndex() with unique, name",
+            ]
+        );
     }
 
     #[test]

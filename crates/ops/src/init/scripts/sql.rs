@@ -1,8 +1,8 @@
 //! Scripts of psql, scanned statement by statement: roles, databases, extensions, schemas, rights.
 
-use super::Read;
 use super::shell::variable;
 use super::statement::{Password, Statement};
+use super::{Read, TOO_LONG};
 
 /// Statements that change nothing that could be declared.
 const QUIET: &[&str] = &["SET", "SELECT", "BEGIN", "COMMIT", "SHOW"];
@@ -40,7 +40,8 @@ impl Token {
 pub(super) fn scan(text: &str, database: &str, line: usize) -> Read {
     let mut read = Read::default();
     let mut database = database.to_owned();
-    for (line, tokens) in statements(text, line) {
+    let (statements, end) = statements(text, line);
+    for (line, tokens) in statements {
         if let [Token::Sign('\\'), rest @ ..] = tokens.as_slice() {
             match rest {
                 [command, name, ..] if command.is("C") || command.is("CONNECT") => match name.name() {
@@ -74,12 +75,16 @@ pub(super) fn scan(text: &str, database: &str, line: usize) -> Read {
             }
         }
     }
+    read.unread.extend(end.map(|line| (line, TOO_LONG.to_owned())));
     read
 }
 
-/// The statements with the lines in which they begin. Those of psql itself end with their line.
-fn statements(text: &str, first_line: usize) -> Vec<(usize, Vec<Token>)> {
-    let mut all = Vec::new();
+/// Statements with the lines in which they begin.
+type Statements = Vec<(usize, Vec<Token>)>;
+
+/// The statements, and the line where reading ended when the script goes on. Those of psql itself end with their line.
+fn statements(text: &str, first_line: usize) -> (Statements, Option<usize>) {
+    let (mut all, mut end) = (Vec::new(), None);
     let mut tokens: Vec<Token> = Vec::new();
     let (mut begun, mut count) = (first_line, 0);
     let mut chars = Chars { rest: text, line: first_line };
@@ -89,6 +94,7 @@ fn statements(text: &str, first_line: usize) -> Vec<(usize, Vec<Token>)> {
         }
         count += 1;
         if count > TOKENS_MAX {
+            end = Some(chars.line);
             break;
         }
         let is_meta = matches!(tokens.first(), Some(Token::Sign('\\')));
@@ -117,7 +123,7 @@ fn statements(text: &str, first_line: usize) -> Vec<(usize, Vec<Token>)> {
     if !tokens.is_empty() {
         all.push((begun, tokens));
     }
-    all
+    (all, end)
 }
 
 /// `$tag$` at the beginning of `$` and `rest`, whole.

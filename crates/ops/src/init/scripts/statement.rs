@@ -233,8 +233,9 @@ impl Toml {
         self.text("password_variable", &variable);
     }
 
+    /// A line for whoever reads; names in it may hold anything, line breaks too.
     fn remark(&mut self, text: &str) {
-        self.0.push_str(&format!("# {text}\n"));
+        self.0.push_str(&format!("# {}\n", text.replace(char::is_control, " ")));
     }
 }
 
@@ -260,22 +261,32 @@ fn mongo(toml: &mut Toml, found: &[Found]) {
         toml.text("replica_set", set.as_deref().unwrap_or("rs0"));
         toml.texts("members", members);
     }
-    let mut seen = Vec::new();
+    let mut seen: Vec<(&str, &str, &str)> = Vec::new();
     for statement in statements() {
+        let (kind, database, name) = match statement {
+            Statement::User { database, name, .. } => ("user", database, name),
+            Statement::Collection { database, name, .. } => ("collection", database, name),
+            _ => continue,
+        };
+        // A name can be declared once.
+        match seen.iter().find(|(known, _, own)| *known == kind && own == name) {
+            Some((_, own, _)) if own == database => continue,
+            Some((_, own, _)) => {
+                toml.remark(&format!(
+                    "not declared: {kind} {database}.{name}, for that name is taken by {own}"
+                ));
+                continue;
+            }
+            None => seen.push((kind, database, name)),
+        }
         match statement {
-            Statement::User { database, name, roles, password }
-                if !seen.contains(&("user", name.as_str())) =>
-            {
-                seen.push(("user", name.as_str()));
+            Statement::User { database, name, roles, password } => {
                 toml.section(&["init", "mongo", "users", name]);
                 toml.text("database", database);
                 toml.password(name, password);
                 toml.texts("roles", roles);
             }
-            Statement::Collection { database, name, validator, other_options }
-                if !seen.contains(&("collection", name.as_str())) =>
-            {
-                seen.push(("collection", name.as_str()));
+            Statement::Collection { database, name, validator, other_options } => {
                 toml.section(&["init", "mongo", "collections", name]);
                 toml.text("database", database);
                 validator.iter().for_each(|validator| toml.text("validator", validator));
@@ -286,9 +297,19 @@ fn mongo(toml: &mut Toml, found: &[Found]) {
             _ => {}
         }
     }
+    mongo_indexes(toml, found);
+}
+
+/// The indexes for the manifest, which is that of one database: of the first that has some.
+fn mongo_indexes(toml: &mut Toml, found: &[Found]) {
     let mut indexes: Vec<(&str, Vec<String>)> = Vec::new();
-    for statement in statements() {
-        let Statement::Index { collection, keys, unique, .. } = statement else { continue };
+    let (mut own, mut others): (Option<&str>, Vec<String>) = (None, Vec::new());
+    for statement in found.iter().map(|found| &found.statement) {
+        let Statement::Index { database, collection, keys, unique } = statement else { continue };
+        if *own.get_or_insert(database) != database {
+            others.push(format!("not declared, for it is of another database: {statement}"));
+            continue;
+        }
         let keys: Vec<String> = keys.iter().map(|key| quoted(key)).collect();
         let unique = if *unique { ", unique = true" } else { "" };
         let one = format!("{{ keys = [{}]{unique} }}", keys.join(", "));
@@ -297,11 +318,13 @@ fn mongo(toml: &mut Toml, found: &[Found]) {
             None => indexes.push((collection, vec![one])),
         }
     }
-    if !indexes.is_empty() {
+    if let Some(own) = own {
         toml.section(&["mongo", "indexes"]);
+        toml.remark(&format!("of database {own}, which `database` in [mongo] must name"));
         for (collection, list) in indexes {
             toml.line(collection, &format!("[{}]", list.join(", ")));
         }
+        others.iter().for_each(|other| toml.remark(other));
     }
 }
 
@@ -364,5 +387,59 @@ fn postgres(toml: &mut Toml, found: &[Found]) {
         toml.text("on", on);
         by.iter().for_each(|by| toml.text("by", by));
         toml.texts("grant", privileges);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_declaration_has_no_place_for_is_a_remark() {
+        let user = |database: &str| Statement::User {
+            database: database.to_owned(),
+            name: "app\n[x]".to_owned(),
+            roles: vec![],
+            password: Password::Elsewhere,
+        };
+        let collection = |database: &str| Statement::Collection {
+            database: database.to_owned(),
+            name: "orders".to_owned(),
+            validator: None,
+            other_options: vec![],
+        };
+        let index = |database: &str, key: &str| Statement::Index {
+            database: database.to_owned(),
+            collection: "orders".to_owned(),
+            keys: vec![key.to_owned()],
+            unique: false,
+        };
+        let found: Vec<Found> = [
+            user("shop"),
+            user("shop"),
+            user("audit"),
+            collection("shop"),
+            collection("audit"),
+            index("shop", "a"),
+            index("audit", "b"),
+            index("shop", "c"),
+        ]
+        .into_iter()
+        .map(|statement| Found { file: "a.js".to_owned(), line: 1, statement })
+        .collect();
+        let toml = declaration(Image::Mongo, &found);
+        let remarks: Vec<&str> = toml.lines().filter(|line| line.starts_with('#')).collect();
+        assert_eq!(
+            remarks,
+            [
+                "# not declared: user audit.app [x], for that name is taken by shop",
+                "# not declared: collection audit.orders, for that name is taken by shop",
+                "# of database shop, which `database` in [mongo] must name",
+                "# not declared, for it is of another database: index of audit.orders on b",
+            ],
+            "{toml}"
+        );
+        assert!(toml.contains("orders = [{ keys = [\"a\"] }, { keys = [\"c\"] }]\n"), "{toml}");
+        assert!(!toml.lines().any(|line| line == "[x]"), "{toml}");
     }
 }
