@@ -258,7 +258,10 @@ impl Deciding<'_> {
     /// Waits for what somebody builds as it is declared.
     fn wait(&self, index: &DeclaredIndex, live: &ListedIndex) -> Change {
         let definition = Ejson::new(index.definition(&live.name, self.present.collation));
+        // Whether it can be unique is judged by the server when that build ends; what expires then is asked as of any other.
+        let asked = IndexSpec { unique: false, ..live.spec.clone() };
         Change {
+            checks: Check::of(&asked, &BTreeSet::new()),
             notes: vec!["somebody builds it already: that build is waited for".to_owned()],
             ..change(
                 &live.name,
@@ -680,6 +683,11 @@ mod tests {
                 "{ keys = [\"a\"] }",
                 json!([{"spec": {"key": {"a": 1}, "name": "a_1"}, "buildUUID": {"$uuid": "1"}}]),
                 vec!["Build a_1: build a_1 []"],
+            ),
+            (
+                "{ keys = [\"a\"], ttl = \"1m\" }",
+                json!([{"spec": {"key": {"a": 1}, "name": "a_1", "expireAfterSeconds": 60}, "buildUUID": {"$uuid": "1"}}]),
+                vec!["Build a_1: build a_1 [expiry]"],
             ),
             (
                 "{ keys = [\"a\"], unique = true }",

@@ -87,7 +87,7 @@ fn flags(session: &Session) -> String {
 }
 
 /// A word as a shell takes it.
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_./:@%+,=".contains(character);
     match !word.is_empty() && word.chars().all(is_plain) {
         true => word.to_owned(),

@@ -75,6 +75,34 @@ async fn programs_that_fail_declare_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_other_client_connects_while_models_are_loaded() {
+    let project = Project::with(shared_mongod(), Mongoose::Nine).await;
+    // Each is told that it is mainstay that refuses; a socket of this machine is none of its business.
+    project.write(
+        "models.mjs",
+        "import http from 'node:http';\n\
+         import net from 'node:net';\n\
+         import tls from 'node:tls';\n\
+         import mongoose from 'mongoose';\n\
+         mongoose.model('A', new mongoose.Schema({ x: { type: Number, index: true } }));\n\
+         const ended = (client) => new Promise((resolve) => {\n\
+           for (const event of ['connect', 'secureConnect', 'response']) client.on(event, () => resolve(event));\n\
+           client.on('error', (error) => resolve(error.message));\n\
+         });\n\
+         const clients = [net.connect(65001, '127.0.0.1'), tls.connect({ port: 65001, servername: 'a.b' }), http.get('http://localhost:65001/')];\n\
+         for (const end of await Promise.all(clients.map(ended))) {\n\
+           if (!/:65001 refused: mainstay loads/.test(end)) throw new Error(`it was ${end}`);\n\
+         }\n\
+         const server = net.createServer((socket) => socket.end());\n\
+         await new Promise((resolve) => server.listen('own.sock', resolve));\n\
+         const end = await ended(net.connect('own.sock'));\n\
+         if (end !== 'connect') throw new Error(`it was ${end}`);\n\
+         server.close();\n",
+    );
+    project.run(&["index", "import", "mongoose", "models.mjs"]).expect(0).says("as = [");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_sides_are_shown_beside_each_other() {
     let project = Project::with(shared_mongod(), Mongoose::Eight).await;
     project.write("models.cjs", "const { Schema, model } = require('mongoose');\nmodel('A', new Schema({ x: { type: Number, index: true }, y: { type: Number, index: true } }));\n");

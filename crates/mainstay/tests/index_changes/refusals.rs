@@ -71,7 +71,7 @@ async fn files_that_are_no_plans_of_this_are_refused() {
     let text = std::fs::read_to_string(shop.place.path("plan.json")).unwrap();
     let plan: Value = serde_json::from_str(&text).unwrap();
     type Case = (&'static str, fn(&mut Value), &'static str);
-    let cases: [Case; 8] = [
+    let cases: [Case; 11] = [
         ("database", |plan| plan["parameters"]["database"] = json!("admin"), "no database of an application"),
         (
             "collection",
@@ -102,6 +102,39 @@ async fn files_that_are_no_plans_of_this_are_refused() {
                 plan["operation"] = json!("index.apply.drop");
             },
             "email_1 is dropped",
+        ),
+        (
+            "gone",
+            |plan| {
+                let indexes = plan["parameters"]["collections"][0]["indexes"].as_array().unwrap();
+                let seen = indexes.iter().find(|index| index["name"] == "email_1").unwrap();
+                let definition = seen["definition"].clone();
+                let change = change_of(plan);
+                change["change"]["kind"] = json!("rebuild");
+                change["change"]["steps"] =
+                    json!([{"step": "drop", "name": "email_1", "definition": definition}]);
+                change["commands"] = json!([r#"{"dropIndexes":"users","index":"email_1"}"#]);
+                plan["operation"] = json!("index.apply.drop");
+            },
+            "email_1 is dropped and nothing is built in its place",
+        ),
+        (
+            "expiry",
+            |plan| {
+                let definition = r#"{"key":{"role":1},"name":"role_1","expireAfterSeconds":60}"#;
+                let change = change_of(plan);
+                change["change"]["steps"] =
+                    json!([{"step": "build", "name": "role_1", "definition": definition}]);
+                change["commands"] =
+                    json!([format!(r#"{{"createIndexes":"users","indexes":[{definition}]}}"#)]);
+                plan["operation"] = json!("index.apply.expire");
+            },
+            "documents expire by `build role_1`, and nobody asks how many",
+        ),
+        (
+            "assumptions",
+            |plan| plan["assumptions"].as_array_mut().unwrap().truncate(1),
+            "its assumptions are not those of the collections",
         ),
         (
             "stranger",

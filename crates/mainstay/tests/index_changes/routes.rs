@@ -269,11 +269,15 @@ async fn what_nobody_declares_is_hidden_dropped_and_brought_back() {
     // Told, and left alone.
     let plan = shop.plan(0, "plan.json", &[]);
     assert_eq!(changes(&plan)["orders.old"]["change"]["kind"], "leave");
+    let left = shop.expect(0, &["index", "plan"]).stdout;
+    assert!(left.contains("nothing to do: 1 left alone") && !left.contains("as declared"), "{left}");
     let wanted = shop.expect(8, &["index", "retire", "orders.buyer_1", "--dry-run"]);
     assert!(wanted.stderr.contains("is declared"), "{}", wanted.stderr);
     let missing = shop.expect(1, &["index", "retire", "orders.nothing", "--dry-run"]);
     assert!(missing.stderr.contains("no index orders.nothing"), "{}", missing.stderr);
     // Hidden first.
+    let shown = shop.expect(0, &["index", "retire", "orders.old", "--dry-run"]).stdout;
+    assert!(shown.contains("next: mainstay index retire orders.old --output plan.json"), "{shown}");
     let hiding = shop.expect(0, &["index", "retire", "orders.old", "--output", "hide.json"]);
     for text in ["- old", "used 0 times", "goes on refusing duplicates", "1 to retire"] {
         assert!(hiding.stdout.contains(text), "{text}: {}", hiding.stdout);
@@ -302,6 +306,15 @@ async fn what_nobody_declares_is_hidden_dropped_and_brought_back() {
     assert!(shop.indexes("orders").await["old"].get_bool("hidden").unwrap());
     shop.change();
     assert_eq!(shop.names("orders").await, ["buyer_1"]);
+    // What is brought back expires no more than the policy says.
+    shop.declare(&declared("undeclared = \"drop\"\nhide_for = \"0s\"\nmax_expire = 0"));
+    shop.index("orders", doc! { "key": { "at": 1 }, "name": "at_1", "expireAfterSeconds": 60 }).await;
+    shop.change();
+    shop.change();
+    assert_eq!(shop.names("orders").await, ["buyer_1"]);
+    shop.collection("orders").insert_one(doc! { "at": DateTime::from_millis(0) }).await.unwrap();
+    let blocked = shop.expect(3, &["index", "restore", "orders.at_1", "--dry-run"]).stdout;
+    assert!(blocked.contains("1 documents would expire at once"), "{blocked}");
     shop.database.drop().await.unwrap();
 }
 
@@ -332,5 +345,36 @@ named = [{ keys = ["name"], unique = true }]
         shop.plan(0, "again.json", &[])["totals"],
         json!({"added": 0, "changed": 0, "retired": 0, "blocked": 0})
     );
+    shop.database.drop().await.unwrap();
+}
+
+#[tokio::test]
+async fn views_and_time_series_are_told_and_left_alone() {
+    let declared = r#"
+[mongo.indexes]
+prices = [{ keys = ["at"] }]
+shown = [{ keys = ["a"] }]
+[mongo.policy]
+undeclared = "hide"
+"#;
+    let shop = Shop::new(shared_mongod(), declared).await;
+    for name in ["prices", "rates"] {
+        let measured = doc! { "timeField": "at", "metaField": "item" };
+        shop.database.run_command(doc! { "create": name, "timeseries": measured }).await.unwrap();
+        shop.index(name, doc! { "key": { "item": 1 }, "name": "mine" }).await;
+    }
+    shop.database.run_command(doc! { "create": "shown", "viewOn": "users", "pipeline": [] }).await.unwrap();
+    let plan = shop.plan(3, "plan.json", &[]);
+    assert_eq!(plan["totals"], json!({"added": 0, "changed": 0, "retired": 0, "blocked": 2}));
+    let found = changes(&plan);
+    for (index, reason) in [("prices.at_1", "prices is a time series"), ("shown.a_1", "shown is a view")] {
+        assert!(found[index]["change"]["blocked"]["reason"].to_string().contains(reason), "{}", found[index]);
+        assert_eq!(found[index]["answers"], json!([]));
+    }
+    assert_eq!(found.len(), 2, "what nobody declares of a time series is nobody's business");
+    let text = shop.expect(3, &["index", "plan"]).stdout;
+    assert!(text.contains("nothing can be done: 2 blocked") && !text.contains("not there yet"), "{text}");
+    let retired = shop.expect(3, &["index", "retire", "rates.mine", "--dry-run"]).stdout;
+    assert!(retired.contains("BLOCKED: rates is a time series"), "{retired}");
     shop.database.drop().await.unwrap();
 }

@@ -158,10 +158,10 @@ async fn aggregate(
 }
 
 fn too_long(bound: Duration) -> Error {
-    // Temporary by the server's meaning, but asking again at once would only load it again.
+    // Temporary by the server's meaning, but asking again at once would only load it again: by this status callers know what lacked time alone.
     Error::new(ErrorKind::Server, format!("it was not answered within {bound:?} (MaxTimeMSExpired, code 50)"))
-        .with_status(ErrorStatus::Permanent)
-        .with_hint("give it longer with `--max-time 30m`, or ask when the server has less to do")
+        .with_status(ErrorStatus::Persistent)
+        .with_hint("run the same command again when the server has less to do: `mainstay mongo ops` shows what it does")
 }
 
 /// A document of the server as JSON in order.

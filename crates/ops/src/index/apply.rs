@@ -20,10 +20,9 @@ use mainstay_repository::Repository;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::OPERATION_EXPIRE;
 use super::parameters::{Answer, IndexParameters, PlannedChange, PlannedCollection, assumptions};
 use super::questions::Asking;
-use super::records::{Record, Records, begun};
+use super::records::{Record, Records, begun, has_begun};
 
 /// How often is looked how far a build is.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -33,6 +32,8 @@ const BUILD_TRIES_MAX: u32 = 3;
 const ABORT_TIME_MAX: Duration = Duration::from_secs(60);
 /// How many groups of duplicates an error names.
 const GROUPS_TOLD: usize = 3;
+/// What helps when the world is another one than was planned for.
+const HINT_STALE: &str = "see what has changed with `mainstay index drift`, then plan again";
 
 /// What changing indexes works with.
 pub struct IndexContext<'a> {
@@ -116,11 +117,10 @@ pub async fn check(context: &IndexContext<'_>, plan: &Plan) -> Result<()> {
                 .map(|planned| (namespace.clone(), planned)),
         );
     }
-    plan.check_assumptions(&seen).map_err(|stale| {
-        stale.with_hint("see what has changed with `mainstay index drift`, then plan again")
-    })?;
+    plan.check_assumptions(&seen).map_err(|stale| stale.with_hint(HINT_STALE))?;
     for (namespace, planned) in open {
-        ask_again(context, &namespace, planned, parameters.expire_max).await?;
+        let asked = ask_again(context, &namespace, planned, parameters.expire_max).await;
+        asked.map_err(|error| error.with_state("nothing was changed"))?;
     }
     Ok(())
 }
@@ -185,7 +185,7 @@ fn is_own(index: &ListedIndex, planned: Option<&ListedIndex>, begun: &[Step]) ->
         })
 }
 
-/// Asks the documents again, and refuses when the answer is in the way now.
+/// Asks the documents again, and refuses when the answer is in the way now. The state is the caller's to tell.
 async fn ask_again(
     context: &IndexContext<'_>,
     namespace: &Namespace,
@@ -206,7 +206,6 @@ async fn ask_again(
                     was(before)
                 ),
             )
-            .with_state("nothing was changed")
             .with_hint(obstacle.next));
         }
     }
@@ -225,8 +224,9 @@ fn was(answer: &Answer) -> String {
 /// Takes the steps of `plan`, which was [`check`]ed under `lease`.
 ///
 /// # Errors
-/// `StalePlan` when documents are in the way by now, and what was begun about that index was taken back; `Interrupted` when stopped;
-/// `Locked` when the lease was lost; the server's and the repository's. The state says what was taken; applying the plan again goes on.
+/// `StalePlan` when documents are in the way by now, and what was begun about that index was taken back, or when another index stands where one
+/// was to be dropped; `Interrupted` when stopped; `Locked` when the lease was lost; the server's and the
+/// repository's. The state says what was taken; applying the plan again goes on.
 pub async fn apply(
     context: &IndexContext<'_>,
     plan: &Plan,
@@ -240,7 +240,7 @@ pub async fn apply(
     let mut done = Vec::new();
     for (collection, planned) in parameters.done() {
         let namespace = collection.namespace(&parameters.database);
-        if let Err(error) = run.change(&namespace, planned, &plan.operation, &mut done).await {
+        if let Err(error) = run.change(&namespace, planned, &mut done).await {
             return Err(with_state(error, &done));
         }
     }
@@ -308,13 +308,12 @@ impl Run<'_> {
         &self,
         namespace: &Namespace,
         planned: &PlannedChange,
-        operation: &str,
         done: &mut Vec<IndexStepDone>,
     ) -> Result<()> {
         for step in &planned.change.steps {
             let at = At { namespace, planned, step };
             let begun = self.context.clock.now();
-            let was_done = self.take(at, operation).await.with_context(|| at.name())?;
+            let was_done = self.take(at).await.with_context(|| at.name())?;
             let millis = self.context.clock.now().duration_since(begun).as_millis();
             done.push(IndexStepDone {
                 collection: namespace.to_string(),
@@ -329,7 +328,7 @@ impl Run<'_> {
     }
 
     /// Takes one step; `true` when it had been taken before.
-    async fn take(&self, at: At<'_>, operation: &str) -> Result<bool> {
+    async fn take(&self, at: At<'_>) -> Result<bool> {
         if self.context.cancel.is_cancelled() {
             return Err(stopped());
         }
@@ -339,9 +338,18 @@ impl Run<'_> {
         if holds(at.step, live.as_ref()) {
             return Ok(true);
         }
-        if operation == OPERATION_EXPIRE && expires(at.step) {
-            // Right before: hours may have passed since the plan was compared.
-            ask_again(self.context, at.namespace, at.planned, self.expire_max).await?;
+        if !drops_what_was_planned(at.step, live.as_ref()) {
+            return Err(Error::new(
+                ErrorKind::StalePlan,
+                format!("{} is not the index any more that was to be dropped", at.index()),
+            )
+            .with_state(format!("{} was left as it is", at.index()))
+            .with_hint(HINT_STALE));
+        }
+        if expires(at.step) {
+            // Right before: hours may have passed since the plan was compared, and a collection that was not there may have come.
+            let asked = ask_again(self.context, at.namespace, at.planned, self.expire_max).await;
+            asked.map_err(|error| error.with_state(format!("{} was left as it is", at.index())))?;
         }
         let place = || (self.hash, at.namespace.database.clone(), at.namespace.collection.clone());
         let (plan, database, collection) = place();
@@ -433,10 +441,7 @@ impl Run<'_> {
     /// Stops waiting. The build is ended when this plan has begun it.
     async fn abandon(&self, at: At<'_>) -> Result<()> {
         let records = self.records.all().await?;
-        let began_it = records.iter().any(|record| {
-            matches!(record, Record::Begun { plan, step, before: None, .. } if *plan == self.hash && step == at.step)
-        });
-        if !began_it {
+        if !has_begun(&records, &self.hash, at.namespace, at.step) {
             return Err(
                 stopped().with_state(format!("the build of {} goes on: somebody else began it", at.index()))
             );
@@ -569,6 +574,13 @@ fn holds(step: &Step, live: Option<&ListedIndex>) -> bool {
     }
 }
 
+/// Whether a step that drops meets the index that was seen when it was planned; every other step goes on from what it meets.
+fn drops_what_was_planned(step: &Step, live: Option<&ListedIndex>) -> bool {
+    let Step::Drop { definition, .. } = step else { return true };
+    let planned = ListedIndex::read(definition.value());
+    matches!((planned, live), (Ok(planned), Some(live)) if is_same(&planned, live))
+}
+
 /// Whether documents may expire by a step.
 fn expires(step: &Step) -> bool {
     match step {
@@ -602,8 +614,13 @@ fn duplicates(at: At<'_>, violations: &[Vec<Json>]) -> Error {
     .with_hint("remove or change all but one document of each group, then plan again")
 }
 
-/// The server's refusal to build, with what to do about it.
+/// The server's refusal to build, with what to do about it. Without its answer nobody knows whether it builds on.
 fn refused(at: At<'_>, error: Error) -> Error {
+    if error.is_temporary() || error.kind() == ErrorKind::Unreachable {
+        return error
+            .with_state(format!("the build of {} may go on in the server", at.index()))
+            .with_hint("apply the same plan again: it waits for it");
+    }
     let error = error.with_state(format!("nothing is left of the build of {}", at.index()));
     match error.kind() {
         ErrorKind::Conflict if error.hint().is_none() => error
@@ -637,5 +654,78 @@ impl Shown {
         let done = build.done.unwrap_or(0);
         observer.advance(Work { items: done.saturating_sub(self.done), bytes: 0 });
         self.done = self.done.max(done);
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use mainstay_indexes::{Change, ChangeKind};
+    use mainstay_model::ErrorStatus;
+
+    use super::*;
+
+    fn listed(text: &str) -> ListedIndex {
+        ListedIndex::read(&Json::parse(text).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn only_what_was_planned_is_dropped() {
+        let hidden = r#"{"v":2,"key":{"a":1},"name":"a_1","hidden":true}"#;
+        let planned = listed(hidden);
+        let step = Step::Drop { name: "a_1".to_owned(), definition: planned.definition.clone() };
+        for (live, expected) in [
+            (hidden, true),
+            (r#"{"v":1,"key":{"a":{"$numberInt":"1"}},"name":"a_1","hidden":true}"#, true),
+            (r#"{"v":2,"key":{"a":1},"name":"a_1"}"#, false),
+            (r#"{"v":2,"key":{"b":1},"name":"a_1","hidden":true}"#, false),
+            (r#"{"v":2,"key":{"a":1},"name":"a_1","hidden":true,"unique":true}"#, false),
+            (r#"{"spec":{"v":2,"key":{"a":1},"name":"a_1","hidden":true},"buildUUID":"1"}"#, false),
+        ] {
+            assert_eq!(drops_what_was_planned(&step, Some(&listed(live))), expected, "{live}");
+        }
+        assert!(!drops_what_was_planned(&step, None));
+        assert!(drops_what_was_planned(&Step::Hide { name: "a_1".to_owned() }, None));
+    }
+
+    #[test]
+    fn what_is_left_of_a_build_is_told_as_far_as_it_is_known() {
+        let definition = listed(r#"{"key":{"a":1},"name":"a_1"}"#).definition;
+        let step = Step::Build { name: "a_1".to_owned(), definition };
+        let change = Change {
+            index: "a_1".to_owned(),
+            kind: ChangeKind::Build,
+            what: String::new(),
+            how: String::new(),
+            steps: vec![step.clone()],
+            checks: Vec::new(),
+            notes: Vec::new(),
+            blocked: None,
+        };
+        let planned = PlannedChange { change, commands: Vec::new(), answers: Vec::new(), estimate: None };
+        let namespace = Namespace::new("shop", "c");
+        let at = At { namespace: &namespace, planned: &planned, step: &step };
+        for (error, expected) in [
+            (
+                Error::new(ErrorKind::Conflict, "keys are shared"),
+                "nothing is left of the build of shop.c.a_1",
+            ),
+            (Error::new(ErrorKind::Unreachable, "gone"), "the build of shop.c.a_1 may go on in the server"),
+            (
+                Error::new(ErrorKind::Server, "busy").with_status(ErrorStatus::Temporary),
+                "the build of shop.c.a_1 may go on in the server",
+            ),
+            (
+                Error::new(ErrorKind::Unreachable, "gone").with_status(ErrorStatus::Persistent),
+                "the build of shop.c.a_1 may go on in the server",
+            ),
+        ] {
+            let told = refused(at, error);
+            assert_eq!(told.state(), Some(expected));
+            assert_eq!(
+                told.hint().is_some_and(|hint| hint.contains("waits")),
+                expected.contains("may go on")
+            );
+        }
     }
 }

@@ -11,7 +11,7 @@ use mainstay_indexes::mongoose::Declarations;
 use mainstay_indexes::{Allowance, DeclaredIndex, ListedIndex, Manifest, covers, rounded_span, span};
 use mainstay_model::{Clock, Finding, Result, Severity, StoreKind, Timestamp};
 
-use super::{choosable, collections};
+use super::{choosable, collections, is_regarded};
 
 /// How many collections are asked about at the same time.
 const CONCURRENCY: usize = 4;
@@ -68,7 +68,7 @@ pub async fn audit(
     let (found, _) = choosable(found);
     let found: Vec<IndexedCollection> = found
         .into_iter()
-        .filter(|collection| !request.manifest.policy.ignores(&collection.namespace.collection))
+        .filter(|collection| is_regarded(request.manifest, &collection.namespace.collection))
         .collect();
     let used: Vec<(IndexedCollection, UsageReport)> = futures::stream::iter(found)
         .map(async |collection| {
@@ -225,7 +225,10 @@ impl Judge<'_> {
             Severity::Warning,
             format!("{namespace} {}", index.name),
             format!("hidden for {} at least, of {} by policy{still}", rounded_span(watched), span(allowed)),
-            format!("drop it with `mainstay index retire {namespace} {}`, or show it again", index.name),
+            format!(
+                "drop it with `mainstay index retire {}.{}`, or show it again",
+                namespace.collection, index.name
+            ),
         );
     }
 
@@ -266,6 +269,14 @@ mod tests {
 
     /// The ids of what is found for indexes of one collection, each used so often by two members that watch for so many days.
     fn found(manifest: &str, indexes: &[(&str, u64, i64)], silent: bool) -> Vec<String> {
+        let told = findings(manifest, indexes, silent).into_iter().map(|finding| {
+            format!("{} {}", finding.id, finding.subject.split(' ').next_back().unwrap_or_default())
+        });
+        told.collect()
+    }
+
+    /// The same as it is found.
+    fn findings(manifest: &str, indexes: &[(&str, u64, i64)], silent: bool) -> Vec<Finding> {
         let now = Timestamp::from_second(1_000 * DAY).unwrap();
         let listed: Vec<ListedIndex> = indexes
             .iter()
@@ -310,10 +321,7 @@ mod tests {
         let used = [(collection, usage)];
         judge.silence(&used);
         judge.collection(&used[0].0, &used[0].1);
-        let told = judge.report.findings.iter().map(|finding| {
-            format!("{} {}", finding.id, finding.subject.split(' ').next_back().unwrap_or_default())
-        });
-        told.collect()
+        judge.report.findings
     }
 
     #[test]
@@ -347,6 +355,9 @@ mod tests {
         let hidden = r#"{"key":{"a":1},"name":"a_1","hidden":true}"#;
         assert_eq!(found("", &[(hidden, 0, 30)], false), ["index.hidden_long a_1"]);
         assert_eq!(found("", &[(hidden, 0, 3)], false), [""; 0]);
+        // What is to be typed is what the command takes.
+        let remedy = &findings("", &[(hidden, 0, 30)], false)[0].remedy;
+        assert!(remedy.contains("`mainstay index retire c.a_1`"), "{remedy}");
         let nan = r#"{"key":{"a":1},"name":"a_1","expireAfterSeconds":{"$numberDouble":"NaN"}}"#;
         assert_eq!(found("", &[(nan, 0, 30)], false), ["index.ttl_no_number a_1"]);
     }

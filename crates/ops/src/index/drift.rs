@@ -9,7 +9,7 @@ use mainstay_engine::{IndexCatalog, IndexedCollection};
 use mainstay_indexes::{Collation, Comparison, Manifest, Standing, compare};
 use mainstay_model::Result;
 
-use super::{choosable, collections};
+use super::{choosable, collections, is_regarded};
 
 /// What was compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +111,7 @@ fn decide(
     let all: BTreeSet<&String> = manifest.collections.keys().filter(is_wanted).chain(there).collect();
     let compared = |name: &&String| {
         let declared = manifest.collections.get(*name).map(Vec::as_slice);
-        let skipped = incomparable.contains(name) || declared.is_none() && manifest.policy.ignores(name);
+        let skipped = incomparable.contains(name) || !is_regarded(manifest, name);
         (!skipped).then(|| {
             let found = of_name(name);
             let live = found.map(|found| found.indexes.as_slice()).unwrap_or_default();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use mainstay_engine::{AggregateRequest, CollectionStatistics, IndexCatalog, Namespace};
 use mainstay_indexes::checks::counted;
 use mainstay_indexes::{Blocked, Json, ListedIndex};
-use mainstay_model::{ByteSize, Result};
+use mainstay_model::{ByteSize, ErrorKind, Result};
 
 use super::parameters::Estimate;
 
@@ -20,11 +20,12 @@ const ENTRY_BYTES: u64 = 24;
 /// A build writes sorted keys to disk before it inserts them.
 const ROOM_FACTOR: u64 = 2;
 
-/// How fast a collection is read: documents in a second. At least 1.
+/// How fast a collection is read: documents in a second, at least 1; `None` when the server does not read so many in time, or has other things to
+/// do.
 ///
 /// # Errors
-/// The server's.
-pub(super) async fn reading_rate(catalog: &dyn IndexCatalog, namespace: &Namespace) -> Result<u64> {
+/// Those of the way to the server, and of rights.
+pub(super) async fn reading_rate(catalog: &dyn IndexCatalog, namespace: &Namespace) -> Result<Option<u64>> {
     let stage = |text: &str| Json::parse(text).expect("the stage is JSON");
     let request = AggregateRequest {
         pipeline: vec![
@@ -40,8 +41,12 @@ pub(super) async fn reading_rate(catalog: &dyn IndexCatalog, namespace: &Namespa
         results_max: 1,
     };
     let begun = Instant::now();
-    let found = catalog.aggregate(namespace, &request).await?;
-    Ok(per_second(counted(&found, "n"), begun.elapsed()))
+    match catalog.aggregate(namespace, &request).await {
+        Ok(found) => Ok(Some(per_second(counted(&found, "n"), begun.elapsed()))),
+        // A plan is as good without.
+        Err(error) if error.kind() == ErrorKind::Server => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn per_second(documents: u64, took: Duration) -> u64 {
@@ -77,6 +82,11 @@ fn entry_bytes(statistics: &CollectionStatistics) -> u64 {
     }
     let total: u64 = statistics.indexes.iter().map(|index| index.bytes).sum();
     (total / count / statistics.documents).max(1)
+}
+
+/// What is free when it is built; what a build takes meanwhile, it gives back.
+pub(super) fn room_after(estimate: &Estimate) -> Option<u64> {
+    estimate.free.map(|free| free.saturating_sub(estimate.bytes))
 }
 
 /// Why there is no room for it.
@@ -122,6 +132,11 @@ mod tests {
         );
         assert_eq!(lack_of_room(&estimate(&statistics, 200_000, None, None)), None);
         assert_eq!(lack_of_room(&estimate(&statistics, 200_000, None, Some(30_000_000))), None);
+        // The next one finds what this one leaves.
+        let first = estimate(&statistics, 200_000, None, Some(44_000_000));
+        assert_eq!((lack_of_room(&first), room_after(&first)), (None, Some(29_000_000)));
+        assert!(lack_of_room(&estimate(&statistics, 200_000, None, room_after(&first))).is_some());
+        assert_eq!(room_after(&estimate(&statistics, 200_000, None, None)), None);
         let empty = estimate(&CollectionStatistics::default(), 1, None, Some(0));
         assert_eq!((empty.millis, empty.bytes, lack_of_room(&empty)), (0, 0, None));
     }

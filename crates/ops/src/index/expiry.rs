@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mainstay_engine::{AggregateRequest, IndexCatalog, Namespace};
 use mainstay_indexes::{Filter, Json};
-use mainstay_model::{Error, ErrorKind, Result, Timestamp};
+use mainstay_model::{Error, ErrorKind, ErrorStatus, Result, Timestamp};
 
 /// Whose documents expire, and when.
 pub(super) struct Expiring<'a> {
@@ -56,7 +56,7 @@ pub(super) async fn count(
             time_max,
             results_max: 1,
         };
-        let answer = catalog.aggregate(expiring.namespace, &request).await?;
+        let answer = catalog.aggregate(expiring.namespace, &request).await.map_err(longer)?;
         Ok::<_, Error>(answer.into_iter().next())
     };
     let overdue = ask(overdue(expiring, now)?, expiring.index).await?;
@@ -71,6 +71,16 @@ pub(super) async fn count(
         arrays: of_field(r#"{"$type":"array"}"#).await?,
         missing: of_field(r#"{"$exists":false}"#).await?,
     })
+}
+
+/// An error of the server, with how to give it longer where that is what it lacked.
+fn longer(error: Error) -> Error {
+    match (error.kind(), error.status()) {
+        (ErrorKind::Server, ErrorStatus::Persistent) => {
+            error.with_hint("give it longer with `--max-time 30m`, or ask when the server has less to do")
+        }
+        _ => error,
+    }
 }
 
 fn overdue(expiring: &Expiring<'_>, now: Timestamp) -> Result<Vec<Json>> {
@@ -125,6 +135,13 @@ fn date(value: &Json) -> Option<Timestamp> {
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_lacked_time_is_given_longer() {
+        let slow = Error::new(ErrorKind::Server, "slow").with_status(ErrorStatus::Persistent);
+        assert!(longer(slow).hint().is_some_and(|hint| hint.contains("--max-time")));
+        assert_eq!(longer(Error::new(ErrorKind::Server, "broken")).hint(), None);
+    }
 
     #[test]
     fn stages_are_json_for_every_field() {

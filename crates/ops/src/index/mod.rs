@@ -33,6 +33,7 @@ mod records;
 pub mod ttl;
 
 use mainstay_engine::{CollectionKind, IndexCatalog, IndexedCollection};
+use mainstay_indexes::Manifest;
 use mainstay_model::{Error, ErrorKind, Result};
 
 pub use mainstay_journal::KeptLease;
@@ -56,6 +57,11 @@ pub const OPERATION: &str = "index.apply";
 /// The collections of a database whose indexes are somebody's choice: neither views nor time series.
 fn choosable(collections: Vec<IndexedCollection>) -> (Vec<IndexedCollection>, Vec<IndexedCollection>) {
     collections.into_iter().partition(|collection| collection.kind == CollectionKind::Collection)
+}
+
+/// Whether a collection is anybody's business: what is declared is, whatever the policy ignores.
+fn is_regarded(manifest: &Manifest, collection: &str) -> bool {
+    manifest.collections.contains_key(collection) || !manifest.policy.ignores(collection)
 }
 
 /// The collections of `database`, all of them or those that are named; a name of nothing must be known otherwise.
@@ -84,4 +90,19 @@ async fn collections(
         found.retain(|collection| names.contains(&collection.namespace.collection));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_declared_is_never_ignored() {
+        let text = "[indexes]\ntmp_kept = []\n[policy]\nignore = [\"tmp_*\"]\n";
+        let manifest = Manifest::parse(text).unwrap();
+        for (collection, expected) in [("users", true), ("tmp_1", false), ("tmp_kept", true)] {
+            assert_eq!(is_regarded(&manifest, collection), expected, "{collection}");
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! What a plan about indexes keeps beside what every plan does: collections as they were seen, changes, answers, estimates. Pure.
 //!
 //! A plan file is somebody's text: what is not of the plan's database, what does more than the plan's operation says, a command that is not
-//! its step's and an index that was not seen are refused before anything is asked of the server.
+//! its step's, an index that was not seen, a drop without anything in its place, an expiry that nobody asked the documents about, and other
+//! assumptions than the collections' own are refused before anything is asked of the server.
 
 use std::collections::BTreeSet;
 
@@ -116,7 +117,7 @@ pub struct Estimate {
     pub millis: u64,
     /// Documents that are read in a second, as measured.
     pub documents_per_second: u64,
-    /// Bytes that are free where the server keeps its data, where it tells.
+    /// Bytes that are free where the server keeps its data when the plan's builds before it are done, where it tells.
     pub free: Option<u64>,
 }
 
@@ -223,8 +224,19 @@ impl IndexParameters {
                 plan.operation,
                 parameters.operation()
             ))),
+            None if plan.assumptions != parameters.assumptions() => {
+                Err(no_plan("its assumptions are not those of the collections that it changes"))
+            }
             None => Ok(parameters),
         }
+    }
+
+    /// What must still be so: everything that was seen of the collections that are changed, in their order.
+    pub(super) fn assumptions(&self) -> Vec<Assumption> {
+        let is_changed =
+            |collection: &&PlannedCollection| collection.changes.iter().any(PlannedChange::is_done);
+        let changed = self.collections.iter().filter(is_changed);
+        changed.flat_map(|collection| collection.assumptions(&self.database)).collect()
     }
 
     /// The registered operation that does all of it: the worst of what its steps do.
@@ -283,7 +295,7 @@ fn covers(operation: &str, needed: &str) -> bool {
     matches!((rank(operation), rank(needed)), (Some(given), Some(needed)) if given >= needed)
 }
 
-/// The place in [`ORDER`] of what a step does to a collection as it was seen.
+/// The place in [`ORDER`] of what a step does to a collection as it was seen. Where none was, nothing expires at once.
 fn rank_of(collection: &PlannedCollection, step: &Step) -> usize {
     let before = |name: &str| {
         let seen = collection.indexes.iter().find(|index| index.name == name);
@@ -291,14 +303,35 @@ fn rank_of(collection: &PlannedCollection, step: &Step) -> usize {
     };
     match step {
         Step::Build { definition, .. } => match ListedIndex::read(definition.value()) {
-            Ok(index) if index.spec.ttl_seconds.is_some_and(|seconds| seconds < TTL_NEVER) => 3,
+            Ok(index) if collection.uuid.is_some() && index.spec.ttl_seconds.is_some_and(is_expiry) => 3,
             Ok(index) if !index.spec.unique => 0,
             _ => 1,
         },
-        Step::SetTtl { name, seconds } if before(name).is_none_or(|before| *seconds < before) => 3,
+        Step::SetTtl { name, seconds }
+            if is_expiry(*seconds) && before(name).is_none_or(|before| *seconds < before) =>
+        {
+            3
+        }
         Step::Drop { .. } => 2,
         _ => 1,
     }
+}
+
+/// Whether anything ever expires after so many seconds.
+fn is_expiry(seconds: i64) -> bool {
+    seconds < TTL_NEVER
+}
+
+/// Whether the documents are asked how many of them expire by a step.
+fn is_counted(step: &Step, checks: &[Check]) -> bool {
+    let after = match step {
+        Step::Build { definition, .. } => {
+            ListedIndex::read(definition.value()).ok().and_then(|index| index.spec.ttl_seconds)
+        }
+        Step::SetTtl { seconds, .. } => Some(*seconds),
+        _ => None,
+    };
+    checks.iter().any(|check| matches!(check, Check::Expiry { seconds, .. } if Some(*seconds) == after))
 }
 
 fn flaw_of(collection: &PlannedCollection, planned: &PlannedChange) -> Option<String> {
@@ -312,7 +345,14 @@ fn flaw_of(collection: &PlannedCollection, planned: &PlannedChange) -> Option<St
         return Some(format!("not every question about {} has its answer", change.index));
     }
     let mut known: BTreeSet<&str> = collection.indexes.iter().map(|index| index.name.as_str()).collect();
-    for step in &change.steps {
+    for (number, step) in change.steps.iter().enumerate() {
+        if ORDER[rank_of(collection, step)] == OPERATION_EXPIRE && !is_counted(step, &change.checks) {
+            return Some(format!(
+                "documents expire by `{} {}`, and nobody asks how many",
+                step.verb(),
+                step.index()
+            ));
+        }
         match step {
             Step::Build { name, definition } => match ListedIndex::read(definition.value()) {
                 Ok(index) if index.name == *name && !index.is_id() => drop(known.insert(name)),
@@ -333,6 +373,10 @@ fn flaw_of(collection: &PlannedCollection, planned: &PlannedChange) -> Option<St
                 let is_hidden = collection.indexes.iter().any(|index| is_seen(index) && index.spec.hidden);
                 if change.kind != ChangeKind::Rebuild && !is_hidden {
                     return Some(format!("{name} is dropped and was not hidden"));
+                }
+                let is_built = |step: &Step| matches!(step, Step::Build { .. });
+                if !is_hidden && !change.steps[number + 1..].iter().any(is_built) {
+                    return Some(format!("{name} is dropped and nothing is built in its place"));
                 }
             }
             _ => {}

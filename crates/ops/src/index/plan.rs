@@ -18,10 +18,11 @@ use mainstay_model::{
 use mainstay_repository::Repository;
 use tokio_util::sync::CancellationToken;
 
-use super::estimate::{estimate, lack_of_room, reading_rate};
+use super::estimate::{estimate, lack_of_room, reading_rate, room_after};
 use super::parameters::{Estimate, IndexParameters, PlannedChange, PlannedCollection};
 use super::questions::{Asking, interrupted};
 use super::records::{DroppedIndex, Record, Records, dropped as dropped_of, hidden_since};
+use super::{choosable, is_regarded};
 
 /// What planning works with.
 pub struct IndexPlanning<'a> {
@@ -58,15 +59,17 @@ pub struct DroppedIndexes(
 /// # Errors
 /// The server's; `Interrupted`.
 pub async fn plan(planning: &IndexPlanning<'_>, target: Target) -> Result<Plan> {
-    let policy = &planning.manifest.policy;
-    let live = planning.collections().await?;
+    let (live, special) = planning.collections().await?;
     let records = planning.records(&target).await?;
     let mut decided = Vec::new();
     let names =
         planning.manifest.collections.keys().chain(live.keys()).collect::<std::collections::BTreeSet<_>>();
-    for name in names.into_iter().filter(|name| !policy.ignores(name)) {
+    for name in names.into_iter().filter(|name| is_regarded(planning.manifest, name)) {
         let declared = planning.manifest.collections.get(name).map(Vec::as_slice).unwrap_or_default();
-        decided.push(planning.decide(name, live.get(name), declared, &records).await?);
+        decided.push(match special.get(name) {
+            Some(special) => planning.leave(special, declared),
+            None => planning.decide(name, live.get(name), declared, &records).await?,
+        });
     }
     planning.compose(decided, target).await
 }
@@ -77,11 +80,11 @@ pub async fn plan(planning: &IndexPlanning<'_>, target: Target) -> Result<Plan> 
 /// # Errors
 /// `NotFound` when there is no such index; `Precondition` when it is declared; the server's.
 pub async fn retire(planning: &IndexPlanning<'_>, names: &[String], target: Target) -> Result<Plan> {
-    let live = planning.collections().await?;
+    let (live, special) = planning.collections().await?;
     let records = planning.records(&target).await?;
     let mut decided = Vec::new();
     let mut found = Vec::new();
-    for (name, collection) in live.iter().filter(|(name, _)| !planning.manifest.policy.ignores(name)) {
+    for (name, collection) in live.iter().filter(|(name, _)| is_regarded(planning.manifest, name)) {
         let declared = planning.manifest.collections.get(name).map(Vec::as_slice).unwrap_or_default();
         let rows = mainstay_indexes::compare(declared, &collection.indexes, &collection.collation);
         let hidden = planning.hidden(collection, &records).await?;
@@ -103,6 +106,17 @@ pub async fn retire(planning: &IndexPlanning<'_>, names: &[String], target: Targ
             changes.push(retirement(index, &hidden, planning.manifest.policy.hide_seconds));
         }
         decided.push(planned(name, Some(collection), changes));
+    }
+    for (name, collection) in special.iter().filter(|(name, _)| is_regarded(planning.manifest, name)) {
+        let full = |index: &ListedIndex| format!("{name}.{}", index.name);
+        let named: Vec<_> = collection.indexes.iter().filter(|index| names.contains(&full(index))).collect();
+        found.extend(named.iter().copied().map(full));
+        let left = |index: &ListedIndex| Change {
+            steps: Vec::new(),
+            blocked: not_choosable(collection),
+            ..changes::hide(index)
+        };
+        decided.push(planned(name, None, named.into_iter().map(left).collect()));
     }
     if let Some(missing) = names.iter().find(|name| !found.contains(name)) {
         return Err(Error::new(ErrorKind::NotFound, format!("{} has no index {missing}", planning.database))
@@ -136,7 +150,8 @@ pub async fn restore(planning: &IndexPlanning<'_>, name: &str, target: Target) -
     let mut index = dropped.index.clone();
     // It went hidden, and is wanted again.
     index.spec.hidden = false;
-    let change = changes::restore(&index, &present);
+    let restored = changes::restore(&index, &present);
+    let change = Change { blocked: live.as_ref().and_then(not_choosable).or(restored.blocked), ..restored };
     planning.compose(vec![planned(&dropped.collection, live.as_ref(), vec![change])], target).await
 }
 
@@ -176,6 +191,23 @@ fn retirement(index: &ListedIndex, hidden: &BTreeMap<String, u64>, hide_seconds:
     }
 }
 
+/// Why nothing is done about the indexes of a collection whose indexes are nobody's choice; `None` for every other.
+fn not_choosable(collection: &IndexedCollection) -> Option<Blocked> {
+    let name = &collection.namespace.collection;
+    let (reason, next) = match collection.kind {
+        CollectionKind::Collection => return None,
+        CollectionKind::View => (
+            format!("{name} is a view, which has no indexes"),
+            "declare them for the collection that it shows".to_owned(),
+        ),
+        CollectionKind::TimeSeries => (
+            format!("{name} is a time series, whose indexes are left alone"),
+            format!("take {name} out of the manifest, and change its indexes in mongosh"),
+        ),
+    };
+    Some(Blocked { reason, next })
+}
+
 /// A collection with what was decided about it.
 fn planned(name: &str, live: Option<&IndexedCollection>, changes: Vec<Change>) -> PlannedCollection {
     let collation = live.map_or(Collation::Simple, |live| live.collation.clone());
@@ -196,11 +228,18 @@ fn planned(name: &str, live: Option<&IndexedCollection>, changes: Vec<Change>) -
     }
 }
 
+/// Collections by their names.
+type ByName = BTreeMap<String, IndexedCollection>;
+
 impl IndexPlanning<'_> {
-    async fn collections(&self) -> Result<BTreeMap<String, IndexedCollection>> {
+    /// The collections of the database by name: those whose indexes are somebody's choice, and the others.
+    async fn collections(&self) -> Result<(ByName, ByName)> {
         self.observer.phase("read the indexes");
-        let collections = self.catalog.indexed_collections(self.database).await?;
-        Ok(collections.into_iter().map(|found| (found.namespace.collection.clone(), found)).collect())
+        let (live, special) = choosable(self.catalog.indexed_collections(self.database).await?);
+        let by_name = |collections: Vec<IndexedCollection>| -> ByName {
+            collections.into_iter().map(|found| (found.namespace.collection.clone(), found)).collect()
+        };
+        Ok((by_name(live), by_name(special)))
     }
 
     async fn records(&self, target: &Target) -> Result<Vec<Record>> {
@@ -232,13 +271,6 @@ impl IndexPlanning<'_> {
             None => (&Collation::Simple, &[][..]),
         };
         let mut found = changes::changes(&Present { collation, indexes }, declared, &choice);
-        if live.is_some_and(|live| live.kind == CollectionKind::View) {
-            let view = Blocked {
-                reason: format!("{name} is a view, which has no indexes"),
-                next: "declare them for the collection that it shows".to_owned(),
-            };
-            found.iter_mut().for_each(|change| change.blocked = Some(view.clone()));
-        }
         if live.is_none() && !found.is_empty() {
             let note = "there is no such collection: its first index makes it";
             found.iter_mut().take(1).for_each(|change| change.notes.push(note.to_owned()));
@@ -246,8 +278,22 @@ impl IndexPlanning<'_> {
         Ok(planned(name, live, found))
     }
 
-    /// For how many seconds the hidden indexes of a collection are hidden, as far as anybody knows: by what was recorded, else by the counters of
-    /// their use, which begin anew when an index is hidden.
+    /// What is declared of a view or a time series: told, and left alone.
+    fn leave(&self, special: &IndexedCollection, declared: &[DeclaredIndex]) -> PlannedCollection {
+        let choice = Choice {
+            policy: &self.manifest.policy,
+            allows_gaps: self.allows_gaps,
+            hidden_seconds: &|_| None,
+        };
+        // Its own indexes are not compared.
+        let present = Present { collation: &Collation::Simple, indexes: &[] };
+        let mut found = changes::changes(&present, declared, &choice);
+        found.iter_mut().for_each(|change| change.blocked = not_choosable(special));
+        planned(&special.namespace.collection, None, found)
+    }
+
+    /// For how many seconds the hidden indexes of a collection are hidden, as far as anybody knows: by what was recorded or by the counters of
+    /// their use, which begin anew when an index is changed, whichever is later: somebody else may have shown and hidden it since.
     async fn hidden(&self, live: &IndexedCollection, records: &[Record]) -> Result<BTreeMap<String, u64>> {
         let mut known = BTreeMap::new();
         let names: Vec<&str> =
@@ -261,7 +307,7 @@ impl IndexPlanning<'_> {
         let usage = self.catalog.index_usage(&live.namespace).await?;
         for name in names {
             let place = (live.namespace.collection.clone(), name.to_owned());
-            let since = recorded.get(&place).copied().or_else(|| counted_since(&usage, name));
+            let since = recorded.get(&place).copied().max(counted_since(&usage, name));
             known.extend(since.map(|since| (name.to_owned(), seconds(since))));
         }
         Ok(known)
@@ -270,30 +316,31 @@ impl IndexPlanning<'_> {
     /// Asks the documents, measures, and makes the plan.
     async fn compose(&self, mut collections: Vec<PlannedCollection>, target: Target) -> Result<Plan> {
         collections.retain(|collection| !collection.changes.is_empty());
-        let free = self.catalog.disk_room(self.database).await?.map(|room| room.free_bytes);
+        let mut free = self.catalog.disk_room(self.database).await?.map(|room| room.free_bytes);
         let expire_max = self.manifest.policy.expire_max;
         for collection in &mut collections {
             if self.cancel.is_cancelled() {
                 return Err(interrupted());
             }
-            self.find_out(collection, free, expire_max).await?;
+            self.find_out(collection, &mut free, expire_max).await?;
         }
         let parameters = IndexParameters { database: self.database.to_owned(), expire_max, collections };
         Ok(self.sealed(parameters, target))
     }
 
-    /// Asks the documents of one collection, and measures what its changes cost.
+    /// Asks the documents of one collection, and measures what its changes cost; `free` is the room that those before it leave, and becomes what
+    /// they leave, too.
     async fn find_out(
         &self,
         collection: &mut PlannedCollection,
-        free: Option<u64>,
+        free: &mut Option<u64>,
         expire_max: u64,
     ) -> Result<()> {
         let namespace = collection.namespace(self.database);
         if collection.uuid.is_none() {
             // Nothing is there that could be in the way.
             let asking = Asking { catalog: self.catalog, cancel: self.cancel, now: self.clock.now() };
-            for planned in &mut collection.changes {
+            for planned in collection.changes.iter_mut().filter(|planned| planned.change.blocked.is_none()) {
                 for check in &planned.change.checks {
                     planned.answers.push(asking.ask(&namespace, check).await?);
                 }
@@ -308,7 +355,12 @@ impl IndexPlanning<'_> {
         let rate = match collection.changes.iter().any(builds) {
             true => {
                 self.observer.phase(&format!("measure {namespace}"));
-                Some(reading_rate(self.catalog, &namespace).await?)
+                let rate = reading_rate(self.catalog, &namespace).await?;
+                if rate.is_none() {
+                    let untold = format!("how fast {namespace} is read was not told: no time is estimated");
+                    self.observer.notice(&untold);
+                }
+                rate
             }
             false => None,
         };
@@ -319,11 +371,15 @@ impl IndexPlanning<'_> {
         let indexes = collection.indexes.clone();
         for planned in &mut collection.changes {
             self.answer(&namespace, planned, &statistics, expire_max).await?;
-            if let Some(rate) = rate.filter(|_| builds(planned)) {
+            if builds(planned) {
                 let old = replaced(&planned.change, &indexes);
-                let told = estimate(&statistics, rate, old, free);
-                planned.estimate = Some(told);
+                // The room does not depend on how fast the collection is read.
+                let told = estimate(&statistics, rate.unwrap_or(1), old, *free);
+                planned.estimate = rate.map(|_| told);
                 planned.change.blocked = planned.change.blocked.take().or_else(|| lack_of_room(&told));
+                if planned.change.blocked.is_none() {
+                    *free = room_after(&told);
+                }
             }
             if let Some(usage) = usage.as_ref().filter(|_| planned.change.kind == ChangeKind::Hide) {
                 planned.change.notes.insert(0, used(usage, &planned.change.index, self.clock.now()));
@@ -339,6 +395,9 @@ impl IndexPlanning<'_> {
         statistics: &CollectionStatistics,
         expire_max: u64,
     ) -> Result<()> {
+        if planned.change.blocked.is_some() {
+            return Ok(());
+        }
         let place = format!("{namespace}.{}", planned.change.index);
         let asking = Asking { catalog: self.catalog, cancel: self.cancel, now: self.clock.now() };
         for check in &planned.change.checks {
@@ -356,7 +415,6 @@ impl IndexPlanning<'_> {
         let name = parameters.operation();
         let created_at = self.clock.now();
         let (overdue, database) = (parameters.overdue(), self.database);
-        let changed = |collection: &&PlannedCollection| collection.changes.iter().any(PlannedChange::is_done);
         let bytes = |collection: &PlannedCollection| {
             let overdue: u64 = collection
                 .changes
@@ -370,12 +428,7 @@ impl IndexPlanning<'_> {
             format: PLAN_FORMAT,
             operation: name.to_owned(),
             effect: operation(name).expect("a change of indexes is registered").effect,
-            assumptions: parameters
-                .collections
-                .iter()
-                .filter(changed)
-                .flat_map(|collection| collection.assumptions(database))
-                .collect(),
+            assumptions: parameters.assumptions(),
             steps: parameters.collections.iter().flat_map(|collection| shown(database, collection)).collect(),
             blast_radius: BlastRadius {
                 phrase: match overdue {

@@ -145,7 +145,29 @@ pub(super) fn begun(records: &[Record], plan: &Blake3, namespace: &Namespace) ->
     steps
 }
 
-/// When each index of `database` was hidden, by collection and name, as far as it was done here and not taken back.
+/// Whether what is being built by `step` was begun by a run of `plan`: the index was not there when it recorded the step, and it has not taken
+/// it back since.
+pub(super) fn has_begun(records: &[Record], plan: &Blake3, namespace: &Namespace, step: &Step) -> bool {
+    let is_it = |of: &Blake3, database: &str, collection: &str, recorded: &Step| {
+        of == plan && namespace.database == database && namespace.collection == collection && recorded == step
+    };
+    records.iter().fold(false, |has_begun, record| match record {
+        // A run that goes on meets what an earlier one began.
+        Record::Begun { plan: of, database, collection, step: recorded, before, .. }
+            if is_it(of, database, collection, recorded) =>
+        {
+            has_begun || before.is_none()
+        }
+        Record::Undone { plan: of, database, collection, step: recorded, .. }
+            if is_it(of, database, collection, recorded) =>
+        {
+            false
+        }
+        _ => has_begun,
+    })
+}
+
+/// When each index of `database` was hidden last, by collection and name, as far as it was done here and not taken back.
 pub(super) fn hidden_since(records: &[Record], database: &str) -> BTreeMap<(String, String), Timestamp> {
     let mut hidden = BTreeMap::new();
     for record in records {
@@ -155,7 +177,7 @@ pub(super) fn hidden_since(records: &[Record], database: &str) -> BTreeMap<(Stri
         }
         let place = (collection.clone(), step.index().to_owned());
         match step {
-            Step::Hide { .. } => drop(hidden.entry(place).or_insert(*at)),
+            Step::Hide { .. } => drop(hidden.insert(place, *at)),
             Step::Show { .. } | Step::Drop { .. } | Step::Build { .. } => drop(hidden.remove(&place)),
             _ => {}
         }
@@ -198,4 +220,96 @@ pub(super) fn dropped(records: &[Record], database: &str) -> Vec<DroppedIndex> {
 fn is_again(dropped: &ListedIndex, built: &ListedIndex) -> bool {
     dropped.name == built.name
         && IndexSpec { hidden: built.spec.hidden, ..dropped.spec.clone() } == built.spec
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use mainstay_indexes::Json;
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn definition() -> Ejson {
+        Ejson::new(Json::parse(r#"{"key":{"a":1},"name":"a_1"}"#).unwrap())
+    }
+
+    fn build() -> Step {
+        Step::Build { name: "a_1".to_owned(), definition: definition() }
+    }
+
+    fn begun_by(plan: &str, database: &str, collection: &str, before: Option<Ejson>) -> Record {
+        Record::Begun {
+            plan: Blake3::of(plan.as_bytes()),
+            database: database.to_owned(),
+            collection: collection.to_owned(),
+            step: build(),
+            before,
+            at: at(0),
+            by: "ann@desk".to_owned(),
+        }
+    }
+
+    fn undone_by(plan: &str, collection: &str) -> Record {
+        Record::Undone {
+            plan: Blake3::of(plan.as_bytes()),
+            database: "shop".to_owned(),
+            collection: collection.to_owned(),
+            step: build(),
+            why: "stopped on request".to_owned(),
+            at: at(1),
+        }
+    }
+
+    #[test]
+    fn a_build_is_known_by_plan_place_and_step() {
+        let begun = |plan, database, collection| begun_by(plan, database, collection, None);
+        let resumed = || begun_by("mine", "shop", "users", Some(definition()));
+        for (records, expected) in [
+            (vec![], false),
+            (vec![begun("mine", "shop", "users")], true),
+            (vec![begun("mine", "shop", "users"), resumed()], true),
+            (vec![resumed()], false),
+            (vec![begun("other", "shop", "users")], false),
+            (vec![begun("mine", "shop", "orders")], false),
+            (vec![begun("mine", "copy", "users")], false),
+            (vec![begun("mine", "shop", "users"), undone_by("mine", "users")], false),
+            (vec![begun("mine", "shop", "users"), undone_by("mine", "users"), resumed()], false),
+            (vec![begun("mine", "shop", "users"), undone_by("mine", "orders")], true),
+            (vec![begun("mine", "shop", "users"), undone_by("other", "users")], true),
+        ] {
+            let found = has_begun(&records, &Blake3::of(b"mine"), &Namespace::new("shop", "users"), &build());
+            assert_eq!(found, expected, "{records:?}");
+        }
+        let hide = Step::Hide { name: "a_1".to_owned() };
+        let records = [begun("mine", "shop", "users")];
+        assert!(!has_begun(&records, &Blake3::of(b"mine"), &Namespace::new("shop", "users"), &hide));
+    }
+
+    #[test]
+    fn an_index_is_hidden_since_it_was_hidden_last() {
+        let done = |step: Step, second: i64| Record::Done {
+            plan: Blake3::of(b"mine"),
+            database: "shop".to_owned(),
+            collection: "users".to_owned(),
+            step,
+            at: at(second),
+        };
+        let hide = || Step::Hide { name: "a_1".to_owned() };
+        let show = || Step::Show { name: "a_1".to_owned() };
+        let place = ("users".to_owned(), "a_1".to_owned());
+        for (records, expected) in [
+            (vec![done(hide(), 1)], Some(at(1))),
+            // Somebody else showed it in between.
+            (vec![done(hide(), 1), done(hide(), 9)], Some(at(9))),
+            (vec![done(hide(), 1), done(show(), 5)], None),
+            (vec![done(hide(), 1), done(build(), 5), done(hide(), 9)], Some(at(9))),
+        ] {
+            assert_eq!(hidden_since(&records, "shop").get(&place).copied(), expected, "{records:?}");
+            assert!(hidden_since(&records, "other").is_empty());
+        }
+    }
 }

@@ -12,6 +12,7 @@ use mainstay_ops::index::{
 use mainstay_ops::verify;
 use serde_json::{Map, Value, json};
 
+use super::ManifestArgs;
 use super::view::{Changes, tally};
 use crate::commands::close;
 use crate::commands::plan::{self, by_plan_file};
@@ -79,7 +80,8 @@ pub(crate) struct RestoreArgs {
 pub(super) async fn plan(args: &PlanArgs, session: &Session) -> Result<ExitStatus> {
     let made = Making::open(session.index_manifest()?, args.allow_gap, session).await?;
     let plan = made.plan(Decision::AsDeclared, session).await?;
-    report(&plan, args.output.as_deref(), session)
+    let command = if args.allow_gap { "index plan --allow-gap" } else { "index plan" };
+    report(&plan, args.output.as_deref(), command.to_owned(), session)
 }
 
 /// Runs `index apply`.
@@ -98,7 +100,7 @@ pub(super) async fn apply(args: &ApplyArgs, session: &Session) -> Result<ExitSta
 pub(super) async fn retire(args: &RetireArgs, session: &Session) -> Result<ExitStatus> {
     let made = Making::open(session.index_manifest()?, false, session).await?;
     let plan = made.plan(Decision::Retire(&args.indexes), session).await?;
-    carry_out(&plan, &args.making, session).await
+    carry_out(&plan, &args.making, typed("index retire", &args.indexes), session).await
 }
 
 /// Runs `index restore`.
@@ -106,8 +108,9 @@ pub(super) async fn retire(args: &RetireArgs, session: &Session) -> Result<ExitS
 /// # Errors
 /// The operation's.
 pub(super) async fn restore(args: &RestoreArgs, session: &Session) -> Result<ExitStatus> {
-    // What was dropped comes back as it was, whatever is declared.
-    let made = Making::open(mainstay_indexes::Manifest::default(), false, session).await?;
+    // What was dropped comes back as it was, whatever is declared; the policy says how much may expire by it.
+    let manifest = ManifestArgs::default().read_if_any(session)?;
+    let made = Making::open(manifest, false, session).await?;
     let Some(name) = &args.index else {
         let target = session.target(made.documents.probe.as_ref()).await?;
         let dropped = match &made.repository {
@@ -117,27 +120,44 @@ pub(super) async fn restore(args: &RestoreArgs, session: &Session) -> Result<Exi
         return Ok(session.printer.report(&Restorable(dropped)));
     };
     let plan = made.plan(Decision::Restore(name), session).await?;
-    carry_out(&plan, &args.making, session).await
+    carry_out(&plan, &args.making, typed("index restore", std::slice::from_ref(name)), session).await
+}
+
+/// A command with its indexes as a person types it; the shell is kept off their names.
+fn typed(command: &str, indexes: &[String]) -> String {
+    let words = indexes.iter().map(|index| plan::quoted(index));
+    [command.to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
 }
 
 /// Shows the plan, or keeps it, or does what it says.
-async fn carry_out(plan: &Plan, making: &MakingArgs, session: &Session) -> Result<ExitStatus> {
+async fn carry_out(
+    plan: &Plan,
+    making: &MakingArgs,
+    command: String,
+    session: &Session,
+) -> Result<ExitStatus> {
     let parameters = IndexParameters::of(plan)?;
     if making.dry_run || making.output.is_some() || parameters.done().next().is_none() {
-        return report(plan, making.output.as_deref(), session);
+        return report(plan, making.output.as_deref(), command, session);
     }
     apply_plan(plan, None, session).await.map_err(by_plan_file)
 }
 
-/// Shows a plan, which is written to the file that is named when it does anything.
-fn report(plan: &Plan, output: Option<&std::path::Path>, session: &Session) -> Result<ExitStatus> {
+/// Shows the plan that `command` made, which is written to the file that is named when it does anything.
+fn report(
+    plan: &Plan,
+    output: Option<&std::path::Path>,
+    command: String,
+    session: &Session,
+) -> Result<ExitStatus> {
     let parameters = IndexParameters::of(plan)?;
     let file = output.filter(|_| parameters.done().next().is_some());
     if let Some(file) = file {
         plan::write(plan, &session.path(file))?;
     }
     let file = file.map(std::path::Path::to_owned);
-    Ok(session.printer.report(&Changes::new(plan.clone(), parameters, file, session.clock.now())?))
+    let changes = Changes::new(plan.clone(), parameters, command, file, session.clock.now())?;
+    Ok(session.printer.report(&changes))
 }
 
 /// What a plan is made with.
@@ -346,5 +366,17 @@ impl Report for Restorable {
         }
         let first = format!("{}.{}", dropped[0].collection, dropped[0].index.name);
         format!("{}next: mainstay index restore {}\n", table.render(look), plain(&first, usize::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_told_as_they_are_typed() {
+        assert_eq!(typed("index retire", &[]), "index retire");
+        let names = ["users.a_1_b_-1", "logs.$**_1"].map(str::to_owned);
+        assert_eq!(typed("index retire", &names), "index retire users.a_1_b_-1 'logs.$**_1'");
     }
 }

@@ -89,7 +89,7 @@ impl PlaceArgs {
 }
 
 /// Where the declared indexes are.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct ManifestArgs {
     /// Read the declared indexes from this file instead of the configured one
     #[arg(long, value_name = "FILE")]

@@ -1,12 +1,14 @@
 'use strict';
 // Tells what the models of a Mongoose project declare, without a database.
 //
-// Loaded before the project (`node --require`, by NODE_OPTIONS) it takes the network out of every copy of Mongoose that is loaded: connecting
-// does nothing, models build nothing when they are made. When no more models come, or the program ends, it writes what they declare into a
-// file in MAINSTAY_IMPORT_DIR and ends the program. Run by itself it loads the files and folders that are named, then does the same.
-// Judges nothing: what the facts mean is read elsewhere. Works with Mongoose 8 and 9.
+// Loaded before the project (`node --require`, by NODE_OPTIONS) it takes the network out: in every copy of Mongoose that is loaded connecting
+// does nothing, and models build nothing when they are made; whatever else connects by TCP or TLS is refused. Sockets of this machine stay, by
+// which loaders talk to their parents, and package managers go where they must. When no more models come, or the program ends, it writes what
+// they declare into a file in MAINSTAY_IMPORT_DIR and ends the program. Run by itself it loads the files and folders that are named, then does
+// the same. Judges nothing: what the facts mean is read elsewhere. Works with Mongoose 8 and 9.
 
 const fs = require('node:fs');
+const net = require('node:net');
 const path = require('node:path');
 const Module = require('node:module');
 const { pathToFileURL } = require('node:url');
@@ -17,6 +19,25 @@ const copies = new Map(); // the exports of a copy -> its instances
 let written = false;
 let quiet = null;
 let loadsFiles = false;
+const isPackageManager = /(^|[\\/])(npm|npx|pnpm|yarn|corepack)(-cli)?(\.c?js)?$/.test(process.argv[1] || '');
+
+// Other clients than Mongoose's meet what they would meet without a network, said as ours. TLS and HTTP connect through this, too.
+const open = net.Socket.prototype.connect;
+if (!isPackageManager) {
+  net.Socket.prototype.connect = function connect(...given) {
+    const first = Array.isArray(given[0]) ? given[0][0] : given[0];
+    const isName = typeof first === 'string' && !(Number(first) >= 0);
+    const to = first !== null && typeof first === 'object' ? first : { [isName ? 'path' : 'port']: first, host: given[1] };
+    if (to.path) return open.apply(this, given);
+    const host = typeof to.host === 'string' ? to.host : 'localhost';
+    const refused = new Error(`connection to ${host}:${to.port} refused: mainstay loads the models without a network`);
+    refused.code = 'ECONNREFUSED';
+    // What is written meanwhile is kept back, and whoever connects has time to listen, as with any other connection.
+    this.connecting = true;
+    process.nextTick(() => this.destroy(refused));
+    return this;
+  };
+}
 
 const isMongoose = (it) =>
   it !== null && typeof it === 'object' && typeof it.Mongoose === 'function' && typeof it.Schema === 'function' &&
@@ -198,6 +219,6 @@ if (require.main === module) {
     console.error(error);
     process.exit(1);
   });
-} else if (!/(^|[\\/])(npm|npx|pnpm|yarn|corepack)(-cli)?(\.c?js)?$/.test(process.argv[1] || '')) {
+} else if (!isPackageManager) {
   preload(process.cwd());
 }

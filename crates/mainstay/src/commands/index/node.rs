@@ -1,8 +1,8 @@
 //! A Mongoose project asked for what it declares: the person's own Node runs their own code, with our script loaded before it.
 //!
-//! The script (`mongoose.cjs`) takes the network out and writes facts into a folder that lives as long as the question. The program gets the
-//! environment that we were given, since the project may need it, and a bounded time; it is ended with all that it began. Refuses to take a
-//! part for the whole: a program that ends badly declares nothing.
+//! The script (`mongoose.cjs`) lets Mongoose connect nowhere, refuses every other connection that Node opens over a network, and writes facts into a
+//! folder that lives as long as the question. The program gets the environment that we were given, since the project may need it, and a bounded
+//! time; it is ended with all that it began. Refuses to take a part for the whole: a program that ends badly declares nothing.
 
 use std::ffi::OsString;
 use std::fs;

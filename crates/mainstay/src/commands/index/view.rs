@@ -20,23 +20,25 @@ pub(super) struct Changes {
     plan: Plan,
     hash: Blake3,
     parameters: IndexParameters,
+    command: String,
     file: Option<PathBuf>,
     now: Timestamp,
 }
 
 impl Changes {
-    /// `plan` with its parameters, kept in `file` if it is.
+    /// `plan` with its parameters, made by `command` (`index retire users.email_1`), kept in `file` if it is.
     ///
     /// # Errors
     /// `Internal` when the plan has no hash.
     pub(super) fn new(
         plan: Plan,
         parameters: IndexParameters,
+        command: String,
         file: Option<PathBuf>,
         now: Timestamp,
     ) -> Result<Self> {
         let hash = plan.hash()?;
-        Ok(Self { plan, hash, parameters, file, now })
+        Ok(Self { plan, hash, parameters, command, file, now })
     }
 
     fn all(&self) -> impl Iterator<Item = &PlannedChange> {
@@ -99,9 +101,10 @@ impl Report for Changes {
         let (added, changed, retired) = self.totals();
         let blocked = self.blocked();
         if added + changed + retired == 0 {
-            let line = match blocked {
-                0 => look.paint(Tone::Good, "nothing to do: the indexes are as declared"),
-                count => look.paint(Tone::Bad, &format!("nothing can be done: {count} blocked")),
+            let line = match (blocked, self.count(|planned| planned.change.steps.is_empty())) {
+                (0, 0) => look.paint(Tone::Good, "nothing to do"),
+                (0, left) => look.paint(Tone::Good, &format!("nothing to do: {left} left alone")),
+                (count, _) => look.paint(Tone::Bad, &format!("nothing can be done: {count} blocked")),
             };
             return format!("{text}{line}\n");
         }
@@ -120,7 +123,7 @@ impl Report for Changes {
                     self.hash, self.plan.effect, moment(self.plan.expires_at), self.hash
                 )
             }
-            None => "next: mainstay index plan --output plan.json\n".to_owned(),
+            None => format!("next: mainstay {} --output plan.json\n", own(&self.command)),
         });
         text
     }
@@ -141,6 +144,10 @@ fn collection_text(collection: &PlannedCollection, look: &Look) -> String {
             Count(collection.documents),
             ByteSize(collection.bytes)
         ),
+        // A view or a time series, whose indexes are left alone.
+        None if collection.changes.iter().all(|planned| planned.change.blocked.is_some()) => {
+            collection.name.clone()
+        }
         None => format!("{}  not there yet", collection.name),
     };
     let mut text = format!("{}\n", plain(&heading, usize::MAX));
