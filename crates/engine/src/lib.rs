@@ -80,9 +80,9 @@ pub use relational::{
     StatementCost, StatementCosts, StatementRequest, TableUse, WalFlow, WantedLock,
 };
 pub use replication::{
-    Backlog, BegunFill, FollowedReplication, KeyServerName, KeyServerProgram, PrimaryAddress, ReplicaFacts,
-    ReplicaFeed, ReplicaInvitation, ReplicaRoom, ReplicaTarget, ReplicationFacts, ReplicationFile,
-    ReplicationPoint, ReplicationSource, ReplicationStream,
+    Backlog, BegunFill, FillObstacle, FollowedReplication, KeptMarker, KeyServerName, KeyServerProgram,
+    PrimaryAddress, ReplicaFacts, ReplicaFeed, ReplicaInvitation, ReplicaRoom, ReplicaTarget,
+    ReplicationFacts, ReplicationFile, ReplicationPoint, ReplicationSource, ReplicationStream, WrittenAs,
 };
 pub use scratch::{
     RelationCheck, ScratchAnswer, ScratchHost, ScratchProgress, ScratchQuery, ScratchServer, ScratchTable,

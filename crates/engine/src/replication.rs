@@ -5,13 +5,15 @@
 //! takes them. What was acknowledged is durable. A [`ReplicaTarget`] takes such a file and such bytes as if a primary sent them, so that a
 //! server shows what its primary showed, expiry included, and says exactly how far it has got.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use mainstay_guard::Permit;
-use mainstay_model::Result;
+use mainstay_model::progress::Observer;
+use mainstay_model::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::keyfile::KeyFile;
@@ -210,12 +212,68 @@ pub struct ReplicaFacts {
     pub program: KeyServerProgram,
     /// Whom it replicates from; `None` for a server of its own.
     pub primary: Option<PrimaryAddress>,
-    /// Databases that hold keys; the environment's marker is not counted.
+    /// Databases that hold keys; environment's markers are not counted.
     pub databases: Vec<KeyspaceSize>,
+    /// The environment's markers in it, of which there is one for each database that somebody has marked.
+    pub markers: Vec<KeptMarker>,
+    /// Why it cannot be filled, whatever it holds.
+    pub obstacle: Option<FillObstacle>,
     /// Whether it is reached by TLS over a network, and would come for what fills it without.
     pub comes_unencrypted: bool,
     /// How much it has room for.
     pub room: ReplicaRoom,
+}
+
+/// The environment's marker of a database as the server keeps it, its fingerprint with it, to be put back just so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptMarker {
+    /// Where it is.
+    pub database: u64,
+    /// Its fields; what they mean, the adapter and `guard` know.
+    pub fields: BTreeMap<String, String>,
+}
+
+/// What keeps a server from being filled, known without touching it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FillObstacle {
+    /// Sentinels watch it, and would take it for a replica while it is filled.
+    Watched {
+        /// What they call it, where it was named by them.
+        name: Option<String>,
+    },
+    /// It is a node of a cluster.
+    ClusterNode,
+    /// It replicates over TLS alone.
+    TlsReplication,
+}
+
+impl FillObstacle {
+    /// The refusal to fill the server at `address`, before anything was changed.
+    pub fn refusal(&self, address: &str) -> Error {
+        let (what, hint) = match self {
+            Self::Watched { name } => {
+                let name = name.as_deref();
+                let watched = name.map_or_else(|| format!("the server at {address}"), str::to_owned);
+                (
+                    format!("Sentinels watch {watched}: they would take a server that is being filled for a replica"),
+                    format!(
+                        "have them look away meanwhile, `SENTINEL REMOVE {}`, and name the server: `--redis-url redis://host:port`",
+                        name.unwrap_or("NAME")
+                    ),
+                )
+            }
+            Self::ClusterNode => (
+                format!("the server at {address} is a node of a cluster, which cannot be filled"),
+                "name a single server with --redis-url, or look at the keys in a throw-away one: `--into scratch`".to_owned(),
+            ),
+            Self::TlsReplication => (
+                format!("the server at {address} replicates over TLS alone, and this process speaks to it without"),
+                "type `CONFIG SET tls-replication no` on it while it is filled, or name another server with --redis-url".to_owned(),
+            ),
+        };
+        Error::new(ErrorKind::Precondition, what).with_state("nothing was changed").with_hint(hint)
+    }
 }
 
 /// What a server has room for, as far as it tells.
@@ -237,6 +295,21 @@ pub struct BegunFill {
     pub primary: PrimaryAddress,
     /// The name of the stream that it was to get, which no other has.
     pub stream: String,
+    /// The server's own markers, which go with its keys and are to stand in it afterwards.
+    #[serde(default)]
+    pub markers: Vec<KeptMarker>,
+}
+
+/// How a server keeps what it was filled with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WrittenAs {
+    /// Its append-only file was made anew, and goes on.
+    AppendOnlyFile,
+    /// A snapshot shows all of it; what is written from then on is kept as the server's own rules say.
+    Snapshot,
+    /// Nothing: the user may not have a snapshot made, so that a restart loads what lies there.
+    Nothing,
 }
 
 /// A server that takes what a primary would send it.
@@ -252,8 +325,8 @@ pub trait ReplicaTarget: Send + Sync {
     async fn invite(&self) -> Result<Box<dyn ReplicaInvitation>>;
 
     /// Takes back a fill, whatever became of it: the server is one of its own again, empty if what it held is gone or is of the fill, and else
-    /// with what it held. Tells which, for people. Waits while it loads. From then on it counts as the server of the permit, even if its
-    /// marker has gone with its keys.
+    /// with what it held. Its own markers are put back where they have gone with its keys, unless the user may not write them. Tells which, for
+    /// people. Waits while it loads. From then on it counts as the server of the permit, even if it has no marker.
     ///
     /// # Errors
     /// `StalePlan` when it is another process, or a replica of somebody else; the permit must be for filling this server; the server's.
@@ -301,22 +374,58 @@ pub trait ReplicaFeed: Send {
     /// As [`ReplicaFeed::settle`].
     async fn shift_expiry(&mut self, by_ms: i64) -> Result<()>;
 
-    /// Its databases, with the keys whose time has passed meanwhile: a replica keeps them.
+    /// Removes the environment's markers that came with the keys, which are another server's, and writes `own` in their place: no moment in which
+    /// it takes writes shows anything else. Gives its databases, markers not counted, with the keys whose time has passed meanwhile: a
+    /// replica keeps them. Only when settled; ends settled.
     ///
     /// # Errors
-    /// The server's.
-    async fn databases(&mut self) -> Result<Vec<KeyspaceSize>>;
+    /// As [`ReplicaFeed::settle`].
+    async fn take_identity(&mut self, own: &[KeptMarker]) -> Result<Vec<KeyspaceSize>>;
 
     /// Makes it a server of its own.
     ///
     /// # Errors
     /// The server's.
-    async fn promote(self: Box<Self>) -> Result<()>;
+    async fn promote(&mut self) -> Result<()>;
+
+    /// Waits until a restart would bring back what the server holds: until the append-only file is written that a server begins anew when it is
+    /// filled, or, of a server without one, a snapshot that begins now. Only when promoted. May be dropped while it waits; the server goes on.
+    ///
+    /// # Errors
+    /// `Server` when it could not write, or began anew meanwhile; `Unreachable` when it does not answer.
+    async fn write_down(&mut self, observer: &dyn Observer) -> Result<WrittenAs>;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_noted_without_markers_is_read() {
+        let noted = r#"{"process":"p","primary":{"host":"h","port":1},"stream":"s"}"#;
+        let read: Option<BegunFill> = serde_json::from_str(noted).ok();
+        assert_eq!(read.map(|fill| fill.markers), Some(Vec::new()));
+    }
+
+    #[test]
+    fn every_obstacle_is_a_precondition_with_something_to_type() {
+        let named = FillObstacle::Watched { name: Some("shop".to_owned()) };
+        for (obstacle, told, hint) in [
+            (named, "Sentinels watch shop", "SENTINEL REMOVE shop"),
+            (
+                FillObstacle::Watched { name: None },
+                "Sentinels watch the server at h:1",
+                "SENTINEL REMOVE NAME",
+            ),
+            (FillObstacle::ClusterNode, "h:1 is a node of a cluster", "--into scratch"),
+            (FillObstacle::TlsReplication, "h:1 replicates over TLS", "CONFIG SET tls-replication no"),
+        ] {
+            let refusal = obstacle.refusal("h:1");
+            assert_eq!(refusal.kind(), ErrorKind::Precondition, "{obstacle:?}");
+            assert!(refusal.message().contains(told), "{refusal:?}");
+            assert!(refusal.hint().is_some_and(|shown| shown.contains(hint)), "{refusal:?}");
+        }
+    }
 
     #[test]
     fn advice_lasts_for_ten_minutes_and_fits_into_the_server() {

@@ -97,7 +97,14 @@ impl AclRole {
                 ]);
             }
             Self::Mark => {}
-            Self::Restore => commands.extend(["+ping", "+config|get", "+replicaof", "+flushall"]),
+            Self::Restore => commands.extend([
+                "+ping",
+                "+config|get",
+                "+pubsub|numsub",
+                "+replicaof",
+                "+flushall",
+                "+bgsave",
+            ]),
             Self::Undo => commands.extend(["+ping", "+restore"]),
         }
         commands
@@ -150,6 +157,8 @@ impl AclUser {
         rules.extend(self.role.commands().into_iter().map(str::to_owned));
         rules.push(match self.role {
             AclRole::Mark => format!("(~{MARKER_KEY} +hget +hgetall +hset +del)"),
+            // What is taken back may have lost its own marker.
+            AclRole::Restore => format!("(~{MARKER_KEY} +hget +hgetall +hset)"),
             _ => format!("(%R~{MARKER_KEY} +hget +hgetall)"),
         });
         Ok(rules)

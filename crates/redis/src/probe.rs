@@ -2,11 +2,14 @@
 //!
 //! The marker is the hash at the key `mainstay:identity:environment` of the configured database, with the server's fingerprint in it. A server that evicts any key, or is flushed, may lose it, and
 //! then counts as production: that errs on the safe side. In a cluster it lies on the node that has its slot; the others count as production.
+//!
+//! A server that is filled gets all keys of another one, its marker among them; so the markers of all its databases can be read as they are
+//! kept and be put back ([`kept_markers`], [`put_back_markers`]).
 
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use mainstay_engine::{Probe, StoreFacts};
+use mainstay_engine::{KeptMarker, KeyspaceSize, Probe, StoreFacts};
 use mainstay_guard::{Marker, Permit};
 use mainstay_model::{ByteSize, Error, ErrorKind, Finding, Result, ResultExt, StoreKind};
 use redis::cmd;
@@ -20,6 +23,8 @@ use crate::session::Session;
 pub(crate) const MARKER_KEY: &str = "mainstay:identity:environment";
 /// The field beside the marker's own that keeps the server's fingerprint.
 const FINGERPRINT_FIELD: &str = "fingerprint";
+/// The most fields of a hash that is taken for a marker, and the most bytes of one of them: it goes into the repository.
+const KEPT_MAX: (usize, usize) = (16, 1024);
 
 /// Looks at a Redis. Each call opens a connection of its own and ends it.
 #[derive(Debug)]
@@ -165,4 +170,72 @@ pub(crate) async fn write_marker(
         command.arg(name).arg(text);
     }
     session.ask::<u64>(&command).await.map(drop)
+}
+
+/// The markers of these databases as they are kept, whoever has written them. What is no hash of a few short texts is none: a server in which
+/// such a thing stands counts as production, and does so without it.
+pub(crate) async fn kept_markers(
+    session: &mut Session<'_>,
+    databases: &[KeyspaceSize],
+) -> Result<Vec<KeptMarker>> {
+    let mut kept = Vec::new();
+    for size in databases {
+        session.ask::<()>(cmd("SELECT").arg(size.database)).await?;
+        if marker_type(session).await?.as_deref() == Some("hash") {
+            let fields: Option<BTreeMap<Vec<u8>, Vec<u8>>> =
+                session.ask_if_here(cmd("HGETALL").arg(MARKER_KEY)).await?;
+            let fields = fields.and_then(marker_texts);
+            kept.extend(fields.map(|fields| KeptMarker { database: size.database, fields }));
+        }
+    }
+    session.select_own().await?;
+    Ok(kept)
+}
+
+/// The fields as text, of what may be a marker.
+fn marker_texts(fields: BTreeMap<Vec<u8>, Vec<u8>>) -> Option<BTreeMap<String, String>> {
+    let (count_max, bytes_max) = KEPT_MAX;
+    if fields.is_empty() || fields.len() > count_max {
+        return None;
+    }
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok().filter(|text| text.len() <= bytes_max);
+    fields.into_iter().map(|(name, value)| Some((text(name)?, text(value)?))).collect()
+}
+
+/// Puts markers back where nothing stands in their place. Whether each has something in its place afterwards: the user may not be allowed to.
+pub(crate) async fn put_back_markers(session: &mut Session<'_>, markers: &[KeptMarker]) -> Result<bool> {
+    let mut all_stand = true;
+    for marker in markers {
+        session.ask::<()>(cmd("SELECT").arg(marker.database)).await?;
+        if marker_type(session).await?.is_some_and(|kind| kind != "none") {
+            continue;
+        }
+        let mut command = cmd("HSET");
+        command.arg(MARKER_KEY);
+        for (name, text) in &marker.fields {
+            command.arg(name).arg(text);
+        }
+        all_stand &= session.ask_if_allowed::<u64>(&command).await?.is_some();
+    }
+    session.select_own().await?;
+    Ok(all_stand)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_as_a_marker_is_short_text() {
+        let fields = |pairs: &[(&[u8], &[u8])]| {
+            marker_texts(pairs.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect())
+        };
+        let kept = fields(&[(b"class", b"development"), (b"fingerprint", b"f")]);
+        assert_eq!(kept.and_then(|kept| kept.get("fingerprint").cloned()).as_deref(), Some("f"));
+        assert_eq!(fields(&[]), None);
+        assert_eq!(fields(&[(b"class", b"\xff")]), None, "no text");
+        assert_eq!(fields(&[(b"class", &[b'x'; 1025])]), None, "too long");
+        let many: BTreeMap<Vec<u8>, Vec<u8>> = (0..17_u8).map(|number| (vec![number], Vec::new())).collect();
+        assert_eq!(marker_texts(many), None, "too many");
+    }
 }

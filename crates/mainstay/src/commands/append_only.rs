@@ -261,6 +261,9 @@ struct Restored {
     elapsed: Duration,
 }
 
+/// The key of the environment's marker, for people.
+const MARKER: &str = "mainstay:identity:environment";
+
 impl Report for Restored {
     fn json(&self) -> Map<String, Value> {
         let AppendOnlyRestoreReport { set, contents, into } = &self.report;
@@ -282,13 +285,16 @@ impl Report for Restored {
         let file = list.strip_suffix(".manifest").unwrap_or(list);
         format!(
             "{} {}: {} files, {}, in {:.1} s\nnext: give the folder to the server's user, then start a server of version {} or later:\n  \
-             redis-server --dir {above} --appenddirname {name} --appendfilename {file} --appendonly yes\n",
+             redis-server --dir {above} --appenddirname {name} --appendfilename {file} --appendonly yes\n\
+             it will have the marker of the server that the file is of, in {}, if that had one, and pass for it: if it is to be another server, \
+             type `DEL {MARKER}` on it before anything else, then `mainstay environment mark --store redis`\n",
             look.paint(Tone::Strong, "restored into"),
             into.display(),
             contents.append_only.files.len(),
             ByteSize(contents.bytes()),
             self.elapsed.as_secs_f64(),
             contents.server.version,
+            contents.environment,
         )
     }
 }

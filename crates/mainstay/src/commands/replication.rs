@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use jiff::SignedDuration;
-use mainstay_engine::ReplicaTarget;
+use mainstay_engine::{ReplicaTarget, WrittenAs};
 use mainstay_guard::{Outcome, UNKNOWN_ENVIRONMENT};
 use mainstay_model::{
     ByteSize, Count, EnvironmentClass, Error, ErrorKind, ExitStatus, Plan, Result, ResultExt, StoreKind,
@@ -273,8 +273,8 @@ impl Report for Restored {
             ),
         };
         let end = match self.is_scratch {
-            true => "a throw-away server showed it and has ended: nothing else was changed\n",
-            false => "the server takes writes\n",
+            true => "a throw-away server showed it and has ended: nothing else was changed\n".to_owned(),
+            false => format!("{}{}", marker_text(report.marked), written_text(report.written_as)),
         };
         format!(
             "{}{} {} keys as they were at offset {}{moment}\n  set {} ({}) and {} commands ({}) in {:.1} s, acknowledged to the last byte\n  {shifted}\n{end}",
@@ -288,6 +288,30 @@ impl Report for Restored {
             ByteSize(report.stream_bytes),
             self.elapsed.as_secs_f64(),
         )
+    }
+}
+
+/// Which environment the server is of now.
+fn marker_text(marked: bool) -> &'static str {
+    match marked {
+        true => "  the environment's marker is the server's own, as before; that of the set is gone\n",
+        false => {
+            "  the server has no environment's marker, as before, and counts as production: `mainstay environment mark --store redis` writes one\n"
+        }
+    }
+}
+
+/// What a restart of the server would bring back.
+fn written_text(written: Option<WrittenAs>) -> &'static str {
+    match written {
+        Some(WrittenAs::AppendOnlyFile) => "the server takes writes; its append-only file was made anew\n",
+        Some(WrittenAs::Snapshot) => {
+            "the server takes writes; a snapshot of it was made, and what comes from now on is kept as its own `save` says\n"
+        }
+        Some(WrittenAs::Nothing) | None => {
+            "the server takes writes, but has not written this down, and a restart would lose it: its user may not have a snapshot made; \
+             type `BGSAVE` on it\n"
+        }
     }
 }
 

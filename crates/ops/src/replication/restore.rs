@@ -1,16 +1,21 @@
 //! Restoring a Redis: a set, and the stream behind it up to a moment, sent to a server as its primary would send them.
 //!
 //! [`plan`] finds the moment and says what will be done; [`apply`] reads back and judges everything it needs before the server hears of it,
-//! fills the server, waits until that has acknowledged exactly the last byte, and makes it a server of its own. Relies on [`ReplicaTarget`].
-//! Refuses a server that holds keys, unless the plan says that they go.
+//! fills the server, waits until that has acknowledged exactly the last byte, makes it a server of its own, and waits until that has written
+//! down what it holds. Relies on [`ReplicaTarget`]. Refuses a server that holds keys, unless the plan says that they go, and one that cannot be
+//! filled: when it is planned, before the set is read back, and again before the server hears of it.
 //!
-//! Before a server is told to come, it is written down where to (`redis/settings/<plan>/`): a run that was killed leaves a replica of nobody,
-//! which the same plan knows again by its process and takes back first. By then the server may have lost its marker, or have that of the set.
+//! A server stays who it is: the environment's marker that is among the keys of the set goes, and the server's own stands in its place before it
+//! takes writes, or none where it had none.
+//!
+//! Before a server is told to come, it is written down where to (`redis/settings/<plan>/`), and its own markers with that: a run that was killed
+//! leaves a replica of nobody, which the same plan knows again by its process and takes back first. By then the server may have lost its
+//! marker, or have that of the set.
 
 use futures::StreamExt as _;
 use mainstay_engine::{
-    BegunFill, KeyServerProgram, KeyspaceSize, ReplicaFacts, ReplicaFeed, ReplicaInvitation, ReplicaRoom,
-    ReplicaTarget, ReplicationPoint,
+    BegunFill, KeptMarker, KeyServerProgram, KeyspaceSize, ReplicaFacts, ReplicaFeed, ReplicaInvitation,
+    ReplicaRoom, ReplicaTarget, ReplicationPoint, WrittenAs,
 };
 use mainstay_guard::{BackupEvidence, Permit, operation};
 use mainstay_journal::Sequence;
@@ -175,10 +180,14 @@ pub struct KeysRestoreReport {
     pub stream_bytes: u64,
     /// Commands in them.
     pub commands: u64,
-    /// The databases at the moment, with keys whose time has passed since.
+    /// The databases at the moment, with keys whose time has passed since; markers of an environment are not counted.
     pub databases: Vec<KeyspaceSize>,
     /// By how many milliseconds every moment of expiry was moved; `None` when they stayed.
     pub shifted_ms: Option<i64>,
+    /// Whether the server has an environment's marker: the one that it had before.
+    pub marked: bool,
+    /// How the server keeps what it was filled with; `None` of a throw-away one, which does not.
+    pub written_as: Option<WrittenAs>,
 }
 
 impl KeysRestoreReport {
@@ -205,13 +214,18 @@ pub struct KeysPlanContext<'a> {
 /// Decides a restore into the server behind `target`. Reads the stream up to the moment.
 ///
 /// # Errors
-/// `Precondition` when nothing leads to the moment, when the server holds keys that are not to go, or is a replica; `Unsupported` when it is
-/// older than the one that wrote the set; the store's.
+/// `Precondition` when nothing leads to the moment, when the server holds keys that are not to go, is a replica, or cannot be filled;
+/// `Unsupported` when it is older than the one that wrote the set; the store's.
 pub async fn plan(
     context: &KeysPlanContext<'_>,
     target: Target,
     request: KeysRestoreRequest,
 ) -> Result<Plan> {
+    let held = request.server.as_ref().map_or(0, |facts| keys(&facts.databases));
+    if let Some(facts) = &request.server {
+        check_server(facts, request.drop, &target.address)?;
+        check_encryption(facts, request.unencrypted, &target.address)?;
+    }
     let (found, late) = match (&request.wish, &request.set) {
         (Some(wish), _) => seek::find(context.repository, wish, context.observer).await?,
         (None, Some(set)) => (alone(set)?, None),
@@ -220,10 +234,7 @@ pub async fn plan(
                 .with_hint("`mainstay backup create --store redis` makes one"));
         }
     };
-    let held = request.server.as_ref().map_or(0, |facts| keys(&facts.databases));
     if let Some(facts) = &request.server {
-        check_server(facts, request.drop, &target.address)?;
-        check_encryption(facts, request.unencrypted, &target.address)?;
         check_program(&found.base.contents, &facts.program)?;
         check_room(&found.base.contents, &facts.room, &target.address)?;
     }
@@ -242,7 +253,7 @@ pub async fn plan(
         format: PLAN_FORMAT,
         operation: name.to_owned(),
         effect: operation(name).expect("restores are registered").effect,
-        steps: steps(&found, &parameters, late, held),
+        steps: steps(&found, &parameters, late, held, request.server.is_none()),
         blast_radius: BlastRadius { phrase, items: held, bytes: 0 },
         target,
         assumptions: Vec::new(),
@@ -286,6 +297,9 @@ fn unmet(message: String, hint: &str) -> Error {
 
 fn check_server(facts: &ReplicaFacts, drop: bool, address: &str) -> Result<()> {
     let held = keys(&facts.databases);
+    if let Some(obstacle) = &facts.obstacle {
+        return Err(obstacle.refusal(address));
+    }
     if let Some(primary) = &facts.primary {
         return Err(unmet(
             format!("the server at {address} is a replica of {primary}"),
@@ -299,6 +313,19 @@ fn check_server(facts: &ReplicaFacts, drop: bool, address: &str) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Refuses a server, as it is now, for what is in the set and was decided.
+fn check_fillable(
+    facts: &ReplicaFacts,
+    contents: &KeyFileSetContents,
+    parameters: &Parameters,
+    address: &str,
+) -> Result<()> {
+    check_server(facts, parameters.drop, address)?;
+    check_encryption(facts, parameters.unencrypted, address)?;
+    check_program(contents, &facts.program)?;
+    check_room(contents, &facts.room, address)
 }
 
 /// Refuses to send what is reached by TLS over a network without it, unless that was agreed to.
@@ -375,7 +402,13 @@ pub(super) fn check_carrier(shown: &KeyServerProgram, reads: &KeyServerProgram) 
     .with_hint("put the server's own version of redis-server first on the PATH"))
 }
 
-fn steps(found: &Found, parameters: &Parameters, late: Option<Late>, held: u64) -> Vec<PlanStep> {
+fn steps(
+    found: &Found,
+    parameters: &Parameters,
+    late: Option<Late>,
+    held: u64,
+    is_scratch: bool,
+) -> Vec<PlanStep> {
     let step = |mark, name: &str, summary: String| PlanStep { name: name.to_owned(), mark, summary };
     let contents = &found.base.contents;
     let mut steps = vec![step(
@@ -441,8 +474,16 @@ fn steps(found: &Found, parameters: &Parameters, late: Option<Late>, held: u64) 
     steps.push(step(
         '~',
         "promote",
-        "the server takes writes when it has acknowledged the last byte".to_owned(),
+        "the server takes writes when it has acknowledged the last byte, under its own environment's marker alone"
+            .to_owned(),
     ));
+    if !is_scratch {
+        steps.push(step(
+            ' ',
+            "write down",
+            "the server's append-only file, or a snapshot where it keeps none, is waited for".to_owned(),
+        ));
+    }
     steps
 }
 
@@ -465,17 +506,23 @@ pub async fn is_left_over(repository: &Repository, plan: &Plan, facts: &ReplicaF
 
 /// The fill that has left the server as it is.
 async fn left_over(notes: &Sequence, facts: &ReplicaFacts) -> Result<Option<BegunFill>> {
-    let entries = notes.all::<Note>().await.context("read what was begun")?;
-    let mut fills = entries.into_iter().rev().map(|entry| {
-        let Note::FillBegun { fill, .. } = entry.body;
-        fill
-    });
+    let mut fills = begun_fills(notes).await?.into_iter();
     let is_unmarked = facts.fingerprint == facts.process;
     let is_of = |fill: &BegunFill| match &facts.primary {
         Some(primary) => *primary == fill.primary,
         None => is_unmarked && facts.databases.is_empty(),
     };
     Ok(fills.find(|fill| fill.process == facts.process && is_of(fill)))
+}
+
+/// The fills that were begun, the last one first.
+async fn begun_fills(notes: &Sequence) -> Result<Vec<BegunFill>> {
+    let entries = notes.all::<Note>().await.context("read what was begun")?;
+    let fills = entries.into_iter().rev().map(|entry| {
+        let Note::FillBegun { fill, .. } = entry.body;
+        fill
+    });
+    Ok(fills.collect())
 }
 
 fn notes(repository: &Repository, plan: Blake3) -> Sequence {
@@ -485,8 +532,9 @@ fn notes(repository: &Repository, plan: Blake3) -> Sequence {
 /// Carries out `plan`.
 ///
 /// # Errors
-/// `Corrupt` when something needed is damaged, `StalePlan` when it is gone, `Precondition` when the server holds keys by now: the server was
-/// not touched. The server's errors and `Interrupted` otherwise; the state says what it holds then. Applying the plan again begins anew.
+/// `Corrupt` when something needed is damaged, `StalePlan` when it is gone, `Precondition` when the server holds keys by now or cannot be
+/// filled: the server was not touched. The server's errors and `Interrupted` otherwise; the state says what it holds then. Applying the plan
+/// again begins anew, as long as the server takes no writes yet.
 pub async fn apply(
     context: &KeysRestoreContext<'_>,
     plan: &Plan,
@@ -528,22 +576,23 @@ pub(super) async fn show(
         Some(_) => error,
         None => error.with_state("nothing was changed"),
     };
+    let (set, contents) = planned_set(context.repository, parameters).await.map_err(untouched)?;
+    let facts = context.server.replica_facts().await.map_err(untouched)?;
+    check_fillable(&facts, &contents, parameters, address)?;
     let ready = tokio::select! {
-        ready = read_back(context, parameters) => ready,
+        ready = read_back(context, parameters, set, contents) => ready,
         () = context.cancel.cancelled() => Err(stopped()),
     }
     .map_err(untouched)?;
     // Reading back may have taken an hour.
     let facts = context.server.replica_facts().await.map_err(untouched)?;
-    check_server(&facts, parameters.drop, address)?;
-    check_encryption(&facts, parameters.unencrypted, address)?;
-    check_program(&ready.contents, &facts.program)?;
-    check_room(&ready.contents, &facts.room, address)?;
+    check_fillable(&facts, &ready.contents, parameters, address)?;
     // A name of its own: what the server does from here on is no history of the one that was captured.
     let name = format!("{} {} {}", permit.plan_hash(), parameters.set, context.clock.now());
     let stream: String = Blake3::of(name.as_bytes()).to_string().chars().take(STREAM_ID_LENGTH).collect();
+    let markers = own_markers(notes, &facts).await.map_err(untouched)?;
     let invitation = context.server.invite().await.map_err(untouched)?;
-    let fill = BegunFill { process: facts.process, primary: invitation.primary().clone(), stream };
+    let fill = BegunFill { process: facts.process, primary: invitation.primary().clone(), stream, markers };
     if let Some(notes) = notes {
         note(context, notes, &fill).await.map_err(untouched)?;
     }
@@ -551,7 +600,7 @@ pub(super) async fn show(
         filled = fill_and_conclude(context, parameters, &ready, (invitation, &fill), permit) => filled,
         () = context.cancel.cancelled() => Err(stopped()),
     };
-    let (feed, databases, shifted_ms) = match filled {
+    let Filled { mut feed, databases, shifted_ms } = match filled {
         Ok(filled) => filled,
         // A throw-away server ends with this process, whatever it holds.
         Err(error) if notes.is_none() => return Err(error),
@@ -560,6 +609,10 @@ pub(super) async fn show(
     feed.promote()
         .await
         .map_err(|error| error.with_state("the server holds the moment, and may still be a replica"))?;
+    let written_as = match notes {
+        Some(_) => Some(write_down(context, feed.as_mut()).await?),
+        None => None,
+    };
     Ok(KeysRestoreReport {
         set: ready.set.id().clone(),
         offset: parameters.through,
@@ -569,6 +622,35 @@ pub(super) async fn show(
         commands: ready.survey.commands,
         databases,
         shifted_ms,
+        marked: !fill.markers.is_empty(),
+        written_as,
+    })
+}
+
+/// The markers that are to stand in the server of its own afterwards: those that it has, or had before an earlier run took them with the keys. A
+/// throw-away server has none.
+async fn own_markers(notes: Option<&Sequence>, facts: &ReplicaFacts) -> Result<Vec<KeptMarker>> {
+    let Some(notes) = notes.filter(|_| facts.markers.is_empty()) else {
+        return Ok(facts.markers.clone());
+    };
+    let earlier = begun_fills(notes).await?.into_iter().find(|fill| fill.process == facts.process);
+    Ok(earlier.map_or_else(Vec::new, |fill| fill.markers))
+}
+
+/// Waits until the server, which takes writes by now, would bring back after a restart what it was filled with.
+async fn write_down(context: &KeysRestoreContext<'_>, feed: &mut dyn ReplicaFeed) -> Result<WrittenAs> {
+    context.observer.phase("wait until the server has written it down");
+    let written = tokio::select! {
+        written = feed.write_down(context.observer) => written,
+        () = context.cancel.cancelled() => Err(stopped().with_hint(
+            "`INFO persistence` on the server tells when it has: no rewrite or snapshot in progress, and the last one `ok`",
+        )),
+    };
+    written.map_err(|error| {
+        error.with_state(
+            "the server shows the moment and takes writes, but was not seen to write it down: a restart of it may bring back what it held \
+             before, or the set without the stream and with the marker that is in it",
+        )
     })
 }
 
@@ -590,15 +672,25 @@ struct Ready {
     survey: Survey,
 }
 
-/// Reads back the set and the stream, and judges both.
-async fn read_back(context: &KeysRestoreContext<'_>, parameters: &Parameters) -> Result<Ready> {
-    let repository = context.repository;
+/// The set that the plan is of, by its manifest.
+async fn planned_set(repository: &Repository, parameters: &Parameters) -> Result<(Set, KeyFileSetContents)> {
     let set = repository.set(Some(StoreKind::Redis), &parameters.set).await?;
     if set.manifest_blake3() != parameters.manifest {
         return Err(Error::new(ErrorKind::StalePlan, format!("set {} is not the one of the plan", set.id()))
             .with_hint("make the plan again and review it"));
     }
-    let contents: KeyFileSetContents = set.contents()?;
+    let contents = set.contents()?;
+    Ok((set, contents))
+}
+
+/// Reads back the set and the stream, and judges both.
+async fn read_back(
+    context: &KeysRestoreContext<'_>,
+    parameters: &Parameters,
+    set: Set,
+    contents: KeyFileSetContents,
+) -> Result<Ready> {
+    let repository = context.repository;
     let report = keyfile::inspect(repository, &set, context.observer).await?;
     if let Some(finding) = report.findings.first().filter(|_| !report.is_sound()) {
         return Err(Error::new(
@@ -620,10 +712,16 @@ async fn read_back(context: &KeysRestoreContext<'_>, parameters: &Parameters) ->
     Ok(Ready { set, contents, way, survey })
 }
 
-/// A server that shows the moment, its databases, and by how much moments of expiry were moved.
-type Filled = (Box<dyn ReplicaFeed>, Vec<KeyspaceSize>, Option<i64>);
+/// A server that shows the moment.
+struct Filled {
+    feed: Box<dyn ReplicaFeed>,
+    /// Its databases.
+    databases: Vec<KeyspaceSize>,
+    /// By how much moments of expiry were moved.
+    shifted_ms: Option<i64>,
+}
 
-/// Fills the server up to the last byte acknowledged, counts, and moves moments of expiry where that is wished.
+/// Fills the server up to the last byte acknowledged, makes it who it was, counts, and moves moments of expiry where that is wished.
 async fn fill_and_conclude(
     context: &KeysRestoreContext<'_>,
     parameters: &Parameters,
@@ -637,16 +735,17 @@ async fn fill_and_conclude(
     let at = ReplicationPoint { id: fill.stream.clone(), offset: parameters.from };
     let mut feed = invitation.feed(&at, ready.contents.bytes, permit).await?;
     send(context, parameters, ready, feed.as_mut()).await?;
-    let databases = feed.databases().await?;
+    let databases =
+        feed.take_identity(&fill.markers).await.context("put the server's own marker in place")?;
     if parameters.expiry == Expiry::Keep {
-        return Ok((feed, databases, None));
+        return Ok(Filled { feed, databases, shifted_ms: None });
     }
     // The keys of a set are as of the fork, soon after it was begun.
     let then = parameters.at_ms.unwrap_or(ready.set.manifest().begun_at.as_millisecond());
     let by = context.clock.now().as_millisecond().saturating_sub(then).max(0);
     context.observer.phase("move moments of expiry");
     feed.shift_expiry(by).await.context("move moments of expiry")?;
-    Ok((feed, databases, Some(by)))
+    Ok(Filled { feed, databases, shifted_ms: Some(by) })
 }
 
 async fn send(
@@ -773,6 +872,8 @@ mod tests {
             program: program(Redis, "8.0.2"),
             primary: None,
             databases: Vec::new(),
+            markers: Vec::new(),
+            obstacle: None,
             comes_unencrypted,
             room: ReplicaRoom::default(),
         };

@@ -15,6 +15,7 @@ mod follow;
 mod link;
 mod primary;
 mod pull;
+mod writing;
 
 pub use follow::RedisReplication;
 pub use primary::RedisReplica;

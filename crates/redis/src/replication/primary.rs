@@ -9,6 +9,11 @@
 //! Whatever becomes of a fill, [`ReplicaTarget::take_back`] judges by what the server itself says: it is of the fill when the stream that it
 //! replicates has the fill's name, which it takes over when it has loaded the file.
 //!
+//! The keys bring the environment's marker of the server that they are of. It goes, and the server's own comes back, by commands of the stream:
+//! so nobody meets it in a server that takes writes, and the user needs no right to write it.
+//!
+//! A fill ends when the server has written down what it holds: see [`super::writing`].
+//!
 //! Source: Redis documentation, "Redis replication"; the exchange as Redis 7 and 8 speak it.
 
 use std::net::{IpAddr, SocketAddr};
@@ -18,10 +23,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use mainstay_engine::{
-    BegunFill, KeyServerName, KeyServerProgram, KeyspaceSize, PrimaryAddress, ReplicaFacts, ReplicaFeed,
-    ReplicaInvitation, ReplicaRoom, ReplicaTarget, ReplicationPoint,
+    BegunFill, FillObstacle, KeptMarker, KeyServerName, KeyServerProgram, KeyspaceSize, PersistenceLook,
+    PrimaryAddress, ReplicaFacts, ReplicaFeed, ReplicaInvitation, ReplicaRoom, ReplicaTarget,
+    ReplicationPoint, WrittenAs,
 };
 use mainstay_guard::Permit;
+use mainstay_model::progress::Observer;
 use mainstay_model::{Error, ErrorKind, Result, ResultExt, Secret, StoreKind};
 use mainstay_rdb::stream::{Command, Cutter};
 use redis::{Pipeline, Value, cmd};
@@ -33,11 +40,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::link::encoded;
+use super::writing::Writing;
 use crate::config::{RedisConfig, Settings};
 use crate::info::Info;
 use crate::keyspace::databases;
-use crate::probe::{fingerprint, marker_type, read_info};
+use crate::probe::{MARKER_KEY, fingerprint, kept_markers, put_back_markers, read_info};
 use crate::sentinel;
+use crate::server::look::persistence;
 use crate::session::Session;
 
 /// How long the server may take to come.
@@ -54,6 +63,8 @@ const LOADING_TIME_MAX: Duration = Duration::from_secs(900);
 const DETACH_TRIES_MAX: usize = 5;
 /// Between two looks at whether it still says something.
 const LOOK: Duration = Duration::from_millis(500);
+/// Where Sentinels that watch a server listen for one another.
+const SENTINEL_CHANNEL: &str = "__sentinel__:hello";
 /// The fingerprint of a server that was started for this and ends with it.
 const SCRATCH: &str = "scratch";
 /// What a permit to fill a server is for.
@@ -61,6 +72,9 @@ const OPERATION: &str = "restore.apply";
 
 /// What a server is when nothing is left of a fill.
 const EMPTY: &str = "the server is one of its own again and is empty";
+/// The same without its marker, which the user may not write.
+const EMPTY_UNMARKED: &str = "the server is one of its own again and is empty, and has lost its environment's marker \
+                              (`mainstay environment mark --store redis` writes one)";
 /// What it is when nothing has come of it.
 const HELD: &str = "the server is one of its own again and holds what it held";
 
@@ -181,14 +195,10 @@ impl ReplicaTarget for RedisReplica {
         let mut session = Session::open(&self.settings).await.context("connect to Redis")?;
         let info = read_info(&mut session).await.context("read facts of Redis")?;
         let fingerprint = self.fingerprint(&mut session, &info).await.context("read facts of Redis")?;
-        let mut databases = databases(&info);
-        if marker_type(&mut session).await?.is_some_and(|kind| kind != "none") {
-            let own = u64::try_from(self.settings.database).unwrap_or(0);
-            for size in databases.iter_mut().filter(|size| size.database == own) {
-                size.keys = size.keys.saturating_sub(1);
-            }
-            databases.retain(|size| size.keys > 0);
-        }
+        let databases = databases(&info);
+        let markers = kept_markers(&mut session, &databases).await.context("read markers of Redis")?;
+        let databases = without_markers(databases, &markers);
+        let obstacle = obstacle(&mut session, &self.settings, &info).await.context("read facts of Redis")?;
         let comes_unencrypted = self.settings.tls && !addresses(&self.settings).await?.0.is_loopback();
         let room = room(&mut session).await.context("read settings of Redis")?;
         Ok(ReplicaFacts {
@@ -197,22 +207,16 @@ impl ReplicaTarget for RedisReplica {
             program: program(&info)?,
             primary: primary(&info),
             databases,
+            markers,
+            obstacle,
             comes_unencrypted,
             room,
         })
     }
 
     async fn invite(&self) -> Result<Box<dyn ReplicaInvitation>> {
-        if let Some(watch) = &self.settings.watch {
-            return Err(Error::new(
-                ErrorKind::Precondition,
-                format!("Sentinels watch {}: they would take a server that is being filled for a replica", watch.name),
-            )
-            .with_state("nothing was changed")
-            .with_hint(format!(
-                "have them look away meanwhile, `SENTINEL REMOVE {}`, and name the server: `--redis-url redis://host:port`",
-                watch.name
-            )));
+        if let Some(named) = watched_by_name(&self.settings) {
+            return Err(named.refusal(&self.settings.address()));
         }
         let (own, server) = addresses(&self.settings).await?;
         let unopened = |error: std::io::Error| {
@@ -259,7 +263,13 @@ impl ReplicaTarget for RedisReplica {
         // Between the look and the command it may have begun to load, and have loaded.
         for _ in 0..DETACH_TRIES_MAX {
             if !is_replica(&info) && (is_emptied || !is_of_fill(&info)) {
-                return Ok(if databases(&info).is_empty() { EMPTY } else { HELD });
+                let is_marked = put_back_markers(&mut session, &fill.markers).await;
+                let is_marked = is_marked.context("put the server's own marker back")?;
+                return Ok(match (is_emptied || databases(&info).is_empty(), is_marked) {
+                    (true, true) => EMPTY,
+                    (true, false) => EMPTY_UNMARKED,
+                    (false, _) => HELD,
+                });
             }
             is_emptied |= is_of_fill(&info);
             match detach(&mut session, is_emptied).await? {
@@ -297,6 +307,17 @@ impl RedisReplica {
 
 fn is_replica(info: &Info) -> bool {
     info.get("role") == Some("slave")
+}
+
+/// The databases that hold more than a marker.
+fn without_markers(mut databases: Vec<KeyspaceSize>, markers: &[KeptMarker]) -> Vec<KeyspaceSize> {
+    for size in &mut databases {
+        if markers.iter().any(|marker| marker.database == size.database) {
+            size.keys = size.keys.saturating_sub(1);
+        }
+    }
+    databases.retain(|size| size.keys > 0);
+    databases
 }
 
 /// Whom the server replicates from.
@@ -376,7 +397,7 @@ impl ReplicaInvitation for Invitation {
         let info = read_info(&mut session).await.context("read facts of Redis")?;
         let fingerprint = replica.fingerprint(&mut session, &info).await.context("read facts of Redis")?;
         replica.permit(permit, info.required("run_id")?, &fingerprint)?;
-        check(&mut session, &info).await?;
+        check(&mut session, settings, &info).await?;
         let mut replicate = cmd("REPLICAOF");
         replicate.arg(&primary.host).arg(primary.port);
         session.ask::<()>(&replicate).await.context("make it a replica")?;
@@ -388,7 +409,7 @@ impl ReplicaInvitation for Invitation {
             )
             .with_hint("it must be able to connect to this machine; run the command on its own host"))
         })?;
-        let mut feed = Feed::new(Arc::clone(settings), stream, at, refusals(&info));
+        let mut feed = Feed::new(Arc::clone(settings), stream, at, &info)?;
         let said = format!("+FULLRESYNC {} {}\r\n${file_bytes}\r\n", at.id, at.offset);
         feed.write(said.as_bytes()).await?;
         feed.file_left = file_bytes;
@@ -401,26 +422,45 @@ fn refusals(info: &Info) -> u64 {
     info.number("unexpected_error_replies").unwrap_or(0)
 }
 
-/// Refuses a server that cannot be filled.
-async fn check(session: &mut Session<'_>, info: &Info) -> Result<()> {
-    let refuse = |kind, message: &str, hint: &str| {
-        Err(Error::new(kind, message).with_state("nothing was changed").with_hint(hint))
-    };
-    if info.get("role") != Some("master") {
-        let hint = "name its primary with --redis-url";
-        return refuse(ErrorKind::Precondition, "the server is a replica of another one", hint);
+/// Refuses a server that cannot be filled, whatever was known of it before.
+async fn check(session: &mut Session<'_>, settings: &Settings, info: &Info) -> Result<()> {
+    if is_replica(info) {
+        return Err(Error::new(ErrorKind::Precondition, "the server is a replica of another one")
+            .with_state("nothing was changed")
+            .with_hint("name its primary with --redis-url"));
+    }
+    match obstacle(session, settings, info).await? {
+        Some(obstacle) => Err(obstacle.refusal(&settings.address())),
+        None => Ok(()),
+    }
+}
+
+/// What keeps the server from being filled, as far as the user may know.
+async fn obstacle(
+    session: &mut Session<'_>,
+    settings: &Settings,
+    info: &Info,
+) -> Result<Option<FillObstacle>> {
+    if let Some(named) = watched_by_name(settings) {
+        return Ok(Some(named));
     }
     if info.get("redis_mode") == Some("cluster") {
-        let hint = "this version fills single servers";
-        return refuse(ErrorKind::Unsupported, "a node of a cluster cannot be filled", hint);
+        return Ok(Some(FillObstacle::ClusterNode));
+    }
+    let question = cmd("PUBSUB").arg("NUMSUB").arg(SENTINEL_CHANNEL).to_owned();
+    let listeners: Option<Vec<(String, u64)>> = session.ask_if_allowed(&question).await?;
+    if listeners.is_some_and(|channels| channels.iter().any(|(_, count)| *count > 0)) {
+        return Ok(Some(FillObstacle::Watched { name: None }));
     }
     let question = cmd("CONFIG").arg("GET").arg("tls-replication").to_owned();
     let setting: Option<Vec<String>> = session.ask_if_allowed(&question).await?;
-    if setting.is_some_and(|pair| pair.get(1).is_some_and(|value| value == "yes")) {
-        let hint = "type `CONFIG SET tls-replication no` while it is filled";
-        return refuse(ErrorKind::Unsupported, "the server replicates over TLS alone", hint);
-    }
-    Ok(())
+    let is_tls = setting.is_some_and(|pair| pair.get(1).is_some_and(|value| value == "yes"));
+    Ok(is_tls.then_some(FillObstacle::TlsReplication))
+}
+
+/// That Sentinels tell which server it is.
+fn watched_by_name(settings: &Settings) -> Option<FillObstacle> {
+    settings.watch.as_ref().map(|watch| FillObstacle::Watched { name: Some(watch.name.clone()) })
 }
 
 /// How much the server has room for; it may not be allowed to tell.
@@ -568,27 +608,34 @@ struct Feed {
     sent: u64,
     /// How often the server had refused something before.
     refusals: u64,
+    /// The server's process.
+    process: String,
+    /// How the server's disk was before.
+    disk: PersistenceLook,
     /// Ends with this.
     _listening: JoinSet<()>,
 }
 
 impl Feed {
-    fn new(settings: Arc<Settings>, stream: TcpStream, at: &ReplicationPoint, refusals: u64) -> Self {
+    /// Of a server that says `info` before it is filled.
+    fn new(settings: Arc<Settings>, stream: TcpStream, at: &ReplicationPoint, info: &Info) -> Result<Self> {
         let (read, write) = stream.into_split();
         let beginning = Heard { acknowledged: None, at: Instant::now(), has_ended: false };
         let (tell, heard) = watch::channel(beginning);
         let mut listening = JoinSet::new();
         listening.spawn(listen(read, tell));
-        Self {
+        Ok(Self {
             settings,
             stream: write,
             heard,
             name: at.id.clone(),
             file_left: 0,
             sent: at.offset,
-            refusals,
+            refusals: refusals(info),
+            process: info.required("run_id")?.to_owned(),
+            disk: persistence(info, None),
             _listening: listening,
-        }
+        })
     }
 
     fn gone(&self, what: &str) -> Error {
@@ -627,6 +674,10 @@ impl Feed {
         self.write(&bytes).await?;
         self.sent += bytes.len() as u64;
         Ok(())
+    }
+
+    async fn select(&mut self, database: u64) -> Result<()> {
+        self.command(&[b"SELECT", database.to_string().as_bytes()]).await
     }
 
     /// Waits until everything sent is acknowledged, as long as something is heard.
@@ -693,8 +744,7 @@ impl ReplicaFeed for Feed {
         let by = by_ms.to_string();
         let [place, moved] = ["place", "moved"].map(|what| format!("mainstay:shift:{}:{what}", self.name));
         for size in list_databases(&mut session).await? {
-            let database = size.database.to_string();
-            self.command(&[b"SELECT", database.as_bytes()]).await?;
+            self.select(size.database).await?;
             loop {
                 for _ in 0..SHIFTS_AT_ONCE {
                     self.command(&[
@@ -722,12 +772,27 @@ impl ReplicaFeed for Feed {
         self.settle().await.map(drop)
     }
 
-    async fn databases(&mut self) -> Result<Vec<KeyspaceSize>> {
-        let mut session = Session::open(&self.settings).await.context("connect to Redis")?;
-        list_databases(&mut session).await
+    async fn take_identity(&mut self, own: &[KeptMarker]) -> Result<Vec<KeyspaceSize>> {
+        let settings = Arc::clone(&self.settings);
+        let mut session = Session::open(&settings).await.context("connect to Redis")?;
+        for size in list_databases(&mut session).await? {
+            self.select(size.database).await?;
+            self.command(&[b"UNLINK", MARKER_KEY.as_bytes()]).await?;
+        }
+        self.acknowledged().await?;
+        let databases = list_databases(&mut session).await?;
+        for marker in own {
+            self.select(marker.database).await?;
+            let mut words = vec![b"HSET".as_slice(), MARKER_KEY.as_bytes()];
+            words.extend(marker.fields.iter().flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]));
+            self.command(&words).await?;
+        }
+        self.acknowledged().await?;
+        self.check_refusals(&mut session).await?;
+        Ok(databases)
     }
 
-    async fn promote(self: Box<Self>) -> Result<()> {
+    async fn promote(&mut self) -> Result<()> {
         let mut session = Session::open(&self.settings).await.context("connect to Redis")?;
         session.ask::<()>(cmd("REPLICAOF").arg("NO").arg("ONE")).await.context("promote the server")?;
         let info = read_info(&mut session).await?;
@@ -736,6 +801,12 @@ impl ReplicaFeed for Feed {
             role => Err(Error::new(ErrorKind::Server, format!("the server is {role} after its promotion"))
                 .with_hint("look at what else tells it whom to replicate from")),
         }
+    }
+
+    async fn write_down(&mut self, observer: &dyn Observer) -> Result<WrittenAs> {
+        let settings = Arc::clone(&self.settings);
+        let mut session = Session::open(&settings).await.context("connect to Redis")?;
+        Writing::new(&mut session, &self.process, &self.disk, observer).end().await
     }
 }
 
@@ -767,6 +838,14 @@ mod tests {
         let met = met.await.unwrap().unwrap();
         assert_eq!(met.peer_addr().unwrap(), server.local_addr().unwrap());
         drop((silent, guest));
+    }
+
+    #[test]
+    fn markers_are_no_keys_of_a_database() {
+        let size = |database, keys| KeyspaceSize { database, keys, expiring: 0 };
+        let marker = |database| KeptMarker { database, fields: std::collections::BTreeMap::new() };
+        let left = without_markers(vec![size(0, 3), size(3, 1), size(4, 1)], &[marker(0), marker(3)]);
+        assert_eq!(left, [size(0, 2), size(4, 1)]);
     }
 
     #[test]

@@ -76,7 +76,7 @@ fn errors(info: &Info) -> BTreeMap<String, u64> {
     info.fields().filter_map(one).collect()
 }
 
-fn persistence(info: &Info, save: Option<&str>) -> PersistenceLook {
+pub(crate) fn persistence(info: &Info, save: Option<&str>) -> PersistenceLook {
     let is_on = |name: &str| info.get(name) == Some("1");
     let is_ok = |name: &str| info.get(name).is_none_or(|status| status == "ok");
     PersistenceLook {
