@@ -112,6 +112,16 @@ fn each_node_is_looked_at_and_purged_by_itself() {
     let sizes = connections.iter_mut().map(|connection| give::<u64>(connection, "DBSIZE").unwrap());
     assert_eq!((sizes.sum::<u64>(), left), (600, 600));
 
+    // A node alone is not filled, which is known when it is planned.
+    for place in &places {
+        let refused = place.run(&["restore", "plan", "--store", "redis", "--drop"]);
+        assert!(
+            refused.status == 8 && refused.stderr.contains("is a node of a cluster"),
+            "{}",
+            refused.both()
+        );
+    }
+
     // The marker has one slot: one node takes it, the other says where it is.
     let marked: Vec<Seen> = places
         .iter()

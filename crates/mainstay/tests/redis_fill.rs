@@ -4,6 +4,7 @@
 
 mod binary;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -13,10 +14,11 @@ use std::time::{Duration, Instant};
 use binary::{Place, Seen};
 use mainstay_testkit::Redis;
 use mainstay_testkit::engines::{EngineKind, locate};
-use mainstay_testkit::keys::Client;
+use mainstay_testkit::keys::{Client, Reply};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+const MARKER: &str = "mainstay:identity:environment";
 /// How long something may take that happens at once on a machine that has nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -64,6 +66,23 @@ fn capture(place: &Place, uri: &str) -> Option<String> {
 
 fn hash(place: &Place, file: &str) -> String {
     json(&place.run(&["plan", "show", file, "--json"]))["plan_hash"].as_str().unwrap().to_owned()
+}
+
+/// Marks a server as one of shop-dev; gives what it keeps of that, its fingerprint among it.
+fn mark(place: &Place, server: &Redis) -> BTreeMap<String, String> {
+    let (uri, file) = (server.uri(), format!("mark-{}.json", server.port()));
+    let mark = ["--redis-url", &uri, "environment", "mark", "--store", "redis", "--output", &file];
+    expect(place.run(&mark), 0);
+    let hash = hash(place, &file);
+    expect(place.run(&["--redis-url", &uri, "apply", &file, "--approve", &hash]), 0);
+    let kept = marker(&mut client(server));
+    assert_eq!(kept["environment"], "shop-dev");
+    kept
+}
+
+fn marker(client: &mut Client) -> BTreeMap<String, String> {
+    let Reply::List(fields) = client.must(&["HGETALL", MARKER]) else { return BTreeMap::new() };
+    fields.chunks_exact(2).map(|pair| (pair[0].text(), pair[1].text())).collect()
 }
 
 /// A plan of a restore into a server, and how it is applied.
@@ -151,14 +170,8 @@ fn a_restore_killed_anywhere_begins_anew_with_the_same_plan() {
     ];
     for (point, is_marked, is_there) in points {
         let into = slow();
-        if is_marked {
-            // Its marker goes with its keys, and with it the name by which the plan knows it.
-            let (uri, file) = (into.uri(), format!("mark-{}.json", into.port()));
-            let mark = ["--redis-url", &uri, "environment", "mark", "--store", "redis", "--output", &file];
-            expect(place.run(&mark), 0);
-            let hash = hash(&place, &file);
-            expect(place.run(&["--redis-url", &uri, "apply", &file, "--approve", &hash]), 0);
-        }
+        // Its marker goes with its keys, and with it the name by which the plan knows it.
+        let own = if is_marked { mark(&place, &into) } else { BTreeMap::new() };
         let planned = Planned::new(&place, &into, &["--to", "latest"]);
         let mut client = client(&into);
         let mut running = planned.begin(&place);
@@ -174,6 +187,8 @@ fn a_restore_killed_anywhere_begins_anew_with_the_same_plan() {
         assert!(refused.stderr.contains("apply its plan again"), "{point}: {}", refused.both());
         client.must(&["CONFIG", "SET", "key-load-delay", "0"]);
         expect(planned.apply(&place), 0);
+        assert_eq!(marker(&mut client), own, "{point}: it is who it was");
+        client.must(&["DEL", MARKER]);
         assert_eq!(client.digest(), digest, "{point}");
         assert!(!is_replica(&mut client), "{point}");
     }
@@ -183,6 +198,7 @@ fn a_restore_killed_anywhere_begins_anew_with_the_same_plan() {
 fn a_restore_that_is_stopped_while_the_server_loads_leaves_it_empty_and_its_own() {
     let (source, place, _) = source();
     let into = slow();
+    let own = mark(&place, &into);
     let planned = Planned::new(&place, &into, &["--to", "latest"]);
     let mut running_client = client(&into);
     let running = planned.begin(&place);
@@ -192,8 +208,11 @@ fn a_restore_that_is_stopped_while_the_server_loads_leaves_it_empty_and_its_own(
     let seen = expect(seen, 75);
     assert!(seen.both().contains("one of its own again and is empty"), "{}", seen.both());
     let mut client = client(&into);
-    assert_eq!((client.info("role").as_str(), client.must(&["DBSIZE"]).text().as_str()), ("master", "0"));
+    assert_eq!((client.info("role").as_str(), client.must(&["DBSIZE"]).text().as_str()), ("master", "1"));
+    assert_eq!(marker(&mut client), own, "nothing but who it is");
     expect(planned.apply(&place), 0);
+    assert_eq!(marker(&mut client), own);
+    client.must(&["DEL", MARKER]);
     assert_eq!(client.digest(), self::client(&source).digest());
 }
 

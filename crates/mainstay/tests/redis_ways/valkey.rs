@@ -62,6 +62,14 @@ fn what_works_with_redis_works_with_valkey() {
         "restore.json",
     ];
     let hash = run(&to)["plan_hash"].as_str().unwrap().to_owned();
-    run(&["--redis-url", &uri, "restore", "apply", "restore.json", "--approve", &hash]);
+    let restored = run(&["--redis-url", &uri, "restore", "apply", "restore.json", "--approve", &hash]);
+    assert_eq!(
+        (&restored["written_as"], &restored["marked"]),
+        (&"snapshot".into(), &false.into()),
+        "{restored}"
+    );
+    // It is another server: of its own marker there was none, and the other's does not come.
+    writer.must(&["SELECT", "0"]);
+    writer.must(&["DEL", "mainstay:identity:environment"]);
     assert_eq!(client(&into).digest(), writer.digest());
 }
