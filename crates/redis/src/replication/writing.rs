@@ -27,6 +27,10 @@ const WRITE_TIME_MAX: Duration = Duration::from_secs(6 * 3_600);
 /// How often a snapshot is begun that another one is in the way of.
 const SNAPSHOT_TRIES_MAX: u32 = 20;
 
+/// What to do where it could not.
+const WAY_OUT: &str = "look into its log, mend the disk or the folder's rights, then type `BGREWRITEAOF`, or `BGSAVE` where it keeps no such \
+                       file, and look at `INFO persistence`";
+
 /// A server that writes down what it holds.
 pub(super) struct Writing<'a, 's> {
     session: &'a mut Session<'s>,
@@ -120,7 +124,7 @@ impl<'a, 's> Writing<'a, 's> {
                 Ok(Some(_)) => break seconds,
                 Ok(None) => return Ok(WrittenAs::Nothing),
                 Err(error) if error.kind() == ErrorKind::Conflict && tries < SNAPSHOT_TRIES_MAX => tries += 1,
-                Err(error) => return Err(error.context("begin a snapshot of Redis")),
+                Err(error) => return Err(error.context("begin a snapshot of Redis").with_hint(WAY_OUT)),
             }
         };
         self.wait(|disk| match (disk.saving, disk.save_ok && disk.saved_at >= begun_at) {
@@ -148,10 +152,7 @@ fn log_verdict(before: &PersistenceLook, disk: &PersistenceLook) -> Option<Resul
 }
 
 fn unwritten(what: &str) -> Error {
-    Error::new(ErrorKind::Server, what).with_hint(
-        "look into its log, mend the disk or the folder's rights, then type `BGREWRITEAOF`, or `BGSAVE` where it keeps no such file, \
-         and look at `INFO persistence`",
-    )
+    Error::new(ErrorKind::Server, what).with_hint(WAY_OUT)
 }
 
 #[cfg(test)]
