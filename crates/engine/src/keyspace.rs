@@ -7,6 +7,8 @@ use mainstay_guard::Permit;
 use mainstay_model::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::part::ServerPart;
+
 /// What a key's value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -97,8 +99,8 @@ pub trait Keyspace: Send + Sync {
     /// Databases that hold keys, by number.
     async fn databases(&self) -> Result<Vec<KeyspaceSize>>;
 
-    /// Where further keys are, of which this server is a part alone; none for a server that has all of them.
-    async fn others(&self) -> Result<Vec<String>>;
+    /// What the server holds of a cluster; `None` for one that has all keys of its own.
+    async fn part(&self) -> Result<Option<ServerPart>>;
 
     /// Begins to list keys. What is there from beginning to end is told at least once; what comes, goes or is moved meanwhile may be missing
     /// or told twice. The store's memory of what was used last stays as it was.

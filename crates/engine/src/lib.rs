@@ -18,6 +18,7 @@ mod lens;
 mod literal;
 mod logical;
 mod metadata;
+mod part;
 mod probe;
 mod relational;
 mod replication;
@@ -74,6 +75,7 @@ pub use logical::{
     LogicalSource, WorkingDatabase,
 };
 pub use metadata::metadata_differences;
+pub use part::{ServerPart, SlotRange};
 pub use probe::{Probe, StoreFacts};
 pub use relational::{
     Backend, BackendEnd, BackendId, Backends, HeldLock, RelationalInspection, SlotUse, Slots, SqlText,

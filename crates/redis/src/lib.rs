@@ -11,6 +11,7 @@
 
 mod acl;
 mod carry;
+mod cluster;
 mod config;
 mod examine;
 mod failure;

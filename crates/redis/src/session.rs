@@ -10,6 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::cluster::bracketed;
 use crate::config::Settings;
 use crate::failure::{failure, server_failure, turned_away, unresolved};
 use crate::sentinel;
@@ -121,6 +122,22 @@ impl<'a> Session<'a> {
         match self.try_ask::<Value>(command).await {
             Ok(_) => Ok(false),
             Err(error) if is_elsewhere(&error) => Ok(true),
+            Err(error) => Err(failure(&self.settings, error)),
+        }
+    }
+
+    /// The node of a cluster that has the key which a command is about, as `host:port`; `None` when it is this one.
+    pub(crate) async fn place_of(&mut self, command: &Cmd) -> Result<Option<String>> {
+        match self.try_ask::<Value>(command).await {
+            Ok(_) => Ok(None),
+            Err(error) if is_elsewhere(&error) => {
+                // `<slot> <host>:<port>`; a node that does not know its own name tells the port alone, or a mark.
+                let place = error.detail().unwrap_or_default().rsplit(' ').next().unwrap_or_default();
+                Ok(Some(match place.rsplit_once(':') {
+                    Some(("" | "?", port)) => bracketed(&format!("{}:{port}", self.settings.host)),
+                    _ => bracketed(place),
+                }))
+            }
             Err(error) => Err(failure(&self.settings, error)),
         }
     }

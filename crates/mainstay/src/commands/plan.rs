@@ -79,11 +79,17 @@ pub(crate) fn report(plan: &Plan, output: Option<&Path>, session: &Session) -> R
     Ok(session.printer.report(&PlanReport { flags: flags(session), ..report }))
 }
 
-/// The global flags that this command was given; none of them may hold a password.
-fn flags(session: &Session) -> String {
+/// The global flags that this command was given, each after a blank, for whoever goes on with it; none of them may hold a password.
+pub(crate) fn flags(session: &Session) -> String {
+    flags_but(&[], session)
+}
+
+/// The same without those that are called so.
+pub(crate) fn flags_but(left_out: &[&str], session: &Session) -> String {
     let config = session.outside.config_flag.as_ref().map(|file| ("config", file.display().to_string()));
     let given = session.outside.flags.iter().map(|(name, value)| (*name, value.clone()));
-    config.into_iter().chain(given).map(|(name, value)| format!(" --{name} {}", quoted(&value))).collect()
+    let told = config.into_iter().chain(given).filter(|(name, _)| !left_out.contains(name));
+    told.map(|(name, value)| format!(" --{name} {}", quoted(&value))).collect()
 }
 
 /// A word as a shell takes it.

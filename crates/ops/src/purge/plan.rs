@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use mainstay_engine::{KeyScanRequest, Keyspace, ListedNames};
+use mainstay_engine::{KeyScanRequest, Keyspace, ListedNames, ServerPart};
 use mainstay_guard::operation;
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{
@@ -164,7 +164,7 @@ pub async fn plan(planning: &PurgePlanning<'_>, target: Target, request: &PurgeR
     let created_at = clock.now();
     let mut shown = steps(&census);
     shown.extend(class_steps(&going, &kept));
-    shown.extend(cluster_step(&keyspace.others().await?));
+    shown.extend(keyspace.part().await?.as_ref().and_then(cluster_step));
     shown.push(undo_step(planning, created_at));
     let (keys, bytes) = (census.total.keys, census.total.bytes);
     Ok(Plan {
@@ -364,12 +364,15 @@ fn class_steps(going: &BTreeMap<KeyClass, u64>, kept: &BTreeMap<KeyClass, u64>) 
 }
 
 /// Where further keys stay, in a cluster.
-fn cluster_step(others: &[String]) -> Option<PlanStep> {
-    (!others.is_empty()).then(|| PlanStep {
-        name: "other primaries".to_owned(),
-        mark: ' ',
-        summary: format!("keys of {} stay: purge each by its own `--redis-url`", others.join(", ")),
-    })
+fn cluster_step(part: &ServerPart) -> Option<PlanStep> {
+    let summary = match (part.others.as_slice(), part.is_known()) {
+        ([], true) => return None,
+        ([], false) => {
+            "their keys stay; which they are, the user may not know: allow `+cluster|nodes`".to_owned()
+        }
+        (others, _) => format!("keys of {} stay: purge each by its own `--redis-url`", others.join(", ")),
+    };
+    Some(PlanStep { name: "other primaries".to_owned(), mark: ' ', summary })
 }
 
 /// What could bring it back.
