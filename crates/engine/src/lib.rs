@@ -65,7 +65,7 @@ pub use keyserver::{
     TrafficLook,
 };
 pub use keyspace::{
-    CarriedCount, CarriedKey, KeyCarrier, KeyKind, KeyRecord, KeyRemoval, KeyScan, KeyScanRequest, KeySweep,
+    CarriedCount, CarriedKey, KeyCarrier, KeyKind, KeyPutting, KeyRecord, KeyRemoval, KeyScan, KeyScanRequest, KeySweep, KeyTaking,
     Keyspace, KeyspaceSize, ListedNames, SweepPlace, TakenKeys,
 };
 pub use lens::{ChangeLens, ChangeSight, SightKind};

@@ -544,6 +544,61 @@ fn a_flush_is_undone_in_one_command() {
 }
 
 #[test]
+fn an_undo_reads_the_newest_stream_alone_and_leaves_the_marker_out() {
+    let server = server();
+    let place = place(&server);
+    let approve = |file: &str| {
+        let agreed = hash(&place, file);
+        place.run(&["apply", file, "--approve", &agreed]).expect(0)
+    };
+    place.run(&["environment", "mark", "--store", "redis", "--output", "mark.json"]).expect(0);
+    approve("mark.json");
+    let mut writer = client(&server);
+    catch_up(&place, &[]);
+    for number in 0..50 {
+        writer.must(&["SET", &format!("early:{number}"), "1"]);
+    }
+    writer.must(&["FLUSHDB"]);
+    let early = writer.info("master_repl_offset");
+    catch_up(&place, &[]);
+    let oldest = slices(&place).remove(0);
+    place.run(&["environment", "mark", "--store", "redis", "--output", "again.json"]).expect(0);
+    approve("again.json");
+    writer.must(&["SET", "cart:1", "book"]);
+    catch_up(&place, &[]);
+    // From here on it is known where a command begins.
+    place.run(&["backup", "create", "--store", "redis"]).expect(0);
+    writer.must(&["SET", "cart:2", "lamp"]);
+    writer.must(&["SET", "text", "*1\r\n$8\r\nFLUSHALL\r\n"]);
+    writer.must(&["FLUSHALL"]);
+    catch_up(&place, &[]);
+    let sound = fs::read(&oldest).unwrap();
+    let mut damaged = sound.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 0x40;
+    fs::write(&oldest, &damaged).unwrap();
+    place.run(&["redis", "flushes"]).expect(4);
+
+    let uri = server.uri();
+    let named = |arguments: &[&str]| place.run(&[&["--redis-url", &uri], arguments].concat());
+    let planned = named(&["redis", "undo", "--output", "undo.json"]).expect(0);
+    assert!(planned.stdout.contains("the environment's marker is left out"), "{}", planned.both());
+    let agreed = hash(&place, "undo.json");
+    let undone = named(&["apply", "undo.json", "--approve", &agreed]).expect(0);
+    let next = format!("next: mainstay --redis-url {uri} environment mark --store redis");
+    assert!(undone.stdout.contains(&next), "{}", undone.both());
+    assert_eq!(writer.must(&["EXISTS", "cart:1", "cart:2", "text"]).text(), "3");
+    assert_eq!(writer.must(&["EXISTS", "mainstay:identity:environment"]).text(), "0");
+
+    // The older one lies behind what is damaged; with that mended it is found by its offset.
+    let refused = place.run(&["redis", "undo", "--at", &early, "--dry-run"]).expect(8);
+    assert!(refused.stderr.contains("cannot be searched to its end"), "{}", refused.both());
+    fs::write(&oldest, &sound).unwrap();
+    let dry = place.run(&["redis", "undo", "--at", &early, "--dry-run"]).expect(0);
+    assert!(dry.stdout.contains("FLUSHDB"), "{}", dry.both());
+}
+
+#[test]
 fn the_privileges_that_are_documented_are_enough() {
     let (server, into) = (server(), server());
     let marker = "%R~mainstay:identity:environment";

@@ -72,7 +72,7 @@ impl Keyspace for RedisKeyspace {
         let question = cmd("MEMORY").arg("USAGE").arg(MARKER_KEY).to_owned();
         let tells_bytes = session.answers(&question).await?;
         let tells_idle = asks_idle && tells_idle(&mut session).await?;
-        let selected = SelectedSession { session, database: None };
+        let selected = SelectedSession::new(session);
         let describing = Describing { selected, now, tells_bytes, tells_idle, pace: listing.pace };
         Ok(Box::new(Scan { listing, describing }))
     }
@@ -91,7 +91,7 @@ impl Keyspace for RedisKeyspace {
         if let Some(from) = from.filter(|from| from.process == process) {
             listing.go_on(from);
         }
-        let selected = SelectedSession { session, database: None };
+        let selected = SelectedSession::new(session);
         let removing = Removing { selected, pace: listing.pace, one_by_one };
         Ok(Box::new(Sweep { listing, database: 0, removing, fingerprint, process }))
     }
@@ -110,7 +110,7 @@ impl Keyspace for RedisKeyspace {
         let fingerprint = fingerprint(&mut session, &info).await.context("read facts of Redis")?;
         let way = way(&mut session).await?;
         let pace = Pace { step: STEP_FIRST, way, answer_time_max };
-        let selected = SelectedSession { session, database: None };
+        let selected = SelectedSession::new(session);
         let removing = Removing { selected, pace, one_by_one: false };
         Ok(Box::new(Removal { removing, fingerprint }))
     }
@@ -175,13 +175,17 @@ async fn watching_session(settings: &Settings) -> Result<Session<'_>> {
 }
 
 /// A connection, and which database it is in.
-struct SelectedSession<'a> {
+pub(crate) struct SelectedSession<'a> {
     session: Session<'a>,
     database: Option<u64>,
 }
 
 impl<'a> SelectedSession<'a> {
-    async fn of(&mut self, database: u64) -> Result<&mut Session<'a>> {
+    pub(crate) fn new(session: Session<'a>) -> Self {
+        Self { session, database: None }
+    }
+
+    pub(crate) async fn of(&mut self, database: u64) -> Result<&mut Session<'a>> {
         if self.database != Some(database) {
             self.session.ask::<()>(cmd("SELECT").arg(database)).await?;
             self.database = Some(database);
@@ -209,7 +213,7 @@ impl<'a> Listing<'a> {
         let way = way(&mut session).await?;
         let pace = Pace { step: STEP_FIRST, way, answer_time_max: request.answer_time_max };
         let KeyScanRequest { databases, pattern, .. } = request;
-        let selected = SelectedSession { session, database: None };
+        let selected = SelectedSession::new(session);
         Ok(Self { selected, pattern, databases: databases.into(), place: None, pace, ahead: None })
     }
 

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::close;
-use super::plan::{self, PlanReport, by_plan_file_with};
+use super::plan::{self, PlanReport, by_plan_file_again};
 use super::redis::elsewhere::command_at;
 use crate::printer::consent::TerminalConsent;
 use crate::printer::{Cell, Look, Report, Table, Tone, problem_details};
@@ -255,7 +255,7 @@ async fn mark(args: MarkArgs, session: &Session) -> Result<ExitStatus> {
     for (probe, plan) in probes.iter().zip(&plans) {
         let options = format!("--store {} --output plan.json", probe.kind());
         let made = apply_mark(probe.as_ref(), plan, &guard, &consent, session).await;
-        marked.push(made.map_err(|refusal| by_plan_file_with(&options, refusal))?);
+        marked.push(made.map_err(|refusal| by_plan_file_again(&options, session, refusal))?);
     }
     Ok(session.printer.report(&Marked(marked)))
 }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::append_only;
 use super::backup::making::Making;
 use super::cluster::refuse;
-use super::plan::{self, by_plan_file_with};
+use super::plan::{self, by_plan_file_again};
 use super::redis::elsewhere;
 use super::restore::other_target;
 use crate::printer::shown::moment;
@@ -75,7 +75,7 @@ pub(crate) async fn create(args: &KeyFileArgs, dry_run: bool, session: &Session)
         return Ok(status);
     }
     let made = make(&plan, None, session).await;
-    made.map_err(|refusal| by_plan_file_with("--plain-transfer --output plan.json", refusal))
+    made.map_err(|refusal| by_plan_file_again("--plain-transfer --output plan.json", session, refusal))
 }
 
 /// Carries out a plan whose file begins to come without being packed.

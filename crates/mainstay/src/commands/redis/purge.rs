@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::keys::parse_busy_time;
 use crate::commands::close;
-use crate::commands::plan::{self, by_plan_file};
+use crate::commands::plan::{self, by_plan_file_again};
 use crate::commands::restore::other_target;
 use crate::printer::{Look, Report, Tone};
 use crate::wiring::Session;
@@ -106,7 +106,8 @@ pub(crate) async fn run(args: PurgeArgs, session: &Session) -> Result<ExitStatus
     if let Some(status) = plan::only_planned(&plan, args.output.as_deref(), args.dry_run, session)? {
         return Ok(status);
     }
-    apply_plan(&plan, None, session).await.map_err(by_plan_file)
+    let purged = apply_plan(&plan, None, session).await;
+    purged.map_err(|refusal| by_plan_file_again("--output plan.json", session, refusal))
 }
 
 /// Carries out a plan to purge.
