@@ -543,6 +543,57 @@ fn a_flush_is_undone_in_one_command() {
     place.run(&["redis", "undo", "--at", "1"]).expect(8);
 }
 
+/// The same command, for which and for whatever it starts no file may become larger than 128 KiB.
+#[cfg(unix)]
+fn without_room(place: &Place, arguments: &[&str]) -> Seen {
+    let bare = place.command(arguments);
+    let mut limited = std::process::Command::new("/bin/sh");
+    limited.args(["-c", "ulimit -f 256 && exec \"$0\" \"$@\""]).arg(bare.get_program()).args(bare.get_args());
+    limited.env_clear().envs(bare.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    limited.current_dir(bare.get_current_dir().unwrap()).output().unwrap().into()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_throw_away_server_takes_no_room_and_says_why_it_does_not_start() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let server = server();
+    let place = place(&server);
+    let mut writer = client(&server);
+    let mut state = 1_u64;
+    for number in 0..40 {
+        // Nothing that can be packed.
+        let value: String = (0..40_000)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                char::from(b'!' + u8::try_from((state >> 33) % 90).unwrap())
+            })
+            .collect();
+        writer.must(&["SET", &format!("large:{number}"), &value]);
+    }
+    place.run(&["backup", "create", "--store", "redis"]).expect(0);
+    let plan = ["restore", "plan", "--store", "redis", "--into", "scratch", "--output", "scratch.json"];
+    place.run(&plan).expect(0);
+    let shown = without_room(&place, &["restore", "apply", "scratch.json", "--json"]).expect(0);
+    let shown = json(&shown);
+    assert!(shown["file_bytes"].as_u64().unwrap() > 1_000_000, "{shown}");
+    assert_eq!(shown["keys"], 40, "{shown}");
+
+    let program = place.path("redis-server");
+    let says = "#!/bin/sh\nwhile read -r line; do echo \"$line\"; done\necho 'no such library' >&2\nexit 3\n";
+    fs::write(&program, says).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let folder = place.path("");
+    let mut command = place.command(&["restore", "apply", "scratch.json"]);
+    let refused: Seen = command.env("PATH", folder).output().unwrap().into();
+    assert_eq!(refused.status, 1, "{}", refused.both());
+    for text in ["ended at once", "no such library", "databases 4096"] {
+        assert!(refused.stderr.contains(text), "{text}: {}", refused.both());
+    }
+    assert!(!refused.stderr.contains("requirepass"), "{}", refused.both());
+}
+
 #[test]
 fn an_undo_reads_the_newest_stream_alone_and_leaves_the_marker_out() {
     let server = server();
