@@ -336,6 +336,14 @@ fn a_lost_history_begins_a_new_chain_and_says_so() {
     server.restart().unwrap();
     let (events, _) = catch_up(&place, &[]);
     assert!(has(&events, "base_stored") && has(&events, "chain_begun"), "{events:?}");
+
+    // What is the latest now holds nothing: that is told, with the set that holds the keys.
+    let status = place.run(&["status"]);
+    assert!(status.stdout.contains("look again:"), "{}", status.both());
+    let told = place.run(&["--redis-url", &uri, "restore", "plan", "--store", "redis"]).expect(0);
+    for text in ["look again", "holds no keys", "holds 201"] {
+        assert!(told.stdout.contains(text), "{text}: {}", told.both());
+    }
 }
 
 #[test]
