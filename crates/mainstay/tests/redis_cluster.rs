@@ -193,6 +193,8 @@ fn a_set_of_one_node_says_whose_keys_are_not_in_it() {
         assert_eq!(set["server"]["part"]["slots"][0]["first"], first, "{set}");
         assert_eq!(set["server"]["part"]["others"][0], other.to_string(), "{set}");
         keys += set["keys"].as_u64().unwrap();
+        let restore = place.run(&["restore", "plan", "latest", "--store", "redis", "--into", "scratch"]);
+        assert!(restore.status == 0 && restore.stdout.contains(&part), "{}", restore.both());
     }
     assert_eq!(keys, 200, "both sets together are the cluster");
 

@@ -19,8 +19,8 @@ use serde::Serialize;
 use crate::contents::SetContents;
 use crate::logical::LogicalSetContents;
 use crate::recoverable::{DamagedChain, damage_of};
-use crate::replication::lost::{LostKeys, lost_among};
 use crate::replication::ranges::last_time;
+use crate::replication::remarks::{LostKeys, lost_among};
 use crate::verify::newest_sound;
 
 /// How many verification records are read at the same time.

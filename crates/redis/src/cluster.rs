@@ -71,11 +71,12 @@ fn read(nodes: &str) -> ServerPart {
     }
 }
 
-/// An address of IPv6 as a URL has it.
+/// A place as a URL has it, which an address of IPv6 is not by itself; it goes into terminals, so that nothing else is left in it.
 pub(crate) fn bracketed(place: &str) -> String {
+    let place: String = place.chars().filter(char::is_ascii_graphic).collect();
     match place.rsplit_once(':') {
         Some((host, port)) if host.contains(':') && !host.starts_with('[') => format!("[{host}]:{port}"),
-        _ => place.to_owned(),
+        _ => place,
     }
 }
 

@@ -12,8 +12,8 @@ use mainstay_model::{
     ByteSize, Count, EnvironmentClass, Error, ErrorKind, ExitStatus, Plan, Result, ResultExt, StoreKind,
     Target, Timestamp,
 };
-use mainstay_ops::replication::lost::tell_lost;
 use mainstay_ops::replication::ranges::{ReplicationRanges, ServerStream};
+use mainstay_ops::replication::remarks;
 use mainstay_ops::replication::restore::{
     self, Expiry, KeysPlanContext, KeysRestoreContext, KeysRestoreReport, KeysRestoreRequest, SCRATCH,
 };
@@ -168,9 +168,7 @@ pub(crate) async fn plan_restore(
                 .with_state("nothing was changed"));
         }
     };
-    if !is_named {
-        tell_lost(repository, &mut plan).await?;
-    }
+    remarks::tell(repository, &mut plan, is_named).await?;
     Ok(plan)
 }
 

@@ -1,4 +1,4 @@
-//! A server that came back without its keys: the newest set holds none, and one before it held many.
+//! What is to be known of a set before it is restored: that it is of one node of a cluster, or that it holds no keys where one before it does.
 //!
 //! A server that keeps nothing on disk begins a new history when it is started again, and the latest moment that can be restored is one of that
 //! history. Who asks for the latest gets nothing then, exactly as asked: so it is told, and which set has the keys. Decided from manifests
@@ -105,23 +105,29 @@ pub(crate) fn lost_among(sets: &[Set]) -> Vec<LostKeys> {
     newest_lost(&sets.iter().filter_map(Held::of).collect::<Vec<_>>())
 }
 
-/// Tells in `plan`, which restores from a set that nobody named, that this holds no keys where one before it does.
+/// Tells in `plan`, a restore, what is to be known of the set that it begins with: that it has a part of a cluster alone; and, where nobody has
+/// named it, that it holds no keys where one before it does.
 ///
 /// # Errors
 /// The store's.
-pub async fn tell_lost(repository: &Repository, plan: &mut Plan) -> Result<()> {
-    let named = plan.parameters.get("set").cloned();
-    let Some(set) = named.and_then(|set| serde_json::from_value::<SetId>(set).ok()) else { return Ok(()) };
+pub async fn tell(repository: &Repository, plan: &mut Plan, is_named: bool) -> Result<()> {
+    let planned = plan.parameters.get("set").cloned();
+    let Some(id) = planned.and_then(|id| serde_json::from_value::<SetId>(id).ok()) else { return Ok(()) };
     let entries = repository.sets(Some(StoreKind::Redis)).await.context("list backup sets")?;
-    let sets = entries.into_iter().filter_map(|entry| entry.into_set().ok());
-    let held: Vec<Held> = sets.filter_map(|set| Held::of(&set)).collect();
-    let index = held.iter().position(|held| held.set == set);
-    let lost = index.and_then(|index| lost_at(&held, index));
-    plan.steps.extend(lost.map(|lost| PlanStep {
-        name: "look again".to_owned(),
-        mark: ' ',
-        summary: lost.to_string(),
-    }));
+    let sets: Vec<Set> = entries.into_iter().filter_map(|entry| entry.into_set().ok()).collect();
+    let step = |name: &str, summary: String| PlanStep { name: name.to_owned(), mark: ' ', summary };
+    let contents = { sets.iter() }.find(|set| *set.id() == id);
+    let contents = contents.and_then(|set| set.contents::<KeyFileSetContents>().ok());
+    let part = contents.and_then(|contents| contents.server.part).filter(|part| !part.is_whole());
+    plan.steps.extend(
+        part.map(|part| step("of a cluster", format!("{part}: the set has no keys of the other primaries"))),
+    );
+    if !is_named {
+        let held: Vec<Held> = sets.iter().filter_map(Held::of).collect();
+        let index = held.iter().position(|held| held.set == id);
+        let lost = index.and_then(|index| lost_at(&held, index));
+        plan.steps.extend(lost.map(|lost| step("look again", lost.to_string())));
+    }
     Ok(())
 }
 
