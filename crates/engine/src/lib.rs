@@ -65,8 +65,8 @@ pub use keyserver::{
     TrafficLook,
 };
 pub use keyspace::{
-    CarriedCount, CarriedKey, KeyCarrier, KeyKind, KeyPutting, KeyRecord, KeyRemoval, KeyScan, KeyScanRequest, KeySweep, KeyTaking,
-    Keyspace, KeyspaceSize, ListedNames, SweepPlace, TakenKeys,
+    CarriedCount, CarriedKey, KeyCarrier, KeyKind, KeyPutting, KeyRecord, KeyRemoval, KeyScan,
+    KeyScanRequest, KeySweep, KeyTaking, Keyspace, KeyspaceSize, ListedNames, SweepPlace, TakenKeys,
 };
 pub use lens::{ChangeLens, ChangeSight, SightKind};
 pub use literal::{CommandValue, Literal};
