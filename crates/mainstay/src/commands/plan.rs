@@ -172,20 +172,16 @@ pub(crate) fn by_plan_file(refusal: Error) -> Error {
 
 /// The same for a command that keeps its plan with other `options`.
 pub(crate) fn by_plan_file_with(options: &str, refusal: Error) -> Error {
-    by_kept_plan(&format!("add `{options}`"), refusal)
+    by_kept_plan(&format!("add `{options}`"), "", refusal)
 }
 
 /// The same with the flags that this command was given, where they say which server is meant.
 pub(crate) fn by_plan_file_again(options: &str, session: &Session, refusal: Error) -> Error {
-    by_kept_plan_with(&format!("add `{options}`"), &flags(session), refusal)
+    by_kept_plan(&format!("add `{options}`"), &flags(session), refusal)
 }
 
-/// The same where the plan is kept by doing as `how` says.
-pub(crate) fn by_kept_plan(how: &str, refusal: Error) -> Error {
-    by_kept_plan_with(how, "", refusal)
-}
-
-fn by_kept_plan_with(how: &str, flags: &str, refusal: Error) -> Error {
+/// The same where the plan is kept by doing as `how` says, and applied with the same `flags`, each after a blank.
+pub(crate) fn by_kept_plan(how: &str, flags: &str, refusal: Error) -> Error {
     let asks_for_hash = refusal.hint().is_some_and(|hint| hint.contains("--approve"));
     if refusal.kind() != ErrorKind::Refused || !asks_for_hash {
         return refusal;
