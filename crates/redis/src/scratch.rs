@@ -243,7 +243,7 @@ impl RedisScratch {
     /// Ends it and waits.
     pub async fn end(mut self) {
         shut_down(&self.config).await;
-        if tokio::time::timeout(END_TIME_MAX, self.process.wait()).await.is_err() {
+        if timeout(END_TIME_MAX, self.process.wait()).await.is_err() {
             // It keeps nothing, so nothing is lost.
             let _ = self.process.kill().await;
         }
