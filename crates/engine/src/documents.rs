@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::changes::CollectionIdentity;
 use crate::digest::DocumentDigest;
+use crate::part::ServerPart;
 
 /// A database and a collection. Written `database.collection`; the collection may itself contain dots.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -134,6 +135,9 @@ pub struct ServerFacts {
     pub fingerprint: String,
     /// The address that answered, without credentials.
     pub address: String,
+    /// What it holds of a cluster whose servers share the keys; absent of a server that has all of its own, and in older sets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<ServerPart>,
 }
 
 /// One piece of a collection, as the adapter made it. Opaque to operations; serialisable so that it can be journalled.

@@ -7,6 +7,8 @@ use mainstay_guard::Permit;
 use mainstay_model::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::part::ServerPart;
+
 /// What a key's value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -97,8 +99,8 @@ pub trait Keyspace: Send + Sync {
     /// Databases that hold keys, by number.
     async fn databases(&self) -> Result<Vec<KeyspaceSize>>;
 
-    /// Where further keys are, of which this server is a part alone; none for a server that has all of them.
-    async fn others(&self) -> Result<Vec<String>>;
+    /// What the server holds of a cluster; `None` for one that has all keys of its own.
+    async fn part(&self) -> Result<Option<ServerPart>>;
 
     /// Begins to list keys. What is there from beginning to end is told at least once; what comes, goes or is moved meanwhile may be missing
     /// or told twice. The store's memory of what was used last stays as it was.
@@ -215,21 +217,27 @@ pub struct CarriedCount {
 /// A store between which and others of its kind keys are carried.
 #[async_trait]
 pub trait KeyCarrier: Send + Sync {
-    /// Keys of a database, of the first of `names`: as many as take `bytes_max` at most in the store's memory, and one however large it is. All
-    /// their values are in memory at once.
-    async fn take(&self, database: u64, names: &[Vec<u8>], bytes_max: u64) -> Result<TakenKeys>;
+    /// Begins to take keys, on one connection.
+    async fn taking<'a>(&'a self) -> Result<Box<dyn KeyTaking + 'a>>;
 
-    /// Writes keys into a database. Those that are there stay as they are, unless they are to be replaced. What is known to have become of
-    /// them is added to `counted`, also when it fails.
+    /// Begins to put keys, on one connection. Those that are there stay as they are, unless they are to be replaced.
     ///
     /// # Errors
     /// The permit must be for this server; the store's.
-    async fn put(
-        &self,
-        database: u64,
-        keys: &[CarriedKey],
-        replace: bool,
-        permit: &Permit,
-        counted: &mut CarriedCount,
-    ) -> Result<()>;
+    async fn putting<'a>(&'a self, replace: bool, permit: &Permit) -> Result<Box<dyn KeyPutting + 'a>>;
+}
+
+/// Keys being taken.
+#[async_trait]
+pub trait KeyTaking: Send {
+    /// Keys of a database, of the first of `names`: as many as take `bytes_max` at most in the store's memory, and one however large it is. All
+    /// their values are in memory at once.
+    async fn take(&mut self, database: u64, names: &[Vec<u8>], bytes_max: u64) -> Result<TakenKeys>;
+}
+
+/// Keys being put.
+#[async_trait]
+pub trait KeyPutting: Send {
+    /// Writes keys into a database. What is known to have become of them is added to `counted`, also when it fails.
+    async fn put(&mut self, database: u64, keys: &[CarriedKey], counted: &mut CarriedCount) -> Result<()>;
 }

@@ -18,6 +18,7 @@ mod lens;
 mod literal;
 mod logical;
 mod metadata;
+mod part;
 mod probe;
 mod relational;
 mod replication;
@@ -64,8 +65,8 @@ pub use keyserver::{
     TrafficLook,
 };
 pub use keyspace::{
-    CarriedCount, CarriedKey, KeyCarrier, KeyKind, KeyRecord, KeyRemoval, KeyScan, KeyScanRequest, KeySweep,
-    Keyspace, KeyspaceSize, ListedNames, SweepPlace, TakenKeys,
+    CarriedCount, CarriedKey, KeyCarrier, KeyKind, KeyPutting, KeyRecord, KeyRemoval, KeyScan,
+    KeyScanRequest, KeySweep, KeyTaking, Keyspace, KeyspaceSize, ListedNames, SweepPlace, TakenKeys,
 };
 pub use lens::{ChangeLens, ChangeSight, SightKind};
 pub use literal::{CommandValue, Literal};
@@ -74,6 +75,7 @@ pub use logical::{
     LogicalSource, WorkingDatabase,
 };
 pub use metadata::metadata_differences;
+pub use part::{ServerPart, SlotRange};
 pub use probe::{Probe, StoreFacts};
 pub use relational::{
     Backend, BackendEnd, BackendId, Backends, HeldLock, RelationalInspection, SlotUse, Slots, SqlText,

@@ -43,6 +43,12 @@ pub trait Probe: Send + Sync {
     /// The environment marker kept inside the store; `None` when it has none.
     async fn marker(&self) -> Result<Option<Marker>>;
 
+    /// The server of a cluster that keeps the marker, as `host:port`, where this one cannot: to be asked when it has none. This one counts as
+    /// production then, whatever that one says.
+    async fn marker_elsewhere(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// Writes the environment marker.
     async fn set_marker(&self, marker: &Marker, permit: &Permit) -> Result<()>;
 

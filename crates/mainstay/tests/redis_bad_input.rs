@@ -170,7 +170,10 @@ fn a_replica_and_a_server_that_is_full() {
     let master = Redis::options().setting("repl-diskless-sync-delay", "0").start().unwrap();
     let replica = Redis::start().unwrap();
     give(&mut connection(&replica), &format!("REPLICAOF 127.0.0.1 {}", master.port()));
-    check("READONLY", &mark(&place(&replica.uri())), 8, "read-only replica");
+    let refused = mark(&place(&replica.uri()));
+    check("READONLY", &refused, 8, "read-only replica");
+    let master_url = format!("--redis-url redis://127.0.0.1:{}", master.port());
+    check("READONLY", &refused, 8, &master_url);
 
     let full = Redis::start().unwrap();
     let place = place(&full.uri());

@@ -123,20 +123,105 @@ fn each_node_is_looked_at_and_purged_by_itself() {
     }
 
     // The marker has one slot: one node takes it, the other says where it is.
-    let marked: Vec<Seen> = places
-        .iter()
-        .map(|place| {
-            let planned = place.run(&["environment", "mark", "--store", "redis", "--output", "mark.json"]);
-            assert_eq!(planned.status, 0, "{}", planned.both());
+    let mut marked = Vec::new();
+    for (index, place) in places.iter().enumerate() {
+        let planned = place.run(&["environment", "mark", "--store", "redis", "--output", "mark.json"]);
+        if planned.status == 0 {
             let hash = json(&place.run(&["plan", "show", "mark.json", "--json"]))["plan_hash"]
                 .as_str()
                 .unwrap()
                 .to_owned();
-            place.run(&["apply", "mark.json", "--approve", &hash])
-        })
-        .collect();
-    let mut statuses: Vec<i32> = marked.iter().map(|seen| seen.status).collect();
-    statuses.sort_unstable();
-    assert_eq!(statuses, [0, 1], "{} {}", marked[0].both(), marked[1].both());
-    assert!(marked.iter().any(|seen| seen.stderr.contains("the key is with the node at")));
+            let seen = place.run(&["apply", "mark.json", "--approve", &hash]);
+            assert_eq!(seen.status, 0, "{}", seen.both());
+            marked.push(index);
+        } else {
+            assert_eq!(planned.status, 8, "{}", planned.both());
+            let other = nodes[1 - index].address();
+            let hint = format!("mainstay --redis-url redis://{other} environment mark --store redis");
+            assert!(planned.stderr.contains(&hint), "{}", planned.both());
+            assert!(!planned.both().contains("MOVED"), "{}", planned.both());
+        }
+    }
+    let [holder] = marked[..] else { panic!("{marked:?}") };
+    for (index, place) in places.iter().enumerate() {
+        let shown = place.run(&["environment", "show"]);
+        assert!(shown.status == 0 && !shown.both().contains("MOVED"), "{}", shown.both());
+        let told = json(&place.run(&["environment", "show", "--json"]));
+        let (marker, elsewhere) = (&told["markers"][0]["marker"], &told["markers"][0]["elsewhere"]);
+        let address = nodes[holder].address().to_string();
+        match index == holder {
+            true => {
+                assert_eq!(
+                    (&marker["environment"], elsewhere),
+                    (&Value::from("shop"), &Value::Null),
+                    "{told}"
+                );
+                assert!(shown.stdout.contains("shop, development"), "{}", shown.both());
+            }
+            false => {
+                assert_eq!((marker, elsewhere), (&Value::Null, &Value::from(address.as_str())), "{told}");
+                let command = format!("mainstay --redis-url redis://{address} environment show");
+                for text in ["counts as production", command.as_str()] {
+                    assert!(shown.stdout.contains(text), "{text}: {}", shown.both());
+                }
+                assert_eq!(told["environment"]["class"], "production", "{told}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_set_of_one_node_says_whose_keys_are_not_in_it() {
+    let nodes = cluster();
+    let mut connections = nodes.each_ref().map(connection);
+    for index in 0..200 {
+        let line = format!("SET cart:{index} 1");
+        let here = connections.iter_mut().any(|connection| give::<()>(connection, &line).is_ok());
+        assert!(here, "{line}");
+    }
+    let places = nodes.each_ref().map(place);
+    let mut keys = 0;
+    for (index, (place, slots)) in places.iter().zip(["0-8191", "8192-16383"]).enumerate() {
+        let part = format!("slots {slots} (8,192 of 16,384)");
+        let other = nodes[1 - index].address();
+        let again = format!("mainstay --redis-url redis://{other} backup create --store redis");
+        let dry = place.run(&["backup", "create", "--store", "redis", "--dry-run"]);
+        assert!(dry.status == 0 && dry.stdout.contains(&part), "{}", dry.both());
+        assert!(dry.stdout.contains(&other.to_string()), "{}", dry.both());
+        let made = place.run(&["backup", "create", "--store", "redis"]);
+        assert_eq!(made.status, 0, "{}", made.both());
+        let shown = place.run(&["backup", "show", "latest", "--store", "redis"]);
+        for seen in [&made, &shown] {
+            for text in [part.as_str(), again.as_str(), "not in it"] {
+                assert!(seen.stdout.contains(text), "{text}: {}", seen.both());
+            }
+        }
+        let listed = place.run(&["backup", "list"]);
+        assert!(listed.stdout.contains("8,192 of 16,384 slots"), "{}", listed.both());
+        let set = json(&place.run(&["backup", "list", "--json"]))["sets"][0].clone();
+        let first: u64 = slots.split('-').next().unwrap().parse().unwrap();
+        assert_eq!(set["server"]["part"]["slots"][0]["first"], first, "{set}");
+        assert_eq!(set["server"]["part"]["others"][0], other.to_string(), "{set}");
+        keys += set["keys"].as_u64().unwrap();
+        let restore = place.run(&["restore", "plan", "latest", "--store", "redis", "--into", "scratch"]);
+        assert!(restore.status == 0 && restore.stdout.contains(&part), "{}", restore.both());
+    }
+    assert_eq!(keys, 200, "both sets together are the cluster");
+
+    // Who may not ask which nodes there are still makes a set, and it says so.
+    let _: () = give(
+        &mut connections[0],
+        "ACL SETUSER copier on >canary-copier resetkeys %R~mainstay:identity:environment +ping +info +select +type +hget +hgetall +replconf +sync +psync",
+    )
+    .unwrap();
+    let uri = nodes[0].uri().replace("redis://", "redis://copier@");
+    let place = places.into_iter().next().unwrap().variable("MAINSTAY_REDIS_PASSWORD", "canary-copier");
+    let made = place.run(&["--redis-url", &uri, "backup", "create", "--store", "redis"]);
+    assert_eq!(made.status, 0, "{}", made.both());
+    assert!(made.stdout.contains("may not know") && !made.both().contains("canary"), "{}", made.both());
+    assert!(
+        made.stdout.contains(&format!("next: mainstay --redis-url {uri} backup verify")),
+        "{}",
+        made.both()
+    );
 }

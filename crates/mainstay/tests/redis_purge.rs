@@ -367,4 +367,20 @@ async fn names_may_come_from_a_file() {
     assert_eq!(place.run(&[&purge[..], &["--output", "again.json"]].concat()).status, 0);
     let _: redis::Value = give(&mut connection, &["SAVE"]).await;
     assert_eq!(approved(&place, "again.json").status, 9, "the file is another one");
+
+    // One of the same length that names another key, its time of writing put back.
+    let copy = place.path("copy.rdb");
+    std::fs::copy(file, &copy).unwrap();
+    let purge = ["redis", "purge", "cache:keep:*", "--rdb", "copy.rdb", "--output", "same.json"];
+    assert_eq!(place.run(&purge).status, 0);
+    let before = keys(&mut connection).await;
+    let written = std::fs::metadata(&copy).unwrap().modified().unwrap();
+    let mut bytes = std::fs::read(&copy).unwrap();
+    let at = bytes.windows(12).position(|some| some == b"cache:keep:3").unwrap();
+    bytes[at + 11] = b'x';
+    std::fs::write(&copy, &bytes).unwrap();
+    std::fs::File::options().write(true).open(&copy).unwrap().set_modified(written).unwrap();
+    let refused = approved(&place, "same.json");
+    assert!(refused.status == 9 && refused.stderr.contains("other contents"), "{}", refused.both());
+    assert_eq!(keys(&mut connection).await, before);
 }

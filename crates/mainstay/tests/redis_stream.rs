@@ -336,6 +336,14 @@ fn a_lost_history_begins_a_new_chain_and_says_so() {
     server.restart().unwrap();
     let (events, _) = catch_up(&place, &[]);
     assert!(has(&events, "base_stored") && has(&events, "chain_begun"), "{events:?}");
+
+    // What is the latest now holds nothing: that is told, with the set that holds the keys.
+    let status = place.run(&["status"]);
+    assert!(status.stdout.contains("look again:"), "{}", status.both());
+    let told = place.run(&["--redis-url", &uri, "restore", "plan", "--store", "redis"]).expect(0);
+    for text in ["look again", "holds no keys", "holds 201"] {
+        assert!(told.stdout.contains(text), "{text}: {}", told.both());
+    }
 }
 
 #[test]
@@ -541,6 +549,112 @@ fn a_flush_is_undone_in_one_command() {
         assert_eq!(writer.must(&["STRLEN", key]).text(), length, "{key}");
     }
     place.run(&["redis", "undo", "--at", "1"]).expect(8);
+}
+
+/// The same command, for which and for whatever it starts no file may become larger than 128 KiB.
+#[cfg(unix)]
+fn without_room(place: &Place, arguments: &[&str]) -> Seen {
+    let bare = place.command(arguments);
+    let mut limited = std::process::Command::new("/bin/sh");
+    limited.args(["-c", "ulimit -f 256 && exec \"$0\" \"$@\""]).arg(bare.get_program()).args(bare.get_args());
+    limited.env_clear().envs(bare.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    limited.current_dir(bare.get_current_dir().unwrap()).output().unwrap().into()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_throw_away_server_takes_no_room_and_says_why_it_does_not_start() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let server = server();
+    let place = place(&server);
+    let mut writer = client(&server);
+    let mut state = 1_u64;
+    for number in 0..40 {
+        // Nothing that can be packed.
+        let value: String = (0..40_000)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                char::from(b'!' + u8::try_from((state >> 33) % 90).unwrap())
+            })
+            .collect();
+        writer.must(&["SET", &format!("large:{number}"), &value]);
+    }
+    place.run(&["backup", "create", "--store", "redis"]).expect(0);
+    let plan = ["restore", "plan", "--store", "redis", "--into", "scratch", "--output", "scratch.json"];
+    place.run(&plan).expect(0);
+    let shown = without_room(&place, &["restore", "apply", "scratch.json", "--json"]).expect(0);
+    let shown = json(&shown);
+    assert!(shown["file_bytes"].as_u64().unwrap() > 1_000_000, "{shown}");
+    assert_eq!(shown["keys"], 40, "{shown}");
+
+    let program = place.path("redis-server");
+    let says = "#!/bin/sh\nwhile read -r line; do echo \"$line\"; done\necho 'no such library' >&2\nexit 3\n";
+    fs::write(&program, says).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let folder = place.path("");
+    let mut command = place.command(&["restore", "apply", "scratch.json"]);
+    let refused: Seen = command.env("PATH", folder).output().unwrap().into();
+    assert_eq!(refused.status, 1, "{}", refused.both());
+    for text in ["ended at once", "no such library", "databases 4096"] {
+        assert!(refused.stderr.contains(text), "{text}: {}", refused.both());
+    }
+    assert!(!refused.stderr.contains("requirepass"), "{}", refused.both());
+}
+
+#[test]
+fn an_undo_reads_the_newest_stream_alone_and_leaves_the_marker_out() {
+    let server = server();
+    let place = place(&server);
+    let approve = |file: &str| {
+        let agreed = hash(&place, file);
+        place.run(&["apply", file, "--approve", &agreed]).expect(0)
+    };
+    place.run(&["environment", "mark", "--store", "redis", "--output", "mark.json"]).expect(0);
+    approve("mark.json");
+    let mut writer = client(&server);
+    catch_up(&place, &[]);
+    for number in 0..50 {
+        writer.must(&["SET", &format!("early:{number}"), "1"]);
+    }
+    writer.must(&["FLUSHDB"]);
+    let early = writer.info("master_repl_offset");
+    catch_up(&place, &[]);
+    let oldest = slices(&place).remove(0);
+    place.run(&["environment", "mark", "--store", "redis", "--output", "again.json"]).expect(0);
+    approve("again.json");
+    writer.must(&["SET", "cart:1", "book"]);
+    catch_up(&place, &[]);
+    // From here on it is known where a command begins.
+    place.run(&["backup", "create", "--store", "redis"]).expect(0);
+    writer.must(&["SET", "cart:2", "lamp"]);
+    writer.must(&["SET", "text", "*1\r\n$8\r\nFLUSHALL\r\n"]);
+    writer.must(&["FLUSHALL"]);
+    catch_up(&place, &[]);
+    let sound = fs::read(&oldest).unwrap();
+    let mut damaged = sound.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 0x40;
+    fs::write(&oldest, &damaged).unwrap();
+    place.run(&["redis", "flushes"]).expect(4);
+
+    let uri = server.uri();
+    let named = |arguments: &[&str]| place.run(&[&["--redis-url", &uri], arguments].concat());
+    let planned = named(&["redis", "undo", "--output", "undo.json"]).expect(0);
+    assert!(planned.stdout.contains("the environment's marker is left out"), "{}", planned.both());
+    let agreed = hash(&place, "undo.json");
+    let undone = named(&["apply", "undo.json", "--approve", &agreed]).expect(0);
+    let next = format!("next: mainstay --redis-url {uri} environment mark --store redis");
+    assert!(undone.stdout.contains(&next), "{}", undone.both());
+    assert_eq!(writer.must(&["EXISTS", "cart:1", "cart:2", "text"]).text(), "3");
+    assert_eq!(writer.must(&["EXISTS", "mainstay:identity:environment"]).text(), "0");
+
+    // The older one lies behind what is damaged; with that mended it is found by its offset.
+    let refused = place.run(&["redis", "undo", "--at", &early, "--dry-run"]).expect(8);
+    assert!(refused.stderr.contains("cannot be searched to its end"), "{}", refused.both());
+    fs::write(&oldest, &sound).unwrap();
+    let dry = place.run(&["redis", "undo", "--at", &early, "--dry-run"]).expect(0);
+    assert!(dry.stdout.contains("FLUSHDB"), "{}", dry.both());
 }
 
 #[test]

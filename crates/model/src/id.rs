@@ -1,6 +1,7 @@
 //! Identifiers. Each is a type of its own, so that a set is never taken for a run and a name is never taken for a hash.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -236,6 +237,16 @@ impl Blake3 {
     /// The hash of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// The hash of everything that `source` gives, to its end. Takes no more memory than a piece of it.
+    ///
+    /// # Errors
+    /// The source's.
+    pub fn of_source(source: impl io::Read) -> io::Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(source)?;
+        Ok(hasher.finalize().into())
     }
 
     /// The first twelve digits: enough for a person to tell two apart.

@@ -102,6 +102,7 @@ pub(crate) async fn server_facts(server: &MongoServer) -> Result<ServerFacts> {
         topology: Topology::of(&hello).describe(),
         fingerprint: fingerprint(server, &hello).await?,
         address: answering_address(server, &hello),
+        part: None,
     })
 }
 

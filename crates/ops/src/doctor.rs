@@ -402,6 +402,7 @@ mod tests {
                 of_others: 0,
                 servers: std::collections::BTreeMap::new(),
             }],
+            lost_keys: Vec::new(),
         };
         let hour = SignedDuration::from_hours(1);
         let judge = |status: &RepositoryStatus| {

@@ -20,6 +20,7 @@ use crate::contents::SetContents;
 use crate::logical::LogicalSetContents;
 use crate::recoverable::{DamagedChain, damage_of};
 use crate::replication::ranges::last_time;
+use crate::replication::remarks::{LostKeys, lost_among};
 use crate::verify::newest_sound;
 
 /// How many verification records are read at the same time.
@@ -82,6 +83,8 @@ pub struct StoreBackups {
 pub struct RepositoryStatus {
     /// One entry for each store, in the order of [`StoreKind::ALL`].
     pub backups: Vec<StoreBackups>,
+    /// Newest sets of Redis that hold no keys, where an earlier one of the server does.
+    pub lost_keys: Vec<LostKeys>,
 }
 
 impl RepositoryStatus {
@@ -143,7 +146,7 @@ pub(crate) async fn within<T>(
 /// # Errors
 /// The repository's, when it cannot be read. A damaged set is no error; it is counted.
 pub async fn repository(repository: &Repository) -> Result<RepositoryStatus> {
-    let mut backups = Vec::new();
+    let (mut backups, mut lost_keys) = (Vec::new(), Vec::new());
     for kind in StoreKind::ALL {
         let mut found = StoreBackups {
             kind,
@@ -168,6 +171,9 @@ pub async fn repository(repository: &Repository) -> Result<RepositoryStatus> {
                 SetEntry::Damaged { id, .. } => found.damaged.push(id),
             }
         }
+        if kind == StoreKind::Redis {
+            lost_keys = lost_among(&whole);
+        }
         found.damaged.extend(unsound(&whole).await?);
         found.damaged.sort_unstable();
         let mut by_server: BTreeMap<String, Vec<&Set>> = BTreeMap::new();
@@ -189,7 +195,7 @@ pub async fn repository(repository: &Repository) -> Result<RepositoryStatus> {
         }
         backups.push(found);
     }
-    Ok(RepositoryStatus { backups })
+    Ok(RepositoryStatus { backups, lost_keys })
 }
 
 /// Those of `sets` that their last recorded verification found damaged.
@@ -333,7 +339,7 @@ mod tests {
             of_others: 0,
             servers: [("a".to_owned(), server(5)), ("b".to_owned(), server(9))].into(),
         };
-        let status = RepositoryStatus { backups: vec![backups] };
+        let status = RepositoryStatus { backups: vec![backups], lost_keys: Vec::new() };
         let seen = |fingerprints: &[(StoreKind, String)]| {
             let narrowed = status.clone().of_servers(fingerprints);
             (narrowed.backups[0].last.clone(), narrowed.backups[0].of_others)
@@ -362,7 +368,7 @@ mod tests {
                 of_others: 0,
                 servers: BTreeMap::new(),
             };
-            Ok(RepositoryStatus { backups: vec![of_mongo] })
+            Ok(RepositoryStatus { backups: vec![of_mongo], lost_keys: Vec::new() })
         };
         let damaged = vec![SetId::new(Timestamp::UNIX_EPOCH, 1)];
         assert_eq!(exit_status(&[], Some(&backups(vec![]))), ExitStatus::Ok);

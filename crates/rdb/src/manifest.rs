@@ -4,9 +4,6 @@
 //! order; and the history, which is of no use any more and about to be removed. Relies on nothing but the text. Refuses what the server would
 //! refuse: a second base, increments out of order, a name that leads elsewhere. Source: Redis source, `aof.c`, Redis 7 to 8.
 
-/// The longest manifest that is read. The server's own are a few lines.
-const BYTES_MAX: usize = 1024 * 1024;
-
 /// A text that is no manifest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line} {what}")]
@@ -46,13 +43,16 @@ pub struct LogManifest {
 }
 
 impl LogManifest {
+    /// The longest manifest that is read. The server's own are a few lines.
+    pub const BYTES_MAX: usize = 1024 * 1024;
+
     /// Reads a manifest.
     ///
     /// # Errors
     /// The first line that is none.
     pub fn parse(text: &[u8]) -> Result<Self, ManifestFault> {
         let fault = |line, what| ManifestFault { line, what };
-        if text.len() > BYTES_MAX {
+        if text.len() > Self::BYTES_MAX {
             return Err(fault(1, "belongs to a text that is too long"));
         }
         let text = std::str::from_utf8(text).map_err(|_| fault(1, "belongs to a text that is not UTF-8"))?;

@@ -80,7 +80,7 @@ impl AclRole {
                 commands.extend(scans);
                 commands.extend(looks);
             }
-            Self::Backup => commands.extend(["+ping", "+replconf", "+sync", "+psync"]),
+            Self::Backup => commands.extend(["+ping", "+replconf", "+sync", "+psync", "+cluster|nodes"]),
             Self::Purge => {
                 commands.extend(scans);
                 commands.push("+unlink");

@@ -1,16 +1,17 @@
 //! Keys carried between servers: `DUMP` and `RESTORE`, each with the moment of expiry.
 
 use async_trait::async_trait;
-use mainstay_engine::{CarriedCount, CarriedKey, KeyCarrier, TakenKeys};
+use mainstay_engine::{CarriedCount, CarriedKey, KeyCarrier, KeyPutting, KeyTaking, TakenKeys};
 use mainstay_guard::Permit;
 use mainstay_model::{Result, ResultExt, StoreKind};
-use redis::{Pipeline, Value, cmd};
+use redis::{Pipeline, Value};
 
 use crate::config::{RedisConfig, Settings};
+use crate::keyspace::SelectedSession;
 use crate::probe::{fingerprint, read_info};
 use crate::session::Session;
 
-/// The keys of a Redis, to be carried. Each call opens a connection of its own.
+/// The keys of a Redis, to be carried.
 #[derive(Debug)]
 pub struct RedisCarrier {
     settings: Settings,
@@ -24,18 +25,32 @@ impl RedisCarrier {
     pub fn new(config: &RedisConfig) -> Result<Self> {
         Ok(Self { settings: Settings::resolve(config)? })
     }
-
-    async fn open(&self, database: u64) -> Result<Session<'_>> {
-        let mut session = Session::open(&self.settings).await.context("connect to Redis")?;
-        session.ask::<()>(cmd("SELECT").arg(database)).await?;
-        Ok(session)
-    }
 }
 
 #[async_trait]
 impl KeyCarrier for RedisCarrier {
-    async fn take(&self, database: u64, names: &[Vec<u8>], bytes_max: u64) -> Result<TakenKeys> {
-        let mut session = self.open(database).await?;
+    async fn taking<'a>(&'a self) -> Result<Box<dyn KeyTaking + 'a>> {
+        let session = Session::open(&self.settings).await.context("connect to Redis")?;
+        Ok(Box::new(Taking(SelectedSession::new(session))))
+    }
+
+    /// The server behind a connection stays the same, so that the permit is looked at once.
+    async fn putting<'a>(&'a self, replace: bool, permit: &Permit) -> Result<Box<dyn KeyPutting + 'a>> {
+        let mut session = Session::open(&self.settings).await.context("connect to Redis")?;
+        let info = read_info(&mut session).await.context("read facts of Redis")?;
+        let fingerprint = fingerprint(&mut session, &info).await.context("read facts of Redis")?;
+        permit.check("redis.undo", StoreKind::Redis, &fingerprint)?;
+        Ok(Box::new(Putting { selected: SelectedSession::new(session), replace }))
+    }
+}
+
+/// A connection that keys are taken on.
+struct Taking<'a>(SelectedSession<'a>);
+
+#[async_trait]
+impl KeyTaking for Taking<'_> {
+    async fn take(&mut self, database: u64, names: &[Vec<u8>], bytes_max: u64) -> Result<TakenKeys> {
+        let session = self.0.of(database).await?;
         let mut sizes = Pipeline::with_capacity(names.len());
         for name in names {
             sizes.cmd("MEMORY").arg("USAGE").arg(name.as_slice()).arg("SAMPLES").arg(0);
@@ -52,30 +67,29 @@ impl KeyCarrier for RedisCarrier {
         let keys = keys.filter_map(|(name, answers)| carried(name, answers)).collect();
         Ok(TakenKeys { names: names.len(), keys })
     }
+}
 
-    async fn put(
-        &self,
-        database: u64,
-        keys: &[CarriedKey],
-        replace: bool,
-        permit: &Permit,
-        counted: &mut CarriedCount,
-    ) -> Result<()> {
-        let mut session = self.open(database).await?;
-        let info = read_info(&mut session).await.context("read facts of Redis")?;
-        let fingerprint = fingerprint(&mut session, &info).await.context("read facts of Redis")?;
-        permit.check("redis.undo", StoreKind::Redis, &fingerprint)?;
+/// A connection that keys are put on, to the server of the permit.
+struct Putting<'a> {
+    selected: SelectedSession<'a>,
+    replace: bool,
+}
+
+#[async_trait]
+impl KeyPutting for Putting<'_> {
+    async fn put(&mut self, database: u64, keys: &[CarriedKey], counted: &mut CarriedCount) -> Result<()> {
+        let session = self.selected.of(database).await?;
         let mut pipeline = Pipeline::with_capacity(keys.len());
         pipeline.ignore_errors();
         for key in keys {
             let restore = pipeline.cmd("RESTORE").arg(key.name.as_slice());
             restore.arg(key.expires_at.unwrap_or(0)).arg(key.payload.as_slice()).arg("ABSTTL");
-            if replace {
+            if self.replace {
                 restore.arg("REPLACE");
             }
         }
         let answers = session.ask_all(&pipeline).await.context("write keys of Redis")?;
-        count(&session, &answers, counted)
+        count(session, &answers, counted).await
     }
 }
 
@@ -109,19 +123,21 @@ fn carried(name: &[u8], answers: &[Value]) -> Option<CarriedKey> {
 ///
 /// # Errors
 /// The first refusal; all answers are counted before.
-fn count(session: &Session<'_>, answers: &[Value], counted: &mut CarriedCount) -> Result<()> {
+async fn count(session: &mut Session<'_>, answers: &[Value], counted: &mut CarriedCount) -> Result<()> {
     let mut refused = None;
     for answer in answers {
         match answer {
             Value::ServerError(error) if error.code() == "BUSYKEY" => counted.kept += 1,
             Value::ServerError(error) => {
-                let refusal = || session.refused(error.code(), error.details().unwrap_or_default());
-                refused.get_or_insert_with(refusal);
+                refused = refused.or(Some((error.code(), error.details().unwrap_or_default())));
             }
             _ => counted.written += 1,
         }
     }
-    refused.map_or(Ok(()), |refused| Err(refused.context("write keys of Redis")))
+    match refused {
+        None => Ok(()),
+        Some((code, detail)) => Err(session.refusal(code, detail).await.context("write keys of Redis")),
+    }
 }
 
 #[cfg(test)]

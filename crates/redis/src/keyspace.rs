@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use mainstay_engine::{
     KeyKind, KeyRecord, KeyRemoval, KeyScan, KeyScanRequest, KeySweep, Keyspace, KeyspaceSize, ListedNames,
-    SweepPlace,
+    ServerPart, SweepPlace,
 };
 use mainstay_guard::Permit;
 use mainstay_model::{Error, ErrorKind, Result, ResultExt, StoreKind};
 use redis::{Pipeline, Value, cmd};
 
+use crate::cluster::{self, is_cluster};
 use crate::config::{RedisConfig, Settings};
 use crate::info::Info;
 use crate::probe::{MARKER_KEY, fingerprint, read_info};
@@ -57,15 +58,10 @@ impl Keyspace for RedisKeyspace {
         Ok(databases(&Info::parse(&reply)))
     }
 
-    async fn others(&self) -> Result<Vec<String>> {
+    async fn part(&self) -> Result<Option<ServerPart>> {
         let mut session = Session::open(&self.settings).await.context("connect to Redis")?;
         let info = read_info(&mut session).await.context("read facts of Redis")?;
-        if !is_cluster(&info) {
-            return Ok(Vec::new());
-        }
-        let nodes: String =
-            session.ask(cmd("CLUSTER").arg("NODES")).await.context("list nodes of the cluster")?;
-        Ok(other_primaries(&nodes))
+        cluster::part(&mut session, &info).await
     }
 
     async fn scan<'a>(&'a self, request: KeyScanRequest) -> Result<Box<dyn KeyScan + 'a>> {
@@ -76,7 +72,7 @@ impl Keyspace for RedisKeyspace {
         let question = cmd("MEMORY").arg("USAGE").arg(MARKER_KEY).to_owned();
         let tells_bytes = session.answers(&question).await?;
         let tells_idle = asks_idle && tells_idle(&mut session).await?;
-        let selected = SelectedSession { session, database: None };
+        let selected = SelectedSession::new(session);
         let describing = Describing { selected, now, tells_bytes, tells_idle, pace: listing.pace };
         Ok(Box::new(Scan { listing, describing }))
     }
@@ -95,7 +91,7 @@ impl Keyspace for RedisKeyspace {
         if let Some(from) = from.filter(|from| from.process == process) {
             listing.go_on(from);
         }
-        let selected = SelectedSession { session, database: None };
+        let selected = SelectedSession::new(session);
         let removing = Removing { selected, pace: listing.pace, one_by_one };
         Ok(Box::new(Sweep { listing, database: 0, removing, fingerprint, process }))
     }
@@ -114,26 +110,10 @@ impl Keyspace for RedisKeyspace {
         let fingerprint = fingerprint(&mut session, &info).await.context("read facts of Redis")?;
         let way = way(&mut session).await?;
         let pace = Pace { step: STEP_FIRST, way, answer_time_max };
-        let selected = SelectedSession { session, database: None };
+        let selected = SelectedSession::new(session);
         let removing = Removing { selected, pace, one_by_one: false };
         Ok(Box::new(Removal { removing, fingerprint }))
     }
-}
-
-fn is_cluster(info: &Info) -> bool {
-    info.get("redis_mode") == Some("cluster")
-}
-
-/// The other primaries of a cluster that have slots, from `CLUSTER NODES`: a line for each node with its id, its `address:port@bus`, its flags
-/// and, from the ninth word on, its slots.
-fn other_primaries(nodes: &str) -> Vec<String> {
-    let one = |line: &str| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let flags: Vec<&str> = words.get(2)?.split(',').collect();
-        let is_other = flags.contains(&"master") && !flags.contains(&"myself") && words.len() > 8;
-        is_other.then(|| words[1].split(['@', ',']).next().unwrap_or_default().to_owned())
-    };
-    nodes.lines().filter_map(one).collect()
 }
 
 /// `db0:keys=3,expires=1,avg_ttl=0` for each database that holds keys.
@@ -195,13 +175,17 @@ async fn watching_session(settings: &Settings) -> Result<Session<'_>> {
 }
 
 /// A connection, and which database it is in.
-struct SelectedSession<'a> {
+pub(crate) struct SelectedSession<'a> {
     session: Session<'a>,
     database: Option<u64>,
 }
 
 impl<'a> SelectedSession<'a> {
-    async fn of(&mut self, database: u64) -> Result<&mut Session<'a>> {
+    pub(crate) fn new(session: Session<'a>) -> Self {
+        Self { session, database: None }
+    }
+
+    pub(crate) async fn of(&mut self, database: u64) -> Result<&mut Session<'a>> {
         if self.database != Some(database) {
             self.session.ask::<()>(cmd("SELECT").arg(database)).await?;
             self.database = Some(database);
@@ -229,7 +213,7 @@ impl<'a> Listing<'a> {
         let way = way(&mut session).await?;
         let pace = Pace { step: STEP_FIRST, way, answer_time_max: request.answer_time_max };
         let KeyScanRequest { databases, pattern, .. } = request;
-        let selected = SelectedSession { session, database: None };
+        let selected = SelectedSession::new(session);
         Ok(Self { selected, pattern, databases: databases.into(), place: None, pace, ahead: None })
     }
 
@@ -492,15 +476,6 @@ mod tests {
                 KeyspaceSize { database: 10, keys: 7, expiring: 2 }
             ]
         );
-    }
-
-    #[test]
-    fn other_primaries_are_those_with_slots() {
-        let nodes = "a1 10.0.0.1:6379@16379,host myself,master - 0 0 1 connected 0-5460\n\
-                     b2 10.0.0.2:6379@16379 master - 0 1 2 connected 5461-10922 10924\n\
-                     c3 10.0.0.3:6379@16379 slave b2 0 1 2 connected\n\
-                     d4 :0@0 master,fail,noaddr - 0 1 3 disconnected\n";
-        assert_eq!(other_primaries(nodes), ["10.0.0.2:6379"]);
     }
 
     #[test]

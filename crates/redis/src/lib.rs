@@ -4,13 +4,14 @@
 //! holds ([`RedisKeyspace`]), how it is doing ([`RedisServer`]); it copies them all as the server's own file ([`RedisKeyFile`]), changes how the
 //! server persists and evicts, follows what changes ([`RedisReplication`]), and fills a server as its primary would ([`RedisReplica`]), which may be a
 //! throw-away one ([`RedisScratch`]). It relies on `SCAN`,
-//! `INFO`, `CONFIG GET`, `ACL GETUSER`, `SYNC`, `PSYNC`, `REPLICAOF` and, of Sentinels, `SENTINEL` (Redis 6 to 8; the replies of older servers and of Valkey have the same form where they exist). It
+//! `INFO`, `CLUSTER NODES`, `CONFIG GET`, `ACL GETUSER`, `SYNC`, `PSYNC`, `REPLICAOF` and, of Sentinels, `SENTINEL` (Redis 6 to 8; the replies of older servers and of Valkey have the same form where they exist). It
 //! refuses to write anything but the environment marker, changes settings, removes and brings back keys with a permit alone, never issues `KEYS` or any other command whose time grows with the data set
 //! but `FLUSHALL ASYNC`, which takes back a fill, and in a server that is filled, of which nobody has anything yet, one that walks over all fields of a hash; and
 //! never puts a password into an error: what the operator gave is named by address alone.
 
 mod acl;
 mod carry;
+mod cluster;
 mod config;
 mod examine;
 mod failure;

@@ -70,6 +70,12 @@ impl Probe for RedisProbe {
         read_marker(&mut session).await.context("read environment marker of Redis")
     }
 
+    async fn marker_elsewhere(&self) -> Result<Option<String>> {
+        let mut session = self.open().await?;
+        let place = session.place_of(cmd("TYPE").arg(MARKER_KEY)).await;
+        place.context("look for the environment marker of Redis")
+    }
+
     async fn set_marker(&self, marker: &Marker, permit: &Permit) -> Result<()> {
         let mut session = self.open().await?;
         let info = read_info(&mut session).await.context("read facts of Redis")?;

@@ -10,14 +10,18 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::cluster::bracketed;
 use crate::config::Settings;
 use crate::failure::{failure, server_failure, turned_away, unresolved};
+use crate::info::Info;
 use crate::sentinel;
 
 /// How long the server may take over one command.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
 /// How long a server that turns a connection away is given to say why.
 const REASON_TIME_MAX: Duration = Duration::from_millis(500);
+/// How a replica begins to refuse a write.
+const READ_ONLY: &str = "READONLY";
 
 /// A connection that ends when this is dropped.
 pub(crate) struct Session<'a> {
@@ -84,7 +88,10 @@ impl<'a> Session<'a> {
 
     /// One command and its answer.
     pub(crate) async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T> {
-        self.try_ask(command).await.map_err(|error| failure(&self.settings, error))
+        match self.try_ask(command).await {
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(self.failure(error).await),
+        }
     }
 
     /// As [`Session::ask`]; `None` when this user may not give the command or the server does not know it.
@@ -125,6 +132,22 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// The node of a cluster that has the key which a command is about, as `host:port`; `None` when it is this one.
+    pub(crate) async fn place_of(&mut self, command: &Cmd) -> Result<Option<String>> {
+        match self.try_ask::<Value>(command).await {
+            Ok(_) => Ok(None),
+            Err(error) if is_elsewhere(&error) => {
+                // `<slot> <host>:<port>`; a node that does not know its own name tells the port alone, or a mark.
+                let place = error.detail().unwrap_or_default().rsplit(' ').next().unwrap_or_default();
+                Ok(Some(match place.rsplit_once(':') {
+                    Some(("" | "?", port)) => bracketed(&format!("{}:{port}", self.settings.host)),
+                    _ => bracketed(place),
+                }))
+            }
+            Err(error) => Err(failure(&self.settings, error)),
+        }
+    }
+
     /// The error for a command among several that the server has refused.
     pub(crate) fn refused(&self, code: &str, detail: &str) -> Error {
         server_failure(&self.settings, code, detail)
@@ -132,8 +155,39 @@ impl<'a> Session<'a> {
 
     /// Several commands at once, and their answers in the same order.
     pub(crate) async fn ask_all(&mut self, commands: &Pipeline) -> Result<Vec<Value>> {
-        let answers = commands.query_async(&mut self.connection).await;
-        answers.map_err(|error| failure(&self.settings, error))
+        match commands.query_async(&mut self.connection).await {
+            Ok(answers) => Ok(answers),
+            Err(error) => Err(self.failure(error).await),
+        }
+    }
+
+    /// The house's error; where a replica refuses a write, with the place of its master.
+    async fn failure(&mut self, error: RedisError) -> Error {
+        let refusals = error.clone().into_server_errors();
+        let is_read_only = match refusals.as_deref() {
+            Some([(_, first), ..]) => first.code() == READ_ONLY,
+            _ => error.code() == Some(READ_ONLY),
+        };
+        let failed = failure(&self.settings, error);
+        if is_read_only { self.toward_master(failed).await } else { failed }
+    }
+
+    /// As [`Session::refused`], with the place of the master where a replica refuses a write.
+    pub(crate) async fn refusal(&mut self, code: &str, detail: &str) -> Error {
+        let refused = self.refused(code, detail);
+        if code == READ_ONLY { self.toward_master(refused).await } else { refused }
+    }
+
+    /// The refusal of a replica, with what to type to reach its master, where the server tells.
+    async fn toward_master(&mut self, refused: Error) -> Error {
+        let told: Result<String, RedisError> = self.try_ask(cmd("INFO").arg("replication")).await;
+        let Ok(info) = told.map(|reply| Info::parse(&reply)) else { return refused };
+        let (Some(host), Some(port)) = (info.get("master_host"), info.number("master_port")) else {
+            return refused;
+        };
+        let scheme = if self.settings.tls { "rediss" } else { "redis" };
+        let place = bracketed(&format!("{host}:{port}"));
+        refused.with_hint(format!("name its master, as it knows it: `--redis-url {scheme}://{place}`"))
     }
 
     async fn try_ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, RedisError> {

@@ -17,6 +17,7 @@ use super::backup::{SetChoice, choose};
 use super::close;
 use super::cluster::whole_path;
 use super::plan;
+use super::redis::elsewhere::part_of;
 use super::replication::scratch_target;
 use crate::printer::shown::moment;
 use crate::printer::{Cell, Look, Report, Table, Tone};
@@ -46,12 +47,14 @@ pub(crate) async fn create(folder: &Path, dry_run: bool, session: &Session) -> R
     let made = append_only::create(&context, &plan, &making.permit).await;
     let facts = |made: &AppendOnlyBackupReport| json!({"append_only_dir": made.contents.append_only.folder});
     let (report, elapsed) = making.close(made, |made| (&made.set, facts(made))).await?;
-    Ok(session.printer.report(&Created { report, elapsed }))
+    Ok(session.printer.report(&Created { report, elapsed, flags: plan::flags(session) }))
 }
 
 struct Created {
     report: AppendOnlyBackupReport,
     elapsed: Duration,
+    /// How server and repository were named, for what comes next.
+    flags: String,
 }
 
 impl Report for Created {
@@ -72,7 +75,7 @@ impl Report for Created {
         let id = self.report.set.id();
         let label = |word: &str| look.paint(Tone::Faint, &format!("{word:8}"));
         format!(
-            "{} {id}\n  {} {} files, {}: {} keys, and {} commands behind them{}\n  {} {}\n  {} {}\n  {} {:.1} s\nnext: mainstay backup verify {id}\n",
+            "{} {id}\n  {} {} files, {}: {} keys, and {} commands behind them{}\n  {} {}\n  {} {}\n  {} {:.1} s\n{}next: mainstay{} backup verify {id}\n",
             look.paint(Tone::Strong, "backup set"),
             label("read"),
             contents.append_only.files.len(),
@@ -86,6 +89,9 @@ impl Report for Created {
             moment_of(contents),
             label("took"),
             self.elapsed.as_secs_f64(),
+            part_of(&contents.server)
+                .map_or_else(String::new, |part| format!("  {} {part}\n", label("part"))),
+            self.flags,
         )
     }
 }
@@ -152,7 +158,8 @@ impl Report for Shown {
             ("stored", ByteSize(manifest.stored_bytes()).to_string()),
             ("manifest", self.set.manifest_blake3().to_string()),
         ];
-        for (name, value) in facts {
+        let part = part_of(server).map(|part| ("part", part));
+        for (name, value) in facts.into_iter().chain(part) {
             text.push_str(&format!("  {} {value}\n", look.paint(Tone::Faint, &format!("{name:9}"))));
         }
         let mut table = Table::new(&["FILE", "SIZE", "HOLDS"]);

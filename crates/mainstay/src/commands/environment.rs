@@ -4,6 +4,7 @@
 //! disruptive (policy changes with it), so each store's marker is a plan of its own, permitted and recorded by itself.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -20,7 +21,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::close;
-use super::plan::{self, PlanReport, by_plan_file_with};
+use super::plan::{self, PlanReport, by_plan_file_again};
+use super::redis::elsewhere::command_at;
 use crate::printer::consent::TerminalConsent;
 use crate::printer::{Cell, Look, Report, Table, Tone, problem_details};
 use crate::wiring::Session;
@@ -100,11 +102,32 @@ pub(crate) async fn run(command: EnvironmentCommand, session: &Session) -> Resul
 
 /// Shows what each source says. A contradiction is shown and then refused.
 async fn show(session: &Session) -> Result<ExitStatus> {
-    let stores = status::stores(&session.probes().await?, ANSWER_TIME_MAX).await;
+    let probes = session.probes().await?;
+    let stores = status::stores(&probes, ANSWER_TIME_MAX).await;
+    let elsewhere = markers_elsewhere(&probes, &stores).await;
     let (configured, markers) = (session.configured_environment(), known_markers(&stores));
     let environment = identify(&configured, &markers);
-    let sources = sources(&configured, &markers);
-    Ok(session.printer.report(&Shown { environment, sources, stores }))
+    let mut sources = sources(&configured, &markers);
+    for (kind, place) in &elsewhere {
+        let own = format!("marker in {kind}");
+        for (_, said) in sources.iter_mut().filter(|(source, _)| *source == own) {
+            *said = format!("with the node at {place}: this one has none and counts as production");
+        }
+    }
+    let commands =
+        elsewhere.iter().map(|(_, place)| command_at(place, "environment show", session)).collect();
+    Ok(session.printer.report(&Shown { environment, sources, stores, elsewhere, commands }))
+}
+
+/// Where the markers are that another server of a cluster keeps, and which it is.
+async fn markers_elsewhere(probes: &[Arc<dyn Probe>], stores: &[StoreStatus]) -> Vec<(StoreKind, String)> {
+    let mut elsewhere = Vec::new();
+    for (probe, _) in probes.iter().zip(stores).filter(|(_, store)| matches!(store.marker, Ok(None))) {
+        // What does not answer in time is told as what it is without: a store that has no marker.
+        let asked = tokio::time::timeout(ANSWER_TIME_MAX, probe.marker_elsewhere()).await;
+        elsewhere.extend(asked.ok().and_then(Result::ok).flatten().map(|place| (probe.kind(), place)));
+    }
+    elsewhere
 }
 
 /// The markers of the stores that could be asked; one that is damaged counts as none.
@@ -117,6 +140,10 @@ struct Shown {
     /// Every source and what it says.
     sources: Vec<(String, String)>,
     stores: Vec<StoreStatus>,
+    /// Which servers of a cluster keep the markers that are not here.
+    elsewhere: Vec<(StoreKind, String)>,
+    /// What to type to see these.
+    commands: Vec<String>,
 }
 
 impl Report for Shown {
@@ -125,10 +152,12 @@ impl Report for Shown {
             .stores
             .iter()
             .map(|store| {
+                let elsewhere = self.elsewhere.iter().find(|(kind, _)| *kind == store.kind);
                 json!({
                     "store": store.kind,
                     "address": store.address,
                     "marker": store.marker.as_ref().ok(),
+                    "elsewhere": elsewhere.map(|(_, place)| place),
                     "error": store.marker.as_ref().err().map(ToString::to_string),
                 })
             })
@@ -157,6 +186,9 @@ impl Report for Shown {
             }
         }
         text.push_str(&table.render(look));
+        for command in &self.commands {
+            text.push_str(&format!("where the marker is: {command}\n"));
+        }
         if let Err(error) = &self.environment {
             text.push_str(&format!("{} {error}\n", look.paint(Tone::Bad, "error:")));
             text.push_str(&problem_details(error));
@@ -223,7 +255,7 @@ async fn mark(args: MarkArgs, session: &Session) -> Result<ExitStatus> {
     for (probe, plan) in probes.iter().zip(&plans) {
         let options = format!("--store {} --output plan.json", probe.kind());
         let made = apply_mark(probe.as_ref(), plan, &guard, &consent, session).await;
-        marked.push(made.map_err(|refusal| by_plan_file_with(&options, refusal))?);
+        marked.push(made.map_err(|refusal| by_plan_file_again(&options, session, refusal))?);
     }
     Ok(session.printer.report(&Marked(marked)))
 }
@@ -274,6 +306,9 @@ async fn plan_mark(probe: &dyn Probe, parameters: &Parameters, session: &Session
     let kind = probe.kind();
     let facts = probe.facts().await.with_context(|| format!("read facts of {kind}"))?;
     let standing = Standing::of(probe).await?;
+    if standing.marker.is_none() && standing.damage.is_none() {
+        refuse_elsewhere(probe, session).await?;
+    }
     let marker = standing.marker.clone();
     let current = identify(&session.configured_environment(), &[(kind, marker.clone())]);
     let class = current.as_ref().map_or(EnvironmentClass::Production, |environment| environment.class);
@@ -314,6 +349,24 @@ async fn plan_mark(probe: &dyn Probe, parameters: &Parameters, session: &Session
         expires_at: created_at + Plan::LIFETIME,
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
     })
+}
+
+/// Refuses a server of a cluster whose marker belongs to another one.
+async fn refuse_elsewhere(probe: &dyn Probe, session: &Session) -> Result<()> {
+    let kind = probe.kind();
+    let asked = probe.marker_elsewhere().await;
+    let asked = asked.with_context(|| format!("read the environment marker of {kind}"))?;
+    let Some(place) = asked else { return Ok(()) };
+    let command = command_at(&place, &format!("environment mark --store {kind}"), session);
+    Err(Error::new(
+        ErrorKind::Precondition,
+        format!(
+            "{} is a node of a cluster, whose marker is with the node at {place}: this one counts as production in any case",
+            probe.address()
+        ),
+    )
+    .with_state("nothing was changed")
+    .with_hint(format!("`{command}` marks the node that has the marker's slot")))
 }
 
 fn assumptions(fingerprint: &str, standing: &Standing) -> Vec<Assumption> {

@@ -13,11 +13,15 @@ use serde_json::{Map, Value, json};
 use super::append_only;
 use super::backup::making::Making;
 use super::cluster::refuse;
-use super::plan::{self, by_plan_file_with};
+use super::plan::{self, by_plan_file_again};
+use super::redis::elsewhere;
 use super::restore::other_target;
 use crate::printer::shown::moment;
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
+
+/// What backs up another server.
+const AGAIN: &str = "backup create --store redis";
 
 /// Arguments of `backup create` that mean something for Redis alone.
 #[derive(Debug, Args)]
@@ -59,18 +63,19 @@ pub(crate) async fn create(args: &KeyFileArgs, dry_run: bool, session: &Session)
     }
     let probe = session.probe(StoreKind::Redis).await?;
     let target = session.target(probe.as_ref()).await?;
+    let (part, clock) = (session.keyspace()?.part().await?, session.clock.as_ref());
     let plan = match args.plain_transfer {
         true => {
             let server = session.key_server_of_backup()?;
-            keyfile::plan_plain_backup(server.as_ref(), target, session.clock.as_ref()).await?
+            keyfile::plan_plain_backup(server.as_ref(), target, part.as_ref(), clock).await?
         }
-        false => keyfile::plan_backup(target, session.clock.as_ref()),
+        false => keyfile::plan_backup(target, part.as_ref(), clock),
     };
     if let Some(status) = plan::only_planned(&plan, args.output.as_deref(), dry_run, session)? {
         return Ok(status);
     }
     let made = make(&plan, None, session).await;
-    made.map_err(|refusal| by_plan_file_with("--plain-transfer --output plan.json", refusal))
+    made.map_err(|refusal| by_plan_file_again("--plain-transfer --output plan.json", session, refusal))
 }
 
 /// Carries out a plan whose file begins to come without being packed.
@@ -103,12 +108,17 @@ async fn make(plan: &Plan, approve: Option<&str>, session: &Session) -> Result<E
     let made = keyfile::create(&context, plan, &making.permit).await;
     let facts = |made: &KeyFileBackupReport| json!({"replication": made.contents.replication, "plain_transfer": made.is_plain});
     let (report, elapsed) = making.close(made, |made| (&made.set, facts(made))).await?;
-    Ok(session.printer.report(&Created { report, elapsed }))
+    let others = elsewhere::commands_for_others(&report.contents.server, AGAIN, session);
+    Ok(session.printer.report(&Created { report, elapsed, flags: plan::flags(session), others }))
 }
 
 struct Created {
     report: KeyFileBackupReport,
     elapsed: Duration,
+    /// How server and repository were named, for what comes next.
+    flags: String,
+    /// Commands for the other primaries of a cluster.
+    others: Vec<String>,
 }
 
 impl Report for Created {
@@ -135,8 +145,10 @@ impl Report for Created {
             true => "every key walked, the file's checksum is right",
             false => "every key walked; this server writes no checksum (rdbchecksum no)",
         };
+        let part = elsewhere::part_of(&contents.server)
+            .map_or_else(String::new, |part| format!("  {} {part}\n", label("part")));
         format!(
-            "{} {id}\n  {} {} keys in {} databases, {}\n  {} {checked}\n  {} {}\n  {} {}\n  {} {seconds:.1} s, {rate}/s\nnext: mainstay backup verify {id}\n",
+            "{} {id}\n  {} {} keys in {} databases, {}\n{part}  {} {checked}\n  {} {}\n  {} {}\n  {} {seconds:.1} s, {rate}/s\nnext: mainstay{} backup verify {id}\n{}",
             look.paint(Tone::Strong, "backup set"),
             label("read"),
             Count(contents.keys()),
@@ -148,6 +160,8 @@ impl Report for Created {
             label("moment"),
             moment_of(contents),
             label("took"),
+            self.flags,
+            elsewhere::others_text(&self.others),
         )
     }
 }
@@ -183,8 +197,17 @@ pub(crate) fn set_json(set: &Set, contents: &KeyFileSetContents) -> Value {
 
 /// A set as `backup show` tells it.
 pub(crate) struct Shown {
-    pub(crate) set: Set,
-    pub(crate) contents: KeyFileSetContents,
+    set: Set,
+    contents: KeyFileSetContents,
+    /// Commands for the other primaries of a cluster.
+    others: Vec<String>,
+}
+
+impl Shown {
+    pub(crate) fn new(set: Set, contents: KeyFileSetContents, session: &Session) -> Self {
+        let others = elsewhere::commands_for_others(&contents.server, AGAIN, session);
+        Self { set, contents, others }
+    }
 }
 
 impl Report for Shown {
@@ -220,7 +243,8 @@ impl Report for Shown {
             ("functions", format!("{} libraries", contents.functions)),
             ("manifest", self.set.manifest_blake3().to_string()),
         ];
-        for (name, value) in facts {
+        let part = elsewhere::part_of(server).map(|part| ("part", part));
+        for (name, value) in facts.into_iter().chain(part) {
             text.push_str(&format!("  {} {value}\n", look.paint(Tone::Faint, &format!("{name:9}"))));
         }
         let mut table = Table::new(&["DB", "KEYS", "EXPIRE"]);
@@ -231,6 +255,6 @@ impl Report for Shown {
                 Cell::right(Count(size.expiring).to_string()),
             ]);
         }
-        text + &table.render(look)
+        text + &table.render(look) + &elsewhere::others_text(&self.others)
     }
 }

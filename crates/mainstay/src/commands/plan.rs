@@ -79,11 +79,17 @@ pub(crate) fn report(plan: &Plan, output: Option<&Path>, session: &Session) -> R
     Ok(session.printer.report(&PlanReport { flags: flags(session), ..report }))
 }
 
-/// The global flags that this command was given; none of them may hold a password.
-fn flags(session: &Session) -> String {
+/// The global flags that this command was given, each after a blank, for whoever goes on with it; none of them may hold a password.
+pub(crate) fn flags(session: &Session) -> String {
+    flags_but(&[], session)
+}
+
+/// The same without those that are called so.
+pub(crate) fn flags_but(left_out: &[&str], session: &Session) -> String {
     let config = session.outside.config_flag.as_ref().map(|file| ("config", file.display().to_string()));
     let given = session.outside.flags.iter().map(|(name, value)| (*name, value.clone()));
-    config.into_iter().chain(given).map(|(name, value)| format!(" --{name} {}", quoted(&value))).collect()
+    let told = config.into_iter().chain(given).filter(|(name, _)| !left_out.contains(name));
+    told.map(|(name, value)| format!(" --{name} {}", quoted(&value))).collect()
 }
 
 /// A word as a shell takes it.
@@ -166,16 +172,23 @@ pub(crate) fn by_plan_file(refusal: Error) -> Error {
 
 /// The same for a command that keeps its plan with other `options`.
 pub(crate) fn by_plan_file_with(options: &str, refusal: Error) -> Error {
-    by_kept_plan(&format!("add `{options}`"), refusal)
+    by_kept_plan(&format!("add `{options}`"), "", refusal)
 }
 
-/// The same where the plan is kept by doing as `how` says.
-pub(crate) fn by_kept_plan(how: &str, refusal: Error) -> Error {
+/// The same with the flags that this command was given, where they say which server is meant.
+pub(crate) fn by_plan_file_again(options: &str, session: &Session, refusal: Error) -> Error {
+    by_kept_plan(&format!("add `{options}`"), &flags(session), refusal)
+}
+
+/// The same where the plan is kept by doing as `how` says, and applied with the same `flags`, each after a blank.
+pub(crate) fn by_kept_plan(how: &str, flags: &str, refusal: Error) -> Error {
     let asks_for_hash = refusal.hint().is_some_and(|hint| hint.contains("--approve"));
     if refusal.kind() != ErrorKind::Refused || !asks_for_hash {
         return refusal;
     }
-    refusal.with_hint(format!("{how}, review the plan, then run `mainstay apply plan.json --approve HASH`"))
+    refusal.with_hint(format!(
+        "{how}, review the plan, then run `mainstay{flags} apply plan.json --approve HASH`"
+    ))
 }
 
 impl Report for PlanReport {

@@ -13,6 +13,7 @@ use mainstay_model::{
     Target, Timestamp,
 };
 use mainstay_ops::replication::ranges::{ReplicationRanges, ServerStream};
+use mainstay_ops::replication::remarks;
 use mainstay_ops::replication::restore::{
     self, Expiry, KeysPlanContext, KeysRestoreContext, KeysRestoreReport, KeysRestoreRequest, SCRATCH,
 };
@@ -140,6 +141,7 @@ pub(crate) async fn plan_restore(
         let target = text.parse::<StreamMoment>()?.target(now)?;
         Ok::<_, Error>(ReplicationWish { set, target, inclusive, server: whose.clone(), stream: None })
     };
+    let is_named = asked.named.is_some();
     let (wish, set) = match (asked.to, asked.before, asked.named) {
         (_, Some("latest"), _) => {
             return Err(Error::new(ErrorKind::Usage, "there is no moment just before the latest")
@@ -159,12 +161,15 @@ pub(crate) async fn plan_restore(
     let request = KeysRestoreRequest { server, wish, set, drop, expiry, unencrypted };
     let progress = session.printer.progress();
     let context = KeysPlanContext { repository, clock: session.clock.as_ref(), observer: progress.as_ref() };
-    tokio::select! {
-        plan = restore::plan(&context, target, request) => plan,
-        () = session.cancel.cancelled() => Err(
-            Error::new(ErrorKind::Interrupted, "the plan was stopped on request").with_state("nothing was changed")
-        ),
-    }
+    let mut plan = tokio::select! {
+        plan = restore::plan(&context, target, request) => plan?,
+        () = session.cancel.cancelled() => {
+            return Err(Error::new(ErrorKind::Interrupted, "the plan was stopped on request")
+                .with_state("nothing was changed"));
+        }
+    };
+    remarks::tell(repository, &mut plan, is_named).await?;
+    Ok(plan)
 }
 
 /// A throw-away server, for which the configuration alone says what environment it is of.

@@ -130,6 +130,7 @@ impl Report for Glance {
                 "state": "readable",
                 "error": null,
                 "backups": status.backups.iter().map(backups_json).collect::<Vec<_>>(),
+                "lost_keys": status.lost_keys,
                 "logs": self.logs.as_ref().and_then(Logs::known).map(|logs| {
                     logs.iter().map(|log| log_json(log, self.now)).collect::<Vec<_>>()
                 }),
@@ -140,6 +141,7 @@ impl Report for Glance {
                 "state": error.kind().name(),
                 "error": problem_json(error),
                 "backups": [],
+                "lost_keys": [],
                 "logs": null,
             }),
         };
@@ -222,6 +224,9 @@ impl Report for Glance {
                 "{} backup set {id} is damaged; `mainstay backup verify {id}` tells more\n",
                 look.paint(Tone::Bad, "trouble:")
             ));
+        }
+        for lost in self.repository.iter().flatten().flat_map(|status| &status.lost_keys) {
+            text.push_str(&format!("{} backup {lost}\n", look.paint(Tone::Warn, "look again:")));
         }
         let markers = self.stores.iter().filter(|store| store.facts.is_ok());
         let markers = markers.filter_map(|store| store.marker.as_ref().err());
@@ -400,7 +405,7 @@ mod tests {
             ),
             stores,
             location: Some("file:./backups".to_owned()),
-            repository: Some(Ok(RepositoryStatus { backups })),
+            repository: Some(Ok(RepositoryStatus { backups, lost_keys: vec![] })),
             logs: Some(Logs::Listed(Ok(vec![LogStatus {
                 kind: StoreKind::Mongo,
                 server: "replica-set-65a1".to_owned(),

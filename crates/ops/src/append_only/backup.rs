@@ -174,6 +174,7 @@ pub async fn create(
         topology: look.mode,
         fingerprint: plan.target.fingerprint.clone(),
         address: plan.target.address.clone(),
+        part: None,
     };
     let contents =
         AppendOnlySetContents { environment: plan.target.environment.clone(), server, append_only: record };

@@ -13,9 +13,6 @@ use super::judge::{FileJudge, check_end};
 use crate::contents::unlisted;
 use crate::keyfile::judge::Unknown;
 
-/// The longest list of files that is read.
-const MANIFEST_BYTES_MAX: usize = 1024 * 1024;
-
 /// Reads the files of `set` back and judges them.
 ///
 /// # Errors
@@ -96,7 +93,7 @@ struct ListInspector {
 
 impl Inspector for ListInspector {
     fn bytes(&mut self, plain: &[u8]) {
-        let room = MANIFEST_BYTES_MAX.saturating_sub(self.text.len());
+        let room = LogManifest::BYTES_MAX.saturating_sub(self.text.len());
         self.text.extend_from_slice(&plain[..plain.len().min(room)]);
     }
 

@@ -8,7 +8,7 @@
 //! and is removed by the next. Nothing but links of its own is ever removed, and nothing of the server's is touched.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind as IoErrorKind};
+use std::io::{self, ErrorKind as IoErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use mainstay_model::{Error, ErrorKind, Result};
@@ -178,7 +178,11 @@ pub(super) fn manifest_name(folder: &Path) -> Result<String> {
 
 fn read_manifest(folder: &Path, name: &str) -> Result<(Vec<u8>, LogManifest)> {
     let path = folder.join(name);
-    let text = fs::read(&path).map_err(|error| storage("read", &path, error))?;
+    let mut text = Vec::new();
+    // One byte more than is believed tells that there is too much.
+    let most = LogManifest::BYTES_MAX as u64 + 1;
+    let read = File::open(&path).and_then(|file| file.take(most).read_to_end(&mut text));
+    read.map_err(|error| storage("read", &path, error))?;
     let manifest = LogManifest::parse(&text).map_err(|fault| {
         Error::new(ErrorKind::Corrupt, format!("{} is no list of files: {fault}", path.display()))
             .with_state("nothing was stored")

@@ -14,6 +14,7 @@ use mainstay_model::{
     Assumption, BlastRadius, ByteSize, Clock, Count, Effect, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep,
     Result, ResultExt, SetId, Severity, StoreKind, Target,
 };
+use mainstay_rdb::manifest::LogManifest;
 use mainstay_repository::{Repository, Set};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -28,8 +29,6 @@ use crate::place::{Claimed, Standing, claim, standing, storage, sync_folder};
 const OPERATION: &str = "restore.apply.new";
 /// The parameter that tells such a plan from others.
 const PARAMETER: &str = "append_only_into";
-/// The longest list of files that is written.
-const MANIFEST_BYTES_MAX: usize = 1024 * 1024;
 /// How many pieces wait for the disk.
 const PIECE_COUNT_MAX: usize = 4;
 /// Where the list is written before it gets its name.
@@ -222,7 +221,7 @@ impl Restoring<'_> {
     async fn run(&self) -> Result<()> {
         self.check_whole().await?;
         let record = &self.contents.append_only;
-        let list = self.set.read_all(&record.object, MANIFEST_BYTES_MAX).await?;
+        let list = self.set.read_all(&record.object, LogManifest::BYTES_MAX).await?;
         let claimed = claim(self.into, &record.manifest)?;
         self.context.observer.phase("write");
         self.context.observer.expect(Work { items: 0, bytes: self.contents.bytes() });

@@ -242,6 +242,7 @@ mod tests {
                 topology: String::new(),
                 fingerprint: "7".to_owned(),
                 address: String::new(),
+                part: None,
             },
             label: String::new(),
             begin: Lsn(1),

@@ -1,6 +1,6 @@
 //! Taking such a backup: the file passes from the wire to the repository as it is, and is walked on the way.
 
-use mainstay_engine::{KeyFile, KeyFileSource, KeyServerControl, KeyServerInspection};
+use mainstay_engine::{KeyFile, KeyFileSource, KeyServerControl, KeyServerInspection, ServerPart};
 use mainstay_guard::Permit;
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{
@@ -55,14 +55,21 @@ pub struct KeyFileBackupReport {
     pub is_plain: bool,
 }
 
-/// Says what a backup of the server behind `target` would do.
-pub fn plan_backup(target: Target, clock: &dyn Clock) -> Plan {
-    let step = PlanStep {
-        name: "read all keys".to_owned(),
-        mark: ' ',
-        summary: format!("of {}: the server forks, and its child writes and sends them", target.address),
-    };
-    planned(target, OPERATION, Effect::Additive, vec![step], clock)
+/// Says what a backup of the server behind `target` would do, which holds this `part` of a cluster, if it is of one.
+pub fn plan_backup(target: Target, part: Option<&ServerPart>, clock: &dyn Clock) -> Plan {
+    let step = |name: &str, summary: String| PlanStep { name: name.to_owned(), mark: ' ', summary };
+    let mut steps = vec![step(
+        "read all keys",
+        format!("of {}: the server forks, and its child writes and sends them", target.address),
+    )];
+    steps.extend(part.filter(|part| !part.is_whole()).map(|part| {
+        let rest = match part.others.as_slice() {
+            [] => "keys of other primaries are".to_owned(),
+            others => format!("keys of {} are", others.join(", ")),
+        };
+        step("of a cluster", format!("{part}; {rest} not in it: back up each by its own `--redis-url`"))
+    }));
+    planned(target, OPERATION, Effect::Additive, steps, clock)
 }
 
 /// The same of a backup for which the server packs nothing: a setting of it is changed until it has forked, and put back.
@@ -72,13 +79,14 @@ pub fn plan_backup(target: Target, clock: &dyn Clock) -> Plan {
 pub async fn plan_plain_backup(
     server: &dyn KeyServerInspection,
     target: Target,
+    part: Option<&ServerPart>,
     clock: &dyn Clock,
 ) -> Result<Plan> {
     let value = packing::now(server).await?;
+    let mut plan = plan_backup(target, part, clock);
     if value == OFF {
-        return Ok(plan_backup(target, clock));
+        return Ok(plan);
     }
-    let mut plan = plan_backup(target, clock);
     let step = |name: String, summary: String| PlanStep { name, mark: '~', summary };
     plan.steps.insert(
         0,

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::plan::check;
 use super::{NamesFile, PurgeRequest};
-use crate::keyspace::{each_key, open};
+use crate::keyspace::each_key;
 use crate::lease::{self, Holder};
 
 /// How many names of a file go to the server together at most.
@@ -132,12 +132,16 @@ impl Run<'_> {
             Err(error) => {
                 // The next run knows what this one removed; where that cannot be kept, it still removes what is left.
                 let _ = notes.write().await;
+                let hint = match error.kind() {
+                    ErrorKind::StalePlan => "make the plan again with the file as it is now, and review it",
+                    _ => "the same plan again goes on, the same patterns again remove the rest",
+                };
                 Err(error
                     .with_state(format!(
                         "at least {} keys are removed; the others that match stay whole",
                         Count(notes.removed)
                     ))
-                    .with_hint("the same plan again goes on, the same patterns again remove the rest"))
+                    .with_hint(hint))
             }
         }
     }
@@ -194,14 +198,8 @@ impl Run<'_> {
     /// Removes the keys whose names a file tells, without having the server list any. A run that was killed begins anew: a name that is not there
     /// any more costs the server next to nothing.
     async fn remove_named(&self, file: &NamesFile, notes: &mut Notes) -> Result<()> {
-        let opened = open(&file.path)?;
-        let bytes = opened.metadata().map(|metadata| metadata.len()).unwrap_or_default();
-        if bytes != file.bytes {
-            return Err(Error::new(
-                ErrorKind::StalePlan,
-                format!("{} has {bytes} bytes, it had {}", file.path.display(), file.bytes),
-            ));
-        }
+        // Read once before anything goes: what is removed cannot be put back when its end turns out to be another one.
+        let opened = file.reopened(self.context.cancel).await?;
         let is_meant = self.request.file_selector(self.context.keyspace.marker());
         let (sender, mut batches) = mpsc::channel(BATCHES_AHEAD);
         let walk = tokio::task::spawn_blocking(move || {

@@ -1,16 +1,18 @@
 //! What a purge would hit.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read, Seek as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use mainstay_engine::{KeyScanRequest, Keyspace, ListedNames};
+use mainstay_engine::{KeyScanRequest, Keyspace, ListedNames, ServerPart};
 use mainstay_guard::operation;
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{
-    BlastRadius, ByteSize, Clock, Count, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result, ResultExt,
-    SetId, StoreKind, Target, Timestamp,
+    Blake3, BlastRadius, ByteSize, Clock, Count, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result,
+    ResultExt, SetId, StoreKind, Target, Timestamp,
 };
 use mainstay_repository::Repository;
 use serde::{Deserialize, Serialize};
@@ -58,6 +60,81 @@ pub struct NamesFile {
     pub path: PathBuf,
     /// How long it is.
     pub bytes: u64,
+    /// The hash of all its bytes: a file of another content is another one, however long it is and whenever it was written.
+    pub blake3: Blake3,
+}
+
+impl NamesFile {
+    /// The file at `path`, read once to know it again.
+    ///
+    /// # Errors
+    /// `NotFound` or `Storage` when it cannot be read; `Usage` when it is no file; `Interrupted`.
+    pub async fn at(path: PathBuf, cancel: &CancellationToken) -> Result<Self> {
+        let opened = open(&path)?;
+        let (_, bytes, blake3) = known(opened, &path, cancel).await?;
+        Ok(Self { path, bytes, blake3 })
+    }
+
+    /// The same file, opened, when it is still what it was.
+    ///
+    /// # Errors
+    /// `StalePlan` when it is another one; otherwise as [`NamesFile::at`].
+    pub(super) async fn reopened(&self, cancel: &CancellationToken) -> Result<File> {
+        let opened = open(&self.path)?;
+        let (opened, bytes, blake3) = known(opened, &self.path, cancel).await?;
+        let shown = self.path.display();
+        let differs = match (bytes == self.bytes, blake3 == self.blake3) {
+            (true, true) => return Ok(opened),
+            (false, _) => format!("{shown} has {bytes} bytes, it had {}", self.bytes),
+            (true, false) => format!("{shown} has other contents than it had, of the same length"),
+        };
+        Err(Error::new(ErrorKind::StalePlan, differs)
+            .with_hint("make the plan again with the file as it is now, and review it"))
+    }
+}
+
+/// The file from its beginning, its length, and the hash of what it holds.
+async fn known(opened: File, path: &Path, cancel: &CancellationToken) -> Result<(File, u64, Blake3)> {
+    let cancel = cancel.clone();
+    let refused = |error: io::Error| {
+        Error::new(ErrorKind::Storage, format!("cannot read {}", path.display())).with_source(error)
+    };
+    let read = tokio::task::spawn_blocking(move || {
+        let mut source = Stoppable { file: opened, bytes: 0, cancel };
+        let blake3 = Blake3::of_source(&mut source)?;
+        let Stoppable { mut file, bytes, .. } = source;
+        file.rewind()?;
+        Ok::<_, io::Error>((file, bytes, blake3))
+    });
+    match read.await {
+        Ok(Ok(known)) => Ok(known),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionAborted => {
+            Err(Error::new(ErrorKind::Interrupted, "reading the file was stopped on request")
+                .with_state("nothing was changed"))
+        }
+        Ok(Err(error)) => Err(refused(error)),
+        Err(_) => Err(Error::new(ErrorKind::Internal, "the reading of the file ended")),
+    }
+}
+
+/// A file that is read until somebody asks to stop.
+struct Stoppable {
+    file: File,
+    /// How much of it was read.
+    bytes: u64,
+    cancel: CancellationToken,
+}
+
+impl Read for Stoppable {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            // Not `Interrupted`, which means to try again.
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        let count = self.file.read(buffer)?;
+        self.bytes += count as u64;
+        Ok(count)
+    }
 }
 
 /// What could bring back what goes.
@@ -164,7 +241,7 @@ pub async fn plan(planning: &PurgePlanning<'_>, target: Target, request: &PurgeR
     let created_at = clock.now();
     let mut shown = steps(&census);
     shown.extend(class_steps(&going, &kept));
-    shown.extend(cluster_step(&keyspace.others().await?));
+    shown.extend(keyspace.part().await?.as_ref().and_then(cluster_step));
     shown.push(undo_step(planning, created_at));
     let (keys, bytes) = (census.total.keys, census.total.bytes);
     Ok(Plan {
@@ -364,12 +441,15 @@ fn class_steps(going: &BTreeMap<KeyClass, u64>, kept: &BTreeMap<KeyClass, u64>) 
 }
 
 /// Where further keys stay, in a cluster.
-fn cluster_step(others: &[String]) -> Option<PlanStep> {
-    (!others.is_empty()).then(|| PlanStep {
-        name: "other primaries".to_owned(),
-        mark: ' ',
-        summary: format!("keys of {} stay: purge each by its own `--redis-url`", others.join(", ")),
-    })
+fn cluster_step(part: &ServerPart) -> Option<PlanStep> {
+    let summary = match (part.others.as_slice(), part.is_known()) {
+        ([], true) => return None,
+        ([], false) => {
+            "their keys stay; which they are, the user may not know: allow `+cluster|nodes`".to_owned()
+        }
+        (others, _) => format!("keys of {} stay: purge each by its own `--redis-url`", others.join(", ")),
+    };
+    Some(PlanStep { name: "other primaries".to_owned(), mark: ' ', summary })
 }
 
 /// What could bring it back.

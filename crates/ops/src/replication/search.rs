@@ -2,7 +2,8 @@
 //!
 //! Names of commands and numbers are told, never keys: they may be somebody's data. Flushes and removals of many keys are kept apart, the
 //! newest of each, so that a purge hides no flush. A stream is read from its beginning, or from the newest set before the time that is asked for:
-//! only there is it known where a command begins, and for which database.
+//! only there is it known where a command begins, and for which database. Where one command is looked for, what lies between two such places is
+//! read at once, the newest first: bytes of a slice alone do not tell a command from a value that looks like one.
 
 use std::collections::BTreeSet;
 
@@ -11,10 +12,11 @@ use mainstay_engine::ReplicationPoint;
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{ChainId, ErrorKind, Result, ResultExt, Timestamp};
 use mainstay_rdb::stream::{Command, Cutter, Word};
-use mainstay_repository::{ChainReason, Repository};
+use mainstay_repository::{Chain, ChainReason, Repository};
 use serde::Serialize;
 
 use super::log::{BaseSet, ReplicationLog, WayPart, pieces, sets, slices_of};
+use super::ranges::last_time;
 use super::seek::{Sought, Wanted};
 use crate::recoverable::SLICES_MISSING;
 
@@ -29,8 +31,6 @@ const FOUND_COUNT_MAX: usize = 1000;
 pub struct EmptyingSearch {
     /// From this time on.
     pub since: Option<Timestamp>,
-    /// The streams that were stored under these names of servers; `None` for all.
-    pub servers: Option<BTreeSet<String>>,
 }
 
 /// A command after which a whole lot is gone.
@@ -109,28 +109,83 @@ pub async fn search(
     let search = Search { repository, observer, sets: sets(repository).await?, log, since: asked.since };
     let mut report = EmptyingReport::default();
     let (mut flushes, mut removals) = (Newest::default(), Newest::default());
-    for chain in &search.log.chains {
-        let description = chain.description();
-        let Some(replication) = &description.replication else { continue };
-        let is_asked = asked.servers.as_ref().is_none_or(|servers| servers.contains(&description.server));
-        // Those that go on from another are on its way.
-        if !is_asked || description.why == ChainReason::Timeline {
-            continue;
-        }
-        let from = ReplicationPoint { id: replication.id.clone(), offset: description.after.0 };
+    for (chain, from) in search.beginnings(None) {
         let Some(way) = search.way(&from).await? else { continue };
-        let mut found = [&mut flushes, &mut removals];
-        if let Err(fault) = search.along(&way, &mut found, &mut report.bytes).await? {
-            report.unsearched.push((chain.id().clone(), fault));
+        let mut take = |found: Emptying| match found.keys {
+            Some(_) => removals.push(found),
+            None => flushes.push(found),
+        };
+        if let Err(fault) = search.along(&way, &mut take, &mut report.bytes).await? {
+            report.unsearched.push((chain, fault));
         }
-        for part in way.parts.iter().filter(|part| part.chain.runs().len() > 1) {
-            report.unsearched.push((part.chain.id().clone(), SLICES_MISSING.to_owned()));
-        }
+        report.unsearched.extend(way.holes());
     }
     report.left_out = flushes.left_out + removals.left_out;
     report.found = [flushes.sorted(), removals.sorted()].concat();
     report.found.sort_by_key(|found| found.time);
     Ok(report)
+}
+
+/// One command that was looked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct SoughtCommand {
+    /// The command.
+    pub(crate) found: Option<Emptying>,
+    /// Chains that may hold a newer one and cannot be searched to their end, with the reason.
+    pub(crate) unsearched: Vec<(ChainId, String)>,
+}
+
+/// Looks for the newest flush in the streams that were stored under these names of `servers`, or for the command that ends at the offset `at`.
+/// What is older than the place that it lies behind is not read.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn newest(
+    repository: &Repository,
+    servers: &BTreeSet<String>,
+    at: Option<u64>,
+    observer: &dyn Observer,
+) -> Result<SoughtCommand> {
+    observer.phase("search the stream");
+    let log = ReplicationLog::read(repository).await?;
+    let search = Search { repository, observer, sets: sets(repository).await?, log, since: None };
+    let is_meant = |found: &Emptying| at.map_or(found.is_flush(), |at| found.at == at);
+    let mut sought = SoughtCommand::default();
+    for (chain, from) in search.beginnings(Some(servers)).into_iter().rev() {
+        let way = search.whole(&from);
+        let known = sought.found.as_ref();
+        // A stream that was begun earlier may have been captured for longer, where two were at the same time.
+        if known.is_some() && (at.is_some() || search.ended_before(&way, known).await) {
+            continue;
+        }
+        sought.unsearched.extend(way.holes());
+        let mut bytes = 0;
+        for segment in search.segments(way) {
+            let Some(segment) = segment.up_to(at) else { continue };
+            let mut last = None;
+            let mut take = |found: Emptying| {
+                if is_meant(&found) {
+                    last = Some(found);
+                }
+            };
+            let searched = search.along(&segment, &mut take, &mut bytes).await?;
+            let is_torn = searched.is_err();
+            sought.unsearched.extend(searched.err().map(|fault| (chain.clone(), fault)));
+            let is_found = last.is_some();
+            if let Some(found) = last.filter(|found| known_time(&sought) < Some(found.time)) {
+                sought.found = Some(found);
+            }
+            if is_found || is_torn {
+                break;
+            }
+        }
+    }
+    Ok(sought)
+}
+
+/// When what is known by now came, if anything is.
+fn known_time(sought: &SoughtCommand) -> Option<Option<Timestamp>> {
+    sought.found.as_ref().map(|found| found.time)
 }
 
 /// The newest of what was found.
@@ -172,16 +227,95 @@ struct Search<'a> {
 }
 
 /// What is read of a stream.
+#[derive(Debug, Clone)]
 struct SearchedWay {
     parts: Vec<WayPart>,
     /// Selected at its beginning, where that is known.
     database: Option<u64>,
+    /// Up to here.
+    through: u64,
+}
+
+impl SearchedWay {
+    fn of(parts: Vec<WayPart>, database: Option<u64>) -> Self {
+        let through = parts.last().map_or(0, |part| part.through);
+        Self { parts, database, through }
+    }
+
+    fn after(&self) -> u64 {
+        self.parts.first().map_or(0, |part| part.after)
+    }
+
+    /// Where it ends: two that end alike are of one stream.
+    fn end(&self) -> Option<(&ChainId, u64)> {
+        self.parts.last().map(|part| (part.chain.id(), part.through))
+    }
+
+    /// As much of it as a command needs that ends `at` an offset, all where none is named; `None` where that lies elsewhere.
+    fn up_to(self, at: Option<u64>) -> Option<Self> {
+        let Some(at) = at else { return Some(self) };
+        (self.after() < at && at <= self.through).then_some(Self { through: at, ..self })
+    }
+
+    /// Its chains that have lost slices.
+    fn holes(&self) -> Vec<(ChainId, String)> {
+        let holed = self.parts.iter().filter(|part| part.chain.runs().len() > 1);
+        holed.map(|part| (part.chain.id().clone(), SLICES_MISSING.to_owned())).collect()
+    }
 }
 
 impl Search<'_> {
+    /// Where streams begin that go on from no other, of these servers alone where some are named, oldest first.
+    fn beginnings(&self, servers: Option<&BTreeSet<String>>) -> Vec<(ChainId, ReplicationPoint)> {
+        let one = |chain: &Chain| {
+            let description = chain.description();
+            let is_asked = servers.is_none_or(|servers| servers.contains(&description.server));
+            // Those that go on from another are on its way.
+            if !is_asked || description.why == ChainReason::Timeline {
+                return None;
+            }
+            let id = description.replication.as_ref()?.id.clone();
+            Some((chain.id().clone(), ReplicationPoint { id, offset: description.after.0 }))
+        };
+        self.log.chains.iter().filter_map(one).collect()
+    }
+
+    /// The whole way from `from`.
+    fn whole(&self, from: &ReplicationPoint) -> SearchedWay {
+        SearchedWay::of(self.log.way(from), self.database(from))
+    }
+
+    /// Whether the last byte of a way came before what is `known`.
+    async fn ended_before(&self, way: &SearchedWay, known: Option<&Emptying>) -> bool {
+        let (Some(last), Some(time)) = (way.parts.last(), known.and_then(|known| known.time)) else {
+            return false;
+        };
+        last_time(self.repository, &last.chain).await.is_some_and(|ended| ended < time)
+    }
+
+    /// A way in pieces that can each be read by itself, the newest first: from a set that shows a place on it, or its beginning, up to the next.
+    fn segments(&self, whole: SearchedWay) -> Vec<SearchedWay> {
+        let is_on_way = |set: &&BaseSet| {
+            set.contents.stream_database.is_some() && whole.parts.iter().any(|part| part.has(&set.at))
+        };
+        let mut begun: Vec<SearchedWay> = { self.sets.iter().filter(is_on_way) }
+            .map(|set| self.whole(&set.at))
+            .filter(|way| way.end() == whole.end() && way.after() > whole.after())
+            .collect();
+        begun.sort_by_key(|way| std::cmp::Reverse(way.after()));
+        begun.push(whole);
+        let mut through = u64::MAX;
+        for way in &mut begun {
+            way.through = way.through.min(through);
+            through = way.after();
+        }
+        begun.retain(|way| way.after() < way.through);
+        begun
+    }
+
     /// The way from `from`, without what came too early and need not be read; `None` when all of it came too early.
     async fn way(&self, from: &ReplicationPoint) -> Result<Option<SearchedWay>> {
-        let whole = SearchedWay { parts: self.log.way(from), database: self.database(from) };
+        let whole = self.whole(from);
         let Some(since) = self.since else { return Ok(Some(whole)) };
         let limit = match Wanted::before(since).seek(self.repository, &slices_of(&whole.parts)).await {
             // Told where it is read.
@@ -195,12 +329,8 @@ impl Search<'_> {
         let Some(set) = self.sets.iter().filter(is_early).max_by_key(|set| set.at.offset) else {
             return Ok(Some(whole));
         };
-        let parts = self.log.way(&set.at);
-        let end = |parts: &[WayPart]| parts.last().map(|part| (part.chain.id().clone(), part.through));
-        match end(&parts) == end(&whole.parts) {
-            true => Ok(Some(SearchedWay { parts, database: self.database(&set.at) })),
-            false => Ok(Some(whole)),
-        }
+        let later = self.whole(&set.at);
+        Ok(Some(if later.end() == whole.end() { later } else { whole }))
     }
 
     /// The database that is selected at a position, where a set tells it.
@@ -208,17 +338,17 @@ impl Search<'_> {
         self.sets.iter().find(|set| set.at == *at).and_then(|set| set.contents.stream_database)
     }
 
-    /// Searches one way, flushes and removals; tells what keeps it from going on.
+    /// Searches one way and gives what is found, in its order, to `take`; tells what keeps it from going on.
     async fn along(
         &self,
         way: &SearchedWay,
-        [flushes, removals]: &mut [&mut Newest; 2],
+        take: &mut (dyn FnMut(Emptying) + Send),
         bytes: &mut u64,
     ) -> Result<Result<(), String>> {
-        let (Some(first), Some(last)) = (way.parts.first(), way.parts.last()) else { return Ok(Ok(())) };
-        self.observer.expect(Work { items: 0, bytes: last.through - first.after });
+        let Some(first) = way.parts.first() else { return Ok(Ok(())) };
+        self.observer.expect(Work { items: 0, bytes: way.through.saturating_sub(first.after) });
         let mut cutter = Cutter::new(first.after, way.database);
-        let mut pieces = std::pin::pin!(pieces(self.repository, &way.parts, last.through));
+        let mut pieces = std::pin::pin!(pieces(self.repository, &way.parts, way.through));
         while let Some(piece) = pieces.next().await {
             let piece = match piece {
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
@@ -234,7 +364,7 @@ impl Search<'_> {
                 if self.since.is_some_and(|since| time.is_some_and(|time| time < since)) {
                     return;
                 }
-                let found = Emptying {
+                take(Emptying {
                     at: command.end,
                     time,
                     command: command.to_string(),
@@ -243,8 +373,7 @@ impl Search<'_> {
                     id: part.stream().to_owned(),
                     server: part.server().to_owned(),
                     environment: part.chain.description().environment.clone(),
-                };
-                if keys.is_some() { removals.push(found) } else { flushes.push(found) }
+                });
             });
             *bytes += piece.bytes.len() as u64;
             self.observer.advance(Work { items: 0, bytes: piece.bytes.len() as u64 });

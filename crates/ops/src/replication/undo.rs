@@ -2,7 +2,8 @@
 //!
 //! Relies on [`search`](super::search) for the command and on [`restore`](super::restore) for the moment. The command is looked for in the
 //! stream that led to where the server at work stands, and in no other server's. Keys that were written since are left as they are, unless
-//! they are to be replaced; the environment's marker always is left. Refuses to guess which database was emptied.
+//! they are to be replaced; the environment's marker always is left out, which is told: who wrote it says which server it is. Refuses to
+//! guess which database was emptied.
 
 use mainstay_engine::{
     CarriedCount, KeyCarrier, KeyScanRequest, KeyServerProgram, Keyspace, ReplicaTarget, ReplicationFacts,
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::log::ReplicationLog;
 use super::restore::{self, Expiry, KeysPlanContext, KeysRestoreContext, Parameters};
-use super::search::{self, Emptied, Emptying, EmptyingSearch};
+use super::search::{self, Emptied, Emptying};
 use super::seek::{self, Found, ReplicationTarget, ReplicationWish};
 use crate::purge::Glob;
 
@@ -123,6 +124,8 @@ pub struct UndoReport {
     pub kept: u64,
     /// By how many milliseconds every moment of expiry was moved; `None` when they stayed.
     pub shifted_ms: Option<i64>,
+    /// Whether the environment's marker was among the keys of that moment: it was left out.
+    pub marker_left_out: bool,
 }
 
 /// Finds the command and the moment before it, and says what will be done.
@@ -200,7 +203,13 @@ fn steps(emptying: &Emptying, found: &Found, request: &UndoRequest, databases: &
                 ByteSize(contents.bytes),
             ),
         ),
-        step(mark, "carry back", format!("{what} of {of}; those that are there {there}")),
+        step(
+            mark,
+            "carry back",
+            format!(
+                "{what} of {of}; those that are there {there}; the environment's marker is left out, `mainstay environment mark` writes it"
+            ),
+        ),
     ]
 }
 
@@ -244,18 +253,20 @@ async fn find(context: &KeysPlanContext<'_>, server: &UndoServer, at: Option<u64
              --into scratch` shows a moment of any",
         ));
     }
-    let asked = EmptyingSearch { servers: Some(servers), ..EmptyingSearch::default() };
-    let report = search::search(context.repository, &asked, context.observer).await?;
-    if let (None, Some((chain, fault))) = (at, report.unsearched.first()) {
+    let sought = search::newest(context.repository, &servers, at, context.observer).await?;
+    // A command that is named is found whatever else cannot be read.
+    let fault = sought.unsearched.first().filter(|_| at.is_none() || sought.found.is_none());
+    if let Some((chain, fault)) = fault {
+        let what = match at {
+            Some(at) => format!("whether a command ends at offset {at} is not known"),
+            None => "which flush is the newest is not known".to_owned(),
+        };
         return Err(refuse(
-            format!(
-                "which flush is the newest is not known: chain {chain} of the stream cannot be searched to its end: {fault}"
-            ),
+            format!("{what}: chain {chain} of the stream cannot be searched to its end: {fault}"),
             "`mainstay redis flushes` lists those that were found: name one by its offset, `--at OFFSET`",
         ));
     }
-    let is_meant = |found: &Emptying| at.map_or(found.is_flush(), |at| found.at == at);
-    report.found.into_iter().rfind(is_meant).ok_or_else(|| {
+    sought.found.ok_or_else(|| {
         let what = match at {
             Some(at) => format!("no command that emptied a database of this server ends at offset {at}"),
             None => "no FLUSHALL and no FLUSHDB of this server was captured".to_owned(),
@@ -295,6 +306,7 @@ pub async fn apply(context: &UndoContext<'_>, plan: &Plan, permit: &Permit) -> R
         written: 0,
         kept: 0,
         shifted_ms: shown.shifted_ms,
+        marker_left_out: false,
     };
     match carry(context, &parameters, permit, &mut report).await {
         Ok(()) => Ok(report),
@@ -320,6 +332,8 @@ async fn carry(
     let marker = context.shown.marker();
     let is_meant =
         |name: &[u8]| name != marker && (globs.is_empty() || globs.iter().any(|glob| glob.matches(name)));
+    let mut taking = context.from.taking().await?;
+    let mut putting = context.to.putting(parameters.replace, permit).await?;
     let sizes = context.shown.databases().await?;
     let databases = sizes.into_iter().map(|size| size.database);
     for database in
@@ -334,6 +348,7 @@ async fn carry(
         };
         let mut sweep = context.shown.sweep(request, None).await?;
         while let Some(mut names) = sweep.next().await? {
+            report.marker_left_out |= names.iter().any(|name| name == marker);
             names.retain(|name| is_meant(name));
             let mut rest = names.as_slice();
             while !rest.is_empty() {
@@ -341,10 +356,9 @@ async fn carry(
                     return Err(Error::new(ErrorKind::Interrupted, "the undo was stopped on request"));
                 }
                 let some = &rest[..rest.len().min(CARRIED_COUNT_MAX)];
-                let taken = context.from.take(database, some, CARRIED_BYTES_MAX).await?;
+                let taken = taking.take(database, some, CARRIED_BYTES_MAX).await?;
                 let mut counted = CarriedCount::default();
-                let put =
-                    context.to.put(database, &taken.keys, parameters.replace, permit, &mut counted).await;
+                let put = putting.put(database, &taken.keys, &mut counted).await;
                 report.written += counted.written;
                 report.kept += counted.kept;
                 put.context("carry keys back")?;

@@ -68,6 +68,7 @@ impl<'a> Databases<'a> {
             topology: session.text(&row, "role")?.to_owned(),
             fingerprint: fingerprint(session).await?,
             address: self.settings.address.clone(),
+            part: None,
         })
     }
 

@@ -227,6 +227,7 @@ async fn facts(connection: &mut Connection, settings: &Settings) -> Result<(Serv
         topology: if standby { "standby" } else { "primary" }.to_owned(),
         fingerprint: system.identifier,
         address: settings.address.clone(),
+        part: None,
     };
     Ok((facts, system.timeline))
 }
@@ -602,6 +603,7 @@ mod tests {
             topology: "primary".to_owned(),
             fingerprint: "7".to_owned(),
             address: "h:1".to_owned(),
+            part: None,
         };
         let earlier = |fingerprint: &str| EarlierBackup {
             file_list: bytes::Bytes::new(),

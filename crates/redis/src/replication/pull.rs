@@ -6,6 +6,7 @@ use mainstay_engine::{KeyFile, KeyFileBeginning, KeyFileSource, ServerFacts};
 use mainstay_model::{Result, ResultExt};
 
 use super::link::Link;
+use crate::cluster;
 use crate::config::{RedisConfig, Settings};
 use crate::failure::not_understood;
 use crate::probe::{fingerprint, read_info};
@@ -50,6 +51,7 @@ pub(super) async fn facts(settings: &Settings) -> Result<(ServerFacts, u64)> {
         topology: info.get("redis_mode").unwrap_or("standalone").to_owned(),
         fingerprint: fingerprint(&mut session, &info).await?,
         address: settings.address(),
+        part: cluster::part(&mut session, &info).await?,
     };
     Ok((facts, info.number("used_memory_dataset").or(info.number("used_memory")).unwrap_or(0)))
 }

@@ -11,6 +11,7 @@ use mainstay_repository::{Repository, Set, SetEntry};
 use serde_json::{Map, Value, json};
 
 use super::{log, set_json, wal};
+use crate::commands::redis::elsewhere::part_short;
 use crate::commands::{append_only, cluster, keyfile, logical, replication};
 use crate::printer::shown::ago;
 use crate::printer::{Cell, Look, Report, Table, Tone};
@@ -183,7 +184,8 @@ impl Row {
                         ("-".to_owned(), files, contents.bytes(), format!("LSN {}{since}", contents.end))
                     }
                     SetContents::KeyFile(contents) => {
-                        let keys = format!("{} keys", Count(contents.keys()));
+                        let part = part_short(&contents.server);
+                        let keys = format!("{} keys{part}", Count(contents.keys()));
                         let moment = { contents.replication.as_ref() }
                             .map_or_else(|| "fork".to_owned(), |point| format!("offset {}", point.offset));
                         ("-".to_owned(), keys, contents.bytes, moment)

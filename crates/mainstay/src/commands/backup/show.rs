@@ -27,7 +27,7 @@ pub(super) async fn run(args: &SetArgs, session: &Session) -> Result<ExitStatus>
             Ok(session.printer.report(&cluster::Shown { set, contents: *contents }))
         }
         SetContents::KeyFile(contents) => {
-            Ok(session.printer.report(&keyfile::Shown { set, contents: *contents }))
+            Ok(session.printer.report(&keyfile::Shown::new(set, *contents, session)))
         }
         SetContents::AppendOnly(contents) => {
             Ok(session.printer.report(&append_only::Shown { set, contents: *contents }))

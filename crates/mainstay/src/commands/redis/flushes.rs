@@ -6,6 +6,7 @@ use mainstay_ops::replication::search::{self, Emptied, EmptyingReport, EmptyingS
 use serde_json::{Map, Value, json};
 
 use crate::commands::moment::MomentArg;
+use crate::commands::plan;
 use crate::printer::shown::moment;
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
@@ -35,13 +36,17 @@ pub(crate) async fn run(args: &FlushesArgs, session: &Session) -> Result<ExitSta
     }
     let since = args.since.map(|since| since.first(session.clock.now())).transpose()?.flatten();
     let progress = session.printer.progress();
-    let asked = EmptyingSearch { since: since.map(|since| since.timestamp()), servers: None };
+    let asked = EmptyingSearch { since: since.map(|since| since.timestamp()) };
     let report = search::search(&repository, &asked, progress.as_ref()).await?;
     drop(progress);
-    Ok(session.printer.report(&Searched(report)))
+    Ok(session.printer.report(&Searched { report, flags: plan::flags(session) }))
 }
 
-struct Searched(EmptyingReport);
+struct Searched {
+    report: EmptyingReport,
+    /// How server and repository were named, for what comes next.
+    flags: String,
+}
 
 fn databases(emptied: Emptied) -> String {
     match emptied {
@@ -55,23 +60,23 @@ fn databases(emptied: Emptied) -> String {
 impl Report for Searched {
     fn json(&self) -> Map<String, Value> {
         Map::from_iter([
-            ("found".to_owned(), json!(self.0.found)),
-            ("left_out".to_owned(), json!(self.0.left_out)),
-            ("bytes".to_owned(), json!(self.0.bytes)),
-            ("unsearched".to_owned(), json!(self.0.unsearched)),
+            ("found".to_owned(), json!(self.report.found)),
+            ("left_out".to_owned(), json!(self.report.left_out)),
+            ("bytes".to_owned(), json!(self.report.bytes)),
+            ("unsearched".to_owned(), json!(self.report.unsearched)),
         ])
     }
 
     fn text(&self, look: &Look) -> String {
         let mut text = String::new();
-        match self.0.found.last() {
+        match self.report.found.last() {
             None => {
-                let bytes = ByteSize(self.0.bytes);
+                let bytes = ByteSize(self.report.bytes);
                 text.push_str(&format!("nothing emptied a database in the {bytes} of stream searched\n"));
             }
             Some(last) => {
                 let mut table = Table::new(&["TIME", "OFFSET", "COMMAND", "DB", "KEYS", "SERVER"]);
-                for found in &self.0.found {
+                for found in &self.report.found {
                     table.row(vec![
                         found.time.map_or_else(|| "-".to_owned(), moment).into(),
                         found.at.to_string().into(),
@@ -84,19 +89,19 @@ impl Report for Searched {
                     ]);
                 }
                 text.push_str(&table.render(look));
-                if self.0.left_out > 0 {
-                    let left_out = Count(self.0.left_out);
+                if self.report.left_out > 0 {
+                    let left_out = Count(self.report.left_out);
                     text.push_str(&format!(
                         "{left_out} older ones are left out: `--since` names a beginning\n"
                     ));
                 }
                 text.push_str(&format!(
-                    "to bring back what was there just before one of them: mainstay redis undo --at {}\n",
-                    last.at
+                    "to bring back what was there just before one of them: mainstay{} redis undo --at {}\n",
+                    self.flags, last.at
                 ));
             }
         }
-        for (chain, why) in &self.0.unsearched {
+        for (chain, why) in &self.report.unsearched {
             text.push_str(&format!(
                 "{} chain {chain}: {why}\n",
                 look.paint(Tone::Bad, "not searched to its end:")
@@ -106,6 +111,6 @@ impl Report for Searched {
     }
 
     fn exit_status(&self) -> ExitStatus {
-        if self.0.unsearched.is_empty() { ExitStatus::Ok } else { Severity::Critical.exit_status() }
+        if self.report.unsearched.is_empty() { ExitStatus::Ok } else { Severity::Critical.exit_status() }
     }
 }

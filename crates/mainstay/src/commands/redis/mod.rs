@@ -1,6 +1,7 @@
 //! `redis …`: daily questions to Redis, and what is removed from it.
 
 pub(crate) mod acl;
+pub(crate) mod elsewhere;
 pub(crate) mod flushes;
 pub(crate) mod info;
 pub(crate) mod keys;

@@ -116,7 +116,9 @@ pub(super) async fn run(command: PolicyCommand, session: &Session) -> Result<Exi
             let plan = decide(&args.decide, session).await?;
             let applied = apply_plan(&plan, None, session).await;
             applied.map_err(|refusal| {
-                by_kept_plan("run `mainstay redis policy plan --output plan.json`", refusal)
+                let flags = plan::flags(session);
+                let how = format!("run `mainstay{flags} redis policy plan --output plan.json`");
+                by_kept_plan(&how, &flags, refusal)
             })
         }
     }
@@ -205,7 +207,7 @@ pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Ses
         Err(error) => Outcome::of_error(error),
     };
     let report = close(&guard, permit, applied, outcome).await?;
-    Ok(session.printer.report(&Applied(report)))
+    Ok(session.printer.report(&Applied { report, flags: plan::flags(session) }))
 }
 
 fn summary(report: &PolicyReport) -> String {
@@ -246,11 +248,15 @@ impl Report for Drift {
     }
 }
 
-struct Applied(PolicyReport);
+struct Applied {
+    report: PolicyReport,
+    /// How the server was named, for what comes next.
+    flags: String,
+}
 
 impl Report for Applied {
     fn json(&self) -> Map<String, Value> {
-        match json!(self.0) {
+        match json!(self.report) {
             Value::Object(fields) => fields,
             _ => Map::new(),
         }
@@ -258,22 +264,25 @@ impl Report for Applied {
 
     fn text(&self, look: &Look) -> String {
         let mut table = Table::new(&["STEP", ""]);
-        for step in &self.0.steps {
+        for step in &self.report.steps {
             let how = if step.was_done { "held already" } else { "done" };
             table.row(vec![step.name.clone().into(), Cell::new(how).tone(Tone::Good)]);
         }
-        let kept = match self.0.durable {
+        let kept = match self.report.durable {
             true => look.paint(Tone::Good, "the server is as declared, also after a restart"),
             false => look.paint(
                 Tone::Warn,
-                "the server is as declared until it ends: `mainstay redis policy drift` shows what to write where",
+                &format!(
+                    "the server is as declared until it ends: `mainstay{} redis policy drift` shows what to write where",
+                    self.flags
+                ),
             ),
         };
         format!("{}{kept}\n", table.render(look))
     }
 
     fn exit_status(&self) -> ExitStatus {
-        match self.0.durable {
+        match self.report.durable {
             true => ExitStatus::Ok,
             false => ExitStatus::Findings,
         }

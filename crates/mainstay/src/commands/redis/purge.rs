@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::keys::parse_busy_time;
 use crate::commands::close;
-use crate::commands::plan::{self, by_plan_file};
+use crate::commands::plan::{self, by_plan_file_again};
 use crate::commands::restore::other_target;
 use crate::printer::{Look, Report, Tone};
 use crate::wiring::Session;
@@ -57,13 +57,11 @@ fn parse_class(text: &str) -> Result<KeyClass, String> {
 }
 
 /// The file, which must be there when the plan is carried out, too.
-fn names_file(path: &Path) -> Result<NamesFile> {
-    let refuse = |source: std::io::Error| {
+async fn names_file(path: &Path, session: &Session) -> Result<NamesFile> {
+    let path = path.canonicalize().map_err(|source| {
         Error::new(ErrorKind::NotFound, format!("cannot read {}", path.display())).with_source(source)
-    };
-    let path = path.canonicalize().map_err(refuse)?;
-    let bytes = std::fs::metadata(&path).map_err(refuse)?.len();
-    Ok(NamesFile { path, bytes })
+    })?;
+    NamesFile::at(path, &session.cancel).await
 }
 
 /// Plans, asks and removes.
@@ -74,6 +72,10 @@ pub(crate) async fn run(args: PurgeArgs, session: &Session) -> Result<ExitStatus
     let keyspace = session.keyspace()?;
     let probe = session.probe(StoreKind::Redis).await?;
     let target = session.target(probe.as_ref()).await?;
+    let file = match &args.rdb {
+        Some(file) => Some(names_file(&session.path(file), session).await?),
+        None => None,
+    };
     let request = PurgeRequest {
         patterns: args.patterns,
         protect: args.protect,
@@ -82,7 +84,7 @@ pub(crate) async fn run(args: PurgeArgs, session: &Session) -> Result<ExitStatus
         answer_micros_max: u64::try_from(args.busy_at_most.as_micros()).unwrap_or(u64::MAX),
         classes: session.configuration.redis_classes.clone(),
         with_classes: args.with_class,
-        file: args.rdb.as_ref().map(|file| names_file(&session.path(file))).transpose()?,
+        file,
     };
     let repository = match session.configuration.repository {
         Some(_) => session.existing_repository().await?,
@@ -106,7 +108,8 @@ pub(crate) async fn run(args: PurgeArgs, session: &Session) -> Result<ExitStatus
     if let Some(status) = plan::only_planned(&plan, args.output.as_deref(), args.dry_run, session)? {
         return Ok(status);
     }
-    apply_plan(&plan, None, session).await.map_err(by_plan_file)
+    let purged = apply_plan(&plan, None, session).await;
+    purged.map_err(|refusal| by_plan_file_again("--output plan.json", session, refusal))
 }
 
 /// Carries out a plan to purge.

@@ -12,7 +12,7 @@ use mainstay_redis::{RedisCarrier, RedisKeyspace};
 use serde_json::{Map, Value, json};
 
 use crate::commands::close;
-use crate::commands::plan::{self, by_plan_file};
+use crate::commands::plan::{self, by_plan_file_again};
 use crate::commands::replication::TtlArgument;
 use crate::commands::restore::other_target;
 use crate::printer::shown::moment;
@@ -79,7 +79,8 @@ pub(crate) async fn run(args: UndoArgs, session: &Session) -> Result<ExitStatus>
     if let Some(status) = plan::only_planned(&plan, args.output.as_deref(), args.dry_run, session)? {
         return Ok(status);
     }
-    apply_plan(&plan, None, session).await.map_err(by_plan_file)
+    let undone = apply_plan(&plan, None, session).await;
+    undone.map_err(|refusal| by_plan_file_again("--output plan.json", session, refusal))
 }
 
 /// Carries out a plan to bring keys back.
@@ -127,26 +128,43 @@ pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Ses
         Err(error) => Outcome::of_error(error),
     };
     let report = close(&guard, permit, undone, outcome).await?;
-    Ok(session.printer.report(&Undone { report, elapsed: began.elapsed() }))
+    // What cannot be asked any more is not told.
+    let is_unmarked = report.marker_left_out && matches!(probe.marker().await, Ok(None));
+    let flags = plan::flags(session);
+    Ok(session.printer.report(&Undone { report, elapsed: began.elapsed(), is_unmarked, flags }))
 }
 
 struct Undone {
     report: UndoReport,
     elapsed: Duration,
+    /// Whether the server has no marker now, where it had one at that moment.
+    is_unmarked: bool,
+    /// How server and repository were named, for what comes next.
+    flags: String,
 }
 
 impl Report for Undone {
     fn json(&self) -> Map<String, Value> {
         let Value::Object(mut fields) = json!(self.report) else { return Map::new() };
         fields.insert("seconds".to_owned(), json!(self.elapsed.as_secs_f64()));
+        fields.insert("unmarked".to_owned(), json!(self.is_unmarked));
         fields
     }
 
     fn text(&self, look: &Look) -> String {
         let report = &self.report;
         let when = report.moment.map_or_else(String::new, |at| format!(", {}", moment(at)));
+        let marker = match (report.marker_left_out, self.is_unmarked) {
+            (false, _) => String::new(),
+            (true, false) => "  the environment's marker of that moment was left out\n".to_owned(),
+            (true, true) => format!(
+                "  the environment's marker went with the keys and was left out: the server counts as production until it is marked\n\
+                 next: mainstay{} environment mark --store redis\n",
+                self.flags
+            ),
+        };
         format!(
-            "{} {} keys as they were at offset {}{when}, in {:.1} s\n  {} of that moment, {} are there and stayed as they are\n",
+            "{} {} keys as they were at offset {}{when}, in {:.1} s\n  {} of that moment, {} are there and stayed as they are\n{marker}",
             look.paint(Tone::Good, "brought back"),
             Count(report.written),
             report.offset,
