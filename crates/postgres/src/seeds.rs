@@ -73,6 +73,7 @@ impl SeedTarget for PostgresSeeds {
         let session = self.open().await?;
         standing(&session, &Table::of(place, rows)?, rows)
             .await
+            .map_err(|error| error.with_state("nothing was changed"))
             .with_context(|| format!("compare with {}", place.into))
     }
 
@@ -259,7 +260,7 @@ fn told_beforehand(error: Error, table: &Table) -> Error {
         )
         .with_state("nothing was changed: without one, two that seed at once would write a row twice")
         .with_hint("add one by a migration, or name another natural key"),
-        false => error.with_state("nothing was changed"),
+        false => error,
     }
 }
 
