@@ -23,6 +23,7 @@ mod probe;
 mod relational;
 mod replication;
 mod scratch;
+mod seeds;
 mod wal;
 
 pub use accounts::{AccountKind, AccountMerge, AccountName, AccountStore, Accounts};
@@ -88,6 +89,10 @@ pub use replication::{
 };
 pub use scratch::{
     RelationCheck, ScratchAnswer, ScratchHost, ScratchProgress, ScratchQuery, ScratchServer, ScratchTable,
+};
+pub use seeds::{
+    CLAIM_SECONDS, NewcomerRule, SEED_BATCH_MAX, SeedClaim, SeedGround, SeedPlace, SeedRow, SeedStanding,
+    SeedTarget, SeedWriting, SeedWritten,
 };
 pub use wal::{
     FollowWal, RestorePoint, SlotHealth, SlotRetention, TimelineHistory, WalEvent, WalPosition, WalSlot,

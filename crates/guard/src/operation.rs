@@ -218,6 +218,20 @@ pub const OPERATIONS: &[Operation] = &[
     // It adds a name to the log, which no data depends on, and may be part of a release at night.
     keeps("restore.point.create", "give a place in the WAL of PostgreSQL a name, and keep that"),
     reads("restore.point.list", "list named restore points with their positions"),
+    reads("seed.list", "list the declared seeds and how they stand"),
+    adds("seed.run", "add rows of a project's files that are not there"),
+    Operation {
+        name: "seed.run.change",
+        effect: Effect::Disruptive,
+        summary: "bring rows to what a project's files say",
+        reach: Reach::Store,
+    },
+    Operation {
+        name: "seed.run.replace",
+        effect: Effect::Destructive,
+        summary: "empty collections or tables and fill them from a project's files",
+        reach: Reach::Store,
+    },
     reads("status", "show the stores at a glance"),
     reads("wal.fetch", "write a file of captured WAL for a server that recovers"),
     keeps("wal.import", "bring the WAL of an archive into the repository; the archive is only read"),

@@ -11,7 +11,7 @@ use mainstay_model::{Error, ErrorKind, Result};
 
 use crate::commands::{
     apply, audit, backup, capture, completions, config, doctor, environment, index, init, man, mongo, pg,
-    plan, redis, restore, status, wal,
+    plan, redis, restore, seed, status, wal,
 };
 use crate::config::connection::holds_password;
 use crate::config::key::KEYS;
@@ -97,6 +97,9 @@ pub(crate) enum Command {
     /// Bring servers of any age to what is declared of them: users, roles, collections, databases, rights
     #[command(subcommand)]
     Init(init::InitCommand),
+    /// Rows that a project keeps in files: reference data anywhere, the rest never in production
+    #[command(subcommand)]
+    Seed(seed::SeedCommand),
     /// Which environment this is, and marking the stores with it
     #[command(subcommand)]
     Environment(environment::EnvironmentCommand),
@@ -134,6 +137,7 @@ impl Command {
             Self::Pg(command) => command.name(),
             Self::Redis(command) => command.name(),
             Self::Init(command) => command.name(),
+            Self::Seed(command) => command.name(),
             Self::Environment(command) => command.name(),
             Self::Audit(command) => command.name(),
             Self::Plan(command) => command.name(),

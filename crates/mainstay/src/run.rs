@@ -117,6 +117,7 @@ fn has_safe_point(command: &Command) -> bool {
         "index.restore",
         "redis.undo",
         "pg.reset",
+        "seed.run",
         "wal.import",
         "apply",
     ];

@@ -12,7 +12,7 @@ use mainstay_engine::{
     AccountStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentInit, DocumentSink, DocumentSource,
     IndexControl, Inspection, KeyCarrier, KeyFileSource, KeyServerControl, KeyServerInit, Keyspace,
     Namespace, Principal, Probe, RelationalInit, RelationalInspection, ReplicaTarget, ReplicationSource,
-    StoreFacts, WalSource,
+    SeedTarget, StoreFacts, WalSource,
 };
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
@@ -27,7 +27,7 @@ use mainstay_ops::cluster::FetchCommand;
 use mainstay_ops::status::counted_marker;
 use mainstay_postgres::{
     PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInit, PostgresInspection, PostgresProbe,
-    PostgresScratch, ProgramPlaces, TlsOptions,
+    PostgresScratch, PostgresSeeds, ProgramPlaces, TlsOptions,
 };
 use mainstay_redis::{
     RedisCarrier, RedisConfig, RedisInit, RedisKeyFile, RedisKeyspace, RedisProbe, RedisReplica,
@@ -289,6 +289,28 @@ impl Session {
         let kind = StoreKind::Postgres;
         let settings = self.configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?;
         Ok(Arc::new(PostgresInit::new(&postgres(settings)?)?))
+    }
+
+    /// The store of that kind, to be seeded.
+    ///
+    /// # Errors
+    /// As [`Session::document_init`]; `Unsupported` for Redis.
+    pub(crate) async fn seeds(&self, kind: StoreKind) -> Result<Arc<dyn SeedTarget>> {
+        let configuration = &self.configuration;
+        Ok(match kind {
+            StoreKind::Mongo => {
+                let settings = configuration.mongo.as_ref().ok_or_else(|| not_configured(kind))?;
+                Arc::new(MongoServer::open(&mongo(settings)).await?)
+            }
+            StoreKind::Postgres => {
+                let settings = configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?;
+                Arc::new(PostgresSeeds::new(&postgres(settings)?)?)
+            }
+            StoreKind::Redis => {
+                return Err(Error::new(ErrorKind::Unsupported, "no seed goes into redis")
+                    .with_state("nothing was changed"));
+            }
+        })
     }
 
     /// The Redis that is brought to what is declared.

@@ -82,6 +82,7 @@ mod raw;
 mod replacement;
 mod reply;
 mod scan;
+mod seeds;
 mod server;
 mod topology;
 mod wire;

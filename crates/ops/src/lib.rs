@@ -38,6 +38,7 @@ pub mod reset;
 pub mod restore;
 mod scan;
 pub mod search;
+pub mod seed;
 mod selection;
 pub mod shape;
 pub mod slow;

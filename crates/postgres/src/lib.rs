@@ -30,6 +30,7 @@
 //! | write the environment marker | `CREATE` on the configured database |
 //! | logical dump | `SELECT` on everything in the database (`pg_read_all_data`), or to own it; large objects: to own them or be a superuser |
 //! | restore of a logical dump | `CREATEDB`; to keep owners, membership in each of their roles |
+//! | seed a table (under a permit) | `SELECT`, `INSERT`, `UPDATE` on it, `DELETE` where it is replaced; for the seeding of a new installation, to own the schema `mainstay` or `CREATE` on the database |
 //! | wipe a database | to own it, and `CREATEDB`; `pg_signal_backend` when others are connected |
 //! | base backup, whole or incremental | `REPLICATION`, a line for `replication` and one for the database in `pg_hba.conf`; one of `max_wal_senders` |
 //! | follow WAL; create, read and drop a slot | the same; one of `max_replication_slots` |
@@ -55,6 +56,7 @@ mod quote;
 mod replication;
 mod scratch;
 mod script;
+mod seeds;
 mod session;
 mod tls;
 mod wal_state;
@@ -66,3 +68,4 @@ pub use logical::{PostgresDatabases, ProgramPlaces};
 pub use probe::PostgresProbe;
 pub use replication::base_backup::PostgresCluster;
 pub use scratch::PostgresScratch;
+pub use seeds::PostgresSeeds;

@@ -30,6 +30,7 @@ pub(crate) mod redis;
 pub(crate) mod replication;
 pub(crate) mod restore;
 pub(crate) mod restore_point;
+pub(crate) mod seed;
 pub(crate) mod status;
 pub(crate) mod wal;
 
@@ -85,6 +86,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> Result<ExitStatu
         Command::Redis(command) => Box::pin(redis::run(command, session)).await,
         Command::Pg(command) => Box::pin(pg::run(command, session)).await,
         Command::Init(command) => Box::pin(init::run(command, session)).await,
+        Command::Seed(command) => Box::pin(seed::run(command, session)).await,
         Command::Environment(command) => Box::pin(environment::run(command, session)).await,
         Command::Audit(command) => Box::pin(audit::run(command, session)).await,
         Command::Wal(command) => Box::pin(wal::run(command, session)).await,

@@ -346,6 +346,14 @@ pub(crate) const KEYS: &[Key] = &[
         ),
         "5s",
     ),
+    key("seeds", "file", Form::Path, "manifest of the seeds, as docs/seeds.md says"),
+    also(
+        or(
+            key("seeds", "auto", Form::Switch, "whether `seed run --auto` seeds a new installation by itself"),
+            "false",
+        ),
+        &["AUTO_SEED_ON_START"],
+    ),
     key(
         "compose",
         "file",

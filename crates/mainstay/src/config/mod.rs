@@ -10,6 +10,7 @@ pub(crate) mod init;
 pub(crate) mod key;
 pub(crate) mod manifest;
 pub(crate) mod resolved;
+pub(crate) mod seeds;
 pub(crate) mod source;
 pub(crate) mod template;
 #[cfg(test)]

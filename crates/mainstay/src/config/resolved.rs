@@ -218,6 +218,10 @@ pub(crate) struct Configuration {
     pub(crate) slice_age: SignedDuration,
     /// The compose file that `doctor` reads.
     pub(crate) compose_file: Option<PathBuf>,
+    /// The manifest of the seeds, when there is one.
+    pub(crate) seed_manifest: Option<PathBuf>,
+    /// Whether a new installation is seeded by itself.
+    pub(crate) auto_seed: bool,
     /// What is declared of the servers.
     pub(crate) init: Option<InitSection>,
 }
@@ -350,6 +354,8 @@ impl Settings {
             lease_ttl: self.duration("repository.lease_ttl"),
             slice_age: self.duration("capture.slice_age"),
             compose_file: self.path("compose.file"),
+            seed_manifest: self.path("seeds.file"),
+            auto_seed: self.switch("seeds.auto").unwrap_or(false),
             settings: self.0,
         })
     }
