@@ -80,8 +80,9 @@ impl SeedTarget for MongoServer {
 
     async fn has_users(&self, rule: &NewcomerRule) -> Result<bool> {
         let database = self.ground().await?.database;
-        let others = RawDocumentBuf::try_from(&doc! { rule.field.as_str(): { "$ne": rule.administrator.as_str() } })
-            .map_err(|error| Error::new(ErrorKind::Usage, format!("no filter: {error}")))?;
+        let others =
+            RawDocumentBuf::try_from(&doc! { rule.field.as_str(): { "$ne": rule.administrator.as_str() } })
+                .map_err(|error| Error::new(ErrorKind::Usage, format!("no filter: {error}")))?;
         let command = rawdoc! {
             "find": rule.users.as_str(), "filter": others, "projection": { "_id": 1 }, "limit": 1, "singleBatch": true,
         };
@@ -114,7 +115,10 @@ fn check_marker(found: Option<&Marker>, under: Option<&Marker>) -> Result<()> {
         return Ok(());
     }
     let told = |marker: Option<&Marker>| {
-        marker.map_or_else(|| "absent".to_owned(), |marker| format!("{} ({})", marker.environment, marker.class))
+        marker.map_or_else(
+            || "absent".to_owned(),
+            |marker| format!("{} ({})", marker.environment, marker.class),
+        )
     };
     Err(Error::new(
         ErrorKind::Refused,
@@ -183,7 +187,8 @@ fn objects(rows: &[SeedRow]) -> Result<Vec<Json>> {
 }
 
 fn no_document(what: &str) -> Error {
-    Error::new(ErrorKind::Precondition, format!("a row is no document: {what}")).with_state("nothing was changed")
+    Error::new(ErrorKind::Precondition, format!("a row is no document: {what}"))
+        .with_state("nothing was changed")
 }
 
 fn document(json: &Json) -> Result<RawDocumentBuf> {
@@ -193,7 +198,8 @@ fn document(json: &Json) -> Result<RawDocumentBuf> {
 
 async fn count(server: &MongoServer, namespace: &Namespace, filter: RawDocumentBuf) -> Result<u64> {
     let stages = [rawdoc! { "$match": filter }, rawdoc! { "$count": "n" }];
-    let command = rawdoc! { "aggregate": namespace.collection.as_str(), "pipeline": array(&stages), "cursor": {} };
+    let command =
+        rawdoc! { "aggregate": namespace.collection.as_str(), "pipeline": array(&stages), "cursor": {} };
     let found = server.list(&namespace.database, command).await?;
     let Some(first) = found.first() else { return Ok(0) };
     let reply = Document::try_from(first.as_ref())
@@ -251,7 +257,8 @@ async fn replace(server: &MongoServer, namespace: &Namespace, rows: &[Json]) -> 
     for batch in rows.chunks(BATCH) {
         let filled = insert(server, namespace, batch).await;
         written.inserted += filled.map_err(|error| {
-            let state = format!("{namespace} was emptied and holds {} of {} rows", written.inserted, rows.len());
+            let state =
+                format!("{namespace} was emptied and holds {} of {} rows", written.inserted, rows.len());
             error.with_state(state).with_hint("run the same seed again")
         })?;
     }
@@ -270,7 +277,8 @@ async fn insert(server: &MongoServer, namespace: &Namespace, rows: &[Json]) -> R
 
 /// The first refusal in the reply of a write, without the values that it tells.
 fn check_written(reply: &Document) -> Result<()> {
-    let refused = reply.get_array("writeErrors").ok().and_then(|errors| errors.first()).and_then(Bson::as_document);
+    let refused =
+        reply.get_array("writeErrors").ok().and_then(|errors| errors.first()).and_then(Bson::as_document);
     let Some(refused) = refused else { return Ok(()) };
     let number = refused.get_i32("code").unwrap_or_default();
     let position = number_of_row(refused);
@@ -311,7 +319,7 @@ async fn claim(server: &MongoServer, database: &str, holder: &str) -> Result<See
     let unreadable = || Error::new(ErrorKind::Corrupt, format!("{OWN_DATABASE}.{CLAIMS} holds no claim"));
     let found = reply.get_document("value").map_err(|_| unreadable())?;
     let by = found.get_str("by").map_err(|_| unreadable())?.to_owned();
-    if found.get_str("state") == Ok("done") {
+    if found.get_str("state").is_ok_and(|state| state == "done") {
         return Ok(SeedClaim::Done { by });
     }
     if by == holder {

@@ -256,7 +256,11 @@ fn told_beforehand(error: Error, table: &Table) -> Error {
     match is_key {
         true => Error::new(
             ErrorKind::Precondition,
-            format!("no unique constraint of {} is over {}", table.name, table.list(&table.key, str::to_owned)),
+            format!(
+                "no unique constraint of {} is over {}",
+                table.name,
+                table.list(&table.key, str::to_owned)
+            ),
         )
         .with_state("nothing was changed: without one, two that seed at once would write a row twice")
         .with_hint("add one by a migration, or name another natural key"),
@@ -279,14 +283,20 @@ async fn write(
         false => None,
     };
     if found.as_ref() != under {
-        return Err(Error::new(ErrorKind::Refused, "the environment marker inside the database is another one by now")
-            .with_state("nothing was changed")
-            .with_hint("`mainstay environment show` tells what each source says; then make the plan again"));
+        return Err(Error::new(
+            ErrorKind::Refused,
+            "the environment marker inside the database is another one by now",
+        )
+        .with_state("nothing was changed")
+        .with_hint("`mainstay environment show` tells what each source says; then make the plan again"));
     }
     let mut written = SeedWritten::default();
     if writing == SeedWriting::Replace {
         let removed = session
-            .row(&format!("WITH gone AS (DELETE FROM {} RETURNING 1) SELECT count(*) AS n FROM gone", table.name))
+            .row(&format!(
+                "WITH gone AS (DELETE FROM {} RETURNING 1) SELECT count(*) AS n FROM gone",
+                table.name
+            ))
             .await?;
         written.removed = session.number(&removed, "n")?;
     }
@@ -310,7 +320,9 @@ async fn claim(session: &Session<'_>, database: &str, holder: &str) -> Result<Se
     session.bounded(session.client.batch_execute(CREATE_CLAIMS)).await?;
     let (database, holder) = (literal(database), literal(holder));
     let until = format!("clock_timestamp() + interval '{CLAIM_SECONDS} seconds'");
-    let before = session.rows(&format!("SELECT 1 AS one FROM mainstay.seed_claims WHERE database = {database}")).await?;
+    let before = session
+        .rows(&format!("SELECT 1 AS one FROM mainstay.seed_claims WHERE database = {database}"))
+        .await?;
     let taken = session
         .rows(&format!(
             "INSERT INTO mainstay.seed_claims AS old (database, state, held_by, until) \
@@ -358,7 +370,11 @@ mod tests {
 
     #[test]
     fn names_are_quoted_and_rows_must_agree() {
-        let table = Table::of(&place("shop.ca\"t"), &[row(&[("slug", "\"a\""), ("n", "1")]), row(&[("n", "2"), ("slug", "\"b\"")])]).unwrap();
+        let table = Table::of(
+            &place("shop.ca\"t"),
+            &[row(&[("slug", "\"a\""), ("n", "1")]), row(&[("n", "2"), ("slug", "\"b\"")])],
+        )
+        .unwrap();
         assert_eq!(table.name, r#""shop"."ca""t""#);
         assert_eq!(
             table.insert("'[]'", SeedWriting::Insert),
@@ -368,7 +384,10 @@ mod tests {
         assert!(upsert.ends_with(
             r#" ON CONFLICT ("slug") DO UPDATE SET "n" = excluded."n" WHERE to_jsonb(old."n") IS DISTINCT FROM to_jsonb(excluded."n")"#
         ), "{upsert}");
-        let error = Table::of(&place("c"), &[row(&[("slug", "\"a\"")]), row(&[("slug", "\"b\""), ("n", "1")])]).err().unwrap();
+        let error =
+            Table::of(&place("c"), &[row(&[("slug", "\"a\"")]), row(&[("slug", "\"b\""), ("n", "1")])])
+                .err()
+                .unwrap();
         assert!(error.to_string().contains("row 2 of the seed of c has other fields"), "{error}");
     }
 }

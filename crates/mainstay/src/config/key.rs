@@ -349,7 +349,12 @@ pub(crate) const KEYS: &[Key] = &[
     key("seeds", "file", Form::Path, "manifest of the seeds, as docs/seeds.md says"),
     also(
         or(
-            key("seeds", "auto", Form::Switch, "whether `seed run --auto` seeds a new installation by itself"),
+            key(
+                "seeds",
+                "auto",
+                Form::Switch,
+                "whether `seed run --auto` seeds a new installation by itself",
+            ),
             "false",
         ),
         &["AUTO_SEED_ON_START"],

@@ -71,8 +71,9 @@ impl SeedManifest {
                 .with_source(source)
                 .with_hint("correct `file` in [seeds] of mainstay.toml; docs/seeds.md says what stands in it")
         })?;
-        let text =
-            text.ok_or_else(|| Error::new(ErrorKind::Config, format!("{name} is too long for a file of declared seeds")))?;
+        let text = text.ok_or_else(|| {
+            Error::new(ErrorKind::Config, format!("{name} is too long for a file of declared seeds"))
+        })?;
         let manifest: Manifest = toml::from_str(&text).map_err(|error| {
             let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or_default();
             let line = 1 + before.matches('\n').count();
@@ -82,7 +83,10 @@ impl SeedManifest {
         let seeds = seeds.map_err(|what| Error::new(ErrorKind::Config, format!("{name}: {what}")))?;
         let mut ids = BTreeSet::new();
         if let Some(twice) = seeds.iter().find(|seed| !ids.insert(seed.id.as_str())) {
-            return Err(Error::new(ErrorKind::Config, format!("{name}: seed {} is declared twice", twice.id)));
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("{name}: seed {} is declared twice", twice.id),
+            ));
         }
         let auto = manifest.auto.map(|auto| {
             let Auto { store, users, field, administrator } = auto;

@@ -7,9 +7,9 @@ mod binary;
 use std::process::{Child, Stdio};
 
 use binary::{Place, Seen};
-use bson::{Document, doc};
 use mainstay_testkit::{Postgres, ReplicaSet};
 use mongodb::Database;
+use mongodb::bson::{self, Document, doc};
 use serde_json::Value;
 
 impl Seen {
@@ -122,7 +122,8 @@ async fn mongo() -> (ReplicaSet, Database, String) {
 }
 
 async fn documents(database: &Database, collection: &str) -> Vec<Document> {
-    let mut found = database.collection::<Document>(collection).find(doc! {}).sort(doc! { "_id": 1 }).await.unwrap();
+    let mut found =
+        database.collection::<Document>(collection).find(doc! {}).sort(doc! { "_id": 1 }).await.unwrap();
     let mut all = Vec::new();
     while found.advance().await.unwrap() {
         all.push(found.deserialize_current().unwrap());
@@ -157,7 +158,11 @@ async fn reference_data_is_brought_to_the_file_and_nothing_else_is_touched() {
     place.run(&["seed", "list", "levels"]).expect(0).says("all there");
 
     // Made up: added where nothing is in its place.
-    database.collection::<Document>("users").insert_one(doc! { "email": "a@example.test", "role": "mine" }).await.unwrap();
+    database
+        .collection::<Document>("users")
+        .insert_one(doc! { "email": "a@example.test", "role": "mine" })
+        .await
+        .unwrap();
     let report = place.run(&["seed", "run", "demo", "--json"]).expect(0).json();
     assert_eq!((&report["seeds"][0]["inserted"], &report["seeds"][0]["changed"]), (&1.into(), &0.into()));
     assert_eq!(documents(&database, "users").await[0].get_str("role").unwrap(), "mine");
@@ -191,7 +196,9 @@ async fn what_replaces_data_cannot_be_got_into_production() {
     };
     say("production").await;
     // The configuration lies: it contradicts the marker.
-    for arguments in [&["seed", "run", "users"][..], &["seed", "run", "demo"], &["apply", "plan.json", "--approve", &hash]] {
+    for arguments in
+        [&["seed", "run", "users"][..], &["seed", "run", "demo"], &["apply", "plan.json", "--approve", &hash]]
+    {
         place.run(arguments).expect(7).says("contradictory");
     }
     // One that says nothing, and one that agrees with the marker, help nobody; nor does a variable.
@@ -216,10 +223,12 @@ async fn what_replaces_data_cannot_be_got_into_production() {
     say("development").await;
     configure(&place, "tests", "development", &section);
     let text = std::fs::read_to_string(place.path("plan.json")).unwrap();
-    let edited = text.replace("\"seed.run.replace\"", "\"seed.run\"").replace("\"destructive\"", "\"additive\"");
+    let edited =
+        text.replace("\"seed.run.replace\"", "\"seed.run\"").replace("\"destructive\"", "\"additive\"");
     std::fs::remove_file(place.path("plan.json")).unwrap();
     place.write("plan.json", &edited);
-    let shown = place.run(&["plan", "show", "plan.json", "--json"]).json()["plan_hash"].as_str().unwrap().to_owned();
+    let shown =
+        place.run(&["plan", "show", "plan.json", "--json"]).json()["plan_hash"].as_str().unwrap().to_owned();
     let refused = apply(&place, &shown);
     assert!([2, 7, 9].contains(&refused.status), "{}", refused.both());
     untouched().await;
@@ -247,7 +256,12 @@ async fn of_ten_that_begin_at_once_one_seeds() {
 
     let begin = || -> Child {
         let mut command = place.command(&["seed", "run", "--auto", "--json"]);
-        command.env("AUTO_SEED_ON_START", "true").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        command
+            .env("AUTO_SEED_ON_START", "true")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     };
     let begun: Vec<Child> = (0..10).map(|_| begin()).collect();
     let seen: Vec<Seen> = begun.into_iter().map(|child| child.wait_with_output().unwrap().into()).collect();
@@ -259,8 +273,14 @@ async fn of_ten_that_begin_at_once_one_seeds() {
         })
         .collect();
     assert_eq!(outcomes.iter().filter(|outcome| *outcome == "seeded").count(), 1, "{outcomes:?}");
-    assert!(outcomes.iter().all(|outcome| ["seeded", "claimed", "done"].contains(&outcome.as_str())), "{outcomes:?}");
-    assert_eq!((documents(&database, "users").await.len(), documents(&database, "levels").await.len()), (2, 2));
+    assert!(
+        outcomes.iter().all(|outcome| ["seeded", "claimed", "done"].contains(&outcome.as_str())),
+        "{outcomes:?}"
+    );
+    assert_eq!(
+        (documents(&database, "users").await.len(), documents(&database, "levels").await.len()),
+        (2, 2)
+    );
 
     // Once is for good, and a plain user makes it an installation that is in use.
     let again: Seen = begin().wait_with_output().unwrap().into();
@@ -273,11 +293,22 @@ async fn of_ten_that_begin_at_once_one_seeds() {
 
     // Administrators are no users; what a killed process left claimed is taken over when its time is over.
     database.collection::<Document>("users").delete_many(doc! {}).await.unwrap();
-    database.collection::<Document>("users").insert_one(doc! { "email": "root@example.test", "role": "admin" }).await.unwrap();
-    let left = |until: bson::DateTime| doc! { "_id": "shop", "state": "running", "by": "gone", "until": until };
-    claims.insert_one(left(bson::DateTime::from_millis(bson::DateTime::now().timestamp_millis() + 60_000))).await.unwrap();
+    database
+        .collection::<Document>("users")
+        .insert_one(doc! { "email": "root@example.test", "role": "admin" })
+        .await
+        .unwrap();
+    let left =
+        |until: bson::DateTime| doc! { "_id": "shop", "state": "running", "by": "gone", "until": until };
+    claims
+        .insert_one(left(bson::DateTime::from_millis(bson::DateTime::now().timestamp_millis() + 60_000)))
+        .await
+        .unwrap();
     let waiting: Seen = begin().wait_with_output().unwrap().into();
-    assert_eq!((&waiting.json()["auto"]["outcome"], &waiting.json()["auto"]["by"]), (&"claimed".into(), &"gone".into()));
+    assert_eq!(
+        (&waiting.json()["auto"]["outcome"], &waiting.json()["auto"]["by"]),
+        (&"claimed".into(), &"gone".into())
+    );
     claims.delete_many(doc! {}).await.unwrap();
     claims.insert_one(left(bson::DateTime::from_millis(0))).await.unwrap();
     let taken: Seen = begin().wait_with_output().unwrap().into();

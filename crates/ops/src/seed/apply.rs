@@ -44,7 +44,12 @@ pub struct SeedReport {
 ///
 /// # Errors
 /// `Refused`, `StalePlan`; as [`plan`](super::plan()).
-pub async fn check(store: &dyn SeedTarget, plan: &Plan, seeds: &[&Seed], target: &Target) -> Result<SeedGround> {
+pub async fn check(
+    store: &dyn SeedTarget,
+    plan: &Plan,
+    seeds: &[&Seed],
+    target: &Target,
+) -> Result<SeedGround> {
     let ground = store.ground().await?;
     // What can never be is told before what has merely moved; and a plan that was edited must not do what planning refuses.
     for seed in seeds {
@@ -113,12 +118,17 @@ pub(super) async fn write(
     let writing = declared.class.writing();
     let size = if writing == SeedWriting::Replace { rows.len().max(1) } else { SEED_BATCH_MAX };
     // A seed without rows empties what it replaces.
-    let batches = rows.chunks(size).chain((rows.is_empty() && writing == SeedWriting::Replace).then_some(&[][..]));
+    let batches =
+        rows.chunks(size).chain((rows.is_empty() && writing == SeedWriting::Replace).then_some(&[][..]));
     let mut written = SeedWritten::default();
     for batch in batches {
         if context.cancel.is_cancelled() {
             return Err(Error::new(ErrorKind::Interrupted, format!("stopped while seeding {}", declared.id))
-                .with_state(format!("{} of {} rows are written", Count(written.inserted), Count(rows.len() as u64)))
+                .with_state(format!(
+                    "{} of {} rows are written",
+                    Count(written.inserted),
+                    Count(rows.len() as u64)
+                ))
                 .with_hint("run the same command again; it writes what is missing"));
         }
         let part = context.store.write(&declared.place, batch, writing, under, permit).await;

@@ -38,7 +38,9 @@ pub enum AutoOutcome {
 /// # Errors
 /// `Precondition` when a destructive seed is declared as automatic.
 pub fn check_automatic(seeds: &[&Seed]) -> Result<()> {
-    let Some(seed) = seeds.iter().find(|seed| seed.declared.class == SeedClass::Destructive) else { return Ok(()) };
+    let Some(seed) = seeds.iter().find(|seed| seed.declared.class == SeedClass::Destructive) else {
+        return Ok(());
+    };
     Err(Error::new(
         ErrorKind::Precondition,
         format!("seed {} is destructive and declared as automatic", seed.declared.id),
@@ -111,9 +113,10 @@ async fn claimed(
 async fn renew(context: &SeedContext<'_>, holder: &str, permit: &Permit) -> Result<()> {
     match context.store.claim(holder, permit).await? {
         SeedClaim::Ours { .. } => Ok(()),
-        SeedClaim::Taken { by, .. } | SeedClaim::Done { by } => {
-            Err(Error::new(ErrorKind::Locked, format!("the claim on the seeding ran out and is held by {by}"))
-                .with_state("rows that were written stay; none is there twice"))
-        }
+        SeedClaim::Taken { by, .. } | SeedClaim::Done { by } => Err(Error::new(
+            ErrorKind::Locked,
+            format!("the claim on the seeding ran out and is held by {by}"),
+        )
+        .with_state("rows that were written stay; none is there twice")),
     }
 }

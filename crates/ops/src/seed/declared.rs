@@ -53,7 +53,9 @@ impl SeedClass {
         };
         match marker {
             None => {
-                return Err(refused("the database has no environment marker, so it counts as production".to_owned()));
+                return Err(refused(
+                    "the database has no environment marker, so it counts as production".to_owned(),
+                ));
             }
             Some(marker) if marker.class == EnvironmentClass::Production => {
                 return Err(refused(format!(
@@ -129,8 +131,12 @@ mod tests {
             fingerprint: "7".to_owned(),
             address: "h:1".to_owned(),
         };
-        let marker =
-            |class| Marker { environment: "shop".to_owned(), class, marked_at: Timestamp::UNIX_EPOCH, id: "m".to_owned() };
+        let marker = |class| Marker {
+            environment: "shop".to_owned(),
+            class,
+            marked_at: Timestamp::UNIX_EPOCH,
+            id: "m".to_owned(),
+        };
         for (environment, inside, allowed) in [
             (Development, Some(Development), true),
             (Staging, Some(Staging), true),
@@ -149,7 +155,9 @@ mod tests {
                     assert_eq!(error.kind(), ErrorKind::Refused);
                 }
             }
-            assert!(SeedClass::Reference.check_allowed("levels", &target(environment), inside.as_ref()).is_ok());
+            assert!(
+                SeedClass::Reference.check_allowed("levels", &target(environment), inside.as_ref()).is_ok()
+            );
         }
     }
 }

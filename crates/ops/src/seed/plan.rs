@@ -3,7 +3,7 @@
 use mainstay_engine::{SEED_BATCH_MAX, SeedGround, SeedPlace, SeedStanding, SeedTarget};
 use mainstay_guard::{Marker, operation};
 use mainstay_model::{
-    Assumption, BlastRadius, Blake3, Clock, Count, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result,
+    Assumption, Blake3, BlastRadius, Clock, Count, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result,
     ResultExt, Target,
 };
 use serde::{Deserialize, Serialize};
@@ -133,7 +133,10 @@ pub async fn plan(
         effect: operation(name).expect("running seeds is registered").effect,
         assumptions: assumptions(&target, &ground, &planned),
         blast_radius: BlastRadius {
-            phrase: format!("seed {} of {}@{} with {names}", ground.database, target.store, target.environment),
+            phrase: format!(
+                "seed {} of {}@{} with {names}",
+                ground.database, target.store, target.environment
+            ),
             items: planned.iter().map(PlannedSeed::at_stake).sum(),
             bytes: 0,
         },
@@ -253,6 +256,9 @@ mod tests {
             let together = [planned(Demo, 0, 3, 0), seed];
             assert_eq!(worst_operation(&together), operation);
         }
-        assert_eq!(worst_operation(&[planned(Reference, 9, 0, 1), planned(Destructive, 1, 0, 0)]), OPERATION_REPLACE);
+        assert_eq!(
+            worst_operation(&[planned(Reference, 9, 0, 1), planned(Destructive, 1, 0, 0)]),
+            OPERATION_REPLACE
+        );
     }
 }

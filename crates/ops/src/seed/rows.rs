@@ -45,7 +45,12 @@ pub enum ReadRowsError {
 ///
 /// # Errors
 /// [`ReadRowsError`].
-pub fn read(name: &str, text: &str, store: StoreKind, place: &SeedPlace) -> Result<Vec<SeedRow>, ReadRowsError> {
+pub fn read(
+    name: &str,
+    text: &str,
+    store: StoreKind,
+    place: &SeedPlace,
+) -> Result<Vec<SeedRow>, ReadRowsError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let rows = match name.rsplit('.').next().unwrap_or_default() {
         "json" | "ejson" => array(text)?,
@@ -227,10 +232,7 @@ impl Column {
         };
         match KINDS.iter().find(|(name, _)| *name == kind) {
             Some((_, kind)) => Ok(Self { field: field.to_owned(), kind: *kind }),
-            None => Err(format!(
-                "`{kind}` is no type; known are {}",
-                KINDS.map(|(name, _)| name).join(", ")
-            )),
+            None => Err(format!("`{kind}` is no type; known are {}", KINDS.map(|(name, _)| name).join(", "))),
         }
     }
 
@@ -353,7 +355,11 @@ mod tests {
             ("r.json", "[{\"slug\":1,\"$set\":2}]", "row 1: `$set` is no name"),
             ("r.json", "[{\"n\":1}]", "row 1: it lacks its natural key slug"),
             ("r.json", "[{\"slug\":null}]", "row 1: its natural key slug is null"),
-            ("r.json", "[{\"slug\":\"a\"},{\"slug\":\"a\"}]", "row 2: a row before it has the same natural key \"a\""),
+            (
+                "r.json",
+                "[{\"slug\":\"a\"},{\"slug\":\"a\"}]",
+                "row 2: a row before it has the same natural key \"a\"",
+            ),
             ("r.jsonl", "{\"slug\":1}\nx", "line 2: "),
             ("r.csv", "", "line 1: it has no header"),
             ("r.csv", "slug,n:number\n", "line 1: `number` is no type"),

@@ -44,7 +44,9 @@ fn manifest(session: &Session) -> Result<SeedManifest> {
     let path = session.configuration.seed_manifest.as_ref().ok_or_else(|| {
         Error::new(ErrorKind::Precondition, "no seeds are declared")
             .with_state("nothing was changed")
-            .with_hint("write a manifest as docs/seeds.md says and name it as `file` in [seeds] of mainstay.toml")
+            .with_hint(
+                "write a manifest as docs/seeds.md says and name it as `file` in [seeds] of mainstay.toml",
+            )
     })?;
     SeedManifest::read(path)
 }

@@ -68,7 +68,12 @@ pub(super) async fn run(args: RunArgs, session: &Session) -> Result<ExitStatus> 
     carry_out(&plan, &seeds, store.as_ref(), None, session).await.map_err(by_plan_file)
 }
 
-async fn planned(store: &dyn SeedTarget, kind: StoreKind, seeds: &[&Seed], session: &Session) -> Result<Plan> {
+async fn planned(
+    store: &dyn SeedTarget,
+    kind: StoreKind,
+    seeds: &[&Seed],
+    session: &Session,
+) -> Result<Plan> {
     let probe = session.probe(kind).await?;
     let target = session.target(probe.as_ref()).await?;
     seed::plan(store, seeds, target, session.clock.as_ref()).await
@@ -113,7 +118,9 @@ async fn carry_out(
     };
     let ground = match checked {
         Ok(ground) => ground,
-        Err(error) => return Err(guard.refuse(&plan.operation, Some(&plan.target), Some(plan.hash()?), error).await),
+        Err(error) => {
+            return Err(guard.refuse(&plan.operation, Some(&plan.target), Some(plan.hash()?), error).await);
+        }
     };
     let permit = guard.permit(plan, &BackupEvidence::default(), &session.consent(approve)?).await?;
     let progress = session.printer.progress();
