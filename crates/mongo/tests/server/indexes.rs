@@ -359,6 +359,9 @@ async fn use_is_asked_of_every_member() {
     let namespace = Namespace::new(unique_database(), "c");
     insert(&client, &namespace.database, "c", (0..10).map(|n| doc! { "n": n })).await;
     build(&server, &namespace, "{ keys = [\"n\"] }, { keys = [\"idle\"] }").await;
+    // The primary has committed the build. A secondary has when it has taken a write behind the commit; before that it reads without the index.
+    let written = doc! { "insert": "c", "documents": [doc! { "n": 10 }], "writeConcern": { "w": 3 } };
+    client.database(&namespace.database).run_command(written).await.unwrap();
     // One query on the primary, two on a secondary.
     let find = |mode: &str| {
         let options = mongodb::options::SelectionCriteria::ReadPreference(match mode {
