@@ -166,6 +166,9 @@ pub trait IndexCatalog: Send + Sync {
     /// Room on the volume of a database; `None` when the server or this user does not tell.
     async fn disk_room(&self, database: &str) -> Result<Option<DiskRoom>>;
 
+    /// The clock of the server that answers, which decides what has expired. Everybody may ask.
+    async fn server_time(&self) -> Result<Timestamp>;
+
     /// The monitor that deletes what has expired.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use mainstay_engine::{
 };
 use mainstay_guard::Permit;
 use mainstay_indexes::Json;
-use mainstay_model::{Error, ErrorKind, ErrorStatus, Result, ResultExt};
+use mainstay_model::{Error, ErrorKind, ErrorStatus, Result, ResultExt, Timestamp};
 
 use crate::error::{code, driver_code};
 use crate::extjson::{self, ExtJsonError};
@@ -66,6 +66,10 @@ impl IndexCatalog for MongoServer {
             Err(error) if error.kind() == ErrorKind::Auth => Ok(None),
             Err(error) => Err(error.context(format!("read the size of {database}"))),
         }
+    }
+
+    async fn server_time(&self) -> Result<Timestamp> {
+        ttl::local_time(&self.hello().await?).context("read the server's clock")
     }
 
     async fn ttl_monitor(&self) -> Result<TtlMonitor> {

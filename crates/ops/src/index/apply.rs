@@ -21,7 +21,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::parameters::{Answer, IndexParameters, PlannedChange, PlannedCollection, assumptions};
-use super::questions::Asking;
+use super::questions::{Asking, COUNT_TIME_MAX};
 use super::records::{Record, Records, begun, has_begun};
 
 /// How often is looked how far a build is.
@@ -192,7 +192,7 @@ async fn ask_again(
     planned: &PlannedChange,
     expire_max: u64,
 ) -> Result<()> {
-    let asking = Asking { catalog: context.control, cancel: context.cancel, now: context.clock.now() };
+    let asking = Asking { catalog: context.control, cancel: context.cancel, time_max: COUNT_TIME_MAX };
     let place = format!("{namespace}.{}", planned.change.index);
     for (check, before) in planned.change.checks.iter().zip(&planned.answers) {
         context.observer.phase(&format!("count documents for {place}"));

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::estimate::{estimate, lack_of_room, reading_rate, room_after};
 use super::parameters::{Estimate, IndexParameters, PlannedChange, PlannedCollection};
-use super::questions::{Asking, interrupted};
+use super::questions::{Asking, COUNT_TIME_MAX, interrupted};
 use super::records::{DroppedIndex, Record, Records, dropped as dropped_of, hidden_since};
 use super::{choosable, is_regarded};
 
@@ -339,7 +339,7 @@ impl IndexPlanning<'_> {
         let namespace = collection.namespace(self.database);
         if collection.uuid.is_none() {
             // Nothing is there that could be in the way.
-            let asking = Asking { catalog: self.catalog, cancel: self.cancel, now: self.clock.now() };
+            let asking = self.asking();
             for planned in collection.changes.iter_mut().filter(|planned| planned.change.blocked.is_none()) {
                 for check in &planned.change.checks {
                     planned.answers.push(asking.ask(&namespace, check).await?);
@@ -388,6 +388,10 @@ impl IndexPlanning<'_> {
         Ok(())
     }
 
+    fn asking(&self) -> Asking<'_> {
+        Asking { catalog: self.catalog, cancel: self.cancel, time_max: COUNT_TIME_MAX }
+    }
+
     async fn answer(
         &self,
         namespace: &Namespace,
@@ -399,7 +403,7 @@ impl IndexPlanning<'_> {
             return Ok(());
         }
         let place = format!("{namespace}.{}", planned.change.index);
-        let asking = Asking { catalog: self.catalog, cancel: self.cancel, now: self.clock.now() };
+        let asking = self.asking();
         for check in &planned.change.checks {
             self.observer.phase(&format!("count documents for {place}"));
             self.observer.expect(Work { items: statistics.documents, bytes: 0 });
