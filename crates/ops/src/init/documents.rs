@@ -329,6 +329,7 @@ fn set_item(declared: &DeclaredSet, server: &DocumentServer) -> Item {
                 Standing::ToDo(Act::Documents(act)),
                 format!("initiate it of {shown}, and wait for its primary"),
             )
+            .of_absent()
         }
         Membership::Member { set, .. } if *set != declared.name => {
             differs(format!("the server is a member of {set}: the name of a set cannot be changed"))
@@ -377,7 +378,7 @@ fn user_items(
     let subject = format!("user {}", declared.user);
     let Some(found) = find(seen.users.as_deref(), &declared.user) else {
         if declared.password.secret.is_none() {
-            return vec![Item::new(subject, Standing::Differs, no_password(&declared.password))];
+            return vec![Item::new(subject, Standing::Differs, no_password(&declared.password)).of_absent()];
         }
         let act = DocumentAct::CreateUser {
             user: declared.user.clone(),
@@ -385,7 +386,7 @@ fn user_items(
         };
         let unseen = if seen.users.is_none() { ", unless it is there already" } else { "" };
         let detail = format!("make it, with {}{unseen}", names(&declared.roles));
-        return vec![Item::new(subject, Standing::ToDo(Act::Documents(act)), detail)];
+        return vec![Item::new(subject, Standing::ToDo(Act::Documents(act)), detail).of_absent()];
     };
     let lacking: BTreeSet<Principal> = declared.roles.difference(&found.roles).cloned().collect();
     let beyond: BTreeSet<Principal> = found.roles.difference(&declared.roles).cloned().collect();
@@ -432,7 +433,8 @@ fn role_items(declared: &DeclaredDocumentRole, seen: Option<&[SeenPrincipal]>) -
             roles: declared.roles.iter().cloned().collect(),
         };
         let unseen = if seen.is_none() { ", unless it is there already" } else { "" };
-        return vec![Item::new(subject, Standing::ToDo(Act::Documents(act)), format!("make it{unseen}"))];
+        let standing = Standing::ToDo(Act::Documents(act));
+        return vec![Item::new(subject, standing, format!("make it{unseen}")).of_absent()];
     };
     let privileges = beyond(&declared.privileges, &found.privileges);
     let roles: BTreeSet<Principal> = declared.roles.difference(&found.roles).cloned().collect();
@@ -492,7 +494,7 @@ fn collection_items(declared: &DeclaredCollection, seen: &SeenDeclared) -> Vec<I
     let Some(found) = &seen.collection else {
         let options = merged(&declared.fixed, &declared.changeable);
         let act = DocumentAct::CreateCollection { namespace: namespace.clone(), options };
-        return vec![Item::new(name, Standing::ToDo(Act::Documents(act)), "make it")];
+        return vec![Item::new(name, Standing::ToDo(Act::Documents(act)), "make it").of_absent()];
     };
     let wanted_kind = if seen.fixed.get("timeseries").is_some() { "timeseries" } else { "collection" };
     if found.kind != wanted_kind {
@@ -567,11 +569,11 @@ fn index_items(namespace: &Namespace, declared: &[DeclaredIndex], seen: &SeenInd
         }
         if !seen.is_empty {
             let detail = "it is missing, and the collection has documents: `mainstay index plan` says what building it takes";
-            return Item::new(name, Standing::Differs, detail);
+            return Item::new(name, Standing::Differs, detail).of_absent();
         }
         let index = declared.definition(&own, &seen.collation).to_string();
         let act = DocumentAct::CreateIndex { namespace: namespace.clone(), index };
-        Item::new(name, Standing::ToDo(Act::Documents(act)), "build it")
+        Item::new(name, Standing::ToDo(Act::Documents(act)), "build it").of_absent()
     };
     declared.iter().map(item).collect()
 }

@@ -138,15 +138,14 @@ fn user_items(declared: &DeclaredKeyUser, seen: &SeenUser, rotate: &[String]) ->
     let (user, subject) = (declared.name.clone(), format!("user {}", declared.name));
     let Some(found) = &seen.found else {
         if let Some(password) = declared.password.as_ref().filter(|password| password.secret.is_none()) {
-            return vec![Item::new(subject, Standing::Differs, no_password(password))];
+            return vec![Item::new(subject, Standing::Differs, no_password(password)).of_absent()];
         }
         let off = if declared.password.is_none() { ", off: no password is declared" } else { "" };
         let act = KeyServerAct::CreateUser { user, rules: declared.rules.clone() };
-        return vec![Item::new(
-            subject,
-            Standing::ToDo(Act::Keys(act)),
-            format!("make it, with {wanted}{off}"),
-        )];
+        return vec![
+            Item::new(subject, Standing::ToDo(Act::Keys(act)), format!("make it, with {wanted}{off}"))
+                .of_absent(),
+        ];
     };
     let mut items = vec![match found.rules == *wanted {
         true => Item::there(&*subject),

@@ -79,11 +79,18 @@ pub struct Item {
     pub standing: Standing,
     /// What is missing, what differs, or what to type.
     pub detail: String,
+    /// There is no such thing, whatever is to be done about it.
+    pub absent: bool,
 }
 
 impl Item {
     fn new(name: impl Into<String>, standing: Standing, detail: impl Into<String>) -> Self {
-        Self { name: name.into(), standing, detail: detail.into() }
+        Self { name: name.into(), standing, detail: detail.into(), absent: false }
+    }
+
+    /// The same of what is not there at all.
+    fn of_absent(self) -> Self {
+        Self { absent: true, ..self }
     }
 
     fn there(name: impl Into<String>) -> Self {

@@ -259,11 +259,11 @@ fn role_items(declared: &DeclaredRole, password: PasswordMatch, seen: &Seen, rot
     };
     let Some(found) = seen.role(&declared.name) else {
         if let Some(password) = declared.password.as_ref().filter(|password| password.secret.is_none()) {
-            return vec![Item::new(subject, Standing::Differs, no_password(password))];
+            return vec![Item::new(subject, Standing::Differs, no_password(password)).of_absent()];
         }
         let words = declared.attributes.words().join(" ");
         let act = RelationalAct::CreateRole { role: role.clone(), attributes: declared.attributes.clone() };
-        let mut items = vec![to_do(&*subject, act, format!("make it {words}").trim().to_owned())];
+        let mut items = vec![to_do(&*subject, act, format!("make it {words}").trim().to_owned()).of_absent()];
         items.extend((!declared.member_of.is_empty()).then(|| members(declared.member_of.clone())));
         return items;
     };
@@ -313,7 +313,7 @@ fn database_items(declared: &DeclaredDatabase, seen: &Seen) -> Vec<Item> {
                 locale: declared.locale.clone(),
             };
             let owner = declared.owner.as_ref().map(|owner| format!(", owned by {owner}"));
-            items.push(to_do(&*subject, act, format!("make it{}", owner.unwrap_or_default())));
+            items.push(to_do(&*subject, act, format!("make it{}", owner.unwrap_or_default())).of_absent());
         }
         Some(found) => {
             items.push(match declared.owner.as_ref().filter(|owner| **owner != found.owner) {
@@ -345,9 +345,9 @@ fn database_items(declared: &DeclaredDatabase, seen: &Seen) -> Vec<Item> {
             Some(contents) if !contents.available.contains(extension) => {
                 let detail =
                     "the server's machine does not have it: install its package there, then plan again";
-                Item::new(name, Standing::Differs, detail)
+                Item::new(name, Standing::Differs, detail).of_absent()
             }
-            _ => to_do(name, act, "install it"),
+            _ => to_do(name, act, "install it").of_absent(),
         });
     }
     for (schema, owner) in &declared.schemas {
@@ -383,6 +383,7 @@ fn schema_item(database: &str, schema: &str, owner: Option<&String>, contents: O
                 RelationalAct::CreateSchema { database, schema: schema_name, owner: owner.cloned() },
                 detail,
             )
+            .of_absent()
         }
         (Some((_, found)), Some(owner)) if found != owner => {
             let detail = format!("it goes from {found} to {owner}");

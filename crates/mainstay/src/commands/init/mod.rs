@@ -89,7 +89,7 @@ pub(crate) async fn run(command: InitCommand, session: &Session) -> Result<ExitS
             apply_plan(&plan::read(&session.path(&file))?, approve.as_deref(), session).await
         }
         InitCommand::Apply(args) => apply_all(&args.decide, session).await,
-        InitCommand::Check(args) => check::run(&args, session),
+        InitCommand::Check(args) => check::run(&args, session).await,
     }
 }
 

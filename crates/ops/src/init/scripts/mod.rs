@@ -3,8 +3,9 @@
 //! The images of MongoDB and PostgreSQL run what lies in `/docker-entrypoint-initdb.d` once, on an empty folder of data, and never again. The
 //! rules are those of the images' entrypoints. A script is scanned, not run: calls and statements that are known are read with their names,
 //! everything else is told by its place and first words. A literal of a script may be a password, so none is ever shown. Bytes of any kind are
-//! taken; depth and length are bounded.
+//! taken; depth and length are bounded. Where a server was surveyed for the declaration, [`compare`] says which statement it has.
 
+mod live;
 mod script;
 mod shell;
 mod sql;
@@ -12,6 +13,7 @@ mod statement;
 
 use serde::Serialize;
 
+pub use live::{Compared, Presence, compare};
 pub use statement::{Image, Password, Statement};
 
 /// The most of one file that is read.
@@ -78,6 +80,13 @@ pub struct ScriptReport {
     pub rules: Vec<&'static str>,
     /// A declaration of what is understood, for mainstay.toml.
     pub toml: String,
+}
+
+impl ScriptReport {
+    /// The database of which the declaration's indexes are: that of the first one.
+    pub fn database_of_indexes(&self) -> Option<&str> {
+        statement::database_of_indexes(&self.found)
+    }
 }
 
 /// Reads the scripts of `files`, which are for `image`; `database` is the one in which they begin.

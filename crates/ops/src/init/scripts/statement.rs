@@ -300,13 +300,22 @@ fn mongo(toml: &mut Toml, found: &[Found]) {
     mongo_indexes(toml, found);
 }
 
+/// The database of the first index, which is that of the whole manifest.
+pub(super) fn database_of_indexes(found: &[Found]) -> Option<&str> {
+    found.iter().find_map(|found| match &found.statement {
+        Statement::Index { database, .. } => Some(database.as_str()),
+        _ => None,
+    })
+}
+
 /// The indexes for the manifest, which is that of one database: of the first that has some.
 fn mongo_indexes(toml: &mut Toml, found: &[Found]) {
     let mut indexes: Vec<(&str, Vec<String>)> = Vec::new();
-    let (mut own, mut others): (Option<&str>, Vec<String>) = (None, Vec::new());
+    let Some(own) = database_of_indexes(found) else { return };
+    let mut others: Vec<String> = Vec::new();
     for statement in found.iter().map(|found| &found.statement) {
         let Statement::Index { database, collection, keys, unique } = statement else { continue };
-        if *own.get_or_insert(database) != database {
+        if own != database {
             others.push(format!("not declared, for it is of another database: {statement}"));
             continue;
         }
@@ -314,24 +323,30 @@ fn mongo_indexes(toml: &mut Toml, found: &[Found]) {
         let unique = if *unique { ", unique = true" } else { "" };
         let one = format!("{{ keys = [{}]{unique} }}", keys.join(", "));
         match indexes.iter_mut().find(|(name, _)| name == collection) {
+            Some((_, list)) if list.contains(&one) => {}
             Some((_, list)) => list.push(one),
             None => indexes.push((collection, vec![one])),
         }
     }
-    if let Some(own) = own {
-        toml.section(&["mongo", "indexes"]);
-        toml.remark(&format!("of database {own}, which `database` in [mongo] must name"));
-        for (collection, list) in indexes {
-            toml.line(collection, &format!("[{}]", list.join(", ")));
-        }
-        others.iter().for_each(|other| toml.remark(other));
+    toml.section(&["mongo", "indexes"]);
+    toml.remark(&format!("of database {own}, which `database` in [mongo] must name"));
+    for (collection, list) in indexes {
+        toml.line(collection, &format!("[{}]", list.join(", ")));
     }
+    others.iter().for_each(|other| toml.remark(other));
 }
 
 fn postgres(toml: &mut Toml, found: &[Found]) {
     let statements = || found.iter().map(|found| &found.statement);
+    let mut roles: Vec<&str> = Vec::new();
     for statement in statements() {
         let Statement::Role { name, attributes, member_of, password } = statement else { continue };
+        // A name can be declared once; so can the schemas below.
+        if roles.contains(&name.as_str()) {
+            toml.remark(&format!("not declared again: role {name}"));
+            continue;
+        }
+        roles.push(name);
         toml.section(&["init", "postgres", "roles", name]);
         attributes.iter().for_each(|(name, value)| toml.line(name, value));
         let granted = statements().filter_map(|statement| match statement {
@@ -371,9 +386,11 @@ fn postgres(toml: &mut Toml, found: &[Found]) {
             })
             .collect();
         toml.texts("extensions", &extensions);
+        let mut schemas: Vec<&str> = Vec::new();
         for statement in statements() {
             let Statement::Schema { database: own, name, owner } = statement else { continue };
-            if own == database {
+            if own == database && !schemas.contains(&name.as_str()) {
+                schemas.push(name);
                 toml.section(&["init", "postgres", "databases", database, "schemas", name]);
                 owner.iter().for_each(|owner| toml.text("owner", owner));
             }
@@ -393,6 +410,33 @@ fn postgres(toml: &mut Toml, found: &[Found]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_made_twice_is_declared_once() {
+        let role = || Statement::Role {
+            name: "app".to_owned(),
+            attributes: vec![],
+            member_of: vec![],
+            password: None,
+        };
+        let schema =
+            || Statement::Schema { database: "shop".to_owned(), name: "audit".to_owned(), owner: None };
+        let index = || Statement::Index {
+            database: "shop".to_owned(),
+            collection: "orders".to_owned(),
+            keys: vec!["a".to_owned()],
+            unique: false,
+        };
+        let declared = |image, statements: Vec<Statement>| {
+            let one = |statement| Found { file: "a".to_owned(), line: 1, statement };
+            declaration(image, &statements.into_iter().map(one).collect::<Vec<_>>())
+        };
+        let toml = declared(Image::Postgres, vec![role(), role(), schema(), schema()]);
+        assert_eq!(toml.matches("[init.postgres.roles.app]").count(), 1, "{toml}");
+        assert_eq!(toml.matches("schemas.audit]").count(), 1, "{toml}");
+        let toml = declared(Image::Mongo, vec![index(), index()]);
+        assert!(toml.contains("orders = [{ keys = [\"a\"] }]\n"), "{toml}");
+    }
 
     #[test]
     fn what_a_declaration_has_no_place_for_is_a_remark() {
