@@ -29,6 +29,7 @@ pub(super) async fn collections(server: &MongoServer, database: &str) -> Result<
         .await?;
     let mut found: Vec<IndexedCollection> = found.into_iter().flatten().collect();
     found.sort_by(|one, other| one.namespace.cmp(&other.namespace));
+    mark_builds(server, database, &mut found).await?;
     Ok(found)
 }
 
@@ -37,10 +38,10 @@ pub(super) async fn collection(
     server: &MongoServer,
     namespace: &Namespace,
 ) -> Result<Option<IndexedCollection>> {
-    match catalog::find(server, namespace).await? {
-        Some(spec) => described(server, &namespace.database, &spec).await,
-        None => Ok(None),
-    }
+    let Some(spec) = catalog::find(server, namespace).await? else { return Ok(None) };
+    let mut found = described(server, &namespace.database, &spec).await?;
+    mark_builds(server, &namespace.database, found.as_mut_slice()).await?;
+    Ok(found)
 }
 
 /// An entry of listCollections with its indexes; `None` for what was dropped meanwhile.
@@ -91,23 +92,25 @@ async fn indexes(
     let read = |entry: &RawDocumentBuf| {
         ListedIndex::read(&json(entry)?).map_err(|error| unreadable(namespace, &error.to_string()))
     };
-    let mut indexes = entries.iter().map(read).collect::<Result<Vec<_>>>()?;
-    if Topology::of(&server.hello().await?) == Topology::Standalone {
-        mark_builds(server, namespace, &mut indexes).await?;
-    }
-    Ok(indexes)
+    entries.iter().map(read).collect()
 }
 
-/// A standalone lists what it builds as if it were there (seen with 6.0.27), and tells of the build among its operations alone. Who may not
-/// see these is told what the list says.
-async fn mark_builds(server: &MongoServer, namespace: &Namespace, indexes: &mut [ListedIndex]) -> Result<()> {
-    let builds = match builds::under_way(server, Some(&namespace.database)).await {
+/// A standalone lists what it builds as if it were there (seen with 6.0.27), and tells of the build among its operations alone. They are asked
+/// behind all lists: what is listed and no longer built is there. Who may not see them is told what the lists say.
+async fn mark_builds(server: &MongoServer, database: &str, found: &mut [IndexedCollection]) -> Result<()> {
+    if found.is_empty() || Topology::of(&server.hello().await?) != Topology::Standalone {
+        return Ok(());
+    }
+    let builds = match builds::under_way(server, Some(database)).await {
         Err(error) if error.kind() == ErrorKind::Auth => return Ok(()),
         builds => builds?,
     };
-    for build in builds.into_iter().filter(|build| build.namespace == *namespace) {
-        for index in indexes.iter_mut().filter(|index| build.indexes.contains(&index.name)) {
-            index.build.get_or_insert_with(|| build.build.clone());
+    for build in builds {
+        for collection in found.iter_mut().filter(|collection| collection.namespace == build.namespace) {
+            let listed = collection.indexes.iter_mut();
+            for index in listed.filter(|index| build.indexes.contains(&index.name)) {
+                index.build.get_or_insert_with(|| build.build.clone());
+            }
         }
     }
     Ok(())

@@ -43,10 +43,11 @@ impl IndexCatalog for MongoServer {
         builds::under_way(self, database).await.context("read the index builds under way")
     }
 
-    async fn index_usage(&self, namespace: &Namespace) -> Result<UsageReport> {
-        usage::of_members(self, namespace)
-            .await
-            .with_context(|| format!("read who uses the indexes of {namespace}"))
+    async fn index_usage(&self, namespaces: &[Namespace]) -> Result<UsageReport> {
+        usage::of_members(self, namespaces).await.with_context(|| match namespaces {
+            [one] => format!("read who uses the indexes of {one}"),
+            several => format!("read who uses the indexes of {} collections", several.len()),
+        })
     }
 
     async fn aggregate(&self, namespace: &Namespace, request: &AggregateRequest) -> Result<Vec<Json>> {

@@ -304,10 +304,10 @@ impl IndexPlanning<'_> {
         let now = self.clock.now();
         let seconds = |since: Timestamp| u64::try_from(now.duration_since(since).as_secs()).unwrap_or(0);
         let recorded = hidden_since(records, self.database);
-        let usage = self.catalog.index_usage(&live.namespace).await?;
+        let usage = self.catalog.index_usage(std::slice::from_ref(&live.namespace)).await?;
         for name in names {
             let place = (live.namespace.collection.clone(), name.to_owned());
-            let since = recorded.get(&place).copied().max(counted_since(&usage, name));
+            let since = recorded.get(&place).copied().max(counted_since(&usage, &live.namespace, name));
             known.extend(since.map(|since| (name.to_owned(), seconds(since))));
         }
         Ok(known)
@@ -365,7 +365,7 @@ impl IndexPlanning<'_> {
             false => None,
         };
         let usage = match collection.changes.iter().any(|planned| planned.change.kind == ChangeKind::Hide) {
-            true => Some(self.catalog.index_usage(&namespace).await?),
+            true => Some(self.catalog.index_usage(std::slice::from_ref(&namespace)).await?),
             false => None,
         };
         let indexes = collection.indexes.clone();
@@ -382,7 +382,8 @@ impl IndexPlanning<'_> {
                 }
             }
             if let Some(usage) = usage.as_ref().filter(|_| planned.change.kind == ChangeKind::Hide) {
-                planned.change.notes.insert(0, used(usage, &planned.change.index, self.clock.now()));
+                let told = used(usage, &namespace, &planned.change.index, self.clock.now());
+                planned.change.notes.insert(0, told);
             }
         }
         Ok(())
@@ -454,17 +455,17 @@ impl IndexPlanning<'_> {
 }
 
 /// Since when every member has counted the use of an index.
-fn counted_since(usage: &UsageReport, name: &str) -> Option<Timestamp> {
+fn counted_since(usage: &UsageReport, namespace: &Namespace, name: &str) -> Option<Timestamp> {
     if !usage.silent.is_empty() {
         return None;
     }
-    let index = usage.indexes.iter().find(|index| index.name == name)?;
+    let index = usage.index(namespace, name)?;
     index.members.iter().map(|member| member.since).max()
 }
 
 /// How much an index was used.
-fn used(usage: &UsageReport, name: &str, now: Timestamp) -> String {
-    let index = usage.indexes.iter().find(|index| index.name == name);
+fn used(usage: &UsageReport, namespace: &Namespace, name: &str, now: Timestamp) -> String {
+    let index = usage.index(namespace, name);
     let members = index.map(|index| index.members.as_slice()).unwrap_or_default();
     let operations: u64 = members.iter().map(|member| member.operations).sum();
     let since = members.iter().map(|member| member.since).max();
