@@ -2,7 +2,7 @@
 //!
 //! Relies on the names of items, which are stable. What a declaration has no place for has no item, and is not compared.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_engine::{RelationalAct, RelationalGrant};
 use mainstay_indexes::{DeclaredIndex, Key};
@@ -58,8 +58,12 @@ impl Compared {
 
 /// Every statement of `found`, in order, beside `survey`, which is one of the declaration that says the same.
 pub fn compare(found: &[Found], survey: &Survey) -> Vec<Compared> {
+    let mut items: BTreeMap<&str, &Item> = BTreeMap::new();
+    for item in &survey.items {
+        items.entry(&item.name).or_insert(item);
+    }
     let one = |found: &Found| {
-        let named = |name: &String| survey.items.iter().find(|item| item.name == *name);
+        let named = |name: &String| items.get(name.as_str()).copied();
         let names = names(&found.statement);
         // The first is what the statement makes; without it the others are somebody else's.
         let Some(main) = names.first().and_then(named) else {

@@ -252,6 +252,17 @@ mod tests {
     }
 
     #[test]
+    fn a_statement_of_many_names_does_not_become_their_product() {
+        let names = |count: usize| (0..count).map(|n| format!("r{n}")).collect::<Vec<_>>().join(", ");
+        let scanned = |text: &str| read(vec![file("a.sql", text)], Image::Postgres, "test");
+        let script = format!("GRANT {} TO {};\n", names(2_000), names(2_000));
+        assert!(scanned(&script).found.is_empty());
+        let script = format!("GRANT {} ON x TO {};\n", names(2_000), names(2_000));
+        assert!(scanned(&script).found.is_empty());
+        assert_eq!(scanned(&format!("GRANT {} TO {};\n", names(16), names(16))).found.len(), 16);
+    }
+
+    #[test]
     fn hostile_bytes_are_read_to_their_end() {
         let mut seed = 1_u64;
         let pieces = [
