@@ -14,7 +14,7 @@ use mainstay_indexes::{Ejson, Json, ListedIndex, Step, TTL_NEVER};
 use mainstay_journal::KeptLease;
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{
-    Assumption, Blake3, Clock, Count, Error, ErrorKind, Plan, Result, ResultExt, StoreKind,
+    Assumption, Blake3, Clock, Count, Error, ErrorKind, ErrorStatus, Plan, Result, ResultExt, StoreKind,
 };
 use mainstay_repository::Repository;
 use serde::Serialize;
@@ -625,6 +625,10 @@ fn refused(at: At<'_>, error: Error) -> Error {
     match error.kind() {
         ErrorKind::Conflict if error.hint().is_none() => error
             .with_hint("plan again: `mainstay index plan` counts duplicates, and sees names that are taken"),
+        // The same plan would be refused again.
+        ErrorKind::Server if error.hint().is_none() && error.status() == ErrorStatus::Permanent => {
+            error.with_hint("the server does not take this index: correct the manifest, then plan again")
+        }
         _ => error,
     }
 }

@@ -109,6 +109,9 @@ async fn decide(args: &DecideArgs, session: &Session) -> Result<Vec<InitPlan>> {
 }
 
 async fn plan_all(args: &PlanArgs, session: &Session) -> Result<ExitStatus> {
+    if let Some(file) = &args.output {
+        plan::expect_free(&session.path(file))?;
+    }
     let plans = decide(&args.decide, session).await?;
     if let Some(file) = &args.output {
         let [one] = plans.as_slice() else {
