@@ -10,16 +10,19 @@ use mainstay_model::{Error, ErrorKind, Result};
 use super::{builds, json};
 use crate::catalog;
 use crate::extjson;
+use crate::inspect::{Right, lacking, list};
 use crate::metadata::kind_of;
 use crate::server::MongoServer;
 use crate::topology::Topology;
 
+const READ: Right =
+    Right { action: "listCollections and listIndexes on the database", role: "read", on: "DATABASE" };
 /// How many collections are asked about at the same time.
 const CONCURRENCY: usize = 8;
 
 /// The collections of `database` that users made, by name.
 pub(super) async fn collections(server: &MongoServer, database: &str) -> Result<Vec<IndexedCollection>> {
-    let specs = server.list(database, rawdoc! { "listCollections": 1, "cursor": {} }).await?;
+    let specs = list(server, database, rawdoc! { "listCollections": 1, "cursor": {} }, &READ).await?;
     let is_users =
         |spec: &RawDocumentBuf| catalog::is_user_collection(spec.get_str("name").unwrap_or_default());
     let found: Vec<Option<IndexedCollection>> = futures::stream::iter(specs.into_iter().filter(is_users))
@@ -38,7 +41,8 @@ pub(super) async fn collection(
     server: &MongoServer,
     namespace: &Namespace,
 ) -> Result<Option<IndexedCollection>> {
-    let Some(spec) = catalog::find(server, namespace).await? else { return Ok(None) };
+    let found = catalog::find(server, namespace).await;
+    let Some(spec) = found.map_err(|error| lacking(error, &READ))? else { return Ok(None) };
     let mut found = described(server, &namespace.database, &spec).await?;
     mark_builds(server, &namespace.database, found.as_mut_slice()).await?;
     Ok(found)
@@ -88,7 +92,7 @@ async fn indexes(
     let command = rawdoc! {
         "listIndexes": namespace.collection.as_str(), "includeBuildUUIDs": true, "cursor": {},
     };
-    let entries = server.list(&namespace.database, command).await?;
+    let entries = list(server, &namespace.database, command, &READ).await?;
     let read = |entry: &RawDocumentBuf| {
         ListedIndex::read(&json(entry)?).map_err(|error| unreadable(namespace, &error.to_string()))
     };
