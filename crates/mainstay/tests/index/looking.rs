@@ -47,6 +47,17 @@ async fn projects_are_loaded_as_they_are() {
             .expect(3)
             .says("autoIndex is on")
             .says("(logs)");
+        for (file, why) in [
+            ("app.mjs", "no facts of an import"),
+            ("/dev/zero", "no regular file"),
+            ("nowhere", "cannot read"),
+        ] {
+            project
+                .run(&["index", "audit", "--facts", file])
+                .expect(2)
+                .says(why)
+                .says("index import mongoose --facts");
+        }
     }
 }
 
@@ -65,7 +76,8 @@ async fn programs_that_fail_declare_nothing() {
     assert_eq!(ran.stdout, "");
     import(&["--", "node", "broken.cjs"]).expect(8).says("no DATABASE_URL").says("load its models alone");
     import(&["empty.cjs"]).expect(8).says("defined no model");
-    import(&["nowhere"]).expect(8).says("ENOENT");
+    import(&["nowhere"]).expect(8).says("there is no nowhere").says("behind `--`");
+    import(&["empty.cjs", "--output", "broken.cjs"]).expect(8).says("exists already");
     import(&["--node", "no-such-node", "empty.cjs"])
         .expect(8)
         .says("no-such-node cannot be run")
