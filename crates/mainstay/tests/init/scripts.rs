@@ -42,6 +42,9 @@ fn the_runbooks_script_is_explained_and_declared() {
 fn a_folder_of_postgres_and_no_folder_are_told() {
     let place = Place::new();
     place.run(&["init", "check"]).expect(1).says("name the folder of scripts");
+    place.write("file.js", "");
+    place.run(&["init", "check", "file.js"]).expect(2).says("is no folder").says("init check FOLDER");
+    place.run(&["init", "check", "nowhere"]).expect(1).says("there is no folder").says("init check FOLDER");
     fs::create_dir(place.path("initdb.d")).unwrap();
     place.write(
         "initdb.d/10.sql",

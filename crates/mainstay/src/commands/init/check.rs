@@ -47,7 +47,7 @@ enum ImageArgument {
 /// Reads the folder and tells.
 ///
 /// # Errors
-/// `NotFound` when there is no such folder; `Storage` when it cannot be read. What a server answers is told, errors too.
+/// `NotFound` when there is no such folder; `Usage` when it is none; `Storage` when it cannot be read. What a server answers is told, errors too.
 pub(super) async fn run(args: &CheckArgs, session: &Session) -> Result<ExitStatus> {
     let folder = match &args.folder {
         Some(folder) => session.path(folder),
@@ -99,14 +99,22 @@ async fn live(report: &ScriptReport, session: &Session) -> Option<Result<Live>> 
 }
 
 fn files(folder: &Path) -> Result<Vec<ScriptFile>> {
-    let refuse = |path: &Path, source: std::io::Error| match source.kind() {
+    const HINT: &str = "name the folder of scripts: `mainstay init check FOLDER`";
+    let refuse = |path: &Path, source: std::io::Error| {
+        Error::new(ErrorKind::Storage, format!("cannot read {}", path.display())).with_source(source)
+    };
+    let no_folder = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::NotFound => {
-            Error::new(ErrorKind::NotFound, format!("there is no folder {}", path.display()))
+            Error::new(ErrorKind::NotFound, format!("there is no folder {}", folder.display()))
+                .with_hint(HINT)
         }
-        _ => Error::new(ErrorKind::Storage, format!("cannot read {}", path.display())).with_source(source),
+        std::io::ErrorKind::NotADirectory => {
+            Error::new(ErrorKind::Usage, format!("{} is no folder", folder.display())).with_hint(HINT)
+        }
+        _ => refuse(folder, source),
     };
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder).map_err(|source| refuse(folder, source))? {
+    for entry in fs::read_dir(folder).map_err(no_folder)? {
         let entry = entry.map_err(|source| refuse(folder, source))?;
         let path = entry.path();
         let about = fs::metadata(&path).map_err(|source| refuse(&path, source))?;
