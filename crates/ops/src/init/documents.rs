@@ -276,6 +276,16 @@ fn find<'a>(list: Option<&'a [SeenPrincipal]>, name: &Principal) -> Option<&'a S
 
 /// Every declared thing against what was seen, in the order in which it is done.
 fn decide(declared: &DeclaredDocuments, seen: &Seen, rotate: &[String]) -> Vec<Item> {
+    let mut items = decided(declared, seen, rotate);
+    if seen.users.is_none() {
+        // What the server does not tell yet may be there; that its set is not initiated it tells.
+        let is_set = |item: &Item| matches!(item.act(), Some(Act::Documents(DocumentAct::Initiate { .. })));
+        items.iter_mut().filter(|item| !is_set(item)).for_each(|item| item.absent = false);
+    }
+    items
+}
+
+fn decided(declared: &DeclaredDocuments, seen: &Seen, rotate: &[String]) -> Vec<Item> {
     let mut items = Vec::new();
     items.extend(declared.set.as_ref().map(|set| set_item(set, &seen.server)));
     let users = || declared.users.iter().zip(&seen.passwords);

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mainstay_engine::{RelationalAct, RelationalGrant};
+use mainstay_engine::{DocumentAct, RelationalAct, RelationalGrant};
 use mainstay_indexes::{DeclaredIndex, Key};
 use serde::Serialize;
 
@@ -99,7 +99,7 @@ fn names(statement: &Statement) -> Vec<String> {
             vec![subject.clone(), format!("options of {subject}")]
         }
         Statement::Index { database, collection, keys, .. } => {
-            let keys: Result<Vec<Key>, _> = keys.iter().map(|key| key.parse()).collect();
+            let keys: Result<Vec<Key>, _> = keys.iter().map(|key| key.parse::<Key>()).collect();
             let name = keys.map(|keys| DeclaredIndex::new(keys).name());
             name.map_or_else(|_| Vec::new(), |name| vec![format!("index {database}.{collection}.{name}")])
         }
@@ -148,9 +148,31 @@ fn part(statement: &Statement, item: &Item) -> Option<Compared> {
     })
 }
 
+/// Whether an act makes something that is not there, as far as anybody knows.
+fn makes(act: &Act) -> bool {
+    matches!(
+        act,
+        Act::Documents(
+            DocumentAct::Initiate { .. }
+                | DocumentAct::CreateRole { .. }
+                | DocumentAct::CreateUser { .. }
+                | DocumentAct::CreateCollection { .. }
+                | DocumentAct::CreateIndex { .. }
+        ) | Act::Relational(
+            RelationalAct::CreateRole { .. }
+                | RelationalAct::CreateDatabase { .. }
+                | RelationalAct::CreateExtension { .. }
+                | RelationalAct::CreateSchema { .. }
+        )
+    )
+}
+
 fn judge(main: &Item, others: &[&Item]) -> Compared {
     if main.absent {
         return Compared::absent();
+    }
+    if main.act().is_some_and(makes) {
+        return Compared::unknown("the server does not tell yet");
     }
     let all = || [main].into_iter().chain(others.iter().copied());
     let is_other =
@@ -176,7 +198,7 @@ fn judge(main: &Item, others: &[&Item]) -> Compared {
 
 #[cfg(test)]
 mod tests {
-    use mainstay_engine::{DocumentAct, GrantObject, Principal, ServerIdentity};
+    use mainstay_engine::{GrantObject, Principal, ServerIdentity};
 
     use super::super::Password;
     use super::*;
@@ -216,6 +238,11 @@ mod tests {
             roles: vec![],
         };
         let lacks = Item::new("user shop.app", Standing::ToDo(Act::Documents(grant)), "give it shop.read");
+        let make = || {
+            let user = Principal { database: "shop".to_owned(), name: "app".to_owned() };
+            let act = DocumentAct::CreateUser { user, roles: vec![] };
+            Item::new("user shop.app", Standing::ToDo(Act::Documents(act)), "make it")
+        };
         let password = |standing| Item::new("password of user shop.app", standing, "why");
         for (items, presence, detail) in [
             (
@@ -227,6 +254,8 @@ mod tests {
             (vec![there(), password(Standing::Unknown)], Presence::Present, "password: why"),
             (vec![there(), password(Standing::Differs)], Presence::Different, "password: why"),
             (vec![lacks], Presence::Different, "give it shop.read"),
+            (vec![make().of_absent()], Presence::Absent, ""),
+            (vec![make()], Presence::Unknown, "the server does not tell yet"),
             (
                 vec![Item::new("user shop.app", Standing::Differs, "no password").of_absent()],
                 Presence::Absent,
