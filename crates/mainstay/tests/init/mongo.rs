@@ -379,3 +379,22 @@ fn a_password_that_is_not_given_and_an_undeclared_server_are_told() {
     );
     place.run(&["init", "plan"]).expect(2).says("is a secret and does not belong in this file");
 }
+
+#[test]
+fn a_plan_that_hides_its_steps_and_one_that_the_server_refuses_are_told() {
+    let server = Mongod::options().standalone().start().unwrap();
+    let place = Place::new();
+    configured(
+        &place,
+        &url(&server),
+        "[init.mongo.roles.odd]\nprivileges = [{ collection = \"c\", actions = [\"nosuchaction\"] }]\n",
+    );
+    plan(&place, "mongo", &[], 0);
+    // Asked again, the server says the same: that is nothing to apply again.
+    apply(&place).expect(1).says("role shop.odd").says("correct the declaration");
+    let text = fs::read_to_string(place.path("plan.json")).unwrap();
+    let mut hiding: serde_json::Value = serde_json::from_str(&text).unwrap();
+    hiding["steps"] = serde_json::json!([]);
+    place.write("plan.json", &hiding.to_string());
+    apply(&place).expect(2).says("not what it shows");
+}

@@ -19,7 +19,7 @@ use mainstay_repository::Repository;
 use tokio_util::sync::CancellationToken;
 
 use super::estimate::{estimate, lack_of_room, reading_rate, room_after};
-use super::parameters::{Estimate, IndexParameters, PlannedChange, PlannedCollection};
+use super::parameters::{Estimate, IndexParameters, PlannedChange, PlannedCollection, name_of};
 use super::questions::{Asking, COUNT_TIME_MAX, interrupted};
 use super::records::{DroppedIndex, Record, Records, dropped as dropped_of, hidden_since};
 use super::{choosable, is_regarded};
@@ -508,7 +508,7 @@ fn shown(database: &str, collection: &PlannedCollection) -> Vec<PlanStep> {
         let steps = change.steps.iter().enumerate();
         steps
             .map(|(number, step)| PlanStep {
-                name: format!("{} {database}.{}.{}", step.verb(), collection.name, step.index()),
+                name: name_of(database, &collection.name, step),
                 mark: step.mark(),
                 summary: summary(number, step),
             })

@@ -9,7 +9,7 @@ use jiff::SignedDuration;
 use mainstay_guard::{ConfiguredEnvironment, Marker, Permit, identify};
 use mainstay_journal::{KeptLease, Sequence};
 use mainstay_model::progress::{Observer, Work};
-use mainstay_model::{Blake3, Clock, Error, ErrorKind, Plan, Result, ResultExt, Timestamp};
+use mainstay_model::{Blake3, Clock, Error, ErrorKind, ErrorStatus, Plan, Result, ResultExt, Timestamp};
 use mainstay_repository::Repository;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -324,6 +324,11 @@ fn with_state(error: Error, under_way: &str, done: &[InitStepDone]) -> Error {
     let error = error.with_state(state);
     match error.hint() {
         Some(_) => error,
+        // The same would be refused again.
+        None if error.kind() == ErrorKind::Server && error.status() == ErrorStatus::Permanent => error
+            .with_hint(
+                "the server does not take it: correct the declaration, then `mainstay init plan` again",
+            ),
         None => error.with_hint("apply the same plan again: it goes on"),
     }
 }
