@@ -96,6 +96,7 @@ impl KeyServerInit for RedisInit {
     }
 
     async fn user(&self, name: &str) -> Result<Option<SeenKeyUser>> {
+        check_word("user name", name)?;
         let mut session = self.open().await?;
         Ok(self.described(&mut session, name).await?.map(|user| SeenKeyUser {
             name: name.to_owned(),
@@ -162,7 +163,13 @@ impl KeyServerInit for RedisInit {
         if let Some([name, argument]) = keep {
             pipeline.cmd(name).arg(argument);
         }
-        session.ask_all(&pipeline).await.map(drop)
+        session.ask_all(&pipeline).await.map(drop).map_err(|error| match (error.kind(), words.first()) {
+            (ErrorKind::Server, Some(user)) if error.message().contains("SETUSER modifier") => error
+                .with_hint(format!(
+                    "correct the rules of [init.redis.users.{user}], then `mainstay init plan` again"
+                )),
+            _ => error,
+        })
     }
 
     async fn mark(&self, marker: &Marker, permit: &Permit) -> Result<()> {
@@ -257,6 +264,7 @@ struct Rules {
 impl Rules {
     fn declared(rules: &[String]) -> Result<Self> {
         let mut own = Self::default();
+        let (mut all_keys, mut all_channels) = (false, false);
         for rule in rules {
             match rule.strip_prefix('(').and_then(|inner| inner.strip_suffix(')')) {
                 Some(inner) => {
@@ -266,7 +274,19 @@ impl Rules {
                     }
                     own.selectors.push(Self::declared(&inner)?);
                 }
-                None => own.add(rule)?,
+                None => {
+                    let is_lost =
+                        all_keys && rule.starts_with(['~', '%']) || all_channels && rule.starts_with('&');
+                    all_keys |= matches!(rule.as_str(), "~*" | "allkeys");
+                    all_channels |= matches!(rule.as_str(), "&*" | "allchannels");
+                    if is_lost && !matches!(rule.as_str(), "~*" | "&*") {
+                        return Err(refuse(
+                            rule,
+                            "adds nothing to all of them, and the server takes none behind that",
+                        ));
+                    }
+                    own.add(rule)?;
+                }
             }
         }
         own.settle();
@@ -471,6 +491,17 @@ mod tests {
             let own = user.rules().unwrap().split_off(2);
             let text = Rules::declared(&own).unwrap().to_text();
             assert!(text.contains(MARKER_KEY) && text.contains("+hgetall"), "{role:?}: {text}");
+        }
+    }
+
+    #[test]
+    fn what_stands_behind_everything_is_refused_as_the_server_does() {
+        for words in [&["~*", "~a"][..], &["allkeys", "%R~a"], &["&*", "&a"], &["+get", "(~* ~a)"]] {
+            let error = Rules::declared(&rules(words)).unwrap_err();
+            assert!(error.message().contains("adds nothing"), "{words:?}: {error}");
+        }
+        for words in [&["~*", "allkeys", "~*"][..], &["%RW~*", "~a"], &["~*", "&a", "(~a)"]] {
+            Rules::declared(&rules(words)).unwrap();
         }
     }
 
