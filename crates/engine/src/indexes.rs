@@ -81,19 +81,28 @@ pub struct MemberUsage {
 /// The use of one index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexUsage {
+    /// The collection.
+    pub namespace: Namespace,
     /// Its name.
     pub name: String,
     /// What each member that answered has counted.
     pub members: Vec<MemberUsage>,
 }
 
-/// The use of a collection's indexes, over all members that hold data.
+/// The use of the indexes of some collections, over all members that hold data.
 #[derive(Debug)]
 pub struct UsageReport {
-    /// By index, in the server's order.
+    /// By collection as they were asked about, and by index in the server's order.
     pub indexes: Vec<IndexUsage>,
-    /// Members that did not answer; without them nothing can be called unused.
+    /// Members that did not answer, each once; without them nothing can be called unused.
     pub silent: Vec<(String, Error)>,
+}
+
+impl UsageReport {
+    /// The use of one index; `None` when no member told any.
+    pub fn index(&self, namespace: &Namespace, name: &str) -> Option<&IndexUsage> {
+        self.indexes.iter().find(|index| index.name == name && index.namespace == *namespace)
+    }
 }
 
 /// An aggregation that reads.
@@ -154,8 +163,9 @@ pub trait IndexCatalog: Send + Sync {
     /// `Auth` when this user may not see the operations of others.
     async fn index_builds(&self, database: Option<&str>) -> Result<Vec<IndexBuild>>;
 
-    /// Who uses the indexes of a collection, asked of every member that holds data.
-    async fn index_usage(&self, namespace: &Namespace) -> Result<UsageReport>;
+    /// Who uses the indexes of these collections, asked of every member that holds data, each over one connection. A member that fails on one
+    /// of them is silent about all; a collection that is not there has no indexes.
+    async fn index_usage(&self, namespaces: &[Namespace]) -> Result<UsageReport>;
 
     /// What an aggregation gives, as canonical Extended JSON.
     ///
@@ -165,6 +175,9 @@ pub trait IndexCatalog: Send + Sync {
 
     /// Room on the volume of a database; `None` when the server or this user does not tell.
     async fn disk_room(&self, database: &str) -> Result<Option<DiskRoom>>;
+
+    /// The clock of the server that answers, which decides what has expired. Everybody may ask.
+    async fn server_time(&self) -> Result<Timestamp>;
 
     /// The monitor that deletes what has expired.
     ///

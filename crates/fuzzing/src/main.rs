@@ -18,6 +18,7 @@ use clap::Parser;
 use mainstay_archive::fuzzing as archive;
 use mainstay_basebackup::fuzzing as basebackup;
 use mainstay_mongo::fuzzing as mongo;
+use mainstay_ops::fuzzing as ops;
 use mainstay_pgdump::fuzzing as pgdump;
 use mainstay_postgres::fuzzing as postgres;
 use mainstay_rdb::fuzzing as rdb;
@@ -56,6 +57,7 @@ const TARGETS: &[Target] = &[
     Target { name: "basebackup_wal", exercise: basebackup::wal },
     Target { name: "redis_stream", exercise: rdb::stream },
     Target { name: "arrivals", exercise: repository::arrivals },
+    Target { name: "init_script", exercise: ops::script },
 ];
 
 /// An identity that opens the corpus' encrypted objects and nothing else.

@@ -159,19 +159,23 @@ impl Check {
             });
         }
         if spec.unique && spec.keys.iter().all(is_plain) {
-            checks.push(Self::Duplicates {
-                paths: paths.clone(),
-                sparse: spec.sparse,
-                partial: partial.clone(),
-                collation: collation.clone(),
-            });
+            checks.push(Self::Duplicates { paths, sparse: spec.sparse, partial, collation });
         }
-        if let (Some(seconds), [path]) =
-            (spec.ttl_seconds.filter(|seconds| *seconds < TTL_NEVER), paths.as_slice())
-        {
-            checks.push(Self::Expiry { path: path.clone(), partial, collation, seconds });
+        if spec.ttl_seconds.is_some_and(|seconds| seconds < TTL_NEVER) {
+            checks.extend(Self::of_expiry(spec));
         }
         checks
+    }
+
+    /// What is asked of the documents that expire by an index, of which the server takes those of one path alone.
+    pub fn of_expiry(spec: &IndexSpec) -> Option<Self> {
+        let (Some(seconds), [key]) = (spec.ttl_seconds, spec.keys.as_slice()) else { return None };
+        Some(Self::Expiry {
+            path: key.field.clone(),
+            partial: spec.partial.as_ref().map(|filter| Ejson::new(filter.document().clone())),
+            collation: Ejson::new(spec.collation.document()),
+            seconds,
+        })
     }
 
     /// The collation that its pipelines are run with.
@@ -183,7 +187,7 @@ impl Check {
         }
     }
 
-    /// The pipeline that counts, at `now_ms`; see the questions in [`crate::checks`] for what it gives.
+    /// The pipeline that counts, at `now_ms` by the server's clock; see the questions in [`crate::checks`] for what it gives.
     ///
     /// # Errors
     /// When nothing can be counted.
@@ -193,9 +197,7 @@ impl Check {
             Self::ExplicitNulls { paths, partial, .. } => {
                 Ok(explicit_nulls(paths, partial.as_ref().map(Ejson::value)))
             }
-            Self::Expiry { seconds, .. } => {
-                Ok(self.expiry().map_or(Vec::new(), |question| question.overdue(*seconds, now_ms)))
-            }
+            Self::Expiry { .. } => Ok(self.expiry().map_or(Vec::new(), |question| question.overdue(now_ms))),
         }
     }
 
@@ -214,8 +216,9 @@ impl Check {
     /// The question after what expires, if that is what it is.
     pub fn expiry(&self) -> Option<ExpiryQuestion> {
         match self {
-            Self::Expiry { path, partial, .. } => Some(ExpiryQuestion {
+            Self::Expiry { path, partial, seconds, .. } => Some(ExpiryQuestion {
                 path: path.clone(),
+                seconds: *seconds,
                 partial: partial.as_ref().map(|filter| filter.value().clone()),
             }),
             _ => None,

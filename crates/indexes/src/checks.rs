@@ -232,26 +232,48 @@ fn product(left: Value, right: Value, making: &mut Making) -> Value {
     }})
 }
 
-/// Asks what a TTL would remove.
+/// Asks what a TTL removes, and what it never will. The server deletes what its index holds and whose date is old enough: the filter of the index
+/// narrows every answer, and texts in it are equal by the collation of the index.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExpiryQuestion {
     /// The indexed path.
     pub path: String,
+    /// Seconds after the date.
+    pub seconds: i64,
     /// Which documents are indexed, in canonical Extended JSON.
     pub partial: Option<Json>,
 }
 
 impl ExpiryQuestion {
-    /// Counts documents that are removed as soon as the index exists: those with a date that lies `seconds` or more before `now_ms`, in
-    /// milliseconds since 1970. Of several dates in an array the earliest decides.
-    pub fn overdue(&self, seconds: i64, now_ms: i64) -> Vec<Json> {
-        let cutoff = now_ms.saturating_sub(seconds.saturating_mul(1_000));
-        self.counting(json!({&self.path: {"$lte": {"$date": {"$numberLong": cutoff.to_string()}}}}))
+    /// Counts documents that are removed as soon as the index exists, as `{n, oldest}` with the earliest date of all; gives nothing when there
+    /// are none. They are those with a date that lies `seconds` or more before `now_ms`, the server's time in milliseconds since 1970. Of
+    /// several dates in an array the earliest decides.
+    pub fn overdue(&self, now_ms: i64) -> Vec<Json> {
+        let cutoff = now_ms.saturating_sub(self.seconds.saturating_mul(1_000));
+        let value = format!("${}", self.path);
+        let dates = json!({"$filter": {"input": value, "cond": {"$eq": [{"$type": "$$this"}, "date"]}}});
+        let own = [
+            // Nothing but dates is less than a date here.
+            json!({"$match": {&self.path: {"$lte": {"$date": {"$numberLong": cutoff.to_string()}}}}}),
+            json!({"$project": {"_id": 0, "at": {"$cond": [{"$isArray": [value]}, {"$min": dates}, value]}}}),
+            json!({"$group": {"_id": null, "n": {"$sum": 1}, "oldest": {"$min": "$at"}}}),
+        ];
+        self.partial.iter().map(matching).chain(own.iter().map(stage)).collect()
     }
 
     /// Counts documents that are never removed, because they hold no date there.
     pub fn undated(&self) -> Vec<Json> {
         self.counting(json!({&self.path: {"$not": {"$type": "date"}}}))
+    }
+
+    /// Counts those of them that hold something else there.
+    pub fn not_dates(&self) -> Vec<Json> {
+        self.counting(json!({&self.path: {"$exists": true, "$not": {"$type": "date"}}}))
+    }
+
+    /// Counts those of them that hold nothing there.
+    pub fn missing(&self) -> Vec<Json> {
+        self.counting(json!({&self.path: {"$exists": false}}))
     }
 
     /// Counts documents with an array there.
@@ -290,4 +312,9 @@ fn matching(filter: &Json) -> Json {
 pub fn counted(results: &[Json], field: &str) -> u64 {
     let number = results.first().and_then(|result| result.get(field)).and_then(ejson::whole);
     number.and_then(|number| u64::try_from(number).ok()).unwrap_or(0)
+}
+
+/// A date in what a question gave, in milliseconds since 1970; `None` when it gave none.
+pub fn dated(results: &[Json], field: &str) -> Option<i64> {
+    results.first().and_then(|result| result.get(field)).and_then(ejson::date)
 }

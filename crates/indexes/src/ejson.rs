@@ -183,7 +183,7 @@ fn canonical_number(value: &Json) -> Option<String> {
 }
 
 /// The moment of a date, in milliseconds since 1970.
-fn date(value: &Json) -> Option<i64> {
+pub(crate) fn date(value: &Json) -> Option<i64> {
     let ("$date", inner) = wrapper(value)? else { return None };
     match inner {
         Json::Text(text) => text.parse::<jiff::Timestamp>().ok().map(|at| at.as_millisecond()),

@@ -89,6 +89,18 @@ impl Reader<'_> {
     fn indexes(&self, table: &Table<'_>, manifest: &mut Manifest) -> Result<(), ManifestError> {
         for (collection, item) in table {
             let name = collection.get_ref().to_string();
+            if name.is_empty()
+                || name.starts_with('.')
+                || name.starts_with("system.")
+                || name.contains(['$', '\0'])
+            {
+                let message = format!("`{}` is no name of a collection of yours", name.escape_debug());
+                let hint = "name the collection as the server lists it, without its database".to_owned();
+                return Err(ManifestError {
+                    hint: Some(hint),
+                    ..self.error(collection.span().start, message)
+                });
+            }
             let example = || format!("write `{name} = [{{ keys = [\"field\"] }}]`");
             let list = item
                 .get_ref()
@@ -194,6 +206,13 @@ impl Reader<'_> {
     fn check(&self, whole: &Item<'_>, index: &DeclaredIndex) -> Result<(), ManifestError> {
         let options = index.options();
         let name = index.name();
+        if name == "*" || name == "_id_" || name.contains('\0') {
+            return Err(self.wrong(
+                whole,
+                format!("`{}` is no name that an index can have", name.escape_debug()),
+                "leave `name` out, or write another one",
+            ));
+        }
         if options.is_ttl() && (index.keys.len() != 1 || !options.can_collate()) {
             return Err(self.wrong(
                 whole,
@@ -252,6 +271,13 @@ impl Reader<'_> {
                 }
                 _ => return Err(self.wrong(item, "`keys` is a list of fields", example)),
             };
+            if !is_field(&key.field) {
+                return Err(self.wrong(
+                    item,
+                    format!("`{}` is no field that can be indexed", key.field.escape_debug()),
+                    "write the names on the way to it between points, none of them empty or with `$` before it; `$**` stands for all below",
+                ));
+            }
             if keys.iter().any(|known| known.field == key.field) {
                 return Err(self.wrong(
                     item,
@@ -372,6 +398,18 @@ impl Reader<'_> {
             )
         })
     }
+}
+
+/// Whether a server takes `path` for the path of a key: no part is empty, holds NUL or begins with `$`, but for those of references (`$id`) and
+/// `$**` at the end (seen with 6.0.27).
+fn is_field(path: &str) -> bool {
+    if path == "$**" {
+        return true;
+    }
+    let path = path.strip_suffix(".$**").unwrap_or(path);
+    let is_part =
+        |part: &str| !part.is_empty() && (!part.starts_with('$') || ["$id", "$ref", "$db"].contains(&part));
+    !path.contains('\0') && path.split('.').all(is_part)
 }
 
 /// Whether two declarations cannot both stand: the same index, or the same name.
@@ -513,6 +551,16 @@ ignore = ["tmp_*"]
     }
 
     #[test]
+    fn what_a_server_takes_for_a_field_is_one() {
+        for field in ["a", "a.b", "a b", "é", "$**", "a.$**", "owner.$id", "a.0"] {
+            assert!(is_field(field), "{field}");
+        }
+        for field in ["", ".a", "a.", "a..b", "$a", "a.$b", "$**.a", "a$**.$**.b", "a\0"] {
+            assert!(!is_field(field), "{field:?}");
+        }
+    }
+
+    #[test]
     fn faults_name_the_line_and_what_would_do() {
         for (text, line, message, hint) in [
             ("[indexes]\nc = 1", 2, "the indexes of `c` are a list", "keys"),
@@ -550,6 +598,16 @@ ignore = ["tmp_*"]
                 "locale",
             ),
             ("[indexes]\nc = [{ keys = [\"_id\"] }]", 2, "the server's own", ""),
+            ("[indexes]\n\"\" = []", 2, "no name of a collection", "as the server lists it"),
+            ("[indexes]\n\"a\\u0000\" = []", 2, "`a\\0` is no name", ""),
+            ("[indexes]\n\"system.x\" = []", 2, "`system.x` is no name", ""),
+            ("[indexes]\n\"a$b\" = []", 2, "`a$b` is no name", ""),
+            ("[indexes]\nc = [{ keys = [\"a..b\"] }]", 2, "`a..b` is no field", "between points"),
+            ("[indexes]\nc = [{ keys = [\"$a\"] }]", 2, "`$a` is no field", ""),
+            ("[indexes]\nc = [{ keys = [\"a\\u0000\"] }]", 2, "`a\\0` is no field", ""),
+            ("[indexes]\nc = [{ keys = [\"a.$**.b\"] }]", 2, "is no field", ""),
+            ("[indexes]\nc = [{ keys = [\"a\"], name = \"*\" }]", 2, "`*` is no name", ""),
+            ("[indexes]\nc = [{ keys = [\"a\"], name = \"_id_\" }]", 2, "`_id_` is no name", ""),
             ("[policy]\nundeclared = \"keep\"", 2, "no word of `undeclared`", "report, hide, drop"),
             ("[policy]\nhidefor = \"1d\"", 2, "no `hidefor`", "hide_for"),
             ("indexes = [", 1, "not valid TOML", ""),

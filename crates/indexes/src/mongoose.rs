@@ -82,14 +82,13 @@ impl Project {
     /// # Errors
     /// One line about what is not as expected.
     pub fn parse(text: &str) -> Result<Self, SpecError> {
-        let project: Self = serde_json::from_str(text).map_err(|error| {
-            SpecError::new(format!("the import script printed what is not understood: {error}"))
-        })?;
+        let project: Self = serde_json::from_str(text)
+            .map_err(|error| SpecError::new(format!("these are no facts of an import: {error}")))?;
         match project.format {
             FORMAT => Ok(project),
-            other => Err(SpecError::new(format!(
-                "the import script printed form {other}, and form {FORMAT} is read"
-            ))),
+            other => {
+                Err(SpecError::new(format!("these are facts of form {other}, and form {FORMAT} is read")))
+            }
         }
     }
 

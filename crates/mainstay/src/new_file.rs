@@ -19,6 +19,15 @@ pub(crate) fn write(path: &Path, text: &str, instead: &str) -> Result<()> {
     place(path, &partial, text).map_err(|source| explain(path, instead, source))
 }
 
+/// Refuses a name that is taken, before work is done that ends in a file of that name. `instead` says what to do.
+///
+/// # Errors
+/// `Usage` when `path` names no file; `Precondition` when it exists; `Storage` when that cannot be seen.
+pub(crate) fn expect_free(path: &Path, instead: &str) -> Result<()> {
+    partial_of(path)?;
+    check_free(path).map_err(|source| explain(path, instead, source))
+}
+
 /// A file that somebody else fills, and that gets its name when it is whole. Nobody but its owner may read it. Removed when dropped before that.
 #[derive(Debug)]
 pub(crate) struct NewFile {

@@ -87,6 +87,7 @@ fn meaning_of(code: i32) -> Meaning {
 }
 
 const HINT_CREDENTIALS: &str = "check user, password and authSource (the database the user was created in), then run `mainstay config check`";
+const HINT_LOGIN: &str = "set `username` in [mongo] of mainstay.toml and MAINSTAY_MONGO_PASSWORD";
 const HINT_PRIVILEGE: &str = "grant the user `backup` to read, `restore` and `readWriteAnyDatabase` to write: db.getSiblingDB(\"admin\").grantRolesToUser(USER, [{role: \"backup\", db: \"admin\"}])";
 const HINT_PRIMARY: &str =
     "wait until the replica set has a primary (rs.status() shows it), then run the same command again";
@@ -126,6 +127,11 @@ impl ServerError {
     }
 }
 
+/// Whether nobody logged in where somebody must, which the server says with the code of every privilege that lacks.
+fn lacks_login(code: i32, message: &str) -> bool {
+    code == code::UNAUTHORIZED && message.ends_with("requires authentication")
+}
+
 impl From<ServerError> for Error {
     fn from(error: ServerError) -> Self {
         let meaning = meaning_of(error.code);
@@ -134,6 +140,7 @@ impl From<ServerError> for Error {
             built = built.with_source(ScanSetback::HistoryPassed);
         }
         match meaning.hint {
+            _ if lacks_login(error.code, &error.message) => built.with_hint(HINT_LOGIN),
             Some(hint) => built.with_hint(hint),
             None => built,
         }
@@ -144,6 +151,9 @@ fn describe_server(code: i32, name: &str, message: &str) -> String {
     let name = if name.is_empty() { format!("code {code}") } else { format!("{name}, code {code}") };
     match code {
         18 => "the server refused user name or password".to_owned(),
+        code if lacks_login(code, message) => {
+            "the server asks for a user and password, and none is configured".to_owned()
+        }
         code::UNAUTHORIZED => format!("the user lacks a privilege: {}", missing_privilege(message)),
         _ => format!("the server answered: {} ({name})", without_values(message)),
     }
@@ -334,6 +344,14 @@ mod tests {
         ] {
             assert_eq!((error(code).kind(), error(code).is_temporary()), (kind, temporary), "{code}");
         }
+    }
+
+    #[test]
+    fn nobody_is_told_to_log_in_and_not_to_be_given_rights() {
+        let message = "command listCollections requires authentication".to_owned();
+        let error = Error::from(ServerError { code: 13, name: "Unauthorized".to_owned(), message });
+        assert_eq!((error.kind(), error.hint()), (ErrorKind::Auth, Some(HINT_LOGIN)));
+        assert!(error.message().contains("none is configured"), "{error}");
     }
 
     #[test]

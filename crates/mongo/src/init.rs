@@ -440,7 +440,15 @@ impl DocumentInit for MongoInit {
             Ok(reply) => Ok(number(&reply, "n")),
             Err(error) if error.server_code() == Some(code::TIME_OVER) => Ok(None),
             Err(error) => {
-                Err(Error::from(error).context(format!("count what a validator would refuse in {namespace}")))
+                let error =
+                    Error::from(error).context(format!("count what a validator would refuse in {namespace}"));
+                Err(match (error.kind(), error.hint()) {
+                    (ErrorKind::Server, None) => error.with_hint(format!(
+                        "correct `validator` of [init.mongo.collections.{}]: the server does not take it for a query",
+                        namespace.collection
+                    )),
+                    _ => error,
+                })
             }
         }
     }

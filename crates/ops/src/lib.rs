@@ -15,6 +15,8 @@ pub mod contents;
 pub mod doctor;
 pub mod dump;
 mod framing;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod index;
 pub mod init;
 mod inspect;

@@ -96,6 +96,7 @@ impl KeyServerInit for RedisInit {
     }
 
     async fn user(&self, name: &str) -> Result<Option<SeenKeyUser>> {
+        check_word("user name", name)?;
         let mut session = self.open().await?;
         Ok(self.described(&mut session, name).await?.map(|user| SeenKeyUser {
             name: name.to_owned(),
@@ -162,7 +163,13 @@ impl KeyServerInit for RedisInit {
         if let Some([name, argument]) = keep {
             pipeline.cmd(name).arg(argument);
         }
-        session.ask_all(&pipeline).await.map(drop)
+        session.ask_all(&pipeline).await.map(drop).map_err(|error| match (error.kind(), words.first()) {
+            (ErrorKind::Server, Some(user)) if error.message().contains("SETUSER modifier") => error
+                .with_hint(format!(
+                    "correct the rules of [init.redis.users.{user}], then `mainstay init plan` again"
+                )),
+            _ => error,
+        })
     }
 
     async fn mark(&self, marker: &Marker, permit: &Permit) -> Result<()> {
@@ -257,6 +264,7 @@ struct Rules {
 impl Rules {
     fn declared(rules: &[String]) -> Result<Self> {
         let mut own = Self::default();
+        let (mut all_keys, mut all_channels) = (false, false);
         for rule in rules {
             match rule.strip_prefix('(').and_then(|inner| inner.strip_suffix(')')) {
                 Some(inner) => {
@@ -266,7 +274,19 @@ impl Rules {
                     }
                     own.selectors.push(Self::declared(&inner)?);
                 }
-                None => own.add(rule)?,
+                None => {
+                    let is_lost =
+                        all_keys && rule.starts_with(['~', '%']) || all_channels && rule.starts_with('&');
+                    all_keys |= matches!(rule.as_str(), "~*" | "allkeys");
+                    all_channels |= matches!(rule.as_str(), "&*" | "allchannels");
+                    if is_lost && !matches!(rule.as_str(), "~*" | "&*") {
+                        return Err(refuse(
+                            rule,
+                            "adds nothing to all of them, and the server takes none behind that",
+                        ));
+                    }
+                    own.add(rule)?;
+                }
             }
         }
         own.settle();
@@ -281,8 +301,9 @@ impl Rules {
             ));
         }
         match rule {
-            "allkeys" => drop(self.keys.insert("~*".to_owned())),
-            "allchannels" => drop(self.channels.insert("&*".to_owned())),
+            // Everything takes the place of what was named before.
+            "allkeys" | "~*" => self.keys = BTreeSet::from(["~*".to_owned()]),
+            "allchannels" | "&*" => self.channels = BTreeSet::from(["&*".to_owned()]),
             "allcommands" => self.commands.push("+@all".to_owned()),
             "nocommands" => self.commands.push("-@all".to_owned()),
             _ if rule.starts_with(['~', '%']) => drop(self.keys.insert(key_rule(rule))),
@@ -293,25 +314,41 @@ impl Rules {
         Ok(())
     }
 
-    /// Rules of commands count from the last one that speaks of all of them; before any there are none. Of one pattern the server keeps one rule.
+    /// What the server keeps of the rules (seen with 8.0): of one pattern one rule, with all that is allowed of it; of commands those from the
+    /// last one that speaks of all of them, before any there are none, and of those of the same command the last, which takes the place of its
+    /// subcommands', too.
     fn settle(&mut self) {
-        let patterns: Vec<String> = self
-            .keys
-            .iter()
-            .filter_map(|rule| rule.strip_prefix("%R~"))
-            .filter(|pattern| self.keys.contains(&format!("%W~{pattern}")))
-            .map(str::to_owned)
-            .collect();
-        for pattern in patterns {
-            self.keys.remove(&format!("%R~{pattern}"));
-            self.keys.remove(&format!("%W~{pattern}"));
-            self.keys.insert(format!("~{pattern}"));
+        let mut allowed: BTreeMap<String, (bool, bool)> = BTreeMap::new();
+        for rule in &self.keys {
+            let (reads, writes, pattern) = match (rule.strip_prefix("%R~"), rule.strip_prefix("%W~")) {
+                (Some(pattern), _) => (true, false, pattern),
+                (_, Some(pattern)) => (false, true, pattern),
+                _ => (true, true, rule.strip_prefix('~').unwrap_or(rule)),
+            };
+            let both = allowed.entry(pattern.to_owned()).or_default();
+            *both = (both.0 || reads, both.1 || writes);
         }
+        let rule = |(pattern, allowed): (String, (bool, bool))| match allowed {
+            (true, false) => format!("%R~{pattern}"),
+            (false, true) => format!("%W~{pattern}"),
+            _ => format!("~{pattern}"),
+        };
+        self.keys = allowed.into_iter().map(rule).collect();
         let of_all = |rule: &String| rule == "+@all" || rule == "-@all";
         match self.commands.iter().rposition(of_all) {
             Some(last) => drop(self.commands.drain(..last)),
             None => self.commands.insert(0, "-@all".to_owned()),
         }
+        let mut kept: Vec<String> = Vec::new();
+        for rule in std::mem::take(&mut self.commands) {
+            let own = command_of(&rule);
+            kept.retain(|earlier| {
+                let rest = command_of(earlier).strip_prefix(own);
+                rest.is_none_or(|rest| !rest.is_empty() && !rest.starts_with('|'))
+            });
+            kept.push(rule);
+        }
+        self.commands = kept;
         self.selectors.sort();
     }
 
@@ -349,10 +386,18 @@ impl Rules {
 
 /// Reading and writing is what a pattern without more means.
 fn key_rule(rule: &str) -> String {
-    match rule.strip_prefix("%RW~").or_else(|| rule.strip_prefix("%WR~")) {
-        Some(pattern) => format!("~{pattern}"),
-        None => rule.to_owned(),
+    let Some((allowed, pattern)) = rule.strip_prefix('%').and_then(|rule| rule.split_once('~')) else {
+        return rule.to_owned();
+    };
+    match allowed.to_ascii_uppercase().as_str() {
+        "RW" | "WR" => format!("~{pattern}"),
+        one => format!("%{one}~{pattern}"),
     }
+}
+
+/// The command or category that a rule is about: `config|get`, `@read`.
+fn command_of(rule: &str) -> &str {
+    rule.strip_prefix(['+', '-']).unwrap_or(rule)
 }
 
 /// The rule itself may hold a password.
@@ -408,9 +453,30 @@ mod tests {
     fn the_order_of_commands_counts_and_all_of_them_begin_anew() {
         let text = |words: &[&str]| Rules::declared(&rules(words)).unwrap().to_text();
         assert_eq!(text(&["+get", "allcommands", "-flushall"]), "+@all -flushall");
-        assert_eq!(text(&["+get", "-get"]), "-@all +get -get");
+        assert_eq!(text(&["+get", "-get"]), "-@all -get");
         assert_ne!(text(&["+get", "-get"]), text(&["-get", "+get"]));
         assert_eq!(text(&["%R~*", "%W~*", "%W~a"]), "%W~a ~* -@all");
+    }
+
+    /// Each as 8.0 gives it back.
+    #[test]
+    fn of_one_pattern_and_one_command_one_rule_is_kept() {
+        let text = |words: &[&str]| Rules::declared(&rules(words)).unwrap().to_text();
+        for (declared, kept) in [
+            (&["~p", "%R~p"][..], "~p -@all"),
+            (&["%rw~p", "%w~q"], "%W~q ~p -@all"),
+            (&["~a", "~*"], "~* -@all"),
+            (&["~a", "allkeys", "&a", "allchannels"], "~* &* -@all"),
+            (&["+config|get", "+config"], "-@all +config"),
+            (&["+config", "-config|set"], "-@all +config -config|set"),
+            (&["+config|get", "+config|set", "+config|get"], "-@all +config|set +config|get"),
+            (&["+@read", "+get", "+@read"], "-@all +get +@read"),
+            (&["+@all", "-@admin", "+@admin"], "+@all +@admin"),
+            (&["+get", "+GET", "+getex"], "-@all +get +getex"),
+            (&["+getex", "+get"], "-@all +getex +get"),
+        ] {
+            assert_eq!(text(declared), kept, "{declared:?}");
+        }
     }
 
     #[test]
@@ -425,6 +491,17 @@ mod tests {
             let own = user.rules().unwrap().split_off(2);
             let text = Rules::declared(&own).unwrap().to_text();
             assert!(text.contains(MARKER_KEY) && text.contains("+hgetall"), "{role:?}: {text}");
+        }
+    }
+
+    #[test]
+    fn what_stands_behind_everything_is_refused_as_the_server_does() {
+        for words in [&["~*", "~a"][..], &["allkeys", "%R~a"], &["&*", "&a"], &["+get", "(~* ~a)"]] {
+            let error = Rules::declared(&rules(words)).unwrap_err();
+            assert!(error.message().contains("adds nothing"), "{words:?}: {error}");
+        }
+        for words in [&["~*", "allkeys", "~*"][..], &["%RW~*", "~a"], &["~*", "&a", "(~a)"]] {
+            Rules::declared(&rules(words)).unwrap();
         }
     }
 

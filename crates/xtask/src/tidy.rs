@@ -51,7 +51,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("mainstay", &["*"]),
     ("marketplace", &[]),
     ("testkit", &[]),
-    ("fuzzing", &["archive", "basebackup", "mongo", "pgdump", "postgres", "rdb", "repository"]),
+    ("fuzzing", &["archive", "basebackup", "mongo", "ops", "pgdump", "postgres", "rdb", "repository"]),
     ("xtask", &["*", "testkit"]),
 ];
 

@@ -17,6 +17,8 @@ use crate::wiring::Session;
 
 /// The longest plan file that is read.
 const PLAN_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// What is said when the file of a new plan exists.
+const ANOTHER_FILE: &str = "name another file with `--output`";
 
 /// The commands below `plan`.
 #[derive(Debug, Subcommand)]
@@ -150,7 +152,15 @@ pub(crate) fn read(file: &Path) -> Result<Plan> {
     })?;
     let text = String::from_utf8(bytes)
         .map_err(|_| Error::new(ErrorKind::Usage, format!("{name} is not text: it is not a plan")))?;
-    Plan::from_json(&text).map_err(|error| error.context(format!("read {name}")))
+    Plan::from_json(&text).map_err(|error| {
+        let error = error.context(format!("read {name}"));
+        match error.hint() {
+            Some(_) => error,
+            None => {
+                error.with_hint("commands that plan write one with `--output FILE`; it is not to be edited")
+            }
+        }
+    })
 }
 
 /// Writes a plan file. Never overwrites.
@@ -161,7 +171,15 @@ pub(crate) fn write(plan: &Plan, file: &Path) -> Result<()> {
     let mut text = serde_json::to_string_pretty(plan)
         .map_err(|source| Error::new(ErrorKind::Internal, "the plan has no JSON form").with_source(source))?;
     text.push('\n');
-    new_file::write(file, &text, "name another file with `--output`")
+    new_file::write(file, &text, ANOTHER_FILE)
+}
+
+/// Refuses to plan for long into a file that exists.
+///
+/// # Errors
+/// `Precondition` when it does; `Storage` when that cannot be seen.
+pub(crate) fn expect_free(file: &Path) -> Result<()> {
+    new_file::expect_free(file, ANOTHER_FILE)
 }
 
 /// The guard's refusal for want of somebody to ask, with the way that commands have that take no hash: the plan that they make the next time

@@ -336,6 +336,13 @@ fn privilege(section: &Section<'_>, database: &str) -> Result<Privilege> {
 }
 
 fn collection(name: String, section: &Section<'_>) -> Result<DeclaredCollection> {
+    if name.starts_with('.') || name.starts_with("system.") || name.contains('$') {
+        let message = format!("{name:?} is no name of a collection of yours");
+        return Err(section
+            .reader
+            .error(section.offset, message)
+            .with_hint("name the collection as the server lists it, without its database"));
+    }
     section.only(&[
         "database",
         "validator",
@@ -692,6 +699,12 @@ password_variable = "REDIS_APP"
                 "did you mean `strict`?",
             ),
             ("[init.mongo.collections.a]\nmax_documents = 5", "bounds a capped collection", ""),
+            (
+                "[init.mongo.collections.\"a$b\"]",
+                ":1: \"a$b\" is no name of a collection",
+                "as the server lists",
+            ),
+            ("[init.mongo.collections.\"system.a\"]", "is no name of a collection", ""),
             (
                 "[[init.postgres.privileges]]\nrole = \"a\"\non = \"schema s\"\ngrant = [\"USAG\"]",
                 "is no right on schema s",

@@ -47,6 +47,17 @@ async fn projects_are_loaded_as_they_are() {
             .expect(3)
             .says("autoIndex is on")
             .says("(logs)");
+        for (file, why) in [
+            ("app.mjs", "no facts of an import"),
+            ("/dev/zero", "no regular file"),
+            ("nowhere", "cannot read"),
+        ] {
+            project
+                .run(&["index", "audit", "--facts", file])
+                .expect(2)
+                .says(why)
+                .says("index import mongoose --facts");
+        }
     }
 }
 
@@ -65,7 +76,8 @@ async fn programs_that_fail_declare_nothing() {
     assert_eq!(ran.stdout, "");
     import(&["--", "node", "broken.cjs"]).expect(8).says("no DATABASE_URL").says("load its models alone");
     import(&["empty.cjs"]).expect(8).says("defined no model");
-    import(&["nowhere"]).expect(8).says("ENOENT");
+    import(&["nowhere"]).expect(8).says("there is no nowhere").says("behind `--`");
+    import(&["empty.cjs", "--output", "broken.cjs"]).expect(8).says("exists already");
     import(&["--node", "no-such-node", "empty.cjs"])
         .expect(8)
         .says("no-such-node cannot be run")
@@ -191,12 +203,30 @@ async fn expiries_are_counted() {
         doc! { "key": { "gone": 1 }, "name": "gone_1", "expireAfterSeconds": 2_147_483_647 },
     ];
     project.build("codes", &indexes).await;
+    // A hidden one deletes, and no question may walk it; what is in an index is decided by its own collation.
+    let folded = doc! { "locale": "en", "strength": 2 };
+    let indexes = [
+        doc! { "key": { "at": 1 }, "name": "hidden", "expireAfterSeconds": 3_600, "hidden": true },
+        doc! {
+            "key": { "at": -1 }, "name": "folded", "expireAfterSeconds": 3_600,
+            "partialFilterExpression": { "kind": "a" }, "collation": folded,
+        },
+    ];
+    let documents = [
+        doc! { "at": ago(70), "kind": "A" },
+        doc! { "at": ago(80), "kind": "a" },
+        doc! { "at": ago(5), "kind": "A" },
+    ];
+    project.insert("tokens", &documents).await;
+    project.build("tokens", &indexes).await;
     let told = project.json(&["mongo", "ttl"], 4);
     let counts = |row: usize| {
         let counts = &told["indexes"][row]["counts"];
         ["overdue", "not_dates", "arrays", "missing"].map(|key| counts[key].as_u64().unwrap())
     };
     assert_eq!((counts(0), counts(1), counts(2)), ([3, 2, 1, 1], [1, 0, 1, 1], [0, 0, 0, 7]));
+    assert_eq!((&told["indexes"][3]["index"], counts(3)), (&"hidden".into(), [2, 0, 0, 0]));
+    assert_eq!((&told["indexes"][4]["index"], counts(4)), (&"folded".into(), [2, 0, 0, 0]));
     let lag = told["indexes"][0]["counts"]["lag_seconds"].as_u64().unwrap();
     assert!((540 * 60..545 * 60).contains(&lag), "{lag}");
     assert_eq!((&told["indexes"][2]["never"], &told["monitor"]["enabled"]), (&true.into(), &false.into()));

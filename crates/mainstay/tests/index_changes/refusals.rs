@@ -71,7 +71,7 @@ async fn files_that_are_no_plans_of_this_are_refused() {
     let text = std::fs::read_to_string(shop.place.path("plan.json")).unwrap();
     let plan: Value = serde_json::from_str(&text).unwrap();
     type Case = (&'static str, fn(&mut Value), &'static str);
-    let cases: [Case; 11] = [
+    let cases: [Case; 13] = [
         ("database", |plan| plan["parameters"]["database"] = json!("admin"), "no database of an application"),
         (
             "collection",
@@ -136,6 +136,8 @@ async fn files_that_are_no_plans_of_this_are_refused() {
             |plan| plan["assumptions"].as_array_mut().unwrap().truncate(1),
             "its assumptions are not those of the collections",
         ),
+        ("hidden", |plan| plan["steps"] = json!([]), "not what it shows"),
+        ("stake", |plan| plan["blast_radius"]["items"] = json!(7), "not what it shows"),
         (
             "stranger",
             |plan| {

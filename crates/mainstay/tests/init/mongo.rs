@@ -200,6 +200,32 @@ async fn a_server_without_auth_gets_its_users_and_the_advice_to_ask_for_them() {
     assert!(summary(&again, "server").contains("in use: it holds 3 collections"), "{again}");
 }
 
+/// How often the server was asked for collections and indexes.
+async fn listings(client: &mongodb::Client) -> i64 {
+    let status = client.database("admin").run_command(doc! { "serverStatus": 1 }).await.unwrap();
+    let commands = status.get_document("metrics").unwrap().get_document("commands").unwrap();
+    let total = |name: &str| commands.get_document(name).unwrap().get_i64("total").unwrap();
+    total("listCollections") + total("listIndexes")
+}
+
+/// Each step is looked at where it is done: what is asked grows with the steps, not with their square.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_grows_with_the_steps_alone() {
+    let server = Mongod::options().standalone().start().unwrap();
+    let place = place();
+    let names: Vec<String> = (0..20).map(|number| format!("c{number}")).collect();
+    let collections = names.iter().map(|name| format!("[init.mongo.collections.{name}]\n"));
+    let indexes = names.iter().map(|name| format!("{name} = [{{ keys = [\"a\"] }}]\n"));
+    let lines: String = collections.chain(["[mongo.indexes]\n".to_owned()]).chain(indexes).collect();
+    configured(&place, &url(&server), &lines);
+    plan(&place, "mongo", &[], 0);
+    let oracle = client(&server, "").await;
+    let before = listings(&oracle).await;
+    assert_eq!(done(&apply(&place).expect(0).json()).len(), 40);
+    let asked = listings(&oracle).await - before;
+    assert!(asked < 40 * 10, "{asked} questions for 40 steps");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_user_is_made_by_the_localhost_exception_and_makes_the_others() {
     let server = Mongod::options().standalone().argument("--auth").start().unwrap();
@@ -352,4 +378,23 @@ fn a_password_that_is_not_given_and_an_undeclared_server_are_told() {
         "[mongo]\nurl = \"mongodb://127.0.0.1:1\"\n[init.mongo.users.app]\npassword = \"canary-Pa55\"\n",
     );
     place.run(&["init", "plan"]).expect(2).says("is a secret and does not belong in this file");
+}
+
+#[test]
+fn a_plan_that_hides_its_steps_and_one_that_the_server_refuses_are_told() {
+    let server = Mongod::options().standalone().start().unwrap();
+    let place = Place::new();
+    configured(
+        &place,
+        &url(&server),
+        "[init.mongo.roles.odd]\nprivileges = [{ collection = \"c\", actions = [\"nosuchaction\"] }]\n",
+    );
+    plan(&place, "mongo", &[], 0);
+    // Asked again, the server says the same: that is nothing to apply again.
+    apply(&place).expect(1).says("role shop.odd").says("correct the declaration");
+    let text = fs::read_to_string(place.path("plan.json")).unwrap();
+    let mut hiding: serde_json::Value = serde_json::from_str(&text).unwrap();
+    hiding["steps"] = serde_json::json!([]);
+    place.write("plan.json", &hiding.to_string());
+    apply(&place).expect(2).says("not what it shows");
 }

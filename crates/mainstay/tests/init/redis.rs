@@ -101,6 +101,27 @@ fn users_are_kept_in_the_file_of_users() {
 }
 
 #[test]
+fn rules_that_the_server_keeps_otherwise_are_there_once_they_are_given() {
+    let server = Redis::options().config_file().start().unwrap();
+    let place = Place::new();
+    let users: String = [
+        r#""~app:*", "%R~app:*", "%R~log", "%W~log", "%rw~all", "%r~some""#,
+        r#""~app:*", "~*", "&a", "allchannels", "+get", "-get", "+set""#,
+        r#""+config|get", "+config|set", "+config|get", "+xinfo|stream", "+xinfo""#,
+        r#""+@all", "-@admin", "+@admin", "-config|set", "(%R~m %W~m +get)", "(~b +set)""#,
+    ]
+    .iter()
+    .enumerate()
+    .map(|(number, rules)| format!("[init.redis.users.u{number}]\nrules = [{rules}]\n"))
+    .collect();
+    project(&place, &format!("[redis]\nurl = \"{}\"\n{users}", server.uri()));
+    assert_eq!(marked(&plan(&place, "redis", &[], 0), "+").len(), 4);
+    apply(&place).expect(0);
+    let again = plan(&place, "redis", &[], 0);
+    assert!(marked(&again, "+").is_empty() && marked(&again, "~").is_empty(), "{again}");
+}
+
+#[test]
 fn what_is_there_otherwise_is_told_and_changed_but_for_its_password() {
     let server = Redis::start().unwrap();
     let place = place();

@@ -174,7 +174,8 @@ fn a_server_that_does_not_write_it_down_is_no_success() {
     let running = writing(&place, &into);
     let server = into.pid().unwrap();
     let children = fs::read_to_string(format!("/proc/{server}/task/{server}/children")).unwrap();
-    let child: i32 = children.split_whitespace().next().unwrap().parse().unwrap();
+    // The first is what ends the server with its test; the writing one came last.
+    let child: i32 = children.split_whitespace().last().unwrap().parse().unwrap();
     kill_process(Pid::from_raw(child).unwrap(), Signal::KILL).unwrap();
     let failed: Seen = running.wait_with_output().unwrap().into();
     let failed = expect(failed, 1);

@@ -67,7 +67,7 @@ file = "users.jsonl"
 
 /// A project on a store whose url is a line of configuration, with the seeds above.
 fn project(store: &str, section: &str) -> Place {
-    let place = Place::new();
+    let place = Place::new().variable("MAINSTAY_REPOSITORY_URL", "file:./repository");
     configure(&place, "tests", "development", section);
     place.write("seeds.toml", &MANIFEST.replace("STORE", store));
     place.write("levels.csv", "slug,points:int\nnew,0\nold,100\n");
@@ -82,7 +82,7 @@ fn configure(place: &Place, name: &str, class: &str, section: &str) {
     place.write(
         "mainstay.toml",
         &format!(
-            "[environment]\nname = \"{name}\"\nclass = \"{class}\"\n{section}\n[repository]\nurl = \"file:./repository\"\nlease_ttl = \"2s\"\n[seeds]\nfile = \"seeds.toml\"\n"
+            "[environment]\nname = \"{name}\"\nclass = \"{class}\"\n{section}\n[repository]\nlease_ttl = \"2s\"\n[seeds]\nfile = \"seeds.toml\"\n"
         ),
     );
 }
@@ -203,10 +203,7 @@ async fn what_replaces_data_cannot_be_got_into_production() {
     }
     // One that says nothing, and one that agrees with the marker, help nobody; nor does a variable.
     for lines in ["", "[environment]\nclass = \"production\"\n"] {
-        place.write(
-            "mainstay.toml",
-            &format!("{lines}{section}\n[repository]\nurl = \"file:./repository\"\n[seeds]\nfile = \"seeds.toml\"\n"),
-        );
+        place.write("mainstay.toml", &format!("{lines}{section}\n[seeds]\nfile = \"seeds.toml\"\n"));
         place.run(&["seed", "run", "users"]).expect(7).says("production");
         apply(&place, &hash);
         untouched().await;

@@ -10,16 +10,19 @@ use mainstay_model::{Error, ErrorKind, Result};
 use super::{builds, json};
 use crate::catalog;
 use crate::extjson;
+use crate::inspect::{Right, lacking, list};
 use crate::metadata::kind_of;
 use crate::server::MongoServer;
 use crate::topology::Topology;
 
+const READ: Right =
+    Right { action: "listCollections and listIndexes on the database", role: "read", on: "DATABASE" };
 /// How many collections are asked about at the same time.
 const CONCURRENCY: usize = 8;
 
 /// The collections of `database` that users made, by name.
 pub(super) async fn collections(server: &MongoServer, database: &str) -> Result<Vec<IndexedCollection>> {
-    let specs = server.list(database, rawdoc! { "listCollections": 1, "cursor": {} }).await?;
+    let specs = list(server, database, rawdoc! { "listCollections": 1, "cursor": {} }, &READ).await?;
     let is_users =
         |spec: &RawDocumentBuf| catalog::is_user_collection(spec.get_str("name").unwrap_or_default());
     let found: Vec<Option<IndexedCollection>> = futures::stream::iter(specs.into_iter().filter(is_users))
@@ -29,6 +32,7 @@ pub(super) async fn collections(server: &MongoServer, database: &str) -> Result<
         .await?;
     let mut found: Vec<IndexedCollection> = found.into_iter().flatten().collect();
     found.sort_by(|one, other| one.namespace.cmp(&other.namespace));
+    mark_builds(server, database, &mut found).await?;
     Ok(found)
 }
 
@@ -37,10 +41,11 @@ pub(super) async fn collection(
     server: &MongoServer,
     namespace: &Namespace,
 ) -> Result<Option<IndexedCollection>> {
-    match catalog::find(server, namespace).await? {
-        Some(spec) => described(server, &namespace.database, &spec).await,
-        None => Ok(None),
-    }
+    let found = catalog::find(server, namespace).await;
+    let Some(spec) = found.map_err(|error| lacking(error, &READ))? else { return Ok(None) };
+    let mut found = described(server, &namespace.database, &spec).await?;
+    mark_builds(server, &namespace.database, found.as_mut_slice()).await?;
+    Ok(found)
 }
 
 /// An entry of listCollections with its indexes; `None` for what was dropped meanwhile.
@@ -87,27 +92,29 @@ async fn indexes(
     let command = rawdoc! {
         "listIndexes": namespace.collection.as_str(), "includeBuildUUIDs": true, "cursor": {},
     };
-    let entries = server.list(&namespace.database, command).await?;
+    let entries = list(server, &namespace.database, command, &READ).await?;
     let read = |entry: &RawDocumentBuf| {
         ListedIndex::read(&json(entry)?).map_err(|error| unreadable(namespace, &error.to_string()))
     };
-    let mut indexes = entries.iter().map(read).collect::<Result<Vec<_>>>()?;
-    if Topology::of(&server.hello().await?) == Topology::Standalone {
-        mark_builds(server, namespace, &mut indexes).await?;
-    }
-    Ok(indexes)
+    entries.iter().map(read).collect()
 }
 
-/// A standalone lists what it builds as if it were there (seen with 6.0.27), and tells of the build among its operations alone. Who may not
-/// see these is told what the list says.
-async fn mark_builds(server: &MongoServer, namespace: &Namespace, indexes: &mut [ListedIndex]) -> Result<()> {
-    let builds = match builds::under_way(server, Some(&namespace.database)).await {
+/// A standalone lists what it builds as if it were there (seen with 6.0.27), and tells of the build among its operations alone. They are asked
+/// behind all lists: what is listed and no longer built is there. Who may not see them is told what the lists say.
+async fn mark_builds(server: &MongoServer, database: &str, found: &mut [IndexedCollection]) -> Result<()> {
+    if found.is_empty() || Topology::of(&server.hello().await?) != Topology::Standalone {
+        return Ok(());
+    }
+    let builds = match builds::under_way(server, Some(database)).await {
         Err(error) if error.kind() == ErrorKind::Auth => return Ok(()),
         builds => builds?,
     };
-    for build in builds.into_iter().filter(|build| build.namespace == *namespace) {
-        for index in indexes.iter_mut().filter(|index| build.indexes.contains(&index.name)) {
-            index.build.get_or_insert_with(|| build.build.clone());
+    for build in builds {
+        for collection in found.iter_mut().filter(|collection| collection.namespace == build.namespace) {
+            let listed = collection.indexes.iter_mut();
+            for index in listed.filter(|index| build.indexes.contains(&index.name)) {
+                index.build.get_or_insert_with(|| build.build.clone());
+            }
         }
     }
     Ok(())

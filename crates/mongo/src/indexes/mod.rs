@@ -21,7 +21,7 @@ use mainstay_engine::{
 };
 use mainstay_guard::Permit;
 use mainstay_indexes::Json;
-use mainstay_model::{Error, ErrorKind, ErrorStatus, Result, ResultExt};
+use mainstay_model::{Error, ErrorKind, ErrorStatus, Result, ResultExt, Timestamp};
 
 use crate::error::{code, driver_code};
 use crate::extjson::{self, ExtJsonError};
@@ -43,10 +43,11 @@ impl IndexCatalog for MongoServer {
         builds::under_way(self, database).await.context("read the index builds under way")
     }
 
-    async fn index_usage(&self, namespace: &Namespace) -> Result<UsageReport> {
-        usage::of_members(self, namespace)
-            .await
-            .with_context(|| format!("read who uses the indexes of {namespace}"))
+    async fn index_usage(&self, namespaces: &[Namespace]) -> Result<UsageReport> {
+        usage::of_members(self, namespaces).await.with_context(|| match namespaces {
+            [one] => format!("read who uses the indexes of {one}"),
+            several => format!("read who uses the indexes of {} collections", several.len()),
+        })
     }
 
     async fn aggregate(&self, namespace: &Namespace, request: &AggregateRequest) -> Result<Vec<Json>> {
@@ -66,6 +67,10 @@ impl IndexCatalog for MongoServer {
             Err(error) if error.kind() == ErrorKind::Auth => Ok(None),
             Err(error) => Err(error.context(format!("read the size of {database}"))),
         }
+    }
+
+    async fn server_time(&self) -> Result<Timestamp> {
+        ttl::local_time(&self.hello().await?).context("read the server's clock")
     }
 
     async fn ttl_monitor(&self) -> Result<TtlMonitor> {

@@ -14,23 +14,36 @@ use crate::topology::Topology;
 const USAGE: Right =
     Right { action: "indexStats on every collection", role: "clusterMonitor", on: "\"admin\"" };
 
-pub(super) async fn of_members(server: &MongoServer, namespace: &Namespace) -> Result<UsageReport> {
+pub(super) async fn of_members(server: &MongoServer, namespaces: &[Namespace]) -> Result<UsageReport> {
     let mut report = UsageReport { indexes: Vec::new(), silent: Vec::new() };
+    if namespaces.is_empty() {
+        return Ok(report);
+    }
+    let mut found: Vec<Vec<IndexUsage>> = namespaces.iter().map(|_| Vec::new()).collect();
     let hello = server.hello().await?;
     let topology = Topology::of(&hello);
     match topology {
         Topology::ReplicaSet { .. } => {
-            for member in data_members(server, &hello).await? {
-                match ask_member(server, &member, namespace).await {
-                    Ok(entries) => entries.iter().for_each(|entry| add(&mut report, entry, &member)),
+            let members = data_members(server, &hello).await?;
+            let asking = members.iter().map(|member| ask_member(server, member, namespaces));
+            let answers = futures::future::join_all(asking).await;
+            for (member, answer) in members.into_iter().zip(answers) {
+                match answer {
+                    Ok(answer) => {
+                        for ((namespace, entries), usages) in namespaces.iter().zip(answer).zip(&mut found) {
+                            entries.iter().for_each(|entry| add(usages, namespace, entry, &member));
+                        }
+                    }
                     Err(error) => report.silent.push((member, error)),
                 }
             }
         }
         Topology::Standalone | Topology::Mongos => {
-            let entries = list(server, &namespace.database, command(namespace, false), &USAGE).await?;
-            for entry in entries.into_iter().filter_map(|entry| Document::try_from(entry).ok()) {
-                add(&mut report, &entry, &text(&entry, "host"));
+            for (namespace, usages) in namespaces.iter().zip(&mut found) {
+                let entries = list(server, &namespace.database, command(namespace, false), &USAGE).await?;
+                for entry in entries.into_iter().filter_map(|entry| Document::try_from(entry).ok()) {
+                    add(usages, namespace, &entry, &text(&entry, "host"));
+                }
             }
             if topology == Topology::Mongos {
                 let error = Error::new(ErrorKind::Unsupported, "a mongos asks one member of each shard")
@@ -41,10 +54,11 @@ pub(super) async fn of_members(server: &MongoServer, namespace: &Namespace) -> R
             }
         }
     }
+    report.indexes = found.into_iter().flatten().collect();
     Ok(report)
 }
 
-fn add(report: &mut UsageReport, entry: &Document, member: &str) {
+fn add(usages: &mut Vec<IndexUsage>, namespace: &Namespace, entry: &Document, member: &str) {
     let accesses = section(entry, "accesses");
     let since = match accesses.get("since") {
         Some(Bson::DateTime(at)) => Timestamp::from_millisecond(at.timestamp_millis()).unwrap_or_default(),
@@ -53,9 +67,9 @@ fn add(report: &mut UsageReport, entry: &Document, member: &str) {
     let name = text(entry, "name");
     let usage =
         MemberUsage { member: member.to_owned(), operations: number(&accesses, "ops").unwrap_or(0), since };
-    match report.indexes.iter_mut().find(|known| known.name == name) {
+    match usages.iter_mut().find(|known| known.name == name) {
         Some(known) => known.members.push(usage),
-        None => report.indexes.push(IndexUsage { name, members: vec![usage] }),
+        None => usages.push(IndexUsage { namespace: namespace.clone(), name, members: vec![usage] }),
     }
 }
 
@@ -74,17 +88,26 @@ async fn data_members(server: &MongoServer, hello: &Document) -> Result<Vec<Stri
     Ok(names.collect())
 }
 
-async fn ask_member(server: &MongoServer, member: &str, namespace: &Namespace) -> Result<Vec<Document>> {
+/// What a member tells of each collection, in order.
+async fn ask_member(
+    server: &MongoServer,
+    member: &str,
+    namespaces: &[Namespace],
+) -> Result<Vec<Vec<Document>>> {
     let asking = async {
         let mut connection = server.dial_member(member).await?;
-        let reply = connection.run(command(namespace, true).as_bytes()).await?;
-        let reply = Document::from_reader(reply.document())
-            .map_err(|error| WireError::Protocol(error.to_string()))?;
-        // There are at most 64 indexes, and 101 entries in a first batch.
-        let batch = section(&reply, "cursor").get_array("firstBatch").cloned().unwrap_or_default();
-        Ok(batch.into_iter().filter_map(|entry| entry.as_document().cloned()).collect())
+        let mut answers = Vec::with_capacity(namespaces.len());
+        for namespace in namespaces {
+            let reply = connection.run(command(namespace, true).as_bytes()).await?;
+            let reply = Document::from_reader(reply.document())
+                .map_err(|error| WireError::Protocol(error.to_string()))?;
+            // There are at most 64 indexes, and 101 entries in a first batch.
+            let batch = section(&reply, "cursor").get_array("firstBatch").cloned().unwrap_or_default();
+            answers.push(batch.into_iter().filter_map(|entry| entry.as_document().cloned()).collect());
+        }
+        Ok(answers)
     };
-    let asked: Result<Vec<Document>> = asking.await;
+    let asked: Result<Vec<Vec<Document>>> = asking.await;
     asked.map_err(|error| crate::inspect::lacking(error, &USAGE))
 }
 

@@ -255,7 +255,7 @@ async fn a_build_is_seen_and_ended() {
     // It is listed as being built, with the id of its build, and nobody is said to use it.
     let index = &listed(&server, &namespace).await["n_1"];
     assert!(!index.is_ready() && index.build.as_ref().is_some_and(|id| !id.is_empty()), "{index:?}");
-    let usage = server.index_usage(&namespace).await.unwrap();
+    let usage = server.index_usage(std::slice::from_ref(&namespace)).await.unwrap();
     assert!(usage.indexes.iter().all(|index| index.name == "_id_"), "{usage:?}");
     // Dropping it ends the build; nothing is left of it.
     let dropping = tokio::spawn({
@@ -354,11 +354,14 @@ async fn refusals_name_collection_index_code_and_the_next_step() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn use_is_asked_of_every_member() {
-    let set = ReplicaSet::start(3).unwrap();
+    let mut set = ReplicaSet::start(3).unwrap();
     let (server, client) = (open(&set.uri()).await, set.oracle().await);
     let namespace = Namespace::new(unique_database(), "c");
     insert(&client, &namespace.database, "c", (0..10).map(|n| doc! { "n": n })).await;
     build(&server, &namespace, "{ keys = [\"n\"] }, { keys = [\"idle\"] }").await;
+    // The primary has committed the build. A secondary has when it has taken a write behind the commit; before that it reads without the index.
+    let written = doc! { "insert": "c", "documents": [doc! { "n": 10 }], "writeConcern": { "w": 3 } };
+    client.database(&namespace.database).run_command(written).await.unwrap();
     // One query on the primary, two on a secondary.
     let find = |mode: &str| {
         let options = mongodb::options::SelectionCriteria::ReadPreference(match mode {
@@ -374,10 +377,22 @@ async fn use_is_asked_of_every_member() {
     find("primary").await;
     find("secondary").await;
     find("secondary").await;
-    let usage = server.index_usage(&namespace).await.unwrap();
+    // Of many collections each member is asked over one connection.
+    let mut asked: Vec<Namespace> =
+        (0..40).map(|number| Namespace::new(&namespace.database, format!("absent{number}"))).collect();
+    asked.insert(20, namespace.clone());
+    let member = set.member(1).oracle().await;
+    let connections = async || {
+        let status = member.database("admin").run_command(doc! { "serverStatus": 1 }).await.unwrap();
+        status.get_document("connections").unwrap().get_i32("totalCreated").unwrap()
+    };
+    let before = connections().await;
+    let usage = server.index_usage(&asked).await.unwrap();
+    let made = connections().await - before;
+    assert!(made < 40, "{made} connections");
     assert!(usage.silent.is_empty(), "{usage:?}");
     let sum = |name: &str| -> (usize, u64) {
-        let index = usage.indexes.iter().find(|index| index.name == name).unwrap();
+        let index = usage.index(&namespace, name).unwrap();
         (index.members.len(), index.members.iter().map(|member| member.operations).sum())
     };
     assert_eq!((sum("n_1"), sum("idle_1")), ((3, 3), (3, 0)));

@@ -14,14 +14,14 @@ use mainstay_indexes::{Ejson, Json, ListedIndex, Step, TTL_NEVER};
 use mainstay_journal::KeptLease;
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{
-    Assumption, Blake3, Clock, Count, Error, ErrorKind, Plan, Result, ResultExt, StoreKind,
+    Assumption, Blake3, Clock, Count, Error, ErrorKind, ErrorStatus, Plan, Result, ResultExt, StoreKind,
 };
 use mainstay_repository::Repository;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::parameters::{Answer, IndexParameters, PlannedChange, PlannedCollection, assumptions};
-use super::questions::Asking;
+use super::questions::{Asking, COUNT_TIME_MAX};
 use super::records::{Record, Records, begun, has_begun};
 
 /// How often is looked how far a build is.
@@ -192,7 +192,7 @@ async fn ask_again(
     planned: &PlannedChange,
     expire_max: u64,
 ) -> Result<()> {
-    let asking = Asking { catalog: context.control, cancel: context.cancel, now: context.clock.now() };
+    let asking = Asking { catalog: context.control, cancel: context.cancel, time_max: COUNT_TIME_MAX };
     let place = format!("{namespace}.{}", planned.change.index);
     for (check, before) in planned.change.checks.iter().zip(&planned.answers) {
         context.observer.phase(&format!("count documents for {place}"));
@@ -625,6 +625,10 @@ fn refused(at: At<'_>, error: Error) -> Error {
     match error.kind() {
         ErrorKind::Conflict if error.hint().is_none() => error
             .with_hint("plan again: `mainstay index plan` counts duplicates, and sees names that are taken"),
+        // The same plan would be refused again.
+        ErrorKind::Server if error.hint().is_none() && error.status() == ErrorStatus::Permanent => {
+            error.with_hint("the server does not take this index: correct the manifest, then plan again")
+        }
         _ => error,
     }
 }

@@ -5,16 +5,12 @@
 //! unused are indexes with work of their own (unique ones, expiries), hidden ones, and those that the manifest pins or excuses. What code
 //! declares is judged when the import of a project is at hand: an application that builds its indexes when it begins can undo any plan.
 
-use futures::{StreamExt as _, TryStreamExt as _};
 use mainstay_engine::{IndexCatalog, IndexUsage, IndexedCollection, Namespace, UsageReport};
 use mainstay_indexes::mongoose::Declarations;
 use mainstay_indexes::{Allowance, DeclaredIndex, ListedIndex, Manifest, covers, rounded_span, span};
 use mainstay_model::{Clock, Finding, Result, Severity, StoreKind, Timestamp};
 
 use super::{choosable, collections, is_regarded};
-
-/// How many collections are asked about at the same time.
-const CONCURRENCY: usize = 4;
 
 /// What an audit knows besides the server.
 #[derive(Debug, Clone)]
@@ -70,19 +66,13 @@ pub async fn audit(
         .into_iter()
         .filter(|collection| is_regarded(request.manifest, &collection.namespace.collection))
         .collect();
-    let used: Vec<(IndexedCollection, UsageReport)> = futures::stream::iter(found)
-        .map(async |collection| {
-            let usage = catalog.index_usage(&collection.namespace).await?;
-            Ok::<_, mainstay_model::Error>((collection, usage))
-        })
-        .buffered(CONCURRENCY)
-        .try_collect()
-        .await?;
+    let namespaces: Vec<Namespace> = found.iter().map(|collection| collection.namespace.clone()).collect();
+    let usage = catalog.index_usage(&namespaces).await?;
     let now = clock.now();
     let mut judge = Judge { request, now, report: AuditReport { rows: Vec::new(), findings: Vec::new() } };
-    judge.silence(&used);
-    for (collection, usage) in &used {
-        judge.collection(collection, usage);
+    judge.silence(&usage);
+    for collection in &found {
+        judge.collection(collection, &usage);
     }
     judge.code();
     Ok(judge.report)
@@ -100,20 +90,16 @@ impl Judge<'_> {
         self.report.findings.push(Finding { id: id.to_owned(), severity, store, subject, message, remedy });
     }
 
-    /// Members that did not answer, each once.
-    fn silence(&mut self, used: &[(IndexedCollection, UsageReport)]) {
-        let mut told: Vec<&String> = Vec::new();
-        for (member, error) in used.iter().flat_map(|(_, usage)| &usage.silent) {
-            if !told.contains(&member) {
-                told.push(member);
-                self.find(
-                    "index.member_silent",
-                    Severity::Warning,
-                    member.clone(),
-                    format!("nothing can be called unused: it was not told what this member uses ({error})"),
-                    error.hint().unwrap_or("make the member reachable, and run the audit again").to_owned(),
-                );
-            }
+    /// Members that did not answer.
+    fn silence(&mut self, usage: &UsageReport) {
+        for (member, error) in &usage.silent {
+            self.find(
+                "index.member_silent",
+                Severity::Warning,
+                member.clone(),
+                format!("nothing can be called unused: it was not told what this member uses ({error})"),
+                error.hint().unwrap_or("make the member reachable, and run the audit again").to_owned(),
+            );
         }
     }
 
@@ -123,7 +109,7 @@ impl Judge<'_> {
         for index in collection.indexes.iter().filter(|index| !index.is_id() && index.is_ready()) {
             let spec = |declared: &&DeclaredIndex| declared.spec(&collection.collation) == index.spec;
             let declared = declared.iter().find(spec);
-            let used = usage.indexes.iter().find(|used| used.name == index.name);
+            let used = usage.index(&collection.namespace, &index.name);
             let watched = self.row(name, index, used);
             let excused = |allowance| declared.is_some_and(|declared| declared.allows.contains(&allowance));
             if index.ttl_is_no_number {
@@ -283,6 +269,7 @@ mod tests {
             .map(|(text, ..)| ListedIndex::read(&Json::parse(text).unwrap()).unwrap())
             .collect();
         let usage = |index: &ListedIndex, (_, operations, days): &(&str, u64, i64)| IndexUsage {
+            namespace: Namespace::new("shop", "c"),
             name: index.name.clone(),
             members: [("one", 100), ("two", *days)]
                 .map(|(member, days)| MemberUsage {
@@ -318,9 +305,8 @@ mod tests {
         };
         let mut judge =
             Judge { request: &request, now, report: AuditReport { rows: Vec::new(), findings: Vec::new() } };
-        let used = [(collection, usage)];
-        judge.silence(&used);
-        judge.collection(&used[0].0, &used[0].1);
+        judge.silence(&usage);
+        judge.collection(&collection, &usage);
         judge.report.findings
     }
 

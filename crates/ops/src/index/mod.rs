@@ -24,7 +24,6 @@ mod apply;
 pub mod audit;
 pub mod drift;
 mod estimate;
-mod expiry;
 pub mod import;
 mod parameters;
 mod plan;

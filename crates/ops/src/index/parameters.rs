@@ -2,7 +2,7 @@
 //!
 //! A plan file is somebody's text: what is not of the plan's database, what does more than the plan's operation says, a command that is not
 //! its step's, an index that was not seen, a drop without anything in its place, an expiry that nobody asked the documents about, and other
-//! assumptions than the collections' own are refused before anything is asked of the server.
+//! assumptions than the collections' own are refused before anything is asked of the server; so is a plan that shows other steps than it takes.
 
 use std::collections::BTreeSet;
 
@@ -227,6 +227,9 @@ impl IndexParameters {
             None if plan.assumptions != parameters.assumptions() => {
                 Err(no_plan("its assumptions are not those of the collections that it changes"))
             }
+            None if !parameters.are_shown(plan) => {
+                Err(no_plan("its steps, or what is at stake, are not what it shows to whoever approves it"))
+            }
             None => Ok(parameters),
         }
     }
@@ -271,6 +274,17 @@ impl IndexParameters {
         })
     }
 
+    /// Whether the plan's own steps and stakes, which a person sees, are what is carried out.
+    fn are_shown(&self, plan: &Plan) -> bool {
+        let shown = plan.steps.iter().filter(|step| step.mark != ' ');
+        let taken = self.done().flat_map(|(collection, planned)| {
+            let steps = planned.change.steps.iter();
+            steps.map(move |step| (name_of(&self.database, &collection.name, step), step.mark()))
+        });
+        plan.blast_radius.items == self.overdue()
+            && shown.map(|step| (step.name.clone(), step.mark)).eq(taken)
+    }
+
     /// What is wrong with them, if anything is.
     fn flaw(&self) -> Option<String> {
         if ["admin", "local", "config", ""].contains(&self.database.as_str()) {
@@ -284,6 +298,11 @@ impl IndexParameters {
             collection.changes.iter().find_map(|planned| flaw_of(collection, planned))
         })
     }
+}
+
+/// A step as a plan names it: `hide shop.users.email_1`.
+pub(super) fn name_of(database: &str, collection: &str, step: &Step) -> String {
+    format!("{} {database}.{collection}.{}", step.verb(), step.index())
 }
 
 /// The registered operations, each of which may do what those before it do.

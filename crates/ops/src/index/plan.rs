@@ -19,8 +19,8 @@ use mainstay_repository::Repository;
 use tokio_util::sync::CancellationToken;
 
 use super::estimate::{estimate, lack_of_room, reading_rate, room_after};
-use super::parameters::{Estimate, IndexParameters, PlannedChange, PlannedCollection};
-use super::questions::{Asking, interrupted};
+use super::parameters::{Estimate, IndexParameters, PlannedChange, PlannedCollection, name_of};
+use super::questions::{Asking, COUNT_TIME_MAX, interrupted};
 use super::records::{DroppedIndex, Record, Records, dropped as dropped_of, hidden_since};
 use super::{choosable, is_regarded};
 
@@ -304,10 +304,10 @@ impl IndexPlanning<'_> {
         let now = self.clock.now();
         let seconds = |since: Timestamp| u64::try_from(now.duration_since(since).as_secs()).unwrap_or(0);
         let recorded = hidden_since(records, self.database);
-        let usage = self.catalog.index_usage(&live.namespace).await?;
+        let usage = self.catalog.index_usage(std::slice::from_ref(&live.namespace)).await?;
         for name in names {
             let place = (live.namespace.collection.clone(), name.to_owned());
-            let since = recorded.get(&place).copied().max(counted_since(&usage, name));
+            let since = recorded.get(&place).copied().max(counted_since(&usage, &live.namespace, name));
             known.extend(since.map(|since| (name.to_owned(), seconds(since))));
         }
         Ok(known)
@@ -339,7 +339,7 @@ impl IndexPlanning<'_> {
         let namespace = collection.namespace(self.database);
         if collection.uuid.is_none() {
             // Nothing is there that could be in the way.
-            let asking = Asking { catalog: self.catalog, cancel: self.cancel, now: self.clock.now() };
+            let asking = self.asking();
             for planned in collection.changes.iter_mut().filter(|planned| planned.change.blocked.is_none()) {
                 for check in &planned.change.checks {
                     planned.answers.push(asking.ask(&namespace, check).await?);
@@ -365,7 +365,7 @@ impl IndexPlanning<'_> {
             false => None,
         };
         let usage = match collection.changes.iter().any(|planned| planned.change.kind == ChangeKind::Hide) {
-            true => Some(self.catalog.index_usage(&namespace).await?),
+            true => Some(self.catalog.index_usage(std::slice::from_ref(&namespace)).await?),
             false => None,
         };
         let indexes = collection.indexes.clone();
@@ -382,10 +382,15 @@ impl IndexPlanning<'_> {
                 }
             }
             if let Some(usage) = usage.as_ref().filter(|_| planned.change.kind == ChangeKind::Hide) {
-                planned.change.notes.insert(0, used(usage, &planned.change.index, self.clock.now()));
+                let told = used(usage, &namespace, &planned.change.index, self.clock.now());
+                planned.change.notes.insert(0, told);
             }
         }
         Ok(())
+    }
+
+    fn asking(&self) -> Asking<'_> {
+        Asking { catalog: self.catalog, cancel: self.cancel, time_max: COUNT_TIME_MAX }
     }
 
     async fn answer(
@@ -399,7 +404,7 @@ impl IndexPlanning<'_> {
             return Ok(());
         }
         let place = format!("{namespace}.{}", planned.change.index);
-        let asking = Asking { catalog: self.catalog, cancel: self.cancel, now: self.clock.now() };
+        let asking = self.asking();
         for check in &planned.change.checks {
             self.observer.phase(&format!("count documents for {place}"));
             self.observer.expect(Work { items: statistics.documents, bytes: 0 });
@@ -450,17 +455,17 @@ impl IndexPlanning<'_> {
 }
 
 /// Since when every member has counted the use of an index.
-fn counted_since(usage: &UsageReport, name: &str) -> Option<Timestamp> {
+fn counted_since(usage: &UsageReport, namespace: &Namespace, name: &str) -> Option<Timestamp> {
     if !usage.silent.is_empty() {
         return None;
     }
-    let index = usage.indexes.iter().find(|index| index.name == name)?;
+    let index = usage.index(namespace, name)?;
     index.members.iter().map(|member| member.since).max()
 }
 
 /// How much an index was used.
-fn used(usage: &UsageReport, name: &str, now: Timestamp) -> String {
-    let index = usage.indexes.iter().find(|index| index.name == name);
+fn used(usage: &UsageReport, namespace: &Namespace, name: &str, now: Timestamp) -> String {
+    let index = usage.index(namespace, name);
     let members = index.map(|index| index.members.as_slice()).unwrap_or_default();
     let operations: u64 = members.iter().map(|member| member.operations).sum();
     let since = members.iter().map(|member| member.since).max();
@@ -503,7 +508,7 @@ fn shown(database: &str, collection: &PlannedCollection) -> Vec<PlanStep> {
         let steps = change.steps.iter().enumerate();
         steps
             .map(|(number, step)| PlanStep {
-                name: format!("{} {database}.{}.{}", step.verb(), collection.name, step.index()),
+                name: name_of(database, &collection.name, step),
                 mark: step.mark(),
                 summary: summary(number, step),
             })

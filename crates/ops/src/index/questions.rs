@@ -1,17 +1,20 @@
-//! What is asked of the documents before an index is built or changed: by the plan, and again right before it is carried out.
+//! What is asked of the documents before an index is built or changed, by the plan and again right before it is carried out, and of those that
+//! expire by one that is there.
+//!
+//! Relies on the server's clock, which decides what has expired, and on the collation of the index, by which texts in its filter are equal.
 
 use std::time::Duration;
 
 use mainstay_engine::{AggregateRequest, IndexCatalog, Namespace};
-use mainstay_indexes::checks::counted;
+use mainstay_indexes::checks::{counted, dated};
 use mainstay_indexes::{Check, Collation, Ejson, Json};
 use mainstay_model::{Error, ErrorKind, Result, ResultExt, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use super::parameters::{Answer, DuplicateGroup};
 
-/// How long the server may count.
-const COUNT_TIME_MAX: Duration = Duration::from_secs(6 * 3_600);
+/// How long the server may count before a change.
+pub(super) const COUNT_TIME_MAX: Duration = Duration::from_secs(6 * 3_600);
 /// How many groups of duplicates a plan names.
 const GROUPS_MAX: u32 = 100;
 /// How many documents of each group it names.
@@ -21,7 +24,23 @@ const IDS_MAX: u32 = 10;
 pub(super) struct Asking<'a> {
     pub(super) catalog: &'a dyn IndexCatalog,
     pub(super) cancel: &'a CancellationToken,
-    pub(super) now: Timestamp,
+    /// How long the server may count for one question.
+    pub(super) time_max: Duration,
+}
+
+/// What an index deletes, and what it never will.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ExpiryCounts {
+    /// Documents that have expired.
+    pub overdue: u64,
+    /// The earliest date among them.
+    pub oldest: Option<Timestamp>,
+    /// Documents whose field holds no date: they never expire.
+    pub not_dates: u64,
+    /// Documents whose field is an array: the earliest date in it decides.
+    pub arrays: u64,
+    /// Documents without the field: they never expire.
+    pub missing: u64,
 }
 
 impl Asking<'_> {
@@ -30,11 +49,12 @@ impl Asking<'_> {
     /// # Errors
     /// The server's; `Interrupted`.
     pub(super) async fn ask(&self, namespace: &Namespace, check: &Check) -> Result<Answer> {
-        let pipeline = match check.count(self.now.as_millisecond()) {
-            Ok(pipeline) => pipeline,
-            Err(why) => return Ok(Answer::Unknown { why: why.to_string() }),
-        };
         let answer = async {
+            let now = self.catalog.server_time().await?;
+            let pipeline = match check.count(now.as_millisecond()) {
+                Ok(pipeline) => pipeline,
+                Err(why) => return Ok(Answer::Unknown { why: why.to_string() }),
+            };
             let found = self.aggregate(namespace, check, pipeline, 1).await?;
             match check {
                 Check::Duplicates { .. } => self.duplicates(namespace, check, &found).await,
@@ -67,8 +87,47 @@ impl Asking<'_> {
         Ok(Answer::Expiry { overdue, undated: counted(&undated, "n"), arrays: counted(&arrays, "n") })
     }
 
+    /// What has expired at `now`, the server's time, by an index that is there, and what never will; `index` is the one to walk, if queries may.
+    /// Nothing when `check` asks something else.
+    ///
+    /// # Errors
+    /// The server's; `Interrupted`.
+    pub(super) async fn expired(
+        &self,
+        namespace: &Namespace,
+        check: &Check,
+        now: Timestamp,
+        index: Option<&str>,
+    ) -> Result<ExpiryCounts> {
+        let Some(question) = check.expiry() else { return Ok(ExpiryCounts::default()) };
+        let overdue = question.overdue(now.as_millisecond());
+        let overdue = self.aggregate_by(index, namespace, check, overdue, 1).await?;
+        let count = async |pipeline| {
+            let found = self.aggregate(namespace, check, pipeline, 1).await?;
+            Ok::<_, Error>(counted(&found, "n"))
+        };
+        Ok(ExpiryCounts {
+            overdue: counted(&overdue, "n"),
+            oldest: dated(&overdue, "oldest").and_then(|at| Timestamp::from_millisecond(at).ok()),
+            not_dates: count(question.not_dates()).await?,
+            arrays: count(question.arrays()).await?,
+            missing: count(question.missing()).await?,
+        })
+    }
+
     async fn aggregate(
         &self,
+        namespace: &Namespace,
+        check: &Check,
+        pipeline: Vec<Json>,
+        results_max: usize,
+    ) -> Result<Vec<Json>> {
+        self.aggregate_by(None, namespace, check, pipeline, results_max).await
+    }
+
+    async fn aggregate_by(
+        &self,
+        index: Option<&str>,
         namespace: &Namespace,
         check: &Check,
         pipeline: Vec<Json>,
@@ -79,8 +138,8 @@ impl Asking<'_> {
         let request = AggregateRequest {
             pipeline,
             collation: Some(collation).filter(|collation| !collation.is_simple()),
-            hint: None,
-            time_max: COUNT_TIME_MAX,
+            hint: index.map(str::to_owned),
+            time_max: self.time_max,
             results_max,
         };
         tokio::select! {

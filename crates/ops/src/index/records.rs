@@ -8,12 +8,9 @@ use std::collections::BTreeMap;
 use mainstay_engine::Namespace;
 use mainstay_indexes::{Ejson, IndexSpec, ListedIndex, Step};
 use mainstay_journal::Sequence;
-use mainstay_model::{Blake3, Error, ErrorKind, Result, ResultExt, StoreKind, Timestamp};
+use mainstay_model::{Blake3, Result, ResultExt, StoreKind, Timestamp};
 use mainstay_repository::Repository;
 use serde::{Deserialize, Serialize};
-
-/// How often a record's number may be taken by somebody else before we give up.
-const RECORD_TRIES_MAX: u32 = 20;
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,16 +105,7 @@ impl Records {
     }
 
     pub(super) async fn write(&self, record: &Record) -> Result<()> {
-        for _ in 0..RECORD_TRIES_MAX {
-            let number = self.sequence.numbers().await?.last().map_or(1, |last| last + 1);
-            match self.sequence.append(number, record).await {
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Conflict => {}
-                Err(error) => return Err(error.context("record what is done to an index")),
-            }
-        }
-        Err(Error::new(ErrorKind::Conflict, "others write about the same server all the time")
-            .with_hint("apply the same plan again"))
+        self.sequence.append_next(record).await.context("record what is done to an index").map(drop)
     }
 }
 

@@ -1,16 +1,17 @@
 //! What expires, how far behind the server is, and what will never expire.
 //!
 //! The monitor deletes once a minute by default. What has expired and is still there is counted by the server's own clock; the oldest of it
-//! tells how far behind the monitor is. A hidden index deletes as well as any other.
+//! tells how far behind the monitor is. A hidden index deletes as well as any other, though no question may walk it.
 
 use std::time::Duration;
 
 use mainstay_engine::{IndexCatalog, Namespace, TtlMonitor};
-use mainstay_indexes::{ListedIndex, TTL_NEVER, rounded_span};
-use mainstay_model::{Count, ErrorKind, Finding, Result, Severity, StoreKind, Timestamp};
+use mainstay_indexes::{Check, ListedIndex, TTL_NEVER, rounded_span};
+use mainstay_model::{Count, Error, ErrorKind, ErrorStatus, Finding, Result, Severity, StoreKind, Timestamp};
+use tokio_util::sync::CancellationToken;
 
-pub use super::expiry::ExpiryCounts;
-use super::expiry::{Expiring, count};
+use super::questions::Asking;
+pub use super::questions::ExpiryCounts;
 use super::{choosable, collections};
 
 /// So many passes of the monitor may go by before what is overdue is a finding.
@@ -23,6 +24,8 @@ const SLEEP_SECONDS: u64 = 60;
 pub struct TtlReport {
     /// The monitor; `None` when this user may not ask, or each shard has its own.
     pub monitor: Option<TtlMonitor>,
+    /// The server's time, by which was counted.
+    pub now: Timestamp,
     /// The indexes by which documents expire, by collection and name.
     pub rows: Vec<TtlRow>,
     /// What is to be looked at.
@@ -64,13 +67,13 @@ impl TtlRow {
 /// Looks at the expiries of a database, or of some of its collections.
 ///
 /// # Errors
-/// `Precondition` when a collection is not there; the server's. What cannot be counted of one index is its row.
+/// `Precondition` when a collection is not there; `Interrupted`; the server's. What cannot be counted of one index is its row.
 pub async fn ttl(
     catalog: &dyn IndexCatalog,
     database: &str,
     names: &[String],
-    now: Timestamp,
     time_max: Duration,
+    cancel: &CancellationToken,
 ) -> Result<TtlReport> {
     let (found, _) = choosable(collections(catalog, database, names, |_| false).await?);
     let monitor = match catalog.ttl_monitor().await {
@@ -78,12 +81,15 @@ pub async fn ttl(
         Err(error) if matches!(error.kind(), ErrorKind::Auth | ErrorKind::Unsupported) => None,
         Err(error) => return Err(error),
     };
-    // What has expired is the server's to say.
-    let now = monitor.as_ref().map_or(now, |monitor| monitor.now);
-    let mut report = TtlReport { monitor, rows: Vec::new(), findings: Vec::new() };
+    let now = match &monitor {
+        Some(monitor) => monitor.now,
+        None => catalog.server_time().await?,
+    };
+    let asking = Asking { catalog, cancel, time_max };
+    let mut report = TtlReport { monitor, now, rows: Vec::new(), findings: Vec::new() };
     for collection in &found {
         for index in collection.indexes.iter().filter(|index| index.is_ready() && !index.is_id()) {
-            if let Some(row) = row(catalog, &collection.namespace, index, now, time_max).await? {
+            if let Some(row) = row(&asking, &collection.namespace, index, now).await? {
                 report.judge(&row, index, now);
                 report.rows.push(row);
             }
@@ -94,31 +100,40 @@ pub async fn ttl(
 }
 
 async fn row(
-    catalog: &dyn IndexCatalog,
+    asking: &Asking<'_>,
     namespace: &Namespace,
     index: &ListedIndex,
     now: Timestamp,
-    time_max: Duration,
 ) -> Result<Option<TtlRow>> {
-    let (Some(seconds), Some(key)) = (index.spec.ttl_seconds, index.spec.keys.first()) else {
-        return Ok(None);
-    };
-    let filter = index.spec.partial.as_ref();
-    let expiring = Expiring { namespace, field: &key.field, seconds, filter, index: Some(&index.name) };
-    let counts = match count(catalog, &expiring, now, time_max).await {
+    let Some(check) = Check::of_expiry(&index.spec) else { return Ok(None) };
+    let Check::Expiry { path, seconds, .. } = &check else { return Ok(None) };
+    let walked = (!index.spec.hidden).then_some(index.name.as_str());
+    let counts = match asking.expired(namespace, &check, now, walked).await {
         // What is wrong with the way to the server is wrong for every index.
-        Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-        counts => counts,
+        Err(error) if matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Interrupted) => {
+            return Err(error);
+        }
+        counts => counts.map_err(longer),
     };
     Ok(Some(TtlRow {
         namespace: namespace.clone(),
         index: index.name.clone(),
-        field: key.field.clone(),
-        seconds,
-        filter: filter.map(ToString::to_string),
+        field: path.clone(),
+        seconds: *seconds,
+        filter: index.spec.partial.as_ref().map(ToString::to_string),
         hidden: index.spec.hidden,
         counts,
     }))
+}
+
+/// An error of the server, with how to give it longer where that is what it lacked.
+fn longer(error: Error) -> Error {
+    match (error.kind(), error.status()) {
+        (ErrorKind::Server, ErrorStatus::Persistent) => {
+            error.with_hint("give it longer with `--max-time 30m`, or ask when the server has less to do")
+        }
+        _ => error,
+    }
 }
 
 impl TtlReport {
@@ -198,5 +213,17 @@ impl TtlReport {
                 "look at the server's log for what stops it (a secondary never deletes by itself)",
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_lacked_time_is_given_longer() {
+        let slow = Error::new(ErrorKind::Server, "slow").with_status(ErrorStatus::Persistent);
+        assert!(longer(slow).hint().is_some_and(|hint| hint.contains("--max-time")));
+        assert_eq!(longer(Error::new(ErrorKind::Server, "broken")).hint(), None);
     }
 }

@@ -1,24 +1,22 @@
 //! The acts done, each under a lease, remembered before it is done and looked at afterwards.
 //!
 //! What was begun and what ended is in the repository, one record after the other for each server (`<store>/init/<server>/`). Going on needs none
-//! of it: each survey says what is there. An act that was planned and is decided otherwise by now was approved by nobody, and ends the run.
+//! of it: the server says what is there. An act that was planned and is decided otherwise by now was approved by nobody, and ends the run.
 
 use std::sync::Arc;
 
 use jiff::SignedDuration;
 use mainstay_guard::{ConfiguredEnvironment, Marker, Permit, identify};
-use mainstay_journal::{KeptLease, Lease};
+use mainstay_journal::{KeptLease, Sequence};
 use mainstay_model::progress::{Observer, Work};
-use mainstay_model::{Blake3, Clock, Error, ErrorKind, Plan, Result, ResultExt, Timestamp};
+use mainstay_model::{Blake3, Clock, Error, ErrorKind, ErrorStatus, Plan, Result, ResultExt, Timestamp};
 use mainstay_repository::Repository;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{InitParameters, PlannedAct};
-use super::{Act, InitStore, Item, ItemCounts, OPERATION, OPERATION_CHANGE, Standing, Survey};
-
-/// How often a record's number may be taken by somebody else before we give up.
-const RECORD_TRIES_MAX: u32 = 20;
+use super::{Act, InitStore, ItemCounts, OPERATION, OPERATION_CHANGE, Sight, Standing, Survey};
+use crate::lease::{self, Holder};
 
 /// What initiating works with.
 pub struct InitContext<'a> {
@@ -96,7 +94,7 @@ pub async fn check(
     plan: &Plan,
 ) -> Result<Option<InitReport>> {
     let parameters = InitParameters::of(plan)?;
-    let survey = surveyed(context.store, plan).await?;
+    let (_, survey) = surveyed(context.store, plan).await?;
     let now = identify(configured, &[(plan.target.store, survey.identity.marker.clone())])?;
     // The plan's own marker may have made the server less protected than it was.
     if now.name != plan.target.environment || now.class > plan.target.class {
@@ -106,7 +104,7 @@ pub async fn check(
         )));
     }
     for planned in &parameters.acts {
-        if find(&survey, planned)?.is_some() {
+        if find(&survey, planned, plan)?.is_some() {
             return Ok(None);
         }
     }
@@ -115,32 +113,24 @@ pub async fn check(
     Ok(Some(InitReport::of(steps.collect(), survey)))
 }
 
-/// The survey of the server, whose decisions are those of the plan.
+/// The server as it is now, whose decisions are those of the plan.
 ///
 /// # Errors
 /// `StalePlan`, with what is otherwise; `Usage` when the plan is not one of an initiation; those of the survey.
-async fn surveyed(store: &dyn InitStore, plan: &Plan) -> Result<Survey> {
+async fn surveyed(store: &dyn InitStore, plan: &Plan) -> Result<(Sight, Survey)> {
     let parameters = InitParameters::of(plan)?;
-    let survey = store.survey().await?;
+    let sight = store.look().await?;
+    let survey = store.compare(&sight)?;
     if !survey.identity.is(&plan.target.fingerprint) {
         return Err(stale(format!(
             "the plan is for {} {}, here answers {}",
             plan.target.store, plan.target.fingerprint, survey.identity.fingerprint
         )));
     }
-    let is_change = |planned: &PlannedAct| {
-        matches!(find(&survey, planned), Ok(Some(Item { standing: Standing::Change(_), .. })))
-    };
-    if plan.operation != OPERATION_CHANGE && parameters.acts.iter().any(is_change) {
-        return Err(stale(format!(
-            "a plan of {} only adds, and something declared is there otherwise",
-            OPERATION
-        )));
-    }
     for planned in &parameters.acts {
-        find(&survey, planned)?;
+        find(&survey, planned, plan)?;
     }
-    Ok(survey)
+    Ok((sight, survey))
 }
 
 fn stale(message: String) -> Error {
@@ -149,8 +139,11 @@ fn stale(message: String) -> Error {
         .with_hint("make the plan again and review it")
 }
 
-/// The item of a planned act while the act is due; `None` when the item is there.
-fn find<'s>(survey: &'s Survey, planned: &PlannedAct) -> Result<Option<&'s Item>> {
+/// The act that is due for the item of a planned one; `None` when the item is there.
+///
+/// # Errors
+/// `StalePlan` when something else is due, or a change in a plan that only adds.
+fn find<'s>(survey: &'s Survey, planned: &PlannedAct, plan: &Plan) -> Result<Option<&'s Act>> {
     let Some(item) = survey.items.iter().find(|item| item.name == planned.item) else {
         // What depends on something else may be no item of its own once that is there: a password comes with its user.
         return Err(stale(format!("{} is not declared any more", planned.item)));
@@ -158,9 +151,14 @@ fn find<'s>(survey: &'s Survey, planned: &PlannedAct) -> Result<Option<&'s Item>
     match &item.standing {
         Standing::There => Ok(None),
         standing => match item.act() {
-            Some(act) if *act == planned.act => Ok(Some(item)),
             // Of what only adds, whoever was here before may have done a part; the rest was approved with it.
-            Some(act) if is_part_of(act, &planned.act) => Ok(Some(item)),
+            Some(act) if *act == planned.act || is_part_of(act, &planned.act) => match standing {
+                Standing::Change(_) if plan.operation != OPERATION_CHANGE => Err(stale(format!(
+                    "a plan of {OPERATION} only adds, and something declared is there otherwise: {}",
+                    item.name
+                ))),
+                _ => Ok(Some(act)),
+            },
             _ => {
                 Err(stale(format!("{} stands otherwise by now: {}", item.name, now(standing, &item.detail))))
             }
@@ -198,20 +196,15 @@ fn is_part_of(rest: &Act, planned: &Act) -> bool {
 pub async fn apply(context: &InitContext<'_>, plan: &Plan, permit: &Permit) -> Result<InitReport> {
     permit.covers(plan)?;
     let parameters = InitParameters::of(plan)?;
+    let hash = plan.hash()?;
     let server = Blake3::of(plan.target.fingerprint.as_bytes());
-    let name = format!("init-{}-{}", plan.target.store, server.short());
-    let store = context.repository.store();
-    let lease = Lease::acquire(store, Arc::clone(&context.clock), &name, context.holder, context.lease_ttl)
-        .await
-        .context("take the lease of this server's initiation")?
-        .keep();
-    let run = Run { context, plan, permit, hash: plan.hash()?, server, lease: &lease };
-    let outcome = run.all(&parameters.acts).await;
-    if let Err(error) = lease.release().await {
-        context
-            .observer
-            .notice(&format!("warning: the lease of this initiation stays until it runs out: {error}"));
-    }
+    let records = context.repository.init_records(plan.target.store, &server);
+    let holder =
+        Holder { name: context.holder, lease_ttl: context.lease_ttl, clock: Arc::clone(&context.clock) };
+    let what = format!("init-{}", plan.target.store);
+    let lease = lease::take(context.repository, &holder, &what, &plan.target.fingerprint).await?;
+    let outcome = Run { context, plan, permit, hash, records, lease: &lease }.all(&parameters.acts).await;
+    lease::give_back(lease, &what, context.observer).await;
     outcome
 }
 
@@ -221,7 +214,7 @@ struct Run<'a> {
     plan: &'a Plan,
     permit: &'a Permit,
     hash: Blake3,
-    server: Blake3,
+    records: Sequence,
     lease: &'a KeptLease,
 }
 
@@ -230,35 +223,53 @@ impl Run<'_> {
         let observer = self.context.observer;
         observer.phase("bring the server to what is declared");
         observer.expect(Work { items: acts.len() as u64, bytes: 0 });
-        let mut survey = surveyed(self.context.store, self.plan).await?;
+        let (mut sight, survey) = surveyed(self.context.store, self.plan).await?;
         let mut steps: Vec<InitStepDone> = Vec::new();
         for planned in acts {
             observer.phase(&planned.item);
-            let was_there = match self.one(planned, &mut survey).await {
+            let was_there = match self.one(planned, &mut sight).await {
                 Ok(was_there) => was_there,
-                Err(error) => return Err(with_state(error, planned, &steps)),
+                Err(error) => return Err(with_state(error, &planned.item, &steps)),
             };
             steps.push(InitStepDone { name: planned.item.clone(), was_there });
             observer.advance(Work { items: 1, bytes: 0 });
         }
-        Ok(InitReport::of(steps, survey))
+        if steps.iter().all(|step| step.was_there) {
+            return Ok(InitReport::of(steps, survey));
+        }
+        // What one act is done to is seen above; what came of all of them is seen as a whole.
+        let end = "look at the whole";
+        observer.phase(end);
+        match self.context.store.survey().await {
+            Ok(survey) => Ok(InitReport::of(steps, survey)),
+            Err(error) => Err(with_state(error, end, &steps)),
+        }
     }
 
     /// Does one act unless what it is for is there; `true` when it was.
-    async fn one(&self, planned: &PlannedAct, survey: &mut Survey) -> Result<bool> {
+    async fn one(&self, planned: &PlannedAct, sight: &mut Sight) -> Result<bool> {
         if self.context.cancel.is_cancelled() {
             return Err(Error::new(ErrorKind::Interrupted, "the initiation was stopped on request"));
         }
         self.lease.check()?;
-        let Some(due) = find(survey, planned)?.and_then(Item::act).cloned() else { return Ok(true) };
+        // What is there needs no second look; what is due was seen a while ago.
+        let Some(due) = self.due(planned, sight)? else { return Ok(true) };
+        self.context.store.look_again(sight, &due).await?;
+        let Some(due) = self.due(planned, sight)? else { return Ok(true) };
         let (item, at) = (planned.item.clone(), self.context.clock.now());
         let by = self.context.holder.to_owned();
         self.record(&Record::Begun { plan: self.hash, item: item.clone(), act: due.clone(), at, by }).await?;
         self.act(&due).await.with_context(|| planned.item.clone())?;
-        *survey = self.context.store.survey().await?;
-        self.prove(planned, survey)?;
+        self.context.store.look_again(sight, &due).await?;
+        self.prove(planned, &self.context.store.compare(sight)?)?;
         self.record(&Record::Done { plan: self.hash, item, at: self.context.clock.now() }).await?;
         Ok(false)
+    }
+
+    /// The act that is due by what was seen, if any.
+    fn due(&self, planned: &PlannedAct, sight: &Sight) -> Result<Option<Act>> {
+        let survey = self.context.store.compare(sight)?;
+        Ok(find(&survey, planned, self.plan)?.cloned())
     }
 
     async fn act(&self, act: &Act) -> Result<()> {
@@ -301,27 +312,23 @@ impl Run<'_> {
     }
 
     async fn record(&self, record: &Record) -> Result<()> {
-        let records = self.context.repository.init_records(self.plan.target.store, &self.server);
-        for _ in 0..RECORD_TRIES_MAX {
-            let number = records.numbers().await?.last().map_or(1, |last| last + 1);
-            match records.append(number, record).await {
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Conflict => {}
-                Err(error) => return Err(error.context("remember what is about to be done")),
-            }
-        }
-        Err(Error::new(ErrorKind::Conflict, "others write about the same server all the time"))
+        self.records.append_next(record).await.context("remember what is done").map(drop)
     }
 }
 
-fn with_state(error: Error, planned: &PlannedAct, done: &[InitStepDone]) -> Error {
+fn with_state(error: Error, under_way: &str, done: &[InitStepDone]) -> Error {
     let state = match done.iter().filter(|done| !done.was_there).count() {
-        0 => format!("`{}` was the step under way; none before it changed anything", planned.item),
-        count => format!("`{}` was the step under way; {count} before it were done and stay", planned.item),
+        0 => format!("`{under_way}` was the step under way; none before it changed anything"),
+        count => format!("`{under_way}` was the step under way; {count} before it were done and stay"),
     };
     let error = error.with_state(state);
     match error.hint() {
         Some(_) => error,
+        // The same would be refused again.
+        None if error.kind() == ErrorKind::Server && error.status() == ErrorStatus::Permanent => error
+            .with_hint(
+                "the server does not take it: correct the declaration, then `mainstay init plan` again",
+            ),
         None => error.with_hint("apply the same plan again: it goes on"),
     }
 }

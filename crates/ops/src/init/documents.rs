@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use mainstay_engine::{
     DocumentAccess, DocumentAct, DocumentInit, DocumentServer, Membership, Namespace, PasswordMatch,
-    Principal, Privilege, SeenCollection, SeenPrincipal,
+    Principal, Privilege, SeenCollection, SeenPrincipal, UserData,
 };
 use mainstay_guard::{Marker, Permit};
 use mainstay_indexes::{Collation, DeclaredIndex, Json, ListedIndex};
@@ -18,7 +18,10 @@ use serde_json::Value;
 use super::declared::{
     DeclaredCollection, DeclaredDocumentRole, DeclaredDocumentUser, DeclaredDocuments, DeclaredSet,
 };
-use super::{Act, InitStore, Item, PasswordCase, Standing, Survey, marker_item, no_password, password_item};
+use super::{
+    Act, InitStore, Item, PasswordCase, Sight, Standing, Survey, marker_item, no_password, of_another_store,
+    password_item,
+};
 
 /// A server of documents with what is declared of it.
 pub struct DocumentStore<'a> {
@@ -31,7 +34,7 @@ pub struct DocumentStore<'a> {
 }
 
 /// What was seen.
-struct Seen {
+pub(super) struct Seen {
     server: DocumentServer,
     users: Option<Vec<SeenPrincipal>>,
     roles: Option<Vec<SeenPrincipal>>,
@@ -41,6 +44,7 @@ struct Seen {
     collections: Vec<SeenDeclared>,
     /// Of each collection with declared indexes, in order.
     indexed: Vec<SeenIndexed>,
+    data: Option<UserData>,
 }
 
 /// A declared collection as it was found.
@@ -71,33 +75,35 @@ impl InitStore for DocumentStore<'_> {
         self.rotate
     }
 
-    async fn survey(&self) -> Result<Survey> {
-        let server = self.server.look().await?;
-        let (users, roles) = (self.server.users().await?, self.server.roles().await?);
-        let mut passwords = Vec::new();
-        for declared in &self.declared.users {
-            let is_there = find(users.as_deref(), &declared.user).is_some();
-            passwords.push(match &declared.password.secret {
-                Some(secret) if is_there => self.server.check_password(&declared.user, secret).await?,
-                _ => PasswordMatch::Unknown,
-            });
+    async fn look(&self) -> Result<Sight> {
+        let seen = self.seen().await?;
+        Ok(Sight(super::Seen::Documents(Box::new(seen))))
+    }
+
+    async fn look_again(&self, sight: &mut Sight, act: &Act) -> Result<()> {
+        let super::Seen::Documents(seen) = &mut sight.0 else { return Err(of_another_store()) };
+        match act {
+            Act::Documents(act) => self.see_again(seen, act).await,
+            Act::Mark { .. } => {
+                seen.server = self.server.look().await?;
+                Ok(())
+            }
+            _ => Err(of_another_store()),
         }
-        let collections = self.collections().await?;
-        let indexed = self.indexed().await?;
-        let data = self.server.user_data().await?;
-        let seen = Seen { server, users, roles, passwords, collections, indexed };
+    }
+
+    fn compare(&self, sight: &Sight) -> Result<Survey> {
+        let super::Seen::Documents(seen) = &sight.0 else { return Err(of_another_store()) };
         Ok(Survey {
-            items: decide(self.declared, &seen, self.rotate),
-            advice: advice(self.declared, &seen),
-            identity: seen.server.identity,
-            data,
+            items: decide(self.declared, seen, self.rotate),
+            advice: advice(self.declared, seen),
+            identity: seen.server.identity.clone(),
+            data: seen.data.clone(),
         })
     }
 
     async fn act(&self, act: &Act, permit: &Permit) -> Result<()> {
-        let Act::Documents(act) = act else {
-            return Err(Error::new(ErrorKind::Internal, "the act is of another store"));
-        };
+        let Act::Documents(act) = act else { return Err(of_another_store()) };
         let of_user = |user: &Principal| {
             let declared = self.declared.users.iter().find(|declared| declared.user == *user)?;
             declared.password.secret.as_ref()
@@ -115,68 +121,145 @@ impl InitStore for DocumentStore<'_> {
 }
 
 impl DocumentStore<'_> {
-    async fn collections(&self) -> Result<Vec<SeenDeclared>> {
+    async fn seen(&self) -> Result<Seen> {
+        let server = self.server.look().await?;
+        let (users, roles) = (self.server.users().await?, self.server.roles().await?);
+        let mut passwords = Vec::new();
+        for declared in &self.declared.users {
+            passwords.push(self.password(declared, users.as_deref()).await?);
+        }
+        let of_collections = self.declared.collections.iter().map(|declared| &declared.namespace);
+        let of_indexes = self.declared.indexes.iter().map(|(namespace, _)| namespace);
         let databases: BTreeSet<&str> =
-            self.declared.collections.iter().map(|declared| declared.namespace.database.as_str()).collect();
+            of_collections.chain(of_indexes).map(|namespace| namespace.database.as_str()).collect();
         let mut listed = Vec::new();
         for database in databases {
             listed.extend(self.server.collections(database).await?.unwrap_or_default());
         }
-        let mut seen = Vec::new();
+        let mut collections = Vec::new();
         for declared in &self.declared.collections {
-            let changeable = json(&self.server.canonical(&declared.changeable)?);
-            let fixed = json(&self.server.canonical(&declared.fixed)?);
-            let collection = listed.iter().find(|seen| seen.namespace == declared.namespace).cloned();
-            let mut found = SeenDeclared { changeable, fixed, collection, ..SeenDeclared::default() };
-            if let Some(collection) = found.collection.as_ref().filter(|one| one.kind == "collection") {
-                let own = json(&collection.options);
-                let validator = found.changeable.get("validator");
-                if validator.is_some_and(|validator| !equal(Some(validator), own.get("validator"))) {
-                    let text = validator.map(Value::to_string).unwrap_or_default();
-                    found.violations = self.server.violations(&declared.namespace, &text).await?;
-                }
-            }
-            seen.push(found);
+            collections.push(self.collection(declared, &listed).await?);
         }
-        Ok(seen)
-    }
-}
-
-impl DocumentStore<'_> {
-    async fn indexed(&self) -> Result<Vec<SeenIndexed>> {
-        let mut seen = Vec::new();
+        let mut indexed = Vec::new();
         for (namespace, wanted) in &self.declared.indexes {
-            let listed = self.server.collections(&namespace.database).await?.unwrap_or_default();
-            let found = listed.iter().find(|found| found.namespace == *namespace);
-            // A collection that is to be made gives its indexes the collation that it is made with.
-            let declared = self.declared.collections.iter().find(|one| one.namespace == *namespace);
-            let options = match (found, declared) {
-                (Some(found), _) => found.options.clone(),
-                (None, Some(declared)) => self.server.canonical(&declared.fixed)?,
-                (None, None) => "{}".to_owned(),
-            };
-            let read = |text: &str| Json::parse(text).map_err(|error| unreadable(namespace, error));
-            let collation = match read(&options)?.get("collation") {
-                Some(document) if found.is_some() => Collation::of_document(document),
-                Some(document) => Collation::of_collection(document),
-                None => Ok(Collation::Simple),
-            };
-            let collation = collation.map_err(|why| unreadable(namespace, why))?;
-            let mut indexes = Vec::new();
-            if found.is_some() {
-                for index in self.server.indexes(namespace).await? {
-                    indexes
-                        .push(ListedIndex::read(&read(&index)?).map_err(|why| unreadable(namespace, why))?);
+            indexed.push(self.indexed(namespace, wanted, &listed).await?);
+        }
+        let data = self.server.user_data().await?;
+        Ok(Seen { server, users, roles, passwords, collections, indexed, data })
+    }
+
+    /// Looks again at what `act` is done to; at everything where the server told nothing yet, for then one act may let all be seen.
+    async fn see_again(&self, seen: &mut Seen, act: &DocumentAct) -> Result<()> {
+        if seen.users.is_none() || seen.roles.is_none() {
+            *seen = self.seen().await?;
+            return Ok(());
+        }
+        match act {
+            DocumentAct::Initiate { .. } => *seen = self.seen().await?,
+            DocumentAct::CreateRole { .. } | DocumentAct::GrantToRole { .. } => {
+                seen.roles = self.server.roles().await?;
+            }
+            DocumentAct::CreateUser { user, .. }
+            | DocumentAct::GrantToUser { user, .. }
+            | DocumentAct::SetPassword { user } => {
+                seen.users = self.server.users().await?;
+                for (declared, password) in self.declared.users.iter().zip(&mut seen.passwords) {
+                    if declared.user == *user {
+                        *password = self.password(declared, seen.users.as_deref()).await?;
+                    }
                 }
             }
-            let lacks_some = wanted.iter().any(|index| built(index, &indexes, &collation).is_none());
-            let is_empty = match found.is_some() && lacks_some {
-                true => self.server.is_empty(namespace).await?,
-                false => found.is_none(),
-            };
-            seen.push(SeenIndexed { collation, indexes, is_empty });
+            DocumentAct::CreateCollection { namespace, .. }
+            | DocumentAct::ChangeCollection { namespace, .. }
+            | DocumentAct::CreateIndex { namespace, .. } => self.see_collection(seen, namespace).await?,
         }
-        Ok(seen)
+        Ok(())
+    }
+
+    /// Looks again at a collection and its indexes.
+    async fn see_collection(&self, seen: &mut Seen, namespace: &Namespace) -> Result<()> {
+        let listed = self.server.collections(&namespace.database).await?.unwrap_or_default();
+        for (declared, found) in self.declared.collections.iter().zip(&mut seen.collections) {
+            if declared.namespace == *namespace {
+                *found = self.collection(declared, &listed).await?;
+            }
+        }
+        for ((of, wanted), found) in self.declared.indexes.iter().zip(&mut seen.indexed) {
+            if of == namespace {
+                *found = self.indexed(namespace, wanted, &listed).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn password(
+        &self,
+        declared: &DeclaredDocumentUser,
+        users: Option<&[SeenPrincipal]>,
+    ) -> Result<PasswordMatch> {
+        match &declared.password.secret {
+            Some(secret) if find(users, &declared.user).is_some() => {
+                self.server.check_password(&declared.user, secret).await
+            }
+            _ => Ok(PasswordMatch::Unknown),
+        }
+    }
+
+    /// A declared collection among those of its database.
+    async fn collection(
+        &self,
+        declared: &DeclaredCollection,
+        listed: &[SeenCollection],
+    ) -> Result<SeenDeclared> {
+        let changeable = json(&self.server.canonical(&declared.changeable)?);
+        let fixed = json(&self.server.canonical(&declared.fixed)?);
+        let collection = listed.iter().find(|seen| seen.namespace == declared.namespace).cloned();
+        let mut found = SeenDeclared { changeable, fixed, collection, ..SeenDeclared::default() };
+        if let Some(collection) = found.collection.as_ref().filter(|one| one.kind == "collection") {
+            let own = json(&collection.options);
+            let validator = found.changeable.get("validator");
+            if validator.is_some_and(|validator| !equal(Some(validator), own.get("validator"))) {
+                let text = validator.map(Value::to_string).unwrap_or_default();
+                found.violations = self.server.violations(&declared.namespace, &text).await?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// A collection with declared indexes among those of its database.
+    async fn indexed(
+        &self,
+        namespace: &Namespace,
+        wanted: &[DeclaredIndex],
+        listed: &[SeenCollection],
+    ) -> Result<SeenIndexed> {
+        let found = listed.iter().find(|found| found.namespace == *namespace);
+        // A collection that is to be made gives its indexes the collation that it is made with.
+        let declared = self.declared.collections.iter().find(|one| one.namespace == *namespace);
+        let options = match (found, declared) {
+            (Some(found), _) => found.options.clone(),
+            (None, Some(declared)) => self.server.canonical(&declared.fixed)?,
+            (None, None) => "{}".to_owned(),
+        };
+        let read = |text: &str| Json::parse(text).map_err(|error| unreadable(namespace, error));
+        let collation = match read(&options)?.get("collation") {
+            Some(document) if found.is_some() => Collation::of_document(document),
+            Some(document) => Collation::of_collection(document),
+            None => Ok(Collation::Simple),
+        };
+        let collation = collation.map_err(|why| unreadable(namespace, why))?;
+        let mut indexes = Vec::new();
+        if found.is_some() {
+            for index in self.server.indexes(namespace).await? {
+                indexes.push(ListedIndex::read(&read(&index)?).map_err(|why| unreadable(namespace, why))?);
+            }
+        }
+        let lacks_some = wanted.iter().any(|index| built(index, &indexes, &collation).is_none());
+        let is_empty = match found.is_some() && lacks_some {
+            true => self.server.is_empty(namespace).await?,
+            false => found.is_none(),
+        };
+        Ok(SeenIndexed { collation, indexes, is_empty })
     }
 }
 
@@ -193,6 +276,16 @@ fn find<'a>(list: Option<&'a [SeenPrincipal]>, name: &Principal) -> Option<&'a S
 
 /// Every declared thing against what was seen, in the order in which it is done.
 fn decide(declared: &DeclaredDocuments, seen: &Seen, rotate: &[String]) -> Vec<Item> {
+    let mut items = decided(declared, seen, rotate);
+    if seen.users.is_none() {
+        // What the server does not tell yet may be there; that its set is not initiated it tells.
+        let is_set = |item: &Item| matches!(item.act(), Some(Act::Documents(DocumentAct::Initiate { .. })));
+        items.iter_mut().filter(|item| !is_set(item)).for_each(|item| item.absent = false);
+    }
+    items
+}
+
+fn decided(declared: &DeclaredDocuments, seen: &Seen, rotate: &[String]) -> Vec<Item> {
     let mut items = Vec::new();
     items.extend(declared.set.as_ref().map(|set| set_item(set, &seen.server)));
     let users = || declared.users.iter().zip(&seen.passwords);
@@ -246,6 +339,7 @@ fn set_item(declared: &DeclaredSet, server: &DocumentServer) -> Item {
                 Standing::ToDo(Act::Documents(act)),
                 format!("initiate it of {shown}, and wait for its primary"),
             )
+            .of_absent()
         }
         Membership::Member { set, .. } if *set != declared.name => {
             differs(format!("the server is a member of {set}: the name of a set cannot be changed"))
@@ -294,7 +388,7 @@ fn user_items(
     let subject = format!("user {}", declared.user);
     let Some(found) = find(seen.users.as_deref(), &declared.user) else {
         if declared.password.secret.is_none() {
-            return vec![Item::new(subject, Standing::Differs, no_password(&declared.password))];
+            return vec![Item::new(subject, Standing::Differs, no_password(&declared.password)).of_absent()];
         }
         let act = DocumentAct::CreateUser {
             user: declared.user.clone(),
@@ -302,7 +396,7 @@ fn user_items(
         };
         let unseen = if seen.users.is_none() { ", unless it is there already" } else { "" };
         let detail = format!("make it, with {}{unseen}", names(&declared.roles));
-        return vec![Item::new(subject, Standing::ToDo(Act::Documents(act)), detail)];
+        return vec![Item::new(subject, Standing::ToDo(Act::Documents(act)), detail).of_absent()];
     };
     let lacking: BTreeSet<Principal> = declared.roles.difference(&found.roles).cloned().collect();
     let beyond: BTreeSet<Principal> = found.roles.difference(&declared.roles).cloned().collect();
@@ -349,7 +443,8 @@ fn role_items(declared: &DeclaredDocumentRole, seen: Option<&[SeenPrincipal]>) -
             roles: declared.roles.iter().cloned().collect(),
         };
         let unseen = if seen.is_none() { ", unless it is there already" } else { "" };
-        return vec![Item::new(subject, Standing::ToDo(Act::Documents(act)), format!("make it{unseen}"))];
+        let standing = Standing::ToDo(Act::Documents(act));
+        return vec![Item::new(subject, standing, format!("make it{unseen}")).of_absent()];
     };
     let privileges = beyond(&declared.privileges, &found.privileges);
     let roles: BTreeSet<Principal> = declared.roles.difference(&found.roles).cloned().collect();
@@ -409,7 +504,7 @@ fn collection_items(declared: &DeclaredCollection, seen: &SeenDeclared) -> Vec<I
     let Some(found) = &seen.collection else {
         let options = merged(&declared.fixed, &declared.changeable);
         let act = DocumentAct::CreateCollection { namespace: namespace.clone(), options };
-        return vec![Item::new(name, Standing::ToDo(Act::Documents(act)), "make it")];
+        return vec![Item::new(name, Standing::ToDo(Act::Documents(act)), "make it").of_absent()];
     };
     let wanted_kind = if seen.fixed.get("timeseries").is_some() { "timeseries" } else { "collection" };
     if found.kind != wanted_kind {
@@ -484,11 +579,11 @@ fn index_items(namespace: &Namespace, declared: &[DeclaredIndex], seen: &SeenInd
         }
         if !seen.is_empty {
             let detail = "it is missing, and the collection has documents: `mainstay index plan` says what building it takes";
-            return Item::new(name, Standing::Differs, detail);
+            return Item::new(name, Standing::Differs, detail).of_absent();
         }
         let index = declared.definition(&own, &seen.collation).to_string();
         let act = DocumentAct::CreateIndex { namespace: namespace.clone(), index };
-        Item::new(name, Standing::ToDo(Act::Documents(act)), "build it")
+        Item::new(name, Standing::ToDo(Act::Documents(act)), "build it").of_absent()
     };
     declared.iter().map(item).collect()
 }
@@ -614,6 +709,7 @@ mod tests {
             passwords: vec![],
             collections: vec![],
             indexed: vec![],
+            data: None,
         }
     }
 
@@ -735,6 +831,7 @@ mod tests {
             passwords: seen.passwords.clone(),
             collections: Vec::new(),
             indexed: Vec::new(),
+            data: None,
         }
     }
 

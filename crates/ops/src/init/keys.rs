@@ -1,12 +1,17 @@
 //! A server of keys and what is declared of its users. Deciding is pure; looking asks the trait.
 
 use async_trait::async_trait;
-use mainstay_engine::{KeyServerAct, KeyServerInit, PasswordMatch, SeenKeyUser, UserKeeping};
+use mainstay_engine::{
+    KeyServerAct, KeyServerInit, PasswordMatch, SeenKeyUser, ServerIdentity, UserData, UserKeeping,
+};
 use mainstay_guard::{Marker, Permit};
-use mainstay_model::{Error, ErrorKind, Result, StoreKind};
+use mainstay_model::{Result, StoreKind};
 
 use super::declared::{DeclaredKeyUser, DeclaredKeys};
-use super::{Act, InitStore, Item, PasswordCase, Standing, Survey, marker_item, no_password, password_item};
+use super::{
+    Act, InitStore, Item, PasswordCase, Sight, Standing, Survey, marker_item, no_password, of_another_store,
+    password_item,
+};
 
 /// A server of keys with what is declared of it.
 pub struct KeyStore<'a> {
@@ -16,6 +21,24 @@ pub struct KeyStore<'a> {
     pub declared: &'a DeclaredKeys,
     /// Users whose password may be set again.
     pub rotate: &'a [String],
+}
+
+/// What was seen.
+pub(super) struct Seen {
+    identity: ServerIdentity,
+    /// Of each declared user, in order.
+    users: Vec<SeenUser>,
+    /// Where the server keeps its users; asked only where some are declared.
+    keeping: Option<UserKeeping>,
+    data: Option<UserData>,
+}
+
+/// A declared user as it was found.
+struct SeenUser {
+    /// Its rules in the server's form.
+    wanted: String,
+    found: Option<SeenKeyUser>,
+    password: PasswordMatch,
 }
 
 #[async_trait]
@@ -28,31 +51,46 @@ impl InitStore for KeyStore<'_> {
         self.rotate
     }
 
-    async fn survey(&self) -> Result<Survey> {
-        let identity = self.server.identity().await?;
-        let mut items = Vec::new();
-        for declared in &self.declared.users {
-            let wanted = self.server.canonical(&declared.rules)?;
-            let found = self.server.user(&declared.name).await?;
-            let secret = declared.password.as_ref().and_then(|password| password.secret.as_ref());
-            let password = match secret.filter(|_| found.is_some()) {
-                Some(secret) => self.server.check_password(&declared.name, secret).await?,
-                None => PasswordMatch::Unknown,
-            };
-            items.extend(user_items(declared, &wanted, found.as_ref(), password, self.rotate));
+    async fn look(&self) -> Result<Sight> {
+        self.seen().await.map(|seen| Sight(super::Seen::Keys(seen)))
+    }
+
+    async fn look_again(&self, sight: &mut Sight, act: &Act) -> Result<()> {
+        let super::Seen::Keys(seen) = &mut sight.0 else { return Err(of_another_store()) };
+        match act {
+            Act::Keys(
+                KeyServerAct::CreateUser { user, .. }
+                | KeyServerAct::SetRules { user, .. }
+                | KeyServerAct::SetPassword { user },
+            ) => {
+                for (declared, found) in self.declared.users.iter().zip(&mut seen.users) {
+                    if declared.name == *user {
+                        *found = self.user(declared).await?;
+                    }
+                }
+            }
+            Act::Mark { .. } => seen.identity = self.server.identity().await?,
+            _ => return Err(of_another_store()),
         }
-        items.extend(marker_item(self.declared.mark.as_ref(), identity.marker.as_ref()));
-        let advice = match self.declared.users.is_empty() {
-            true => Vec::new(),
-            false => advice(&self.server.keeping().await?),
-        };
-        Ok(Survey { items, data: self.server.user_data().await?, identity, advice })
+        Ok(())
+    }
+
+    fn compare(&self, sight: &Sight) -> Result<Survey> {
+        let super::Seen::Keys(seen) = &sight.0 else { return Err(of_another_store()) };
+        let users = self.declared.users.iter().zip(&seen.users);
+        let mut items: Vec<Item> =
+            users.flat_map(|(declared, found)| user_items(declared, found, self.rotate)).collect();
+        items.extend(marker_item(self.declared.mark.as_ref(), seen.identity.marker.as_ref()));
+        Ok(Survey {
+            items,
+            identity: seen.identity.clone(),
+            data: seen.data.clone(),
+            advice: seen.keeping.as_ref().map(advice).unwrap_or_default(),
+        })
     }
 
     async fn act(&self, act: &Act, permit: &Permit) -> Result<()> {
-        let Act::Keys(act) = act else {
-            return Err(Error::new(ErrorKind::Internal, "the act is of another store"));
-        };
+        let Act::Keys(act) = act else { return Err(of_another_store()) };
         let password = match act {
             KeyServerAct::CreateUser { user, .. } | KeyServerAct::SetPassword { user } => {
                 let declared = self.declared.users.iter().find(|declared| declared.name == *user);
@@ -68,28 +106,48 @@ impl InitStore for KeyStore<'_> {
     }
 }
 
-/// A user against what was seen of it; `wanted` are its rules in the server's form.
-fn user_items(
-    declared: &DeclaredKeyUser,
-    wanted: &str,
-    found: Option<&SeenKeyUser>,
-    password: PasswordMatch,
-    rotate: &[String],
-) -> Vec<Item> {
+impl KeyStore<'_> {
+    async fn seen(&self) -> Result<Seen> {
+        let identity = self.server.identity().await?;
+        let mut users = Vec::new();
+        for declared in &self.declared.users {
+            users.push(self.user(declared).await?);
+        }
+        let keeping = match users.is_empty() {
+            true => None,
+            false => Some(self.server.keeping().await?),
+        };
+        Ok(Seen { identity, users, keeping, data: self.server.user_data().await? })
+    }
+
+    async fn user(&self, declared: &DeclaredKeyUser) -> Result<SeenUser> {
+        let wanted = self.server.canonical(&declared.rules)?;
+        let found = self.server.user(&declared.name).await?;
+        let secret = declared.password.as_ref().and_then(|password| password.secret.as_ref());
+        let password = match secret.filter(|_| found.is_some()) {
+            Some(secret) => self.server.check_password(&declared.name, secret).await?,
+            None => PasswordMatch::Unknown,
+        };
+        Ok(SeenUser { wanted, found, password })
+    }
+}
+
+/// A user against what was seen of it.
+fn user_items(declared: &DeclaredKeyUser, seen: &SeenUser, rotate: &[String]) -> Vec<Item> {
+    let wanted = &seen.wanted;
     let (user, subject) = (declared.name.clone(), format!("user {}", declared.name));
-    let Some(found) = found else {
+    let Some(found) = &seen.found else {
         if let Some(password) = declared.password.as_ref().filter(|password| password.secret.is_none()) {
-            return vec![Item::new(subject, Standing::Differs, no_password(password))];
+            return vec![Item::new(subject, Standing::Differs, no_password(password)).of_absent()];
         }
         let off = if declared.password.is_none() { ", off: no password is declared" } else { "" };
         let act = KeyServerAct::CreateUser { user, rules: declared.rules.clone() };
-        return vec![Item::new(
-            subject,
-            Standing::ToDo(Act::Keys(act)),
-            format!("make it, with {wanted}{off}"),
-        )];
+        return vec![
+            Item::new(subject, Standing::ToDo(Act::Keys(act)), format!("make it, with {wanted}{off}"))
+                .of_absent(),
+        ];
     };
-    let mut items = vec![match found.rules == wanted {
+    let mut items = vec![match found.rules == *wanted {
         true => Item::there(&*subject),
         false => {
             let act = KeyServerAct::SetRules { user: user.clone(), rules: declared.rules.clone() };
@@ -104,7 +162,7 @@ fn user_items(
     let case = PasswordCase {
         subject: &subject,
         declared: declared.password.as_ref(),
-        found: password,
+        found: seen.password,
         account: &declared.name,
         rotate,
     };
@@ -160,7 +218,8 @@ mod tests {
             (Some("canary"), Some(seen(wanted, false)), PasswordMatch::None, "=!!"),
             (None, Some(seen(wanted, true)), PasswordMatch::Unknown, "=?"),
         ] {
-            let items = user_items(&declared(secret), wanted, found.as_ref(), password, &[]);
+            let seen = SeenUser { wanted: wanted.to_owned(), found, password };
+            let items = user_items(&declared(secret), &seen, &[]);
             assert_eq!(marks(&items), expected, "{items:?}");
             assert!(!format!("{items:?}").contains("canary"));
         }

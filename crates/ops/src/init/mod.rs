@@ -2,9 +2,10 @@
 //!
 //! The flow is looked at, decided, done. A [`declared`] value says what should be; a survey looks at the whole of it on the server; a pure
 //! function turns the two into [`Item`]s, each *there*, *to do*, or otherwise, and each to do with exactly one act that the server takes whole
-//! or not at all. The plan keeps the acts. Applying surveys again before the first act and after each: an act is done only while the same decision
-//! still comes out of the same declaration, and counts only when the next survey finds its item there. So a run that was killed, or was
-//! never needed, ends in the same place, and a plan file can do nothing that is not declared.
+//! or not at all. The plan keeps the acts. Applying looks at the whole again before the first act and behind the last, and right before and after each
+//! act at what it is done to: an act is done only while the same decision still comes out of the same declaration, and counts only when its item is
+//! found there afterwards. So a run that was killed, or was never needed, ends in the same place, and a plan file can do nothing that is not
+//! declared.
 //!
 //! Nothing is ever dropped or revoked: what a server has beyond the declaration is told and left. A password that is there is never set again
 //! unless its account is named (`--rotate`). Passwords stand in no item, act, plan, record or message.
@@ -20,7 +21,7 @@ pub mod scripts;
 use async_trait::async_trait;
 use mainstay_engine::{DocumentAct, KeyServerAct, PasswordMatch, RelationalAct, ServerIdentity, UserData};
 use mainstay_guard::{Marker, Permit};
-use mainstay_model::{EnvironmentClass, Result, StoreKind};
+use mainstay_model::{EnvironmentClass, Error, ErrorKind, Result, StoreKind};
 use serde::{Deserialize, Serialize};
 
 pub use apply::{InitContext, InitReport, InitStepDone, apply, check};
@@ -78,11 +79,18 @@ pub struct Item {
     pub standing: Standing,
     /// What is missing, what differs, or what to type.
     pub detail: String,
+    /// There is no such thing, whatever is to be done about it.
+    pub absent: bool,
 }
 
 impl Item {
     fn new(name: impl Into<String>, standing: Standing, detail: impl Into<String>) -> Self {
-        Self { name: name.into(), standing, detail: detail.into() }
+        Self { name: name.into(), standing, detail: detail.into(), absent: false }
+    }
+
+    /// The same of what is not there at all.
+    fn of_absent(self) -> Self {
+        Self { absent: true, ..self }
     }
 
     fn there(name: impl Into<String>) -> Self {
@@ -111,6 +119,16 @@ pub struct Survey {
     pub advice: Vec<String>,
 }
 
+/// What was seen of a server, for [`InitStore::compare`]: each store's own.
+pub struct Sight(Seen);
+
+/// What was seen of a server of each kind.
+enum Seen {
+    Documents(Box<documents::Seen>),
+    Relational(ServerIdentity, relational::Seen),
+    Keys(keys::Seen),
+}
+
 /// A server with what is declared of it.
 #[async_trait]
 pub trait InitStore: Send + Sync {
@@ -124,7 +142,27 @@ pub trait InitStore: Send + Sync {
     ///
     /// # Errors
     /// The server's; `Config` when what is declared cannot be.
-    async fn survey(&self) -> Result<Survey>;
+    async fn look(&self) -> Result<Sight>;
+
+    /// Looks again at what `act` is done to, and at what only its doing lets be seen; the rest stays as it was seen.
+    ///
+    /// # Errors
+    /// The server's; `Internal` for a sight or an act of another store.
+    async fn look_again(&self, sight: &mut Sight, act: &Act) -> Result<()>;
+
+    /// Compares what was seen with what is declared.
+    ///
+    /// # Errors
+    /// `Internal` for a sight of another store.
+    fn compare(&self, sight: &Sight) -> Result<Survey>;
+
+    /// Looks at everything declared, and compares.
+    ///
+    /// # Errors
+    /// As [`InitStore::look`].
+    async fn survey(&self) -> Result<Survey> {
+        self.compare(&self.look().await?)
+    }
 
     /// Does one thing.
     ///
@@ -137,6 +175,11 @@ pub trait InitStore: Send + Sync {
     /// # Errors
     /// The server's.
     async fn mark(&self, marker: &Marker, permit: &Permit) -> Result<()>;
+}
+
+/// The error of what crossed to the wrong store.
+fn of_another_store() -> Error {
+    Error::new(ErrorKind::Internal, "what was seen or is to be done is of another store")
 }
 
 /// The item of the environment's marker.

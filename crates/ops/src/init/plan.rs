@@ -31,7 +31,7 @@ impl InitParameters {
     /// Those of `plan`.
     ///
     /// # Errors
-    /// `Usage` when it is a plan of something else.
+    /// `Usage` when it is a plan of something else, or shows other steps than it takes.
     pub(super) fn of(plan: &Plan) -> Result<Self> {
         let refuse = || {
             Error::new(ErrorKind::Usage, "the plan's parameters are not those of an initiation")
@@ -40,7 +40,18 @@ impl InitParameters {
         if ![OPERATION, OPERATION_CHANGE].contains(&plan.operation.as_str()) {
             return Err(refuse());
         }
-        serde_json::from_value(plan.parameters.clone()).map_err(|source| refuse().with_source(source))
+        let parameters: Self =
+            serde_json::from_value(plan.parameters.clone()).map_err(|source| refuse().with_source(source))?;
+        let shown = plan.steps.iter().filter(|step| step.mark != ' ').map(|step| &step.name);
+        if !shown.eq(parameters.acts.iter().map(|planned| &planned.item)) {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "the plan is refused: its steps are not what it shows to whoever approves it",
+            )
+            .with_state("nothing was changed")
+            .with_hint("make the plan again with `mainstay init plan --output FILE`"));
+        }
+        Ok(parameters)
     }
 }
 

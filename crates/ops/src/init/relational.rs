@@ -7,13 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use mainstay_engine::{
     GrantObject, PasswordMatch, RelationalAct, RelationalGrant, RelationalInit, RoleAttributes, SeenDatabase,
-    SeenGrant, SeenRole,
+    SeenGrant, SeenRole, UserData,
 };
 use mainstay_guard::{Marker, Permit};
-use mainstay_model::{Error, ErrorKind, Result, StoreKind};
+use mainstay_model::{Result, StoreKind};
 
 use super::declared::{DeclaredDatabase, DeclaredRelational, DeclaredRole};
-use super::{Act, InitStore, Item, PasswordCase, Standing, Survey, marker_item, no_password, password_item};
+use super::{
+    Act, InitStore, Item, PasswordCase, Sight, Standing, Survey, marker_item, no_password, of_another_store,
+    password_item,
+};
 
 /// A relational server with what is declared of it.
 pub struct RelationalStore<'a> {
@@ -30,7 +33,7 @@ const MEMBERSHIPS: &str = "memberships of ";
 
 /// What was seen.
 #[derive(Default)]
-struct Seen {
+pub(super) struct Seen {
     roles: Vec<SeenRole>,
     /// Of each declared role, in order.
     passwords: Vec<PasswordMatch>,
@@ -39,6 +42,7 @@ struct Seen {
     contents: BTreeMap<String, Contents>,
     /// Of each declared grant, in order; `None` where its role or database is not there.
     grants: Vec<Option<SeenGrant>>,
+    data: Option<UserData>,
 }
 
 /// What is in a database.
@@ -60,21 +64,32 @@ impl InitStore for RelationalStore<'_> {
         self.rotate
     }
 
-    async fn survey(&self) -> Result<Survey> {
+    async fn look(&self) -> Result<Sight> {
         let identity = self.server.identity().await?;
-        let seen = self.seen().await?;
-        let own = self.server.database();
-        let is_there = seen.databases.iter().any(|database| database.name == own);
-        let data = if is_there { self.server.user_data(&own).await? } else { None };
-        let mut items = decide(self.declared, &seen, self.rotate);
+        Ok(Sight(super::Seen::Relational(identity, self.seen().await?)))
+    }
+
+    async fn look_again(&self, sight: &mut Sight, act: &Act) -> Result<()> {
+        let super::Seen::Relational(identity, seen) = &mut sight.0 else { return Err(of_another_store()) };
+        match act {
+            Act::Relational(act) => self.see_again(seen, act).await,
+            Act::Mark { .. } => {
+                *identity = self.server.identity().await?;
+                Ok(())
+            }
+            _ => Err(of_another_store()),
+        }
+    }
+
+    fn compare(&self, sight: &Sight) -> Result<Survey> {
+        let super::Seen::Relational(identity, seen) = &sight.0 else { return Err(of_another_store()) };
+        let mut items = decide(self.declared, seen, self.rotate);
         items.extend(marker_item(self.declared.mark.as_ref(), identity.marker.as_ref()));
-        Ok(Survey { items, identity, data, advice: Vec::new() })
+        Ok(Survey { items, identity: identity.clone(), data: seen.data.clone(), advice: Vec::new() })
     }
 
     async fn act(&self, act: &Act, permit: &Permit) -> Result<()> {
-        let Act::Relational(act) = act else {
-            return Err(Error::new(ErrorKind::Internal, "the act is of another store"));
-        };
+        let Act::Relational(act) = act else { return Err(of_another_store()) };
         let password = match act {
             RelationalAct::CreateRole { role, .. } | RelationalAct::SetPassword { role } => {
                 let declared = self.declared.roles.iter().find(|declared| declared.name == *role);
@@ -98,32 +113,101 @@ impl RelationalStore<'_> {
             ..Seen::default()
         };
         for declared in &self.declared.roles {
-            let is_there = seen.role(&declared.name).is_some();
-            let secret = declared.password.as_ref().and_then(|password| password.secret.as_ref());
-            seen.passwords.push(match secret.filter(|_| is_there) {
-                Some(secret) => self.server.check_password(&declared.name, secret).await?,
-                None => PasswordMatch::Unknown,
-            });
+            let password = self.password(declared, &seen).await?;
+            seen.passwords.push(password);
         }
         for declared in &self.declared.databases {
-            if seen.database(&declared.name).is_none() {
-                continue;
-            }
-            let (installed, available) = self.server.extensions(&declared.name).await?;
-            let schemas = self.server.schemas(&declared.name).await?;
-            seen.contents.insert(declared.name.clone(), Contents { installed, available, schemas });
+            self.see_contents(&mut seen, &declared.name).await?;
         }
         for grant in &self.declared.grants {
-            let is_role = |name: &str| seen.role(name).is_some() || name.starts_with("pg_");
-            let by_is_there = match &grant.object {
-                GrantObject::FutureTables { by, .. } | GrantObject::FutureSequences { by, .. } => is_role(by),
-                _ => true,
-            };
-            let can_ask = is_role(&grant.role) && by_is_there && seen.database(&grant.database).is_some();
-            let compared = if can_ask { Some(self.server.compare_grant(grant).await?) } else { None };
+            let compared = self.compared(grant, &seen).await?;
             seen.grants.push(compared);
         }
+        let own = self.server.database();
+        if seen.database(&own).is_some() {
+            seen.data = self.server.user_data(&own).await?;
+        }
         Ok(seen)
+    }
+
+    /// Looks again at what `act` is done to.
+    async fn see_again(&self, seen: &mut Seen, act: &RelationalAct) -> Result<()> {
+        match act {
+            RelationalAct::CreateRole { role, .. }
+            | RelationalAct::AlterRole { role, .. }
+            | RelationalAct::SetPassword { role }
+            | RelationalAct::GrantRoles { role, .. } => self.see_role(seen, role).await,
+            RelationalAct::CreateDatabase { database, .. } | RelationalAct::OwnDatabase { database, .. } => {
+                seen.databases = self.server.databases().await?;
+                self.see_contents(seen, database).await
+            }
+            RelationalAct::CreateExtension { database, .. }
+            | RelationalAct::CreateSchema { database, .. }
+            | RelationalAct::OwnSchema { database, .. } => self.see_contents(seen, database).await,
+            RelationalAct::Grant { grant } => self.see_grant(seen, grant).await,
+        }
+    }
+
+    async fn see_role(&self, seen: &mut Seen, role: &str) -> Result<()> {
+        seen.roles = self.server.roles().await?;
+        for (number, declared) in self.declared.roles.iter().enumerate() {
+            if declared.name != role {
+                continue;
+            }
+            let password = self.password(declared, seen).await?;
+            if let Some(known) = seen.passwords.get_mut(number) {
+                *known = password;
+            }
+        }
+        Ok(())
+    }
+
+    async fn see_contents(&self, seen: &mut Seen, database: &str) -> Result<()> {
+        if seen.database(database).is_none() {
+            return Ok(());
+        }
+        let (installed, available) = self.server.extensions(database).await?;
+        let schemas = self.server.schemas(database).await?;
+        seen.contents.insert(database.to_owned(), Contents { installed, available, schemas });
+        Ok(())
+    }
+
+    async fn see_grant(&self, seen: &mut Seen, grant: &RelationalGrant) -> Result<()> {
+        for (number, declared) in self.declared.grants.iter().enumerate() {
+            let is_it = declared.role == grant.role
+                && declared.database == grant.database
+                && declared.object == grant.object;
+            if !is_it {
+                continue;
+            }
+            let compared = self.compared(declared, seen).await?;
+            if let Some(known) = seen.grants.get_mut(number) {
+                *known = compared;
+            }
+        }
+        Ok(())
+    }
+
+    async fn password(&self, declared: &DeclaredRole, seen: &Seen) -> Result<PasswordMatch> {
+        let is_there = seen.role(&declared.name).is_some();
+        let secret = declared.password.as_ref().and_then(|password| password.secret.as_ref());
+        match secret.filter(|_| is_there) {
+            Some(secret) => self.server.check_password(&declared.name, secret).await,
+            None => Ok(PasswordMatch::Unknown),
+        }
+    }
+
+    /// How a grant compares; `None` where its role or database is not there, as far as it was seen.
+    async fn compared(&self, grant: &RelationalGrant, seen: &Seen) -> Result<Option<SeenGrant>> {
+        let is_role = |name: &str| seen.role(name).is_some() || name.starts_with("pg_");
+        let by_is_there = match &grant.object {
+            GrantObject::FutureTables { by, .. } | GrantObject::FutureSequences { by, .. } => is_role(by),
+            _ => true,
+        };
+        match is_role(&grant.role) && by_is_there && seen.database(&grant.database).is_some() {
+            true => self.server.compare_grant(grant).await.map(Some),
+            false => Ok(None),
+        }
     }
 }
 
@@ -175,11 +259,11 @@ fn role_items(declared: &DeclaredRole, password: PasswordMatch, seen: &Seen, rot
     };
     let Some(found) = seen.role(&declared.name) else {
         if let Some(password) = declared.password.as_ref().filter(|password| password.secret.is_none()) {
-            return vec![Item::new(subject, Standing::Differs, no_password(password))];
+            return vec![Item::new(subject, Standing::Differs, no_password(password)).of_absent()];
         }
         let words = declared.attributes.words().join(" ");
         let act = RelationalAct::CreateRole { role: role.clone(), attributes: declared.attributes.clone() };
-        let mut items = vec![to_do(&*subject, act, format!("make it {words}").trim().to_owned())];
+        let mut items = vec![to_do(&*subject, act, format!("make it {words}").trim().to_owned()).of_absent()];
         items.extend((!declared.member_of.is_empty()).then(|| members(declared.member_of.clone())));
         return items;
     };
@@ -229,7 +313,7 @@ fn database_items(declared: &DeclaredDatabase, seen: &Seen) -> Vec<Item> {
                 locale: declared.locale.clone(),
             };
             let owner = declared.owner.as_ref().map(|owner| format!(", owned by {owner}"));
-            items.push(to_do(&*subject, act, format!("make it{}", owner.unwrap_or_default())));
+            items.push(to_do(&*subject, act, format!("make it{}", owner.unwrap_or_default())).of_absent());
         }
         Some(found) => {
             items.push(match declared.owner.as_ref().filter(|owner| **owner != found.owner) {
@@ -261,9 +345,9 @@ fn database_items(declared: &DeclaredDatabase, seen: &Seen) -> Vec<Item> {
             Some(contents) if !contents.available.contains(extension) => {
                 let detail =
                     "the server's machine does not have it: install its package there, then plan again";
-                Item::new(name, Standing::Differs, detail)
+                Item::new(name, Standing::Differs, detail).of_absent()
             }
-            _ => to_do(name, act, "install it"),
+            _ => to_do(name, act, "install it").of_absent(),
         });
     }
     for (schema, owner) in &declared.schemas {
@@ -299,6 +383,7 @@ fn schema_item(database: &str, schema: &str, owner: Option<&String>, contents: O
                 RelationalAct::CreateSchema { database, schema: schema_name, owner: owner.cloned() },
                 detail,
             )
+            .of_absent()
         }
         (Some((_, found)), Some(owner)) if found != owner => {
             let detail = format!("it goes from {found} to {owner}");

@@ -124,8 +124,6 @@ pub struct UndoReport {
     pub kept: u64,
     /// By how many milliseconds every moment of expiry was moved; `None` when they stayed.
     pub shifted_ms: Option<i64>,
-    /// Whether the environment's marker was among the keys of that moment: it was left out.
-    pub marker_left_out: bool,
 }
 
 /// Finds the command and the moment before it, and says what will be done.
@@ -306,7 +304,6 @@ pub async fn apply(context: &UndoContext<'_>, plan: &Plan, permit: &Permit) -> R
         written: 0,
         kept: 0,
         shifted_ms: shown.shifted_ms,
-        marker_left_out: false,
     };
     match carry(context, &parameters, permit, &mut report).await {
         Ok(()) => Ok(report),
@@ -348,7 +345,6 @@ async fn carry(
         };
         let mut sweep = context.shown.sweep(request, None).await?;
         while let Some(mut names) = sweep.next().await? {
-            report.marker_left_out |= names.iter().any(|name| name == marker);
             names.retain(|name| is_meant(name));
             let mut rest = names.as_slice();
             while !rest.is_empty() {

@@ -10,7 +10,9 @@ use mainstay_model::{Count, Error, ErrorKind, ExitStatus, Result, Severity, Stor
 use mainstay_ops::index::audit::{self, AuditReport, AuditRequest};
 use serde_json::{Map, Value, json};
 
+use super::node::FACTS_BYTES_MAX;
 use super::{ManifestArgs, PlaceArgs};
+use crate::bounded;
 use crate::commands::findings;
 use crate::commands::mongo::choice::parse_duration;
 use crate::printer::{Cell, Look, Report, Table};
@@ -53,13 +55,17 @@ pub(crate) async fn run(args: AuditArgs, session: &Session) -> Result<ExitStatus
 }
 
 fn facts(file: &std::path::Path) -> Result<Project> {
-    let text = std::fs::read_to_string(file).map_err(|source| {
-        Error::new(ErrorKind::Usage, format!("cannot read {}", file.display()))
-            .with_source(source)
-            .with_hint("write it with `mainstay index import mongoose --facts FILE MODELS…`")
-    })?;
-    Project::parse(&text)
-        .map_err(|error| Error::new(ErrorKind::Usage, format!("{}: {error}", file.display())))
+    const HINT: &str = "write it with `mainstay index import mongoose --facts FILE MODELS…`";
+    let name = file.display();
+    let refuse = |message: String| Error::new(ErrorKind::Usage, message).with_hint(HINT);
+    let unread = |source: std::io::Error| refuse(format!("cannot read {name}")).with_source(source);
+    // A pipe without a writer would be waited for.
+    if !std::fs::metadata(file).map_err(unread)?.is_file() {
+        return Err(refuse(format!("{name} is no regular file")));
+    }
+    let text = bounded::read_text(file, FACTS_BYTES_MAX).map_err(unread)?;
+    let text = text.ok_or_else(|| refuse(format!("{name} is too long for facts of an import")))?;
+    Project::parse(&text).map_err(|error| refuse(format!("{name}: {error}")))
 }
 
 struct Audit(AuditReport);

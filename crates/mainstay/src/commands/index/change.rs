@@ -78,6 +78,7 @@ pub(crate) struct RestoreArgs {
 /// # Errors
 /// The operation's.
 pub(super) async fn plan(args: &PlanArgs, session: &Session) -> Result<ExitStatus> {
+    expect_free(args.output.as_deref(), session)?;
     let made = Making::open(session.index_manifest()?, args.allow_gap, session).await?;
     let plan = made.plan(Decision::AsDeclared, session).await?;
     let command = if args.allow_gap { "index plan --allow-gap" } else { "index plan" };
@@ -98,6 +99,7 @@ pub(super) async fn apply(args: &ApplyArgs, session: &Session) -> Result<ExitSta
 /// # Errors
 /// The operation's.
 pub(super) async fn retire(args: &RetireArgs, session: &Session) -> Result<ExitStatus> {
+    expect_free(args.making.output.as_deref(), session)?;
     let made = Making::open(session.index_manifest()?, false, session).await?;
     let plan = made.plan(Decision::Retire(&args.indexes), session).await?;
     carry_out(&plan, &args.making, typed("index retire", &args.indexes), session).await
@@ -108,6 +110,7 @@ pub(super) async fn retire(args: &RetireArgs, session: &Session) -> Result<ExitS
 /// # Errors
 /// The operation's.
 pub(super) async fn restore(args: &RestoreArgs, session: &Session) -> Result<ExitStatus> {
+    expect_free(args.making.output.as_deref(), session)?;
     // What was dropped comes back as it was, whatever is declared; the policy says how much may expire by it.
     let manifest = ManifestArgs::default().read_if_any(session)?;
     let made = Making::open(manifest, false, session).await?;
@@ -121,6 +124,11 @@ pub(super) async fn restore(args: &RestoreArgs, session: &Session) -> Result<Exi
     };
     let plan = made.plan(Decision::Restore(name), session).await?;
     carry_out(&plan, &args.making, typed("index restore", std::slice::from_ref(name)), session).await
+}
+
+/// Refuses to count documents for a plan that could not be kept.
+fn expect_free(output: Option<&std::path::Path>, session: &Session) -> Result<()> {
+    output.map_or(Ok(()), |file| plan::expect_free(&session.path(file)))
 }
 
 /// A command with its indexes as a person types it; the shell is kept off their names.

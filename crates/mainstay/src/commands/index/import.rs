@@ -70,6 +70,9 @@ pub(crate) struct MongooseArgs {
     output: Option<PathBuf>,
 }
 
+/// What is said when the manifest's file exists.
+const ANOTHER_FILE: &str = "name another file with `--output`";
+
 /// Arguments of `index import live`.
 #[derive(Debug, Args)]
 pub(crate) struct LiveArgs {
@@ -92,6 +95,9 @@ pub(super) async fn run(command: ImportCommand, session: &Session) -> Result<Exi
 }
 
 async fn mongoose(args: MongooseArgs, session: &Session) -> Result<ExitStatus> {
+    if let Some(file) = &args.output {
+        new_file::expect_free(&session.path(file), ANOTHER_FILE)?;
+    }
     let program = match args.command.is_empty() {
         true => Program::Models { node: &args.node, places: &args.models },
         false => Program::Command(&args.command),
@@ -136,7 +142,7 @@ fn finish(
 ) -> Result<ExitStatus> {
     let text = format!("# Indexes: {source}.\n{}", toml_text(&import.manifest));
     if let Some(file) = output {
-        new_file::write(&session.path(file), &text, "name another file with `--output`")?;
+        new_file::write(&session.path(file), &text, ANOTHER_FILE)?;
     }
     tell(&import.notes, session);
     let auto_index = code.map(|code| code.auto_index.clone());

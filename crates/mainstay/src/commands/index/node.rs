@@ -28,7 +28,7 @@ const SAID_BYTES_MAX: usize = 64 * 1024;
 /// How many lines of that are told when it fails.
 const SAID_LINES_MAX: usize = 8;
 /// The longest file of facts that is read.
-const FACTS_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub(super) const FACTS_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// What is run.
 pub(super) enum Program<'a> {
@@ -46,8 +46,17 @@ pub(super) enum Program<'a> {
 /// Runs the program and reads what its models declare.
 ///
 /// # Errors
-/// `Precondition` when it cannot be run, fails, takes too long or defines no model; `Interrupted`.
+/// `Precondition` when models are named that are not there, and when it cannot be run, fails, takes too long or defines no model; `Interrupted`.
 pub(super) fn ask(program: &Program<'_>, time_max: Duration, session: &Session) -> Result<Project> {
+    if let Program::Models { places, .. } = program
+        && let Some(missing) = places.iter().find(|place| !session.path(place).exists())
+    {
+        return Err(Error::new(ErrorKind::Precondition, format!("there is no {}", missing.display()))
+            .with_state("nothing was changed")
+            .with_hint(
+                "name the files or folders of the models, or write the command that loads them behind `--`",
+            ));
+    }
     let room = Room::make(&session.temporary())?;
     let script = room.0.join("mongoose.cjs");
     fs::write(&script, SCRIPT).map_err(|source| storage(&script, source))?;

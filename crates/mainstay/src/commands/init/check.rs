@@ -1,16 +1,22 @@
-//! `init check [FOLDER]`: what an image's one-time scripts do and do not, and how to declare it. Asks no server.
+//! `init check [FOLDER]`: what an image's one-time scripts do and do not, how to declare it, and what of it the configured server has.
+//!
+//! A server that is configured is asked for every statement that is understood, by the survey that `init plan` would make of the same
+//! declaration; nothing is changed. One that does not answer is told behind all that the files say.
 
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use mainstay_model::{Error, ErrorKind, ExitStatus, Result};
-use mainstay_ops::init::scripts::{self, FILE_BYTES_MAX, Image, ScriptFile, ScriptReport};
+use mainstay_model::{Error, ErrorKind, ExitStatus, Result, ResultExt as _, StoreKind};
+use mainstay_ops::init::scripts::{
+    self, Compared, FILE_BYTES_MAX, Image, Presence, ScriptFile, ScriptReport,
+};
 use serde_json::{Map, Value, json};
 
+use super::declaration::Declaration;
 use crate::printer::shown::{plain, plain_lines};
-use crate::printer::{Cell, Look, Report, Table, Tone};
+use crate::printer::{Cell, Look, Report, Table, Tone, problem_json};
 use crate::wiring::Session;
 
 /// Folders that are looked for when none is named, beside the configuration.
@@ -41,8 +47,8 @@ enum ImageArgument {
 /// Reads the folder and tells.
 ///
 /// # Errors
-/// `NotFound` when there is no such folder; `Storage` when it cannot be read.
-pub(super) fn run(args: &CheckArgs, session: &Session) -> Result<ExitStatus> {
+/// `NotFound` when there is no such folder; `Usage` when it is none; `Storage` when it cannot be read. What a server answers is told, errors too.
+pub(super) async fn run(args: &CheckArgs, session: &Session) -> Result<ExitStatus> {
     let folder = match &args.folder {
         Some(folder) => session.path(folder),
         None => {
@@ -68,18 +74,47 @@ pub(super) fn run(args: &CheckArgs, session: &Session) -> Result<ExitStatus> {
     let set = || variables.iter().find_map(|name| session.outside.variable(name));
     let database = args.database.as_deref().or_else(set).unwrap_or(otherwise);
     let report = scripts::read(files, image, database);
-    Ok(session.printer.report(&Checked { folder, report }))
+    let live = live(&report, session).await;
+    Ok(session.printer.report(&Checked { folder, report, live }))
+}
+
+/// What the configured server has of what was found; `None` when none is configured, or there is nothing to ask.
+async fn live(report: &ScriptReport, session: &Session) -> Option<Result<Live>> {
+    let (kind, is_configured) = match report.image {
+        Image::Mongo => (StoreKind::Mongo, session.configuration.mongo.is_some()),
+        Image::Postgres => (StoreKind::Postgres, session.configuration.postgres.is_some()),
+    };
+    if !is_configured || report.found.is_empty() {
+        return None;
+    }
+    let asked = async {
+        let declaration = Declaration::of_scripts(report, session)?;
+        let server = declaration.server(kind, session).await?;
+        let survey = server.store(&declaration, &[]).survey().await?;
+        let compared = scripts::compare(&report.found, &survey);
+        Ok(Live { address: survey.identity.address, compared })
+    };
+    let asked: Result<Live> = asked.await;
+    Some(asked.with_context(|| format!("ask {kind} what is there")))
 }
 
 fn files(folder: &Path) -> Result<Vec<ScriptFile>> {
-    let refuse = |path: &Path, source: std::io::Error| match source.kind() {
+    const HINT: &str = "name the folder of scripts: `mainstay init check FOLDER`";
+    let refuse = |path: &Path, source: std::io::Error| {
+        Error::new(ErrorKind::Storage, format!("cannot read {}", path.display())).with_source(source)
+    };
+    let no_folder = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::NotFound => {
-            Error::new(ErrorKind::NotFound, format!("there is no folder {}", path.display()))
+            Error::new(ErrorKind::NotFound, format!("there is no folder {}", folder.display()))
+                .with_hint(HINT)
         }
-        _ => Error::new(ErrorKind::Storage, format!("cannot read {}", path.display())).with_source(source),
+        std::io::ErrorKind::NotADirectory => {
+            Error::new(ErrorKind::Usage, format!("{} is no folder", folder.display())).with_hint(HINT)
+        }
+        _ => refuse(folder, source),
     };
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder).map_err(|source| refuse(folder, source))? {
+    for entry in fs::read_dir(folder).map_err(no_folder)? {
         let entry = entry.map_err(|source| refuse(folder, source))?;
         let path = entry.path();
         let about = fs::metadata(&path).map_err(|source| refuse(&path, source))?;
@@ -120,6 +155,24 @@ fn is_executable(_about: &fs::Metadata) -> bool {
 struct Checked {
     folder: PathBuf,
     report: ScriptReport,
+    live: Option<Result<Live>>,
+}
+
+/// What a server has.
+struct Live {
+    /// Where it was asked.
+    address: String,
+    /// Of each statement that was understood, in order.
+    compared: Vec<Compared>,
+}
+
+impl Checked {
+    fn compared(&self) -> &[Compared] {
+        match &self.live {
+            Some(Ok(live)) => &live.compared,
+            _ => &[],
+        }
+    }
 }
 
 impl Report for Checked {
@@ -129,6 +182,12 @@ impl Report for Checked {
             _ => Map::new(),
         };
         fields.insert("folder".to_owned(), json!(self.folder));
+        let live = match &self.live {
+            None => Value::Null,
+            Some(Ok(live)) => json!({ "address": live.address, "statements": live.compared }),
+            Some(Err(error)) => json!({ "error": problem_json(error) }),
+        };
+        fields.insert("live".to_owned(), live);
         fields
     }
 
@@ -146,14 +205,17 @@ impl Report for Checked {
         }
         text.push_str(&table.render(look));
         if !report.found.is_empty() {
-            text.push_str(&heading("understood"));
+            text.push_str(&heading(&match &self.live {
+                Some(Ok(live)) => format!("understood, and what {} has of it", live.address),
+                _ => "understood".to_owned(),
+            }));
+            let mut compared = self.compared().iter();
             for found in &report.found {
-                text.push_str(&format!(
-                    "  {}:{}: {}\n",
-                    own(&found.file),
-                    found.line,
-                    own(&found.statement.to_string())
-                ));
+                let statement = own(&found.statement.to_string());
+                text.push_str(&format!("  {}:{}: {statement}\n", own(&found.file), found.line));
+                if let Some(compared) = compared.next() {
+                    text.push_str(&format!("      {}\n", shown(compared, look)));
+                }
             }
         }
         if !report.unread.is_empty() {
@@ -169,6 +231,33 @@ impl Report for Checked {
                 "next: put it into mainstay.toml, set the variables, and run `mainstay init plan`\n",
             );
         }
+        if let Some(Err(error)) = &self.live {
+            text.push_str(&format!("{} {}\n", look.paint(Tone::Warn, "not compared:"), error.message()));
+            let hint = error.hint().map(|hint| format!("{} {hint}\n", look.paint(Tone::Faint, "hint:")));
+            text.push_str(&hint.unwrap_or_default());
+        }
         text
+    }
+
+    fn exit_status(&self) -> ExitStatus {
+        match &self.live {
+            Some(Err(error)) => error.kind().exit_status(),
+            _ if self.compared().iter().any(|one| one.presence != Presence::Present) => ExitStatus::Findings,
+            _ => ExitStatus::Ok,
+        }
+    }
+}
+
+/// `present`, `different: give it shop.read`.
+fn shown(compared: &Compared, look: &Look) -> String {
+    let tone = match compared.presence {
+        Presence::Present => Tone::Good,
+        Presence::Absent | Presence::Different => Tone::Warn,
+        Presence::Unknown => Tone::Faint,
+    };
+    let word = look.paint(tone, compared.presence.name());
+    match compared.detail.is_empty() {
+        true => word,
+        false => format!("{word}: {}", plain(&compared.detail, usize::MAX)),
     }
 }

@@ -1,20 +1,26 @@
 //! `[init]` with what the rest of the configuration fills in: databases that are not named, passwords, rules of roles.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use mainstay_engine::{DocumentInit, KeyServerInit, Namespace, Principal, RelationalGrant, RelationalInit};
-use mainstay_indexes::DeclaredIndex;
+use mainstay_indexes::{DeclaredIndex, Manifest, ManifestError};
 use mainstay_model::{Error, ErrorKind, Result, Secret, StoreKind};
 use mainstay_ops::init::declared::{
     DeclaredDocuments, DeclaredKeyUser, DeclaredKeys, DeclaredPassword, DeclaredRelational, Mark,
     PasswordPlace,
 };
+use mainstay_ops::init::scripts::{Image, ScriptReport};
 use mainstay_ops::init::{DocumentStore, InitStore, KeyStore, RelationalStore};
 use mainstay_redis::{AclRole, AclUser};
 
+use crate::config::file::ConfigFile;
 use crate::config::init::{InitSection, MongoSection, PostgresSection, RedisSection, RedisUserSection};
 use crate::config::source::read_value_file;
 use crate::wiring::Session;
+
+/// Declared indexes by collection.
+type Indexes = Vec<(Namespace, Vec<DeclaredIndex>)>;
 
 /// What is declared of each server; `None` where nothing is.
 pub(super) struct Declaration {
@@ -62,6 +68,35 @@ impl Declaration {
     /// `Precondition` when nothing is declared; `Config` when a password's file cannot be read, or a database is not named anywhere.
     pub(super) fn of(session: &Session) -> Result<Self> {
         let section = session.configuration.init.clone().ok_or_else(nothing_declared)?;
+        Self::of_section(section, None, session)
+    }
+
+    /// What `report` found in an image's scripts, as it is printed for the configuration.
+    ///
+    /// # Errors
+    /// `Config` when it is no declaration that can be read, or a password's file cannot be.
+    pub(super) fn of_scripts(report: &ScriptReport, session: &Session) -> Result<Self> {
+        let file = ConfigFile::parse(Path::new("the declaration of the scripts"), &report.toml)?;
+        let mut section = file.init.unwrap_or_default();
+        match report.image {
+            Image::Mongo => section.mongo = Some(section.mongo.take().unwrap_or_default()),
+            Image::Postgres => section.postgres = Some(section.postgres.take().unwrap_or_default()),
+        }
+        let unread = |error: ManifestError| Error::new(ErrorKind::Config, error.to_string());
+        let manifest = Manifest::parse(&report.toml).map_err(unread)?;
+        let indexes = match report.database_of_indexes() {
+            Some(database) => manifest
+                .collections
+                .into_iter()
+                .map(|(name, indexes)| (Namespace::new(database, name), indexes))
+                .collect(),
+            None => Vec::new(),
+        };
+        Self::of_section(section, Some(indexes), session)
+    }
+
+    /// What `section` declares, with its own indexes or those of the configuration's manifest.
+    fn of_section(section: InitSection, indexes: Option<Indexes>, session: &Session) -> Result<Self> {
         let secrets = secrets(&section, session)?;
         let all: Vec<Secret> = secrets.iter().map(|(_, secret)| secret.clone()).collect();
         session.printer.hide(&all, &session.public_words());
@@ -73,7 +108,7 @@ impl Declaration {
         let configuration = &session.configuration;
         let of = |is_there: bool, configured: bool| is_there || (section.mark && configured);
         let mongo = of(section.mongo.is_some(), configuration.mongo.is_some())
-            .then(|| mongo(section.mongo.clone().unwrap_or_default(), mark.clone(), &given, session))
+            .then(|| mongo(section.mongo.clone().unwrap_or_default(), indexes, mark.clone(), &given, session))
             .transpose()?;
         let postgres = of(section.postgres.is_some(), configuration.postgres.is_some())
             .then(|| postgres(section.postgres.clone().unwrap_or_default(), mark.clone(), &given, session))
@@ -211,6 +246,7 @@ fn mark(section: &InitSection, session: &Session) -> Result<Option<Mark>> {
 
 fn mongo(
     section: MongoSection,
+    indexes: Option<Indexes>,
     mark: Option<Mark>,
     given: &dyn Fn(&mut DeclaredPassword),
     session: &Session,
@@ -240,12 +276,15 @@ fn mongo(
         given(&mut user.password);
     }
     collections.iter_mut().try_for_each(|collection| named(&mut collection.namespace.database))?;
-    let indexes = indexes(configured.as_deref(), session)?;
+    let indexes = match indexes {
+        Some(indexes) => indexes,
+        None => indexes_of(configured.as_deref(), session)?,
+    };
     Ok(DeclaredDocuments { set, roles, users, collections, indexes, mark })
 }
 
 /// The indexes of the manifest, when there is one. They are those of the configured database.
-fn indexes(database: Option<&str>, session: &Session) -> Result<Vec<(Namespace, Vec<DeclaredIndex>)>> {
+fn indexes_of(database: Option<&str>, session: &Session) -> Result<Indexes> {
     let (Some(database), Some(_)) = (database, &session.configuration.index_manifest) else {
         return Ok(Vec::new());
     };

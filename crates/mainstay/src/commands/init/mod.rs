@@ -89,7 +89,7 @@ pub(crate) async fn run(command: InitCommand, session: &Session) -> Result<ExitS
             apply_plan(&plan::read(&session.path(&file))?, approve.as_deref(), session).await
         }
         InitCommand::Apply(args) => apply_all(&args.decide, session).await,
-        InitCommand::Check(args) => check::run(&args, session),
+        InitCommand::Check(args) => check::run(&args, session).await,
     }
 }
 
@@ -109,6 +109,9 @@ async fn decide(args: &DecideArgs, session: &Session) -> Result<Vec<InitPlan>> {
 }
 
 async fn plan_all(args: &PlanArgs, session: &Session) -> Result<ExitStatus> {
+    if let Some(file) = &args.output {
+        plan::expect_free(&session.path(file))?;
+    }
     let plans = decide(&args.decide, session).await?;
     if let Some(file) = &args.output {
         let [one] = plans.as_slice() else {

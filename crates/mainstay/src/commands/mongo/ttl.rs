@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use mainstay_indexes::{rounded_span, span};
-use mainstay_model::{Count, ExitStatus, Result, Severity, StoreKind, Timestamp};
+use mainstay_model::{Count, ExitStatus, Result, Severity, StoreKind};
 use mainstay_ops::index::ttl::{self, TtlReport, TtlRow};
 use serde_json::{Map, Value, json};
 
@@ -31,16 +31,13 @@ pub(crate) struct TtlArgs {
 pub(crate) async fn run(args: TtlArgs, session: &Session) -> Result<ExitStatus> {
     let database = args.place.database(session)?;
     let documents = session.documents(StoreKind::Mongo).await?;
-    let now = session.clock.now();
-    let report =
-        ttl::ttl(documents.indexes.as_ref(), &database, &args.place.collection, now, args.max_time).await?;
-    let now = report.monitor.as_ref().map_or(now, |monitor| monitor.now);
-    Ok(session.printer.report(&Ttl { report, now }))
+    let (indexes, names) = (documents.indexes.as_ref(), &args.place.collection);
+    let report = ttl::ttl(indexes, &database, names, args.max_time, &session.cancel).await?;
+    Ok(session.printer.report(&Ttl { report }))
 }
 
 struct Ttl {
     report: TtlReport,
-    now: Timestamp,
 }
 
 impl Report for Ttl {
@@ -48,7 +45,7 @@ impl Report for Ttl {
         let row = |row: &TtlRow| {
             let counts = match &row.counts {
                 Ok(counts) => json!({
-                    "overdue": counts.overdue, "oldest": counts.oldest, "lag_seconds": row.lag_seconds(self.now),
+                    "overdue": counts.overdue, "oldest": counts.oldest, "lag_seconds": row.lag_seconds(self.report.now),
                     "not_dates": counts.not_dates, "arrays": counts.arrays, "missing": counts.missing,
                 }),
                 Err(error) => json!({ "error": problem_json(error) }),
@@ -79,7 +76,8 @@ impl Report for Ttl {
             match &row.counts {
                 Ok(counts) => {
                     let number = |count: u64| Cell::right(Count(count).to_string());
-                    let behind = row.lag_seconds(self.now).map_or_else(|| "-".to_owned(), rounded_span);
+                    let behind =
+                        row.lag_seconds(self.report.now).map_or_else(|| "-".to_owned(), rounded_span);
                     cells.extend([number(counts.overdue), Cell::right(behind)]);
                     cells.extend([counts.not_dates, counts.arrays, counts.missing].map(number));
                 }

@@ -129,7 +129,7 @@ pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Ses
     };
     let report = close(&guard, permit, undone, outcome).await?;
     // What cannot be asked any more is not told.
-    let is_unmarked = report.marker_left_out && matches!(probe.marker().await, Ok(None));
+    let is_unmarked = matches!(probe.marker().await, Ok(None));
     let flags = plan::flags(session);
     Ok(session.printer.report(&Undone { report, elapsed: began.elapsed(), is_unmarked, flags }))
 }
@@ -137,7 +137,7 @@ pub(crate) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Ses
 struct Undone {
     report: UndoReport,
     elapsed: Duration,
-    /// Whether the server has no marker now, where it had one at that moment.
+    /// Whether the server has no marker now: one that went with the keys does not come back.
     is_unmarked: bool,
     /// How server and repository were named, for what comes next.
     flags: String,
@@ -154,11 +154,10 @@ impl Report for Undone {
     fn text(&self, look: &Look) -> String {
         let report = &self.report;
         let when = report.moment.map_or_else(String::new, |at| format!(", {}", moment(at)));
-        let marker = match (report.marker_left_out, self.is_unmarked) {
-            (false, _) => String::new(),
-            (true, false) => "  the environment's marker of that moment was left out\n".to_owned(),
-            (true, true) => format!(
-                "  the environment's marker went with the keys and was left out: the server counts as production until it is marked\n\
+        let marker = match self.is_unmarked {
+            false => String::new(),
+            true => format!(
+                "  the server has no marker of an environment, which an undo leaves out: it counts as production until it is marked\n\
                  next: mainstay{} environment mark --store redis\n",
                 self.flags
             ),

@@ -3,8 +3,9 @@
 //! The images of MongoDB and PostgreSQL run what lies in `/docker-entrypoint-initdb.d` once, on an empty folder of data, and never again. The
 //! rules are those of the images' entrypoints. A script is scanned, not run: calls and statements that are known are read with their names,
 //! everything else is told by its place and first words. A literal of a script may be a password, so none is ever shown. Bytes of any kind are
-//! taken; depth and length are bounded.
+//! taken; depth and length are bounded. Where a server was surveyed for the declaration, [`compare`] says which statement it has.
 
+mod live;
 mod script;
 mod shell;
 mod sql;
@@ -12,6 +13,7 @@ mod statement;
 
 use serde::Serialize;
 
+pub use live::{Compared, Presence, compare};
 pub use statement::{Image, Password, Statement};
 
 /// The most of one file that is read.
@@ -78,6 +80,13 @@ pub struct ScriptReport {
     pub rules: Vec<&'static str>,
     /// A declaration of what is understood, for mainstay.toml.
     pub toml: String,
+}
+
+impl ScriptReport {
+    /// The database of which the declaration's indexes are: that of the first one.
+    pub fn database_of_indexes(&self) -> Option<&str> {
+        statement::database_of_indexes(&self.found)
+    }
 }
 
 /// Reads the scripts of `files`, which are for `image`; `database` is the one in which they begin.
@@ -240,6 +249,17 @@ mod tests {
         assert!(report.toml.contains("[init.mongo.users.marketplace_app]\ndatabase = \"marketplace\"\npassword_variable = \"MARKETPLACE_APP_PWD\"\nroles = [\"readWrite\"]\n"), "{}", report.toml);
         assert!(report.toml.contains("password_variable = \"OTHER_PASSWORD\""), "{}", report.toml);
         assert!(!format!("{report:?}").contains("canary"));
+    }
+
+    #[test]
+    fn a_statement_of_many_names_does_not_become_their_product() {
+        let names = |count: usize| (0..count).map(|n| format!("r{n}")).collect::<Vec<_>>().join(", ");
+        let scanned = |text: &str| read(vec![file("a.sql", text)], Image::Postgres, "test");
+        let script = format!("GRANT {} TO {};\n", names(2_000), names(2_000));
+        assert!(scanned(&script).found.is_empty());
+        let script = format!("GRANT {} ON x TO {};\n", names(2_000), names(2_000));
+        assert!(scanned(&script).found.is_empty());
+        assert_eq!(scanned(&format!("GRANT {} TO {};\n", names(16), names(16))).found.len(), 16);
     }
 
     #[test]

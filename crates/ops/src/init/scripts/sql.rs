@@ -8,6 +8,10 @@ use super::{Read, TOO_LONG};
 const QUIET: &[&str] = &["SET", "SELECT", "BEGIN", "COMMIT", "SHOW"];
 /// The most pieces of one script.
 const TOKENS_MAX: usize = 200_000;
+/// The most rights that one statement gives; there are fewer words for them.
+const RIGHTS_MAX: usize = 32;
+/// The most memberships that one statement gives: so many roles times so many.
+const MEMBERSHIPS_MAX: usize = 256;
 
 #[derive(Debug, Clone, PartialEq)]
 enum Token {
@@ -273,9 +277,9 @@ fn create_role(tokens: &[Token], logs_in: bool) -> Option<Vec<Statement>> {
             "CONNECTION" => {
                 rest.next();
                 if let Some(Token::Word(limit, _)) = rest.next()
-                    && limit.bytes().all(|byte| byte.is_ascii_digit())
+                    && let Ok(limit) = limit.parse::<u32>()
                 {
-                    set("connection_limit", limit.clone());
+                    set("connection_limit", limit.to_string());
                 }
             }
             "IN" => {
@@ -313,6 +317,9 @@ fn grant_statement(
     let before_to = &tokens[..tokens.iter().position(|token| token.is("TO"))?];
     let Some(on) = behind(before_to, "ON") else {
         let member_of = names(before_to)?;
+        if to.len() * member_of.len() > MEMBERSHIPS_MAX {
+            return None;
+        }
         return Some(
             to.into_iter().map(|name| Statement::Membership { name, member_of: member_of.clone() }).collect(),
         );
@@ -326,7 +333,10 @@ fn grant_statement(
         })
         .collect();
     // ALL is for whoever declares to write out.
-    if privileges.iter().any(|word| word == "ALL") || rights.contains(&Token::Sign('(')) {
+    if privileges.len() > RIGHTS_MAX
+        || privileges.iter().any(|word| word == "ALL")
+        || rights.contains(&Token::Sign('('))
+    {
         return None;
     }
     let (mut own, mut by) = (database.to_owned(), None);

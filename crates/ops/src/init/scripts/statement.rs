@@ -1,5 +1,6 @@
 //! Statements that are understood, and the declaration that says the same.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
@@ -261,7 +262,7 @@ fn mongo(toml: &mut Toml, found: &[Found]) {
         toml.text("replica_set", set.as_deref().unwrap_or("rs0"));
         toml.texts("members", members);
     }
-    let mut seen: Vec<(&str, &str, &str)> = Vec::new();
+    let mut seen: BTreeMap<(&str, &str), &str> = BTreeMap::new();
     for statement in statements() {
         let (kind, database, name) = match statement {
             Statement::User { database, name, .. } => ("user", database, name),
@@ -269,15 +270,15 @@ fn mongo(toml: &mut Toml, found: &[Found]) {
             _ => continue,
         };
         // A name can be declared once.
-        match seen.iter().find(|(known, _, own)| *known == kind && own == name) {
-            Some((_, own, _)) if own == database => continue,
-            Some((_, own, _)) => {
+        match seen.get(&(kind, name.as_str())) {
+            Some(own) if own == database => continue,
+            Some(own) => {
                 toml.remark(&format!(
                     "not declared: {kind} {database}.{name}, for that name is taken by {own}"
                 ));
                 continue;
             }
-            None => seen.push((kind, database, name)),
+            None => drop(seen.insert((kind, name.as_str()), database)),
         }
         match statement {
             Statement::User { database, name, roles, password } => {
@@ -300,85 +301,80 @@ fn mongo(toml: &mut Toml, found: &[Found]) {
     mongo_indexes(toml, found);
 }
 
+/// The database of the first index, which is that of the whole manifest.
+pub(super) fn database_of_indexes(found: &[Found]) -> Option<&str> {
+    found.iter().find_map(|found| match &found.statement {
+        Statement::Index { database, .. } => Some(database.as_str()),
+        _ => None,
+    })
+}
+
 /// The indexes for the manifest, which is that of one database: of the first that has some.
 fn mongo_indexes(toml: &mut Toml, found: &[Found]) {
-    let mut indexes: Vec<(&str, Vec<String>)> = Vec::new();
-    let (mut own, mut others): (Option<&str>, Vec<String>) = (None, Vec::new());
+    let Some(own) = database_of_indexes(found) else { return };
+    let mut order: Vec<&str> = Vec::new();
+    let mut indexes: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut declared: BTreeSet<(&str, String)> = BTreeSet::new();
+    let mut others: Vec<String> = Vec::new();
     for statement in found.iter().map(|found| &found.statement) {
         let Statement::Index { database, collection, keys, unique } = statement else { continue };
-        if *own.get_or_insert(database) != database {
+        if own != database {
             others.push(format!("not declared, for it is of another database: {statement}"));
             continue;
         }
         let keys: Vec<String> = keys.iter().map(|key| quoted(key)).collect();
         let unique = if *unique { ", unique = true" } else { "" };
         let one = format!("{{ keys = [{}]{unique} }}", keys.join(", "));
-        match indexes.iter_mut().find(|(name, _)| name == collection) {
-            Some((_, list)) => list.push(one),
-            None => indexes.push((collection, vec![one])),
+        if !declared.insert((collection.as_str(), one.clone())) {
+            continue;
         }
+        let list = indexes.entry(collection).or_insert_with(|| {
+            order.push(collection);
+            Vec::new()
+        });
+        list.push(one);
     }
-    if let Some(own) = own {
-        toml.section(&["mongo", "indexes"]);
-        toml.remark(&format!("of database {own}, which `database` in [mongo] must name"));
-        for (collection, list) in indexes {
-            toml.line(collection, &format!("[{}]", list.join(", ")));
-        }
-        others.iter().for_each(|other| toml.remark(other));
+    toml.section(&["mongo", "indexes"]);
+    toml.remark(&format!("of database {own}, which `database` in [mongo] must name"));
+    for collection in order {
+        let list = indexes.remove(collection).unwrap_or_default();
+        toml.line(collection, &format!("[{}]", list.join(", ")));
     }
+    others.iter().for_each(|other| toml.remark(other));
+}
+
+/// What is found of a database, in the order of the scripts.
+#[derive(Default)]
+struct DatabaseFound<'a> {
+    owner: Option<&'a str>,
+    extensions: Vec<String>,
+    schemas: Vec<(&'a str, Option<&'a str>)>,
 }
 
 fn postgres(toml: &mut Toml, found: &[Found]) {
     let statements = || found.iter().map(|found| &found.statement);
+    let mut granted: BTreeMap<&str, BTreeSet<&String>> = BTreeMap::new();
+    for statement in statements() {
+        if let Statement::Membership { name, member_of } = statement {
+            granted.entry(name).or_default().extend(member_of);
+        }
+    }
+    let mut roles: BTreeSet<&str> = BTreeSet::new();
     for statement in statements() {
         let Statement::Role { name, attributes, member_of, password } = statement else { continue };
+        // A name can be declared once; so can extensions and schemas below.
+        if !roles.insert(name) {
+            toml.remark(&format!("not declared again: role {name}"));
+            continue;
+        }
         toml.section(&["init", "postgres", "roles", name]);
         attributes.iter().for_each(|(name, value)| toml.line(name, value));
-        let granted = statements().filter_map(|statement| match statement {
-            Statement::Membership { name: member, member_of } if member == name => Some(member_of),
-            _ => None,
-        });
-        let mut all: Vec<String> = [member_of].into_iter().chain(granted).flatten().cloned().collect();
-        all.sort();
-        all.dedup();
-        toml.texts("member_of", &all);
+        let granted = granted.get(name.as_str()).into_iter().flatten().copied();
+        let all: BTreeSet<&String> = member_of.iter().chain(granted).collect();
+        toml.texts("member_of", &all.into_iter().cloned().collect::<Vec<_>>());
         password.iter().for_each(|password| toml.password(name, password));
     }
-    let mut databases: Vec<&str> = Vec::new();
-    for statement in statements() {
-        match statement {
-            Statement::Database { name, .. }
-            | Statement::Extension { database: name, .. }
-            | Statement::Schema { database: name, .. }
-                if !databases.contains(&name.as_str()) =>
-            {
-                databases.push(name);
-            }
-            _ => {}
-        }
-    }
-    for database in databases {
-        toml.section(&["init", "postgres", "databases", database]);
-        let owner = statements().find_map(|statement| match statement {
-            Statement::Database { name, owner } if name == database => owner.as_ref(),
-            _ => None,
-        });
-        owner.iter().for_each(|owner| toml.text("owner", owner));
-        let extensions: Vec<String> = statements()
-            .filter_map(|statement| match statement {
-                Statement::Extension { database: own, name } if own == database => Some(name.clone()),
-                _ => None,
-            })
-            .collect();
-        toml.texts("extensions", &extensions);
-        for statement in statements() {
-            let Statement::Schema { database: own, name, owner } = statement else { continue };
-            if own == database {
-                toml.section(&["init", "postgres", "databases", database, "schemas", name]);
-                owner.iter().for_each(|owner| toml.text("owner", owner));
-            }
-        }
-    }
+    postgres_databases(toml, found);
     for statement in statements() {
         let Statement::Grant { database, role, on, by, privileges } = statement else { continue };
         toml.0.push_str("\n[[init.postgres.privileges]]\n");
@@ -390,9 +386,73 @@ fn postgres(toml: &mut Toml, found: &[Found]) {
     }
 }
 
+fn postgres_databases(toml: &mut Toml, found: &[Found]) {
+    let mut order: Vec<&str> = Vec::new();
+    let mut databases: BTreeMap<&str, DatabaseFound<'_>> = BTreeMap::new();
+    let mut seen: BTreeSet<(&str, &str, &str)> = BTreeSet::new();
+    for statement in found.iter().map(|found| &found.statement) {
+        let database = match statement {
+            Statement::Database { name, .. } => name.as_str(),
+            Statement::Extension { database, .. } | Statement::Schema { database, .. } => database.as_str(),
+            _ => continue,
+        };
+        let entry = databases.entry(database).or_insert_with(|| {
+            order.push(database);
+            DatabaseFound::default()
+        });
+        match statement {
+            Statement::Database { owner, .. } => entry.owner = entry.owner.or(owner.as_deref()),
+            Statement::Extension { name, .. } if seen.insert((database, "extension", name.as_str())) => {
+                entry.extensions.push(name.clone());
+            }
+            Statement::Schema { name, owner, .. } if seen.insert((database, "schema", name.as_str())) => {
+                entry.schemas.push((name, owner.as_deref()));
+            }
+            _ => {}
+        }
+    }
+    for database in order {
+        let Some(found) = databases.get(database) else { continue };
+        toml.section(&["init", "postgres", "databases", database]);
+        found.owner.iter().for_each(|owner| toml.text("owner", owner));
+        toml.texts("extensions", &found.extensions);
+        for (schema, owner) in &found.schemas {
+            toml.section(&["init", "postgres", "databases", database, "schemas", *schema]);
+            owner.iter().for_each(|owner| toml.text("owner", owner));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_made_twice_is_declared_once() {
+        let role = || Statement::Role {
+            name: "app".to_owned(),
+            attributes: vec![],
+            member_of: vec![],
+            password: None,
+        };
+        let schema =
+            || Statement::Schema { database: "shop".to_owned(), name: "audit".to_owned(), owner: None };
+        let index = || Statement::Index {
+            database: "shop".to_owned(),
+            collection: "orders".to_owned(),
+            keys: vec!["a".to_owned()],
+            unique: false,
+        };
+        let declared = |image, statements: Vec<Statement>| {
+            let one = |statement| Found { file: "a".to_owned(), line: 1, statement };
+            declaration(image, &statements.into_iter().map(one).collect::<Vec<_>>())
+        };
+        let toml = declared(Image::Postgres, vec![role(), role(), schema(), schema()]);
+        assert_eq!(toml.matches("[init.postgres.roles.app]").count(), 1, "{toml}");
+        assert_eq!(toml.matches("schemas.audit]").count(), 1, "{toml}");
+        let toml = declared(Image::Mongo, vec![index(), index()]);
+        assert!(toml.contains("orders = [{ keys = [\"a\"] }]\n"), "{toml}");
+    }
 
     #[test]
     fn what_a_declaration_has_no_place_for_is_a_remark() {
