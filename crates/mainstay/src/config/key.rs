@@ -347,6 +347,12 @@ pub(crate) const KEYS: &[Key] = &[
         "5s",
     ),
     key(
+        "backfills",
+        "folder",
+        Form::Path,
+        "folder whose `.toml` files declare backfills, as docs/backfill.md says; beside `[[backfill]]` in this file",
+    ),
+    key(
         "compose",
         "file",
         Form::Path,

@@ -218,6 +218,8 @@ pub(crate) struct Configuration {
     pub(crate) slice_age: SignedDuration,
     /// The compose file that `doctor` reads.
     pub(crate) compose_file: Option<PathBuf>,
+    /// A folder whose files declare backfills.
+    pub(crate) backfills_folder: Option<PathBuf>,
     /// What is declared of the servers.
     pub(crate) init: Option<InitSection>,
 }
@@ -350,6 +352,7 @@ impl Settings {
             lease_ttl: self.duration("repository.lease_ttl"),
             slice_age: self.duration("capture.slice_age"),
             compose_file: self.path("compose.file"),
+            backfills_folder: self.path("backfills.folder"),
             settings: self.0,
         })
     }

@@ -11,7 +11,7 @@ use mainstay_guard::Permit;
 use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{Count, Error, ErrorKind, Plan, Result};
 use serde::Serialize;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::pace::Pace;
@@ -83,7 +83,7 @@ pub async fn run(context: &BackfillContext<'_>, plan: &Plan, permit: &Permit) ->
         batches: AtomicU64::new(0),
     };
     let workers = (0..parameters.workers.max(1)).map(|_| walk.worker());
-    let walked = watch.beside(join_all(workers)).await.and_then(|done| done.into_iter().collect());
+    let walked = watch.beside(join_all(workers)).await.and_then(outcome);
     let changed_now = walk.changed.load(Ordering::Relaxed);
     let changed = hold.changed.saturating_add(changed_now);
     let released = context.store.release(&hold, walked.is_ok()).await;
@@ -113,6 +113,16 @@ pub(super) fn claim(context: &BackfillContext<'_>, plan: &Plan, purpose: ClaimFo
         lease: ttl,
         purpose,
         segments_max: SEGMENTS_MAX,
+    }
+}
+
+/// What came of all workers: of several errors the one that made the others stop.
+pub(super) fn outcome(workers: Vec<Result<()>>) -> Result<()> {
+    let mut errors: Vec<Error> = workers.into_iter().filter_map(Result::err).collect();
+    let first = errors.iter().position(|error| error.kind() != ErrorKind::Interrupted).unwrap_or(0);
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(errors.swap_remove(first)),
     }
 }
 
@@ -255,9 +265,8 @@ impl<'a> Watch<'a> {
         let every = BEAT_EVERY_MAX.min(lease / 4).max(Duration::from_millis(20));
         let mut heard = Instant::now();
         loop {
-            tokio::select! {
-                () = over.cancelled() => return,
-                () = sleep(every) => {}
+            if timeout(every, over.cancelled()).await.is_ok() {
+                return;
             }
             match self.context.store.beat(self.hold).await {
                 Ok(false) => heard = Instant::now(),

@@ -13,7 +13,7 @@ use mainstay_model::{Count, Plan, Result};
 use serde::Serialize;
 
 use super::plan::BackfillParameters;
-use super::run::{BackfillContext, Watch, claim};
+use super::run::{BackfillContext, Watch, claim, outcome};
 
 /// How many that were left are listed.
 const LISTED_MAX: usize = 10_000;
@@ -71,8 +71,7 @@ pub async fn undo(context: &BackfillContext<'_>, plan: &Plan, permit: &Permit) -
         };
         // Of what was changed by several walks the newest must come back first: one at a time, where there were several.
         let workers = if hold.round > 1 { 1 } else { parameters.workers.max(1) };
-        let done: Vec<Result<()>> = join_all((0..workers).map(|_| worker())).await;
-        done.into_iter().collect::<Result<()>>()
+        outcome(join_all((0..workers).map(|_| worker())).await)
     };
     let brought = watch.beside(brought).await.and_then(|done| done);
     let (restored, left) = (restored.load(Ordering::Relaxed), left.load(Ordering::Relaxed));
