@@ -108,13 +108,14 @@ impl Statements<'_> {
         )
     }
 
-    /// The update of what was picked.
-    fn changed(&self, returning: &str) -> String {
+    /// The update of what was picked. The condition that it was picked by stands here again, so that the server finds the rows by the key's index
+    /// whatever it thinks of how many were picked.
+    fn changed(&self, condition: &str, returning: &str) -> String {
         let set: Vec<String> = (self.work.set.iter())
             .map(|(column, expression)| format!("{} = ({expression}\n)", name(column)))
             .collect();
         format!(
-            "changed AS (UPDATE {} SET {} FROM picked WHERE {} AND {} RETURNING {returning})",
+            "changed AS (UPDATE {} SET {} FROM picked WHERE {} AND {condition} AND {} RETURNING {returning})",
             self.table(),
             set.join(", "),
             self.joined("picked"),
@@ -145,8 +146,10 @@ impl Statements<'_> {
             (self.work.set.iter().enumerate())
                 .map(|(index, (column, _))| format!("{table}.{}::text AS _mainstay_a{index}", name(column))),
         );
-        let mut parts =
-            vec![self.picked(&self.range(ends), "", "FOR UPDATE"), self.changed(&returned.join(", "))];
+        let mut parts = vec![
+            self.picked(&self.range(ends), "", "FOR UPDATE"),
+            self.changed(&self.range(ends), &returned.join(", ")),
+        ];
         if self.work.keeps_undo {
             parts.push(format!(
                 "kept AS (INSERT INTO mainstay.backfill_undo (run, round, segment, part, count, entries) \
@@ -177,7 +180,7 @@ impl Statements<'_> {
             "WITH {picked}, {} SELECT {}::text, (SELECT coalesce(jsonb_agg(jsonb_build_array(n.key, o.value, n.value)), '[]')::text \
              FROM jsonb_each_text(_mainstay_new) n JOIN jsonb_each_text(_mainstay_old) o USING (key) \
              WHERE n.value IS DISTINCT FROM o.value) FROM changed ORDER BY {}",
-            self.changed(&returned.join(", ")),
+            self.changed("true", &returned.join(", ")),
             self.numbered('k', keys, "::text"),
             (0..keys).map(|index| format!("_mainstay_k{index}")).collect::<Vec<_>>().join(", ")
         )
