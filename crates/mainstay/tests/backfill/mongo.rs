@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use mainstay_testkit::{Mongod, shared_mongod};
-use marketplace::{Collection, Sample, Scale};
+use marketplace::{LoadOptions, LoadTarget, MongoTarget, Sample, Scale};
 use mongodb::bson::{Document, doc};
 use serde_json::json;
 
@@ -76,15 +76,10 @@ async fn the_runbooks_three_scripts_do_what_they_say_and_undo_it() {
     let declared = format!("[backfills]\nfolder = \"{}\"\n", folder.canonicalize().unwrap().display());
     let (project, database) = Project::mongo(shared_mongod(), &declared).await;
     let now = jiff::Timestamp::from_second(1_800_000_000).unwrap();
-    let sample = Sample::new(1, "0.1".parse::<Scale>().unwrap(), now);
-    for (collection, wanted) in
-        [(Collection::Users, 300), (Collection::Payments, 300), (Collection::Disputes, 100)]
-    {
-        let documents =
-            (0..wanted.min(sample.count(collection))).map(|index| sample.document(collection, index));
-        let target = database.collection::<mongodb::bson::RawDocumentBuf>(collection.name());
-        target.insert_many(documents).await.unwrap();
-    }
+    let sample = Sample::new(1, "0.05".parse::<Scale>().unwrap(), now);
+    let mongo = MongoTarget { url: shared_mongod().uri(), database: database.name().to_owned() };
+    let target = LoadTarget { mongo: Some(mongo), redis_url: None };
+    marketplace::load(&target, &LoadOptions::new(sample), &marketplace::Silent).await.unwrap();
     let before = mongod_hash(&database).await;
     let ids = ["dispute-sellers", "transaction-hashes", "user-points"];
     let listed = project.json(0, &["backfill", "list"]);

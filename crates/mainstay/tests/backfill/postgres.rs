@@ -46,7 +46,8 @@ fn rows_are_previewed_changed_once_and_brought_back() {
     assert_eq!(preview["reads_everything"], json!(true));
     let first = &preview["changes"][0];
     assert_eq!(first["key"], json!(r#"["0", "3"]"#));
-    assert_eq!(first["fields"][0], json!({"field": "cents", "before": null, "after": "43"}));
+    let cents = json!({"field": "cents", "before": null, "after": "43"});
+    assert!(first["fields"].as_array().unwrap().contains(&cents), "{first}");
     assert_eq!(texts(server, &name, sum), before, "a preview changes nothing");
 
     let ran = project.carry_out(0, &["backfill", "run", "cents"]);

@@ -74,7 +74,7 @@ async fn a_backup_is_asked_for_where_the_declaration_says_so() {
     assert_eq!(refused.status, 7, "{}", refused.both());
     assert!(refused.both().contains("mainstay backup create"), "{}", refused.both());
     project.expect(0, &["backup", "create"]);
-    project.expect(0, &["backup", "verify"]);
+    project.expect(0, &["backup", "verify", "latest"]);
     let ran = project.approve("plan.json");
     assert_eq!(ran.status, 0, "{}", ran.both());
     assert_eq!(count(&database, "users", doc! { "points": 8 }).await, 100);
