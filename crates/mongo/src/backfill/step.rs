@@ -247,7 +247,10 @@ fn meant(sorted: &[RawDocumentBuf]) -> Result<RawDocumentBuf> {
         return Ok(rawdoc! { "_id": { "$in": bson::RawArrayBuf::new() } });
     };
     let (first, last) = (entry::id_of(first)?, entry::id_of(last)?);
-    if first.kind != last.kind {
+    // Nothing is greater than what is no number, nor less.
+    let is_nan = first.kind == kind::DOUBLE
+        && first.value.try_into().is_ok_and(|bytes: [u8; 8]| f64::from_le_bytes(bytes).is_nan());
+    if first.kind != last.kind || is_nan {
         return Ok(rawdoc! { "_id": { "$in": ids(sorted)? } });
     }
     let mut range = DocumentWriter::new();
@@ -335,6 +338,8 @@ mod tests {
     fn ranges_are_used_within_one_type_alone() {
         let numbers = [rawdoc! { "_id": 1 }, rawdoc! { "_id": 5 }, rawdoc! { "_id": 9 }];
         assert_eq!(meant(&numbers).unwrap(), rawdoc! { "_id": { "$gte": 1, "$lte": 9 } });
+        let odd = [rawdoc! { "_id": f64::NAN }, rawdoc! { "_id": 1.5 }];
+        assert!(meant(&odd).unwrap().get_document("_id").unwrap().get("$in").unwrap().is_some());
         let mixed = [rawdoc! { "_id": 1 }, rawdoc! { "_id": "a" }];
         assert_eq!(meant(&mixed).unwrap(), rawdoc! { "_id": { "$in": [1, "a"] } });
     }

@@ -309,6 +309,19 @@ fn noun(declared: &DeclaredBackfill) -> &'static str {
     }
 }
 
+/// Which are changed and to what, on one line each, for whoever approves the plan.
+fn told(body: &BackfillBody) -> (String, String) {
+    let line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match body {
+        BackfillBody::Documents { guard, update, .. } => (line(guard), line(update)),
+        BackfillBody::Rows { guard, set, .. } => {
+            let set: Vec<String> =
+                set.iter().map(|(column, expression)| format!("{column} = {}", line(expression))).collect();
+            (line(guard), set.join(", "))
+        }
+    }
+}
+
 fn steps(
     parameters: &BackfillParameters,
     look: &BackfillLook,
@@ -329,6 +342,9 @@ fn steps(
         format!("; about {seconds} s by what {} took", Count(trial.changes.len() as u64))
     });
     step(format!("change {place}"), '~', format!("{count}, in batches of at most {}{time}", declared.batch));
+    let (guard, becomes) = told(&declared.backfill.body);
+    step("guard".to_owned(), ' ', guard);
+    step("become".to_owned(), ' ', becomes);
     match (declared.backfill.keeps_undo, look.has_transactions) {
         (true, _) => step(
             "keep".to_owned(),
