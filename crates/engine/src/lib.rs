@@ -27,9 +27,9 @@ mod wal;
 
 pub use accounts::{AccountKind, AccountMerge, AccountName, AccountStore, Accounts};
 pub use backfill::{
-    Backfill, BackfillBody, BackfillChange, BackfillClaim, BackfillHold, BackfillLook, BackfillRemains, BackfillRun,
-    BackfillStatus, BackfillStep, BackfillStore, BackfillTrial, ClaimFor, FieldChange, ImportedChange, TrialWay, UndoPart,
-    UndoneStep,
+    Backfill, BackfillBody, BackfillChange, BackfillClaim, BackfillHold, BackfillLook, BackfillRemains,
+    BackfillRun, BackfillStatus, BackfillStep, BackfillStore, BackfillTrial, ClaimFor, FieldChange,
+    ImportedChange, TrialWay, UndoPart, UndoneStep,
 };
 pub use changes::{
     ChangeAnchor, ChangeBatch, ChangeCounts, ChangeLogFacts, ChangeReplay, ChangeSource, ChangeStream,

@@ -9,10 +9,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::SignedDuration;
 use mainstay_engine::{
-    AccountStore, BackfillStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentInit, DocumentSink, DocumentSource,
-    IndexControl, Inspection, KeyCarrier, KeyFileSource, KeyServerControl, KeyServerInit, Keyspace,
-    Namespace, Principal, Probe, RelationalInit, RelationalInspection, ReplicaTarget, ReplicationSource,
-    StoreFacts, WalSource,
+    AccountStore, BackfillStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentInit, DocumentSink,
+    DocumentSource, IndexControl, Inspection, KeyCarrier, KeyFileSource, KeyServerControl, KeyServerInit,
+    Keyspace, Namespace, Principal, Probe, RelationalInit, RelationalInspection, ReplicaTarget,
+    ReplicationSource, StoreFacts, WalSource,
 };
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
@@ -27,8 +27,8 @@ use mainstay_ops::backfill::DeclaredBackfill;
 use mainstay_ops::cluster::FetchCommand;
 use mainstay_ops::status::counted_marker;
 use mainstay_postgres::{
-    PostgresBackfill, PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInit, PostgresInspection, PostgresProbe,
-    PostgresScratch, ProgramPlaces, TlsOptions,
+    PostgresBackfill, PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInit, PostgresInspection,
+    PostgresProbe, PostgresScratch, ProgramPlaces, TlsOptions,
 };
 use mainstay_redis::{
     RedisCarrier, RedisConfig, RedisInit, RedisKeyFile, RedisKeyspace, RedisProbe, RedisReplica,

@@ -66,6 +66,10 @@ pub(crate) const TEMPLATE: &str = r#"# Mainstay's configuration for this project
 # What `mainstay capture` has read is written at the latest after this time.
 # slice_age = "5s"
 
+[backfills]
+# Files that declare changes of data; docs/backfill.md tells how, `mainstay backfill list` what has run of them.
+# folder = "backfills"
+
 [compose]
 # file = "compose.yaml"
 "#;

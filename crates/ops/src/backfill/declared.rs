@@ -38,7 +38,7 @@ pub struct DeclaredBackfill {
 
 impl DeclaredBackfill {
     /// Keys of a batch when nothing is declared.
-    pub const BATCH: u32 = 2_000;
+    pub const BATCH: u32 = 5_000;
     /// The most keys of a batch.
     pub const BATCH_MAX: u32 = 20_000;
 
