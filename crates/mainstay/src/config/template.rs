@@ -89,6 +89,6 @@ mod tests {
             .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line))
             .collect::<Vec<_>>()
             .join("\n");
-        assert_eq!(ConfigFile::parse(path, &uncommented).unwrap().entries.len(), 37);
+        assert_eq!(ConfigFile::parse(path, &uncommented).unwrap().entries.len(), 38);
     }
 }
