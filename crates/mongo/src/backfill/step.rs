@@ -119,7 +119,8 @@ impl Step<'_> {
     ) -> Result<BackfillStep, Failure> {
         let before = self.guarded(talk, range).await?;
         let mut parts = segment.parts;
-        let changed = if before.is_empty() { 0 } else { self.change(talk, &before, &mut parts).await? };
+        let changed =
+            if before.is_empty() { 0 } else { self.change(talk, range, &before, &mut parts).await? };
         self.advance(talk, range, changed, parts).await?;
         let looked_at = if range.is_last { changed } else { u64::from(self.keys) };
         Ok(BackfillStep { looked_at, changed, is_last: range.is_last })
@@ -138,6 +139,7 @@ impl Step<'_> {
     async fn change(
         &self,
         talk: &mut Talk<'_>,
+        range: &Range,
         before: &[RawDocumentBuf],
         parts: &mut i32,
     ) -> Result<u64, Failure> {
@@ -151,7 +153,7 @@ impl Step<'_> {
             .into());
         }
         if self.work.keeps_undo {
-            let after = self.again(talk, before).await?;
+            let after = self.again(talk, range, before).await?;
             for part in packed(before, &after, self.work.fields)? {
                 self.keep(talk, *parts, part).await?;
                 *parts += 1;
@@ -160,17 +162,25 @@ impl Step<'_> {
         Ok(changed)
     }
 
-    /// The same documents after the change, by key.
+    /// The same documents after the change, by key. Where the guard means most of a range, the range is read again, which is less work for the
+    /// server than to look as many keys up.
     async fn again(
         &self,
         talk: &mut Talk<'_>,
+        range: &Range,
         before: &[RawDocumentBuf],
     ) -> Result<Vec<RawDocumentBuf>, Failure> {
-        let command = rawdoc! {
-            "find": self.work.namespace.collection.as_str(), "filter": { "_id": { "$in": ids(before)? } },
-            "projection": self.work.projection(), "sort": { "_id": 1 }, "batchSize": i32::MAX,
+        let mut command = rawdoc! {
+            "find": self.work.namespace.collection.as_str(), "projection": self.work.projection(),
+            "sort": { "_id": 1 }, "batchSize": i32::MAX,
         };
-        talk.read(&self.work.namespace.database, command).await
+        if before.len() as u64 * 2 < u64::from(self.keys) {
+            command.append(bson::cstr!("filter"), rawdoc! { "_id": { "$in": ids(before)? } });
+            return talk.read(&self.work.namespace.database, command).await;
+        }
+        bound(&mut command, range.from.as_ref(), range.before.as_ref());
+        let found = talk.read(&self.work.namespace.database, command).await?;
+        Ok(among(found, before)?)
     }
 
     async fn keep(&self, talk: &mut Talk<'_>, part: i32, packed: Packed) -> Result<(), Failure> {
@@ -271,6 +281,22 @@ pub(super) fn ids<'d>(documents: impl IntoIterator<Item = &'d RawDocumentBuf>) -
     Ok(list)
 }
 
+/// Those of `found` that are in `wanted`, too. Both come by key.
+fn among(found: Vec<RawDocumentBuf>, wanted: &[RawDocumentBuf]) -> Result<Vec<RawDocumentBuf>> {
+    let mut kept = Vec::with_capacity(wanted.len());
+    for document in found {
+        let Some(next) = wanted.get(kept.len()) else { break };
+        let is_next = {
+            let (one, other) = (entry::id_of(&document)?, entry::id_of(next)?);
+            (one.kind, one.value) == (other.kind, other.value)
+        };
+        if is_next {
+            kept.push(document);
+        }
+    }
+    Ok(kept)
+}
+
 /// Entries that go into one document of the store.
 struct Packed {
     /// The bytes of an array.
@@ -342,6 +368,14 @@ mod tests {
         assert!(meant(&odd).unwrap().get_document("_id").unwrap().get("$in").unwrap().is_some());
         let mixed = [rawdoc! { "_id": 1 }, rawdoc! { "_id": "a" }];
         assert_eq!(meant(&mixed).unwrap(), rawdoc! { "_id": { "$in": [1, "a"] } });
+    }
+
+    #[test]
+    fn documents_that_were_not_changed_are_passed_by() {
+        let found = (0..6).map(|id| rawdoc! { "_id": id, "a": 2 }).collect();
+        let wanted = [rawdoc! { "_id": 1, "a": 1 }, rawdoc! { "_id": 4, "a": 1 }];
+        let kept = among(found, &wanted).unwrap();
+        assert_eq!(kept, [rawdoc! { "_id": 1, "a": 2 }, rawdoc! { "_id": 4, "a": 2 }]);
     }
 
     #[test]
