@@ -23,7 +23,8 @@ use async_trait::async_trait;
 use bson::{RawArrayBuf, RawDocumentBuf};
 use mainstay_engine::{
     Backfill, BackfillBody, BackfillClaim, BackfillHold, BackfillLook, BackfillRemains, BackfillRun,
-    BackfillStep, BackfillStore, BackfillTrial, ImportedChange, Namespace, TrialWay, UndoPart, UndoneStep,
+    BackfillStep, BackfillStore, BackfillTrial, ClaimFor, ImportedChange, Namespace, TrialWay, UndoPart,
+    UndoneStep,
 };
 use mainstay_guard::Permit;
 use mainstay_indexes::Json;
@@ -249,8 +250,8 @@ impl BackfillStore for MongoServer {
 /// The operation that a claim is for.
 fn permitted(claim: &BackfillClaim) -> &'static str {
     match claim.purpose {
-        mainstay_engine::ClaimFor::Run { .. } => RUN,
-        mainstay_engine::ClaimFor::Undo => UNDOING,
+        ClaimFor::Run { .. } => RUN,
+        ClaimFor::Undo => UNDOING,
     }
 }
 

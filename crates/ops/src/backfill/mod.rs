@@ -11,6 +11,7 @@ mod plan;
 mod run;
 mod undo;
 
+use mainstay_engine::BackfillBody;
 use mainstay_guard::BackupEvidence;
 use mainstay_model::{Result, StoreKind, Target};
 use mainstay_repository::{Repository, Set};
@@ -43,11 +44,11 @@ pub async fn evidence(
 ) -> Result<BackupEvidence> {
     let fingerprint = &target.fingerprint;
     match &parameters.declared.backfill.body {
-        mainstay_engine::BackfillBody::Documents { namespace, .. } => {
+        BackfillBody::Documents { namespace, .. } => {
             let needed = Needed { namespaces: vec![namespace.clone()], accounts: false };
             verify::evidence(repository, fingerprint, &needed).await
         }
-        mainstay_engine::BackfillBody::Rows { schema, table, .. } => {
+        BackfillBody::Rows { schema, table, .. } => {
             let holds = |set: &Set| holds_table(set, fingerprint, schema, table);
             evidence_among(repository, StoreKind::Postgres, fingerprint, holds).await
         }

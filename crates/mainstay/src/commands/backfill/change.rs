@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::Args;
 use mainstay_engine::BackfillStore;
 use mainstay_guard::{BackupEvidence, Guard, Outcome, Permit};
-use mainstay_model::{EnvironmentClass, Error, ErrorKind, ExitStatus, Plan, Result, ResultExt, StoreKind};
+use mainstay_model::{
+    EnvironmentClass, Error, ErrorKind, ExitStatus, Plan, Result, ResultExt, StoreKind, Target,
+};
 use mainstay_ops::Holder;
 use mainstay_ops::backfill::{
     self, BackfillContext, BackfillParameters, BackfillPlanning, BackupWish, OPERATION, OPERATION_IMPORT,
@@ -153,7 +155,7 @@ pub(super) async fn import(args: &ImportArgs, session: &Session) -> Result<ExitS
     carry_out(&plan, &args.making, session).await
 }
 
-async fn target(kind: StoreKind, session: &Session) -> Result<mainstay_model::Target> {
+async fn target(kind: StoreKind, session: &Session) -> Result<Target> {
     let probe = session.probe(kind).await?;
     session.target(probe.as_ref()).await
 }

@@ -1,10 +1,11 @@
 //! `backfill list|preview|verify`: what is declared, what has run, what it would do, what is left. Changes nothing.
 
+use std::time::Duration;
+
 use clap::Args;
 use mainstay_engine::{BackfillRemains, TrialWay};
 use mainstay_model::{ExitStatus, Result, StoreKind};
 use mainstay_ops::backfill::DeclaredBackfill;
-use std::time::Duration;
 
 use super::declared;
 use super::view::{Listed, Previewed, Verified};
