@@ -4,6 +4,7 @@
 //! other. Documents cross as whole batches of raw bytes ([`DocumentBatch`]): nobody here decodes them.
 
 mod accounts;
+mod backfill;
 mod changes;
 mod cluster;
 mod digest;
@@ -27,6 +28,11 @@ mod seeds;
 mod wal;
 
 pub use accounts::{AccountKind, AccountMerge, AccountName, AccountStore, Accounts};
+pub use backfill::{
+    Backfill, BackfillBody, BackfillChange, BackfillClaim, BackfillHold, BackfillLook, BackfillRemains,
+    BackfillRun, BackfillStatus, BackfillStep, BackfillStore, BackfillTrial, ClaimFor, FieldChange,
+    ImportedChange, TrialWay, UndoPart, UndoneStep,
+};
 pub use changes::{
     ChangeAnchor, ChangeBatch, ChangeCounts, ChangeLogFacts, ChangeReplay, ChangeSource, ChangeStream,
     ChangeSurvey, CollectionIdentity, ContinuityBreak, Followed, PointCollection, ReplayTarget, Replayed,

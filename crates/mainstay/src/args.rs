@@ -10,8 +10,8 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use mainstay_model::{Error, ErrorKind, Result};
 
 use crate::commands::{
-    apply, audit, backup, capture, completions, config, doctor, environment, index, init, man, mongo, pg,
-    plan, redis, restore, seed, status, wal,
+    apply, audit, backfill, backup, capture, completions, config, doctor, environment, index, init, man,
+    mongo, pg, plan, redis, restore, seed, status, wal,
 };
 use crate::config::connection::holds_password;
 use crate::config::key::KEYS;
@@ -88,6 +88,9 @@ pub(crate) enum Command {
     /// MongoDB's indexes: declared, imported, compared, audited, changed by plans
     #[command(subcommand)]
     Index(index::IndexCommand),
+    /// Data brought into a new form where it stands: previewed, in batches, resumed, brought back
+    #[command(subcommand)]
+    Backfill(backfill::BackfillCommand),
     /// PostgreSQL: daily questions
     #[command(subcommand)]
     Pg(pg::PgCommand),
@@ -134,6 +137,7 @@ impl Command {
             Self::Restore(command) => command.name(),
             Self::Mongo(command) => command.name(),
             Self::Index(command) => command.name(),
+            Self::Backfill(command) => command.name(),
             Self::Pg(command) => command.name(),
             Self::Redis(command) => command.name(),
             Self::Init(command) => command.name(),

@@ -9,10 +9,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::SignedDuration;
 use mainstay_engine::{
-    AccountStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentInit, DocumentSink, DocumentSource,
-    IndexControl, Inspection, KeyCarrier, KeyFileSource, KeyServerControl, KeyServerInit, Keyspace,
-    Namespace, Principal, Probe, RelationalInit, RelationalInspection, ReplicaTarget, ReplicationSource,
-    SeedTarget, StoreFacts, WalSource,
+    AccountStore, BackfillStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentInit, DocumentSink,
+    DocumentSource, IndexControl, Inspection, KeyCarrier, KeyFileSource, KeyServerControl, KeyServerInit,
+    Keyspace, Namespace, Principal, Probe, RelationalInit, RelationalInspection, ReplicaTarget,
+    ReplicationSource, SeedTarget, StoreFacts, WalSource,
 };
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
@@ -23,11 +23,12 @@ use mainstay_model::{
 };
 use mainstay_mongo::{MongoConfig, MongoInit, MongoServer};
 use mainstay_ops::Selection;
+use mainstay_ops::backfill::DeclaredBackfill;
 use mainstay_ops::cluster::FetchCommand;
 use mainstay_ops::status::counted_marker;
 use mainstay_postgres::{
-    PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInit, PostgresInspection, PostgresProbe,
-    PostgresScratch, PostgresSeeds, ProgramPlaces, TlsOptions,
+    PostgresBackfill, PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInit, PostgresInspection,
+    PostgresProbe, PostgresScratch, PostgresSeeds, ProgramPlaces, TlsOptions,
 };
 use mainstay_redis::{
     RedisCarrier, RedisConfig, RedisInit, RedisKeyFile, RedisKeyspace, RedisProbe, RedisReplica,
@@ -37,6 +38,7 @@ use mainstay_repository::{Compression, Repository, RepositoryOptions};
 use mainstay_store::{Location, S3Options, Store, StoreOptions};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::backfills;
 use crate::config::key::Key;
 use crate::config::manifest;
 use crate::config::resolved::RepositorySettings;
@@ -253,6 +255,40 @@ impl Session {
             indexes: server.clone(),
             accounts: server,
         })
+    }
+
+    /// What is declared of backfills, by id.
+    ///
+    /// # Errors
+    /// `Config` when a declaration is faulty.
+    pub(crate) fn declared_backfills(&self) -> Result<Vec<DeclaredBackfill>> {
+        let database = self.configured_database();
+        backfills::read(&backfills::Places {
+            files: &self.configuration.files,
+            folder: self.configuration.backfills_folder.as_deref(),
+            database: database.as_deref(),
+        })
+    }
+
+    /// The store whose data is changed where it stands.
+    ///
+    /// # Errors
+    /// `Precondition` when it has no url; `Config` when its connection cannot be described; `Unsupported` by stores that hold none.
+    pub(crate) async fn backfill_store(&self, kind: StoreKind) -> Result<Arc<dyn BackfillStore>> {
+        match kind {
+            StoreKind::Mongo => {
+                let settings = self.configuration.mongo.as_ref().ok_or_else(|| not_configured(kind))?;
+                Ok(Arc::new(MongoServer::open(&mongo(settings)).await?))
+            }
+            StoreKind::Postgres => {
+                let settings = self.configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?;
+                Ok(Arc::new(PostgresBackfill::new(&postgres(settings)?)?))
+            }
+            StoreKind::Redis => {
+                Err(Error::new(ErrorKind::Unsupported, "backfills are of mongo and postgres, not of redis")
+                    .with_state("nothing was changed"))
+            }
+        }
     }
 
     /// The indexes that MongoDB is to have.

@@ -1,7 +1,7 @@
 //! The MongoDB adapter: raw scans and loads over OP_MSG, administration through the driver.
 //!
 //! [`MongoServer`] implements the engine's traits: [`Probe`](mainstay_engine::Probe), [`DocumentSource`](mainstay_engine::DocumentSource),
-//! [`DocumentSink`](mainstay_engine::DocumentSink), [`ChangeSource`](mainstay_engine::ChangeSource), [`ChangeReplay`](mainstay_engine::ChangeReplay) [`AccountStore`](mainstay_engine::AccountStore), [`IndexCatalog`](mainstay_engine::IndexCatalog) and [`IndexControl`](mainstay_engine::IndexControl). Documents cross as the server sent them; nothing here decodes one on the way.
+//! [`DocumentSink`](mainstay_engine::DocumentSink), [`ChangeSource`](mainstay_engine::ChangeSource), [`ChangeReplay`](mainstay_engine::ChangeReplay) [`AccountStore`](mainstay_engine::AccountStore), [`IndexCatalog`](mainstay_engine::IndexCatalog), [`IndexControl`](mainstay_engine::IndexControl) and [`BackfillStore`](mainstay_engine::BackfillStore). Documents cross as the server sent them; nothing here decodes one on the way.
 //!
 //! | module | what it is for |
 //! |---|---|
@@ -16,6 +16,7 @@
 //! | `accounts` | users and roles, read and merged |
 //! | `create` | collections and indexes made again, replaced, dropped |
 //! | `indexes` | indexes listed, watched while they are built, changed; who uses them; expiries |
+//! | `backfill` | documents changed where they stand, by ranges of `_id`, and brought back; the ledger of it |
 //! | `inspect` | counts, sizes, the profiler, slow and current operations, locks |
 //! | `probe`, `topology` | facts, the environment marker, findings |
 //! | `error` | the one table of server error codes |
@@ -55,6 +56,8 @@
 //! | builds under way | `inprog` | `clusterMonitor` |
 //! | expiries | `find`; `serverStatus` for the monitor, `getParameter` (its settings left out when missing) | `read` on the database, `clusterMonitor` |
 //! | indexes changed (under a permit) | `createIndex`, `collMod`, `dropIndex` | `dbAdmin` on the database |
+//! | preview a backfill | `find`; `update` inside a transaction that is given up | `readWrite` on the database |
+//! | run, undo and pause a backfill (under a permit) | `find`, `update`; `find`, `insert`, `update`, `remove`, `createCollection`, `createIndex` on `mainstay`; `replSetGetStatus` to wait for replicas (done without when missing) | `readWrite` on the database and on `mainstay`, `clusterMonitor` |
 //! | current operations | `inprog` | `clusterMonitor` |
 //! | kill an operation | `killop` | `hostManager` |
 //! | locks, tickets, cache | `serverStatus`; `lockInfo`'s for who blocks (done without when missing), `inprog` | `clusterMonitor` |
@@ -62,6 +65,7 @@
 //! | environment marker | `find` and, to write it, `insert` and `update` on `mainstay.identity` | `readWrite` on `mainstay` |
 
 mod accounts;
+mod backfill;
 mod catalog;
 mod config;
 mod create;

@@ -94,6 +94,16 @@ impl MongoServer {
         self.0.seeds.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
     }
 
+    /// A session of the driver, for transactions.
+    pub(crate) async fn session(&self) -> Result<mongodb::ClientSession, mongodb::error::Error> {
+        self.0.driver.start_session().await
+    }
+
+    /// A database of the driver, for commands in a session.
+    pub(crate) fn driver_database(&self, name: &str) -> mongodb::Database {
+        self.0.driver.database(name)
+    }
+
     pub(crate) fn retry(&self) -> &RetryPolicy {
         &self.0.retry
     }

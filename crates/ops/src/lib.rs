@@ -5,6 +5,7 @@
 
 pub mod activity;
 pub mod append_only;
+pub mod backfill;
 pub mod backup;
 mod bounds;
 pub mod capture;

@@ -10,6 +10,7 @@
 //! | `config` | URL and overrides, resolved for driver and replication alike |
 //! | `session`, `probe`, `examine` | simple queries through the driver: facts, marker, findings |
 //! | `inspect`, `mask`, `lexical` | processes, locks, statements, tables, WAL, slots; statements without their values; the rules by which they are read |
+//! | `backfill` | rows changed where they stand, by ranges of the primary key, and brought back; the ledger of it |
 //! | `logical` | dumps through `pg_dump` and `pg_restore`; making, renaming, removing and wiping databases |
 //! | `scratch`, `control`, `script` | throw-away servers on restored folders; what a control file says; files of queries |
 //! | `wal_state` | slots and restore points, as the driver's connections see them |
@@ -32,6 +33,8 @@
 //! | restore of a logical dump | `CREATEDB`; to keep owners, membership in each of their roles |
 //! | seed a table (under a permit) | `SELECT`, `INSERT`, `UPDATE` on it, `DELETE` where it is replaced; for the seeding of a new installation, to own the schema `mainstay` or `CREATE` on the database |
 //! | wipe a database | to own it, and `CREATEDB`; `pg_signal_backend` when others are connected |
+//! | preview a backfill | `SELECT` and `UPDATE` on the table |
+//! | run, undo and pause a backfill (under a permit) | the same; `CREATE` on the database, or the schema `mainstay` and its tables; `pg_monitor` to wait for replicas (done without when missing) |
 //! | base backup, whole or incremental | `REPLICATION`, a line for `replication` and one for the database in `pg_hba.conf`; one of `max_wal_senders` |
 //! | follow WAL; create, read and drop a slot | the same; one of `max_replication_slots` |
 //! | look at what a slot retains | `CONNECT` on the configured database |
@@ -40,6 +43,7 @@
 //!
 //! `CREATE ROLE mainstay LOGIN REPLICATION PASSWORD '…' IN ROLE pg_monitor` makes a role for all of it but the marker.
 
+mod backfill;
 mod config;
 mod control;
 mod examine;
@@ -61,6 +65,7 @@ mod session;
 mod tls;
 mod wal_state;
 
+pub use backfill::PostgresBackfill;
 pub use config::{PostgresConfig, TlsMode, TlsOptions};
 pub use init::PostgresInit;
 pub use inspect::PostgresInspection;

@@ -4,6 +4,7 @@
 //! kernel, at its end), CPU seconds of the server meanwhile. The peer runs when it is on the PATH; nothing is printed for it otherwise.
 //! Medians over the runs; pairs alternate, so that a noisy neighbour hits both.
 
+mod backfill;
 mod postgres;
 mod redis;
 
@@ -39,6 +40,8 @@ enum Subject {
     Mongo(MongoArguments),
     /// Base backup and restore of PostgreSQL beside `pg_basebackup` and `tar`.
     Postgres(postgres::Arguments),
+    /// A backfill beside one `updateMany` and a loop of the driver; what another client waits meanwhile; kills and undo.
+    Backfill(backfill::Arguments),
     /// Removing keys, reading a database file and fetching one from Redis, beside `redis-cli` and `redis-check-rdb`.
     Redis(redis::Arguments),
 }
@@ -102,6 +105,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     match &arguments.subject {
         Subject::Mongo(arguments) => mongo(arguments),
         Subject::Postgres(arguments) => postgres::run(arguments),
+        Subject::Backfill(arguments) => backfill::run(arguments),
         Subject::Redis(arguments) => redis::run(arguments),
     }
 }

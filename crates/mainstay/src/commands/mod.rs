@@ -6,6 +6,7 @@
 pub(crate) mod append_only;
 pub(crate) mod apply;
 pub(crate) mod audit;
+pub(crate) mod backfill;
 pub(crate) mod backup;
 pub(crate) mod capture;
 pub(crate) mod capture_replication;
@@ -83,6 +84,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> Result<ExitStatu
         Command::Restore(command) => Box::pin(restore::run(command, session)).await,
         Command::Mongo(command) => Box::pin(mongo::run(command, session)).await,
         Command::Index(command) => Box::pin(index::run(command, session)).await,
+        Command::Backfill(command) => Box::pin(backfill::run(command, session)).await,
         Command::Redis(command) => Box::pin(redis::run(command, session)).await,
         Command::Pg(command) => Box::pin(pg::run(command, session)).await,
         Command::Init(command) => Box::pin(init::run(command, session)).await,

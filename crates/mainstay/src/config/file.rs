@@ -9,6 +9,7 @@ use mainstay_model::{Error, ErrorKind, Result};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::backfills;
 use super::init::{self, InitSection};
 use super::key::{self, Form, Key};
 use crate::bounded;
@@ -134,7 +135,8 @@ impl Reader<'_> {
                 format!("{section}.{}", name.get_ref())
             };
             // Declarations have a grammar of their own.
-            if path == init::SECTION {
+            let is_list = matches!(value.get_ref(), DeValue::Array(_));
+            if path == init::SECTION || (path == backfills::SECTION && is_list) {
                 continue;
             }
             let is_section = key::sections().iter().any(|known| *known == path);
@@ -181,7 +183,7 @@ impl Reader<'_> {
             let what = if value.get_ref().is_table() { "section" } else { "key outside a section" };
             let error = self.error(offset, format!("unknown {what} `{name}`"));
             let mut sections = key::sections();
-            sections.push(init::SECTION);
+            sections.extend([init::SECTION, backfills::SECTION]);
             return match key::nearest(name, sections.iter().copied()) {
                 Some(nearest) => error.with_hint(format!("did you mean [{nearest}]?")),
                 None => error.with_hint(format!("known sections: {}", sections.join(", "))),

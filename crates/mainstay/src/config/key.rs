@@ -360,6 +360,12 @@ pub(crate) const KEYS: &[Key] = &[
         &["AUTO_SEED_ON_START"],
     ),
     key(
+        "backfills",
+        "folder",
+        Form::Path,
+        "folder whose `.toml` files declare backfills, as docs/backfill.md says; beside `[[backfill]]` in this file",
+    ),
+    key(
         "compose",
         "file",
         Form::Path,

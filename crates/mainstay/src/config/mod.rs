@@ -3,6 +3,7 @@
 //! Nothing here connects anywhere, and nothing here prints. The process environment and the working directory come in as values
 //! ([`Outside`]), so that every rule can be tested in a table.
 
+pub(crate) mod backfills;
 pub(crate) mod check;
 pub(crate) mod connection;
 pub(crate) mod file;

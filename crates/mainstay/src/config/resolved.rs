@@ -222,6 +222,8 @@ pub(crate) struct Configuration {
     pub(crate) seed_manifest: Option<PathBuf>,
     /// Whether a new installation is seeded by itself.
     pub(crate) auto_seed: bool,
+    /// A folder whose files declare backfills.
+    pub(crate) backfills_folder: Option<PathBuf>,
     /// What is declared of the servers.
     pub(crate) init: Option<InitSection>,
 }
@@ -356,6 +358,7 @@ impl Settings {
             compose_file: self.path("compose.file"),
             seed_manifest: self.path("seeds.file"),
             auto_seed: self.switch("seeds.auto").unwrap_or(false),
+            backfills_folder: self.path("backfills.folder"),
             settings: self.0,
         })
     }

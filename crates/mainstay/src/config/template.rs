@@ -66,6 +66,10 @@ pub(crate) const TEMPLATE: &str = r#"# Mainstay's configuration for this project
 # What `mainstay capture` has read is written at the latest after this time.
 # slice_age = "5s"
 
+[backfills]
+# Files that declare changes of data; docs/backfill.md tells how, `mainstay backfill list` what has run of them.
+# folder = "backfills"
+
 [compose]
 # file = "compose.yaml"
 "#;
@@ -85,6 +89,6 @@ mod tests {
             .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line))
             .collect::<Vec<_>>()
             .join("\n");
-        assert_eq!(ConfigFile::parse(path, &uncommented).unwrap().entries.len(), 37);
+        assert_eq!(ConfigFile::parse(path, &uncommented).unwrap().entries.len(), 38);
     }
 }

@@ -170,7 +170,7 @@ fn too_long(bound: Duration) -> Error {
 }
 
 /// A document of the server as JSON in order.
-fn json(document: &bson::RawDocument) -> Result<Json> {
+pub(crate) fn json(document: &bson::RawDocument) -> Result<Json> {
     let read = |document| Json::parse(&extjson::document_text(document)?).map_err(ExtJsonError::from);
     read(document).map_err(|error| {
         Error::new(ErrorKind::Corrupt, format!("the server told a document that is not readable: {error}"))
@@ -178,7 +178,7 @@ fn json(document: &bson::RawDocument) -> Result<Json> {
 }
 
 /// JSON as a document for the server.
-fn document(json: &Json) -> Result<RawDocumentBuf> {
+pub(crate) fn document(json: &Json) -> Result<RawDocumentBuf> {
     let refuse = |what: String| Error::new(ErrorKind::Usage, format!("no document for the server: {what}"));
     let bytes = extjson::to_bson(json).map_err(|error| refuse(error.to_string()))?;
     RawDocumentBuf::from_bytes(bytes).map_err(|error| refuse(error.to_string()))
