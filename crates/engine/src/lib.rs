@@ -18,6 +18,7 @@ mod lens;
 mod literal;
 mod logical;
 mod metadata;
+mod migrations;
 mod probe;
 mod relational;
 mod replication;
@@ -74,6 +75,11 @@ pub use logical::{
     LogicalSource, WorkingDatabase,
 };
 pub use metadata::metadata_differences;
+pub use migrations::{
+    AloneOutcome, AloneWork, LockBlocker, LockHolder, MigrationFacts, MigrationRun, MigrationTarget,
+    RecordedStep, RowWrite, StepEntry, StepTrace, TrackingLook, TransactionWork, WorkFailure, WorkLimits,
+    WorkOutcome, WorkPlace, WorkRecord,
+};
 pub use probe::{Probe, StoreFacts};
 pub use relational::{
     Backend, BackendEnd, BackendId, Backends, HeldLock, RelationalInspection, SlotUse, Slots, SqlText,
