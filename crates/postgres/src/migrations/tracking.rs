@@ -1,7 +1,7 @@
 //! The tracking table: read, made as Drizzle makes it, written row for row as Drizzle writes it.
 
 use mainstay_engine::{RowWrite, TrackingLook};
-use mainstay_migrations::{NewRow, RowChange, TableVersion, TrackingRow, TrackingTable};
+use mainstay_migrations::{NewRow, RowChange, RowRepair, TableVersion, TrackingRow, TrackingTable};
 use mainstay_model::{Error, ErrorKind, Result, Timestamp};
 use tokio_postgres::SimpleQueryRow;
 use tokio_postgres::error::SqlState;
@@ -145,22 +145,31 @@ pub(super) fn insert(table: &TrackingTable, version: TableVersion, row: &NewRow)
 
 /// What does a change of rows.
 pub(super) fn write(table: &TrackingTable, version: TableVersion, write: &RowWrite) -> String {
-    let repair = match write {
-        RowWrite::Insert(row) => return insert(table, version, row),
-        RowWrite::Repair(repair) => repair,
-    };
-    let (table, id) = (quoted(table), repair.row.id);
-    match &repair.change {
-        RowChange::Delete => format!("DELETE FROM {table} WHERE id = {id}"),
-        RowChange::Set(row) => {
+    let quoted = quoted(table);
+    match write {
+        RowWrite::Insert(row) => insert(table, version, row),
+        // In one statement: the stock runner's two, in its transaction, leave the same.
+        RowWrite::TakeOver => format!(
+            "ALTER TABLE {quoted} ADD COLUMN IF NOT EXISTS \"name\" text, \
+             ADD COLUMN IF NOT EXISTS \"applied_at\" timestamp with time zone DEFAULT now()"
+        ),
+        RowWrite::Name { row, name } => format!(
+            "UPDATE {quoted} SET \"name\" = {}, \"applied_at\" = NULL WHERE \"id\" = {row}",
+            literal(name)
+        ),
+        RowWrite::Repair(RowRepair { row, change: RowChange::Delete, .. }) => {
+            format!("DELETE FROM {quoted} WHERE id = {}", row.id)
+        }
+        RowWrite::Repair(RowRepair { row, change: RowChange::Set(new), .. }) => {
             let named = match version {
-                TableVersion::Named => format!(", \"name\" = {}", nullable(row.name.as_deref())),
+                TableVersion::Named => format!(", \"name\" = {}", nullable(new.name.as_deref())),
                 TableVersion::Absent | TableVersion::Classic => String::new(),
             };
             format!(
-                "UPDATE {table} SET \"hash\" = {}, \"created_at\" = {}{named} WHERE id = {id}",
-                literal(&row.hash),
-                row.created_at
+                "UPDATE {quoted} SET \"hash\" = {}, \"created_at\" = {}{named} WHERE id = {}",
+                literal(&new.hash),
+                new.created_at,
+                row.id
             )
         }
     }
@@ -172,8 +181,6 @@ fn nullable(text: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use mainstay_migrations::RowRepair;
-
     use super::*;
 
     fn new_row(name: Option<&str>) -> NewRow {
