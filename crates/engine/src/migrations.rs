@@ -205,6 +205,8 @@ pub struct WorkFailure {
     pub hint: Option<String>,
     /// Which character of the text it points at, from 1.
     pub position: Option<u32>,
+    /// How many statements of the text had ended before.
+    pub statements_done: usize,
     /// What stays of it nevertheless, in words.
     pub left: Option<String>,
 }

@@ -11,8 +11,8 @@ use jiff::SignedDuration;
 use mainstay_engine::{
     AccountStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentInit, DocumentSink, DocumentSource,
     IndexControl, Inspection, KeyCarrier, KeyFileSource, KeyServerControl, KeyServerInit, Keyspace,
-    MigrationTarget, Namespace, Principal, Probe, RelationalInit, RelationalInspection, ReplicaTarget, ReplicationSource,
-    StoreFacts, WalSource,
+    MigrationTarget, Namespace, Principal, Probe, RelationalInit, RelationalInspection, ReplicaTarget,
+    ReplicationSource, StoreFacts, WalSource,
 };
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,

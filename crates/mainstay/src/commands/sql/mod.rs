@@ -16,9 +16,7 @@ use mainstay_migrations::{Folder, TrackingTable};
 use mainstay_model::progress::Observer;
 use mainstay_model::{Error, ErrorKind, ExitStatus, Plan, Result};
 use mainstay_ops::shape::Literals;
-use mainstay_ops::sql::{
-    OPERATION_APPLY, OPERATION_BASELINE, OPERATION_MARK, OPERATION_REPAIR, SqlContext,
-};
+use mainstay_ops::sql::{OPERATION_APPLY, OPERATION_BASELINE, OPERATION_MARK, OPERATION_REPAIR, SqlContext};
 use mainstay_repository::Repository;
 
 use crate::wiring::Session;
