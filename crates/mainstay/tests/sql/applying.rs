@@ -104,7 +104,7 @@ fn what_drizzle_would_skip_is_told_and_applied_when_asked() {
 
 #[test]
 fn a_protected_environment_is_asked_and_a_plan_can_be_approved_beforehand() {
-    let mut shop = Shop::new();
+    let mut shop = Shop::unmarked();
     shop.add("0000_users", 0, USERS);
     shop.configure(&server().uri_of(&shop.database), "production");
     shop.mark();

@@ -19,8 +19,15 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    /// One whose environment is marked as development.
+    /// One that is marked as development.
     pub(crate) fn new() -> Self {
+        let shop = Self::unmarked();
+        shop.mark();
+        shop
+    }
+
+    /// One whose database bears no marker yet.
+    pub(crate) fn unmarked() -> Self {
         let database = shared_postgres().create_database();
         let place = Place::new().variable("MAINSTAY_REPOSITORY_URL", "file:./repository");
         let shop = Self { place, database, entries: Vec::new() };

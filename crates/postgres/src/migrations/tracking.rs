@@ -6,13 +6,14 @@ use mainstay_model::{Error, ErrorKind, Result, Timestamp};
 use tokio_postgres::SimpleQueryRow;
 use tokio_postgres::error::SqlState;
 
+use super::waiting;
 use crate::quote::{literal, name};
 use crate::session::Session;
 
 /// More rows than anybody has migrations: another table by that name.
 const ROW_COUNT_MAX: usize = 100_000;
 /// How long whoever only looks waits for a run that keeps readers out.
-const READ_LOCK_TIMEOUT: &str = "SET lock_timeout = '5s'";
+const READ_LOCK_TIMEOUT: &str = "SET lock_timeout = '3s'";
 
 /// The table's name as a statement takes it.
 pub(super) fn quoted(table: &TrackingTable) -> String {
@@ -27,15 +28,29 @@ pub(super) fn regclass(table: &TrackingTable) -> String {
 /// Reads it without waiting for long.
 pub(super) async fn read_patiently(session: &Session<'_>, table: &TrackingTable) -> Result<TrackingLook> {
     session.rows(READ_LOCK_TIMEOUT).await?;
-    match read_unless_locked(session, table).await? {
-        Some(look) => Ok(look),
-        None => Err(Error::new(
-            ErrorKind::Locked,
-            format!("somebody keeps readers out of {table}: migrations are being applied"),
-        )
-        .with_state("nothing was changed")
-        .with_hint("wait until that run has ended; `mainstay pg blockers` shows whose it is")),
+    if let Some(look) = read_unless_locked(session, table).await? {
+        return Ok(look);
     }
+    let holder = waiting::owner(session, table).await?;
+    let (who, hint) = match holder {
+        Some(holder) => (
+            format!("process {} ({})", holder.id.pid, holder.app_name),
+            format!(
+                "wait until it has ended; `mainstay pg activity --terminate {}` ends it, and its transaction is undone",
+                holder.id.pid
+            ),
+        ),
+        None => (
+            "somebody".to_owned(),
+            "wait until that run has ended; `mainstay pg blockers` shows whose it is".to_owned(),
+        ),
+    };
+    Err(Error::new(
+        ErrorKind::Locked,
+        format!("{who} keeps readers out of {table}: migrations are being applied"),
+    )
+    .with_state("nothing was changed")
+    .with_hint(hint))
 }
 
 /// Reads it. Waits for whoever has it locked.
