@@ -55,7 +55,6 @@ fn two_runs_at_once_apply_everything_once() {
     shop.add("0002_more", 120, "INSERT INTO users VALUES (2);");
     let runs: Vec<Started> = (0..3).map(|_| Started::begin(&shop, &["sql", "apply"])).collect();
     for run in runs {
-        // A plan of before the first run's rows is that run's own.
         run.end().expect(0);
     }
     assert_eq!(shop.rows(), ["0", "60", "120"]);
