@@ -491,9 +491,7 @@ impl Session {
         if let Some(folder) = folder {
             settings.folder = Some(self.path(folder));
         }
-        let file = self.configuration.files.first().map(|file| self.path(file));
-        let project = file.as_deref().and_then(std::path::Path::parent).unwrap_or(&self.outside.working_dir);
-        let place = drizzle::Place::of(&settings, project)?;
+        let place = drizzle::Place::of(&settings, &self.outside.project_folder())?;
         Ok((drizzle::read(&place.folder)?, place.table))
     }
 

@@ -243,7 +243,8 @@ fn phrase(parameters: &ApplyParameters, environment: &str) -> String {
         1 => "1 migration".to_owned(),
         count => format!("{count} migrations"),
     };
-    let worst = parameters.reasons().first().filter(|_| parameters.effect() > Effect::Disruptive);
+    let reasons = parameters.reasons();
+    let worst = reasons.first().filter(|_| parameters.effect() > Effect::Disruptive);
     let worst = worst.map(|reason| format!(": {reason}")).unwrap_or_default();
     format!("apply {what} to {database}@{environment}{worst}")
 }
