@@ -199,7 +199,16 @@ pub(super) async fn write(
     if planned.map(|planned| planned.value.as_str()) != Some(shown(&look, context.folder)?.as_str()) {
         return Err(moved(context));
     }
-    let writes: Vec<RowWrite> = parameters.rows.iter().map(write_of).collect();
+    let begun = context.target.recorded_steps(context.table).await?;
+    let is_begun = |tag: &str| begun.iter().any(|step| step.entry.tag == tag);
+    let mut writes: Vec<RowWrite> = parameters.rows.iter().map(write_of).collect();
+    for row in &parameters.rows {
+        if let PlannedRow::Insert { tag, .. } = row
+            && is_begun(tag)
+        {
+            writes.push(RowWrite::ForgetSteps { tag: tag.clone() });
+        }
+    }
     write_all(context, run, permit, &writes, &look).await?;
     Ok(RowReport { rows: parameters.rows, millis: millis(began.elapsed()) })
 }
