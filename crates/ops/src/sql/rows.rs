@@ -172,6 +172,16 @@ pub(super) async fn check(context: &SqlContext<'_>, plan: &Plan) -> Result<()> {
         .with_state("nothing was changed")
         .with_hint(HINT_STALE));
     }
+    // It was agreed to by its steps.
+    let steps: Vec<PlanStep> = parameters.rows.iter().map(step).collect();
+    if plan.steps != steps {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "this is no plan that was made here: its steps are not those of its parameters",
+        )
+        .with_state("nothing was changed")
+        .with_hint("make the plan again"));
+    }
     let seen = assumptions(context, &parameters, &survey)?;
     plan.check_assumptions(&seen).map_err(|stale| stale.with_hint(HINT_STALE))
 }
