@@ -14,7 +14,7 @@ use mainstay_engine::{
 use mainstay_guard::Permit;
 use mainstay_migrations::{TableVersion, TrackingTable};
 use mainstay_model::{Error, ErrorKind, Result, ResultExt, StoreKind};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::CancelToken;
 
 use super::lock::{LockKey, Purpose, is_held, process, try_take};
@@ -27,8 +27,8 @@ use crate::tls;
 
 /// What a permit must be for.
 const APPLY: &str = "sql.apply";
-/// How often and how far apart it is asked what became of a commit that was not heard: a server that fell over needs a while.
-const FIND_OUT_TRIES_MAX: u32 = 60;
+/// For how long, and how often, it is asked what became of a commit that was not heard: a server that fell over needs a while.
+const FIND_OUT_TIME_MAX: Duration = Duration::from_secs(120);
 const FIND_OUT_EVERY: Duration = Duration::from_secs(1);
 /// How long asking the server to end a statement may take.
 const CANCEL_TIME_MAX: Duration = Duration::from_secs(10);
@@ -78,14 +78,24 @@ impl<'a> PostgresRun<'a> {
     pub(super) async fn worker(&self, operation: &str, permit: &Permit) -> Result<Worker<'_>> {
         let session = Session::open(self.settings).await.context("connect to PostgreSQL")?;
         permit.check(operation, StoreKind::Postgres, &fingerprint(&session).await?)?;
-        // A url may name several servers, and each connection finds its own.
-        let row = session.row("SELECT pg_is_in_recovery() AS in_recovery").await?;
-        if session.truth(&row, "in_recovery") {
-            return Err(standby(self.settings));
-        }
+        self.refuse_standby(&session).await?;
         let working = Working { pid: process(&session).await?, token: session.client.cancel_token() };
         *self.working.lock().unwrap_or_else(PoisonError::into_inner) = Some(working);
         Ok(Worker { session, working: &self.working })
+    }
+
+    /// A url may name several servers, and each connection finds its own: what a standby says may be of before.
+    async fn refuse_standby(&self, session: &Session<'_>) -> Result<()> {
+        let row = session.row("SELECT pg_is_in_recovery() AS in_recovery").await?;
+        match session.truth(&row, "in_recovery") {
+            false => Ok(()),
+            true => Err(Error::new(
+                ErrorKind::Precondition,
+                format!("{} is a standby, which takes no change", self.settings.address),
+            )
+            .with_state("nothing was changed")
+            .with_hint("connect to the primary")),
+        }
     }
 
     /// Begins a transaction behind the lock on the tracking table. `None` when it is as expected; otherwise the transaction is over.
@@ -183,9 +193,8 @@ impl<'a> PostgresRun<'a> {
             return self.failed(session, WorkPlace::Commit, refusal).await;
         }
         let lost = refusal.into_error(self.settings);
-        let mut tries = 0;
+        let deadline = Instant::now() + FIND_OUT_TIME_MAX;
         loop {
-            tries += 1;
             match self.is_recorded(work, expected).await {
                 Ok(true) => return Ok(WorkOutcome::Done { readers }),
                 Ok(false) => {
@@ -193,7 +202,7 @@ impl<'a> PostgresRun<'a> {
                         .with_state("the transaction was not committed: nothing of it stays")
                         .with_hint(AGAIN));
                 }
-                Err(_) if tries < FIND_OUT_TRIES_MAX => sleep(FIND_OUT_EVERY).await,
+                Err(_) if Instant::now() < deadline => sleep(FIND_OUT_EVERY).await,
                 Err(_) => {
                     return Err(lost
                         .with_state(
@@ -211,6 +220,7 @@ impl<'a> PostgresRun<'a> {
     /// empty for one that changes rows alone.
     async fn is_recorded(&self, work: &[TransactionWork], expected: &TrackingLook) -> Result<bool> {
         let session = Session::open(self.settings).await?;
+        self.refuse_standby(&session).await?;
         let look = tracking::read(&session, &self.table).await?;
         let steps: Vec<&StepEntry> = work.iter().filter_map(|piece| piece.record.step()).collect();
         if steps.is_empty() {
@@ -250,12 +260,6 @@ pub(super) const AGAIN: &str = "see that the server answers, then run the same c
 pub(super) fn failure_at(place: WorkPlace, answer: Answer) -> WorkFailure {
     let Answer { code, kind, message, hint, position, statements_done } = answer;
     WorkFailure { place, code, kind, message, hint, position, statements_done, left: None }
-}
-
-fn standby(settings: &Settings) -> Error {
-    Error::new(ErrorKind::Precondition, format!("{} is a standby, which takes no change", settings.address))
-        .with_state("nothing was changed")
-        .with_hint("connect to the primary")
 }
 
 #[async_trait]
