@@ -385,7 +385,7 @@ mod tests {
         assert!(program.is_one_transaction());
         let sent = program.pieces[0].texts();
         assert_eq!(sent.join("--> statement-breakpoint"), text);
-        assert_eq!((sent.len(), program.row.name), (2, None));
+        assert_eq!((sent.len(), program.row.name.as_deref()), (2, None));
         assert_eq!(program.planned_effect(), Effect::Additive);
     }
 
