@@ -17,6 +17,7 @@ use std::{fs, io};
 use clap::Parser;
 use mainstay_archive::fuzzing as archive;
 use mainstay_basebackup::fuzzing as basebackup;
+use mainstay_migrations::fuzzing as migrations;
 use mainstay_mongo::fuzzing as mongo;
 use mainstay_pgdump::fuzzing as pgdump;
 use mainstay_postgres::fuzzing as postgres;
@@ -56,6 +57,9 @@ const TARGETS: &[Target] = &[
     Target { name: "basebackup_wal", exercise: basebackup::wal },
     Target { name: "redis_stream", exercise: rdb::stream },
     Target { name: "arrivals", exercise: repository::arrivals },
+    Target { name: "migration_statements", exercise: migrations::statements },
+    Target { name: "migration_journal", exercise: migrations::journal },
+    Target { name: "migration_lint", exercise: migrations::lints },
 ];
 
 /// An identity that opens the corpus' encrypted objects and nothing else.

@@ -865,6 +865,8 @@ impl Verdict {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
     use super::*;
 
     const DAY: i64 = 86_400_000;

@@ -588,6 +588,8 @@ impl From<FolderError> for Error {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
     use super::*;
 
     fn tree(files: &[(&str, &[u8])]) -> BTreeMap<String, Vec<u8>> {

@@ -90,6 +90,8 @@ fn unreadable(reason: &str) -> FolderError {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
     use super::*;
 
     #[test]

@@ -441,6 +441,8 @@ fn unescaped(content: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
     use super::*;
 
     fn tokens(text: &str) -> Vec<&str> {

@@ -238,6 +238,8 @@ fn placed(found: Vec<Found>, migration: &Migration) -> Vec<LintFinding> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
     use super::*;
 
     fn with(text: &str, options: &LintOptions) -> Vec<(String, LintLevel, String)> {

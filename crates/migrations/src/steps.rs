@@ -11,6 +11,7 @@ use crate::statement::{Control, Execution, Statement};
 
 /// What is done at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a migration has a handful of them")]
 pub enum Step {
     /// These statements, in one transaction, in order. Never empty.
     Transaction(Vec<Statement>),
@@ -104,6 +105,8 @@ impl Step {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
     use super::*;
 
     fn shape(text: &str) -> Result<Vec<Vec<String>>, StepError> {

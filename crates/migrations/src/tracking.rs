@@ -162,6 +162,8 @@ impl From<TrackingError> for Error {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
     use super::*;
 
     fn row(id: i64, created_at: Option<i64>) -> TrackingRow {
@@ -170,17 +172,14 @@ mod tests {
 
     #[test]
     fn the_watermark_is_the_first_row_of_a_descending_order() {
-        let table: [(&[(i64, Option<i64>)], Watermark); 5] = [
-            (&[], Watermark::None),
-            (&[(1, Some(10)), (2, Some(5))], Watermark::At { row: 1, created_at: 10 }),
-            (&[(4, Some(10)), (2, Some(10))], Watermark::At { row: 2, created_at: 10 }),
-            (&[(1, Some(10)), (2, None)], Watermark::Null { row: 2 }),
-            (&[(1, Some(-5))], Watermark::At { row: 1, created_at: -5 }),
-        ];
-        for (rows, expected) in table {
-            let rows: Vec<TrackingRow> = rows.iter().map(|(id, created_at)| row(*id, *created_at)).collect();
-            assert_eq!(Watermark::of(&rows), expected);
-        }
+        let of = |rows: &[(i64, Option<i64>)]| {
+            Watermark::of(&rows.iter().map(|(id, created_at)| row(*id, *created_at)).collect::<Vec<_>>())
+        };
+        assert_eq!(of(&[]), Watermark::None);
+        assert_eq!(of(&[(1, Some(10)), (2, Some(5))]), Watermark::At { row: 1, created_at: 10 });
+        assert_eq!(of(&[(4, Some(10)), (2, Some(10))]), Watermark::At { row: 2, created_at: 10 });
+        assert_eq!(of(&[(1, Some(10)), (2, None)]), Watermark::Null { row: 2 });
+        assert_eq!(of(&[(1, Some(-5))]), Watermark::At { row: 1, created_at: -5 });
     }
 
     #[test]

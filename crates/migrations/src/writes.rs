@@ -170,6 +170,8 @@ fn kept(row: &TrackingRow, new: NewRow) -> NewRow {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
     use mainstay_model::Timestamp;
 
     use super::*;

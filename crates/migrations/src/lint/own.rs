@@ -391,6 +391,9 @@ mod tests {
     use crate::folder::Migration;
     use crate::lint::lint;
 
+    /// A rule, its level, and where.
+    type Expected = (&'static str, LintLevel, &'static str);
+
     fn of(text: &str, runner: Runner) -> Vec<(String, LintLevel, String)> {
         let options = LintOptions { runner, ..LintOptions::default() };
         let found = lint(&Migration::new("m", "m.sql", 1, text), &options);
@@ -401,7 +404,7 @@ mod tests {
 
     #[test]
     fn each_rule_finds_what_it_is_for() {
-        let table: &[(&str, &[(&str, LintLevel, &str)])] = &[
+        let table: &[(&str, &[Expected])] = &[
             ("", &[("empty-migration", Note, "1:1")]),
             ("\u{feff}select 1", &[("byte-order-mark", Error, "1:1")]),
             ("select '\u{fffd}'", &[("not-utf8", Warning, "1:9")]),

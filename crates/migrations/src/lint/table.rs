@@ -149,6 +149,8 @@ pub(super) const SQUAWK: &[Rule] = &[
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
     use std::collections::BTreeSet;
 
     use super::*;
