@@ -80,7 +80,7 @@ pub(crate) fn report(plan: &Plan, output: Option<&Path>, session: &Session) -> R
 }
 
 /// The global flags that this command was given; none of them may hold a password.
-fn flags(session: &Session) -> String {
+pub(super) fn flags(session: &Session) -> String {
     let config = session.outside.config_flag.as_ref().map(|file| ("config", file.display().to_string()));
     let given = session.outside.flags.iter().map(|(name, value)| (*name, value.clone()));
     config.into_iter().chain(given).map(|(name, value)| format!(" --{name} {}", quoted(&value))).collect()

@@ -114,6 +114,7 @@ async fn plan_only(
     }
     let texts = migrations.texts(&parameters);
     let report = PlanReport::new(plan, file, session.clock.now())?;
+    let report = PlanReport { flags: plan::flags(session), ..report };
     Ok(session.printer.report(&Planned { report, parameters, texts }))
 }
 
