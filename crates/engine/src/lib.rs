@@ -20,6 +20,7 @@ mod literal;
 mod logical;
 mod metadata;
 mod part;
+mod migrations;
 mod probe;
 mod relational;
 mod replication;
@@ -83,6 +84,11 @@ pub use logical::{
 };
 pub use metadata::metadata_differences;
 pub use part::{ServerPart, SlotRange};
+pub use migrations::{
+    AloneOutcome, AloneWork, LockBlocker, LockHolder, MigrationFacts, MigrationRun, MigrationTarget,
+    RecordedStep, RowWrite, StepEntry, StepTrace, TrackingLook, TransactionWork, WorkFailure, WorkLimits,
+    WorkOutcome, WorkPlace, WorkRecord,
+};
 pub use probe::{Probe, StoreFacts};
 pub use relational::{
     Backend, BackendEnd, BackendId, Backends, HeldLock, RelationalInspection, SlotUse, Slots, SqlText,

@@ -17,6 +17,7 @@ use std::{fs, io};
 use clap::Parser;
 use mainstay_archive::fuzzing as archive;
 use mainstay_basebackup::fuzzing as basebackup;
+use mainstay_migrations::fuzzing as migrations;
 use mainstay_mongo::fuzzing as mongo;
 use mainstay_ops::fuzzing as ops;
 use mainstay_pgdump::fuzzing as pgdump;
@@ -58,6 +59,9 @@ const TARGETS: &[Target] = &[
     Target { name: "redis_stream", exercise: rdb::stream },
     Target { name: "arrivals", exercise: repository::arrivals },
     Target { name: "init_script", exercise: ops::script },
+    Target { name: "migration_statements", exercise: migrations::statements },
+    Target { name: "migration_journal", exercise: migrations::journal },
+    Target { name: "migration_lint", exercise: migrations::lints },
 ];
 
 /// An identity that opens the corpus' encrypted objects and nothing else.

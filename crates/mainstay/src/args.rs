@@ -10,8 +10,7 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use mainstay_model::{Error, ErrorKind, Result};
 
 use crate::commands::{
-    apply, audit, backfill, backup, capture, completions, config, doctor, environment, index, init, man,
-    mongo, pg, plan, redis, restore, seed, status, wal,
+    apply, audit, backfill, backup, capture, completions, config, doctor, environment, index, init, man, mongo, pg, plan, redis, restore, seed, status, wal, sql,
 };
 use crate::config::connection::holds_password;
 use crate::config::key::KEYS;
@@ -94,6 +93,9 @@ pub(crate) enum Command {
     /// PostgreSQL: daily questions
     #[command(subcommand)]
     Pg(pg::PgCommand),
+    /// SQL migrations of PostgreSQL: shown, verified, applied; a drop-in for `drizzle-kit migrate`
+    #[command(subcommand)]
+    Sql(sql::SqlCommand),
     /// Redis: daily questions, and removing keys by pattern
     #[command(subcommand)]
     Redis(redis::RedisCommand),
@@ -139,6 +141,7 @@ impl Command {
             Self::Index(command) => command.name(),
             Self::Backfill(command) => command.name(),
             Self::Pg(command) => command.name(),
+            Self::Sql(command) => command.name(),
             Self::Redis(command) => command.name(),
             Self::Init(command) => command.name(),
             Self::Seed(command) => command.name(),

@@ -9,15 +9,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::SignedDuration;
 use mainstay_engine::{
-    AccountStore, BackfillStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentInit, DocumentSink,
-    DocumentSource, IndexControl, Inspection, KeyCarrier, KeyFileSource, KeyServerControl, KeyServerInit,
-    Keyspace, Namespace, Principal, Probe, RelationalInit, RelationalInspection, ReplicaTarget,
-    ReplicationSource, SeedTarget, StoreFacts, WalSource,
+    AccountStore, BackfillStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentInit, DocumentSink, DocumentSource, IndexControl, Inspection, KeyCarrier, KeyFileSource, KeyServerControl, KeyServerInit, Keyspace, Namespace, Principal, Probe, RelationalInit, RelationalInspection, ReplicaTarget, ReplicationSource, SeedTarget, StoreFacts, WalSource, MigrationTarget,
 };
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
 };
 use mainstay_indexes::Manifest;
+use mainstay_migrations::{Folder, TrackingTable};
 use mainstay_model::{
     Clock, Error, ErrorKind, Finding, Result, ResultExt, Secret, StoreKind, SystemClock, Target, redact_url,
 };
@@ -27,8 +25,7 @@ use mainstay_ops::backfill::DeclaredBackfill;
 use mainstay_ops::cluster::FetchCommand;
 use mainstay_ops::status::counted_marker;
 use mainstay_postgres::{
-    PostgresBackfill, PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInit, PostgresInspection,
-    PostgresProbe, PostgresScratch, PostgresSeeds, ProgramPlaces, TlsOptions,
+    PostgresBackfill, PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInit, PostgresInspection, PostgresProbe, PostgresScratch, PostgresSeeds, ProgramPlaces, TlsOptions, PostgresMigrations,
 };
 use mainstay_redis::{
     RedisCarrier, RedisConfig, RedisInit, RedisKeyFile, RedisKeyspace, RedisProbe, RedisReplica,
@@ -39,6 +36,7 @@ use mainstay_store::{Location, S3Options, Store, StoreOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::backfills;
+use crate::config::drizzle;
 use crate::config::key::Key;
 use crate::config::manifest;
 use crate::config::resolved::RepositorySettings;
@@ -526,6 +524,29 @@ impl Session {
         let inspection = PostgresInspection::new(&postgres(settings)?)?;
         let address = inspection.address();
         Ok((Arc::new(inspection), address))
+    }
+
+    /// The PostgreSQL that migrations are applied to.
+    ///
+    /// # Errors
+    /// As [`Session::cluster`].
+    pub(crate) fn migration_target(&self) -> Result<Arc<dyn MigrationTarget>> {
+        let kind = StoreKind::Postgres;
+        let settings = self.configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(PostgresMigrations::new(&postgres(settings)?)?))
+    }
+
+    /// The SQL migrations, from `folder` or from where the configuration says, and the table that says which are applied.
+    ///
+    /// # Errors
+    /// `NotFound` when there are none; `Config` when it cannot be told where they are; what Drizzle's own runner would refuse.
+    pub(crate) fn migrations(&self, folder: Option<&std::path::Path>) -> Result<(Folder, TrackingTable)> {
+        let mut settings = self.configuration.sql.clone();
+        if let Some(folder) = folder {
+            settings.folder = Some(self.path(folder));
+        }
+        let place = drizzle::Place::of(&settings, &self.outside.project_folder())?;
+        Ok((drizzle::read(&place.folder)?, place.table))
     }
 
     /// The databases of the PostgreSQL: dumped, filled, wiped.

@@ -45,6 +45,7 @@ pub mod seed;
 mod selection;
 pub mod shape;
 pub mod slow;
+pub mod sql;
 pub mod statistics;
 pub mod status;
 pub mod verify;

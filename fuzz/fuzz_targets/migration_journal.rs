@@ -1,0 +1,4 @@
+//! A journal of migrations on any bytes.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| mainstay_migrations::fuzzing::journal(bytes));

@@ -1,0 +1,4 @@
+//! A file of SQL, cut into statements, on any bytes.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| mainstay_migrations::fuzzing::statements(bytes));
