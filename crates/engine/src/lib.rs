@@ -19,6 +19,7 @@ mod literal;
 mod logical;
 mod metadata;
 mod probe;
+mod rehearsal;
 mod relational;
 mod replication;
 mod scratch;
@@ -75,6 +76,10 @@ pub use logical::{
 };
 pub use metadata::metadata_differences;
 pub use probe::{Probe, StoreFacts};
+pub use rehearsal::{
+    CatalogObject, CatalogScope, LiveBounds, LockHolder, Observation, Rehearsed, RehearsalHost, RehearsalStage,
+    SeenBuild, SeenLock, ShadowContents, StatementFailure, TableLock, TableName,
+};
 pub use relational::{
     Backend, BackendEnd, BackendId, Backends, HeldLock, RelationalInspection, SlotUse, Slots, SqlText,
     StatementCost, StatementCosts, StatementRequest, TableUse, WalFlow, WantedLock,

@@ -10,6 +10,7 @@
 //! | `config` | URL and overrides, resolved for driver and replication alike |
 //! | `session`, `probe`, `examine` | simple queries through the driver: facts, marker, findings |
 //! | `inspect`, `mask`, `lexical` | processes, locks, statements, tables, WAL, slots; statements without their values; the rules by which they are read |
+//! | `rehearsal` | statements run in a shadow database, and what each locked, rewrote and read |
 //! | `logical` | dumps through `pg_dump` and `pg_restore`; making, renaming, removing and wiping databases |
 //! | `scratch`, `control`, `script` | throw-away servers on restored folders; what a control file says; files of queries |
 //! | `wal_state` | slots and restore points, as the driver's connections see them |
@@ -31,6 +32,7 @@
 //! | logical dump | `SELECT` on everything in the database (`pg_read_all_data`), or to own it; large objects: to own them or be a superuser |
 //! | restore of a logical dump | `CREATEDB`; to keep owners, membership in each of their roles |
 //! | wipe a database | to own it, and `CREATEDB`; `pg_signal_backend` when others are connected |
+//! | rehearsal, drift | `CREATEDB` on the server of shadows; the rights of a logical dump of the schema; to own what the statements change there is in the shadow by itself |
 //! | base backup, whole or incremental | `REPLICATION`, a line for `replication` and one for the database in `pg_hba.conf`; one of `max_wal_senders` |
 //! | follow WAL; create, read and drop a slot | the same; one of `max_replication_slots` |
 //! | look at what a slot retains | `CONNECT` on the configured database |
@@ -52,6 +54,7 @@ mod logical;
 mod mask;
 mod probe;
 mod quote;
+mod rehearsal;
 mod replication;
 mod scratch;
 mod script;
@@ -64,5 +67,6 @@ pub use init::PostgresInit;
 pub use inspect::PostgresInspection;
 pub use logical::{PostgresDatabases, ProgramPlaces};
 pub use probe::PostgresProbe;
+pub use rehearsal::PostgresRehearsal;
 pub use replication::base_backup::PostgresCluster;
 pub use scratch::PostgresScratch;
