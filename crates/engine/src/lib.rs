@@ -18,6 +18,7 @@ mod lens;
 mod literal;
 mod logical;
 mod metadata;
+mod migrations;
 mod probe;
 mod rehearsal;
 mod relational;
@@ -75,10 +76,15 @@ pub use logical::{
     LogicalSource, WorkingDatabase,
 };
 pub use metadata::metadata_differences;
+pub use migrations::{
+    AloneOutcome, AloneWork, LockBlocker, LockHolder, MigrationFacts, MigrationRun, MigrationTarget,
+    RecordedStep, RowWrite, StepEntry, StepTrace, TrackingLook, TransactionWork, WorkFailure, WorkLimits,
+    WorkOutcome, WorkPlace, WorkRecord,
+};
 pub use probe::{Probe, StoreFacts};
 pub use rehearsal::{
-    CatalogObject, CatalogScope, LiveBounds, LockHolder, Observation, Rehearsed, RehearsalHost, RehearsalStage,
-    SeenBuild, SeenLock, ShadowContents, StatementFailure, TableLock, TableName,
+    CatalogObject, CatalogScope, LiveBounds, Observation, Rehearsed, RehearsalHost, RehearsalStage,
+    SeenBuild, SeenLock, ShadowContents, StatementFailure, TableHolder, TableLock, TableName,
 };
 pub use relational::{
     Backend, BackendEnd, BackendId, Backends, HeldLock, RelationalInspection, SlotUse, Slots, SqlText,

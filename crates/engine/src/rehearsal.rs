@@ -210,7 +210,7 @@ pub struct LiveBounds {
 
 /// Somebody who holds a lock on a table of the live database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct LockHolder {
+pub struct TableHolder {
     /// On which table.
     pub table: TableName,
     /// The strongest mode.
@@ -266,7 +266,7 @@ pub trait RehearsalHost: Send + Sync {
     ///
     /// # Errors
     /// The server's.
-    async fn lock_holders(&self) -> Result<Vec<LockHolder>>;
+    async fn lock_holders(&self) -> Result<Vec<TableHolder>>;
 
     /// What is in the live database.
     ///

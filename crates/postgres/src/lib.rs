@@ -10,6 +10,7 @@
 //! | `config` | URL and overrides, resolved for driver and replication alike |
 //! | `session`, `probe`, `examine` | simple queries through the driver: facts, marker, findings |
 //! | `inspect`, `mask`, `lexical` | processes, locks, statements, tables, WAL, slots; statements without their values; the rules by which they are read |
+//! | `migrations` | SQL migrations applied: the tracking table, the lock of a run, transactions, steps outside of one |
 //! | `rehearsal` | statements run in a shadow database, and what each locked, rewrote and read |
 //! | `logical` | dumps through `pg_dump` and `pg_restore`; making, renaming, removing and wiping databases |
 //! | `scratch`, `control`, `script` | throw-away servers on restored folders; what a control file says; files of queries |
@@ -26,6 +27,7 @@
 //! | facts | `CONNECT` on the configured database (the size is left out without it) |
 //! | examine | `pg_read_all_settings`, `pg_read_all_stats` (both are in `pg_monitor`); a note names what could not be seen |
 //! | daily questions | `pg_monitor`; the width of rows, and so the estimate of bloat, of tables that the role may read (`pg_read_all_data`) |
+//! | apply migrations | what their statements ask for; `CREATE` on the database where the schema of the tracking table, or `mainstay` for steps, is not there; `UPDATE` or more on the tracking table, to lock it |
 //! | end a statement or a connection | `pg_signal_backend`, or the role of that session; a superuser's needs a superuser |
 //! | read the environment marker | none beyond `CONNECT`; everybody may read it |
 //! | write the environment marker | `CREATE` on the configured database |
@@ -52,6 +54,7 @@ mod inspect;
 mod lexical;
 mod logical;
 mod mask;
+mod migrations;
 mod probe;
 mod quote;
 mod rehearsal;
@@ -66,6 +69,7 @@ pub use config::{PostgresConfig, TlsMode, TlsOptions};
 pub use init::PostgresInit;
 pub use inspect::PostgresInspection;
 pub use logical::{PostgresDatabases, ProgramPlaces};
+pub use migrations::PostgresMigrations;
 pub use probe::PostgresProbe;
 pub use rehearsal::PostgresRehearsal;
 pub use replication::base_backup::PostgresCluster;

@@ -28,10 +28,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("guard", &["journal", "model", "store"]),
     ("repository", &["journal", "model", "store"]),
     ("indexes", &["model"]),
-    ("engine", &["guard", "indexes", "model"]),
+    ("migrations", &["model"]),
+    ("engine", &["guard", "indexes", "migrations", "model"]),
     ("tls", &["model"]),
     ("mongo", &["engine", "guard", "indexes", "model", "tls"]),
-    ("postgres", &["engine", "guard", "model", "tls"]),
+    ("postgres", &["engine", "guard", "migrations", "model", "tls"]),
     ("redis", &["engine", "guard", "model", "rdb", "tls"]),
     (
         "ops",
@@ -42,6 +43,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "guard",
             "indexes",
             "journal",
+            "migrations",
             "model",
             "pgdump",
             "rdb",
@@ -51,7 +53,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("mainstay", &["*"]),
     ("marketplace", &[]),
     ("testkit", &[]),
-    ("fuzzing", &["archive", "basebackup", "mongo", "pgdump", "postgres", "rdb", "repository"]),
+    ("fuzzing", &["archive", "basebackup", "migrations", "mongo", "pgdump", "postgres", "rdb", "repository"]),
     ("xtask", &["*", "testkit"]),
 ];
 

@@ -89,6 +89,6 @@ impl RelationalInspection for PostgresInspection {
 }
 
 /// A statement as it crosses to the operations; `None` for one that the role may not see.
-fn statement(sql: &str) -> Option<SqlText> {
+pub(crate) fn statement(sql: &str) -> Option<SqlText> {
     (!sql.is_empty() && sql != NOT_TO_BE_SEEN).then(|| SqlText::new(mask(sql), sql.to_owned()))
 }

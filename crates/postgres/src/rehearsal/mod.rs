@@ -21,8 +21,8 @@ mod stage;
 
 use async_trait::async_trait;
 use mainstay_engine::{
-    CatalogObject, CatalogScope, DatabaseFacts, LiveBounds, LockHolder, RehearsalHost, RehearsalStage,
-    ServerFacts, ShadowContents, TableLock, TableName,
+    CatalogObject, CatalogScope, DatabaseFacts, LiveBounds, RehearsalHost, RehearsalStage, ServerFacts,
+    ShadowContents, TableHolder, TableLock, TableName,
 };
 use mainstay_guard::Permit;
 use mainstay_model::{Result, ResultExt, StoreKind};
@@ -84,7 +84,7 @@ impl RehearsalHost for PostgresRehearsal {
         Databases::new(&self.shadows).server().await.context("look at the server of shadows")
     }
 
-    async fn lock_holders(&self) -> Result<Vec<LockHolder>> {
+    async fn lock_holders(&self) -> Result<Vec<TableHolder>> {
         let session = Session::open(&self.live).await.context("connect to PostgreSQL")?;
         lock_holders(&session).await.context("read who holds locks")
     }
@@ -127,8 +127,8 @@ impl RehearsalHost for PostgresRehearsal {
     }
 }
 
-async fn lock_holders(session: &Session<'_>) -> Result<Vec<LockHolder>> {
-    let mut holders: Vec<LockHolder> = Vec::new();
+async fn lock_holders(session: &Session<'_>) -> Result<Vec<TableHolder>> {
+    let mut holders: Vec<TableHolder> = Vec::new();
     for row in session.rows(HOLDERS).await? {
         let Some(mode) = TableLock::of_server(session.text(&row, "mode")?) else { continue };
         let table = TableName {
@@ -136,13 +136,13 @@ async fn lock_holders(session: &Session<'_>) -> Result<Vec<LockHolder>> {
             name: session.text(&row, "relname")?.to_owned(),
         };
         let pid: Option<i32> = session.value(&row, "pid")?;
-        let same = |one: &&mut LockHolder| one.pid == pid && pid.is_some() && one.table == table;
+        let same = |one: &&mut TableHolder| one.pid == pid && pid.is_some() && one.table == table;
         if let Some(known) = holders.iter_mut().find(same) {
             known.mode = known.mode.max(mode);
             continue;
         }
         let seconds = session.value::<i64>(&row, "seconds")?.unwrap_or_default();
-        holders.push(LockHolder {
+        holders.push(TableHolder {
             table,
             mode,
             pid,

@@ -1,0 +1,346 @@
+//! One run: the connection that holds its lock, and one more for each piece of work.
+//!
+//! A transaction begins by locking the tracking table against readers and by reading it again. What the client does not hear of its end is found out
+//! from the table itself: whoever reads it waits for that transaction to end, however it does.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mainstay_engine::{
+    AloneOutcome, AloneWork, LockBlocker, LockHolder, MigrationRun, RowWrite, StepEntry, TrackingLook,
+    TransactionWork, WorkFailure, WorkLimits, WorkOutcome, WorkPlace, WorkRecord,
+};
+use mainstay_guard::Permit;
+use mainstay_migrations::{TableVersion, TrackingTable};
+use mainstay_model::{Error, ErrorKind, Result, ResultExt, StoreKind};
+use tokio::time::{sleep, timeout};
+use tokio_postgres::CancelToken;
+
+use super::lock::{LockKey, Purpose, is_held, process, try_take};
+use super::tracking::{self, quoted, regclass};
+use super::{Answer, Refusal, alone, ledger, send, waiting};
+use crate::config::Settings;
+use crate::probe::fingerprint;
+use crate::session::Session;
+use crate::tls;
+
+/// What a permit must be for.
+const APPLY: &str = "sql.apply";
+/// How often and how far apart it is asked what became of a commit that was not heard: a server that fell over needs a while.
+const FIND_OUT_TRIES_MAX: u32 = 60;
+const FIND_OUT_EVERY: Duration = Duration::from_secs(1);
+/// How long asking the server to end a statement may take.
+const CANCEL_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// A run on one tracking table.
+pub(super) struct PostgresRun<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) table: TrackingTable,
+    keeper: Session<'a>,
+    working: Mutex<Option<Working>>,
+}
+
+/// The connection that works now.
+#[derive(Clone)]
+struct Working {
+    pid: i32,
+    token: CancelToken,
+}
+
+/// A connection for one piece of work; while this lives it can be cancelled and watched.
+pub(super) struct Worker<'r> {
+    pub(super) session: Session<'r>,
+    working: &'r Mutex<Option<Working>>,
+}
+
+impl Drop for Worker<'_> {
+    fn drop(&mut self) {
+        *self.working.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl<'a> PostgresRun<'a> {
+    pub(super) fn new(settings: &'a Settings, keeper: Session<'a>, table: TrackingTable) -> Self {
+        Self { settings, table, keeper, working: Mutex::new(None) }
+    }
+
+    fn working(&self) -> Option<Working> {
+        self.working.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A connection for work that `permit` allows as `operation`.
+    pub(super) async fn worker(&self, operation: &str, permit: &Permit) -> Result<Worker<'_>> {
+        let session = Session::open(self.settings).await.context("connect to PostgreSQL")?;
+        permit.check(operation, StoreKind::Postgres, &fingerprint(&session).await?)?;
+        // A url may name several servers, and each connection finds its own.
+        let row = session.row("SELECT pg_is_in_recovery() AS in_recovery").await?;
+        if session.truth(&row, "in_recovery") {
+            return Err(standby(self.settings));
+        }
+        let working = Working { pid: process(&session).await?, token: session.client.cancel_token() };
+        *self.working.lock().unwrap_or_else(PoisonError::into_inner) = Some(working);
+        Ok(Worker { session, working: &self.working })
+    }
+
+    /// Begins a transaction behind the lock on the tracking table. `None` when it is as expected; otherwise the transaction is over.
+    async fn begin(
+        &self,
+        session: &Session<'_>,
+        expected: &TrackingLook,
+        limits: WorkLimits,
+    ) -> Result<Option<WorkOutcome>> {
+        let begin = format!("BEGIN; SET LOCAL lock_timeout = {}", limits.lock_timeout_ms);
+        self.must(send(session, self.settings, &begin).await)?;
+        let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", quoted(&self.table));
+        match send(session, self.settings, &lock).await {
+            Ok(()) => {}
+            // Somebody dropped the table since it was looked at.
+            Err(Refusal::Answered(answer)) if matches!(answer.code.as_str(), "42P01" | "3F000") => {
+                self.roll_back(session).await;
+                let look = TrackingLook { version: TableVersion::Absent, rows: Vec::new() };
+                return Ok(Some(WorkOutcome::Moved(look)));
+            }
+            Err(refusal) => return self.failed(session, WorkPlace::TrackingTable, refusal).await.map(Some),
+        }
+        let look = tracking::read(session, &self.table).await?;
+        if look != *expected {
+            self.roll_back(session).await;
+            return Ok(Some(WorkOutcome::Moved(look)));
+        }
+        Ok(None)
+    }
+
+    /// Sends texts and records of a transaction that has begun. `None` when all went well; otherwise the transaction is over.
+    async fn carry_out(
+        &self,
+        session: &Session<'_>,
+        work: &[TransactionWork],
+        version: TableVersion,
+    ) -> Result<Option<WorkOutcome>> {
+        for (number, piece) in work.iter().enumerate() {
+            for (text_number, text) in piece.texts.iter().enumerate() {
+                if let Err(refusal) = send(session, self.settings, text).await {
+                    let place = WorkPlace::Text { work: number, text: text_number };
+                    return self.failed(session, place, refusal).await.map(Some);
+                }
+            }
+            self.check_transaction(session).await?;
+            for record in self.records(&piece.record, version) {
+                if let Err(refusal) = send(session, self.settings, &record).await {
+                    return self.failed(session, WorkPlace::Record { work: number }, refusal).await.map(Some);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// What writes down that a piece of work is done.
+    fn records(&self, record: &WorkRecord, version: TableVersion) -> Vec<String> {
+        match record {
+            WorkRecord::Row { row, steps_of } => {
+                let forget = steps_of.as_ref().map(|tag| ledger::forget(&self.table, tag));
+                [tracking::insert(&self.table, version, row)].into_iter().chain(forget).collect()
+            }
+            WorkRecord::Step(entry) => vec![ledger::end(&self.table, entry)],
+        }
+    }
+
+    /// Whether the transaction that locked the tracking table is the one that we are in: a file may have ended it in a way that nobody read.
+    async fn check_transaction(&self, session: &Session<'_>) -> Result<()> {
+        let query = format!(
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE pid = pg_catalog.pg_backend_pid() AND granted \
+             AND mode = 'AccessExclusiveLock' AND relation = pg_catalog.to_regclass({})) AS held",
+            regclass(&self.table)
+        );
+        if session.truth(&session.row(&query).await?, "held") {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Server, "a statement of the file ended the transaction that it was in")
+            .with_state("what stands before that statement is committed, and nothing is recorded of it")
+            .with_hint("see what of the file is there; then take that statement out and the rest apart, or `mainstay sql mark-applied`"))
+    }
+
+    /// Commits, and finds out what became of it when nobody told.
+    async fn commit(
+        &self,
+        session: &Session<'_>,
+        expected: &TrackingLook,
+        work: &[TransactionWork],
+    ) -> Result<WorkOutcome> {
+        let refusal = match send(session, self.settings, "COMMIT").await {
+            Ok(()) => return Ok(WorkOutcome::Done),
+            Err(refusal) => refusal,
+        };
+        if !refusal.is_end_of_connection() {
+            return self.failed(session, WorkPlace::Commit, refusal).await;
+        }
+        let lost = refusal.into_error(self.settings);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.is_recorded(work, expected).await {
+                Ok(true) => return Ok(WorkOutcome::Done),
+                Ok(false) => {
+                    return Err(lost
+                        .with_state("the transaction was not committed: nothing of it stays")
+                        .with_hint(AGAIN));
+                }
+                Err(_) if tries < FIND_OUT_TRIES_MAX => sleep(FIND_OUT_EVERY).await,
+                Err(_) => {
+                    return Err(lost
+                        .with_state(
+                            "whether the transaction was committed is not known: the server does not answer",
+                        )
+                        .with_hint(
+                            "`mainstay sql status` tells when it does; the same command goes on from there",
+                        ));
+                }
+            }
+        }
+    }
+
+    /// Whether what a transaction writes down last stands there: reading the tracking table waits for whoever still works behind its lock. `work` is
+    /// empty for one that changes rows alone.
+    async fn is_recorded(&self, work: &[TransactionWork], expected: &TrackingLook) -> Result<bool> {
+        let session = Session::open(self.settings).await?;
+        let look = tracking::read(&session, &self.table).await?;
+        let steps: Vec<&StepEntry> = work.iter().filter_map(|piece| piece.record.step()).collect();
+        if steps.is_empty() {
+            return Ok(look != *expected);
+        }
+        let recorded = ledger::read(&session, &self.table).await?;
+        let is_done = |entry: &StepEntry| recorded.iter().any(|step| step.is_done && step.entry == *entry);
+        Ok(steps.into_iter().all(is_done))
+    }
+
+    /// Ends a transaction that failed, and says how.
+    async fn failed(&self, session: &Session<'_>, place: WorkPlace, refusal: Refusal) -> Result<WorkOutcome> {
+        match refusal {
+            Refusal::Answered(answer) => {
+                self.roll_back(session).await;
+                Ok(WorkOutcome::Failed(Box::new(failure_at(place, answer))))
+            }
+            Refusal::Lost(error) => Err(error
+                .with_state("the transaction was not committed: nothing of it stays")
+                .with_hint(AGAIN)),
+        }
+    }
+
+    /// Ends the transaction; one that cannot be told to end does when its connection does.
+    async fn roll_back(&self, session: &Session<'_>) {
+        drop(session.rows("ROLLBACK").await);
+    }
+
+    pub(super) fn must(&self, sent: Result<(), Refusal>) -> Result<()> {
+        sent.map_err(|refusal| refusal.into_error(self.settings))
+    }
+}
+
+/// What helps when the connection was lost.
+pub(super) const AGAIN: &str = "see that the server answers, then run the same command again";
+
+pub(super) fn failure_at(place: WorkPlace, answer: Answer) -> WorkFailure {
+    let Answer { code, kind, message, hint, position } = answer;
+    WorkFailure { place, code, kind, message, hint, position, left: None }
+}
+
+fn standby(settings: &Settings) -> Error {
+    Error::new(ErrorKind::Precondition, format!("{} is a standby, which takes no change", settings.address))
+        .with_state("nothing was changed")
+        .with_hint("connect to the primary")
+}
+
+#[async_trait]
+impl MigrationRun for PostgresRun<'_> {
+    async fn try_lock(&self) -> Result<Option<LockHolder>> {
+        try_take(&self.keeper, LockKey::of(&self.table, Purpose::Run)).await.context("lock the migrations")
+    }
+
+    async fn check_lock(&self) -> Result<()> {
+        let held = is_held(&self.keeper, LockKey::of(&self.table, Purpose::Run)).await;
+        match held.context("look at the lock of the migrations")? {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Locked, "the lock on the migrations was lost")
+                .with_hint("run the same command again")),
+        }
+    }
+
+    async fn create_table(&self, version: TableVersion, permit: &Permit) -> Result<()> {
+        // Marking rows as applied makes the table, too, under its own name.
+        let worker = self.worker(permit.operation(), permit).await?;
+        let created = tracking::create(&worker.session, &self.table, version).await;
+        created.with_context(|| format!("make {}", self.table))
+    }
+
+    async fn transact(
+        &self,
+        work: &[TransactionWork],
+        expected: &TrackingLook,
+        limits: WorkLimits,
+        permit: &Permit,
+    ) -> Result<WorkOutcome> {
+        let worker = self.worker(APPLY, permit).await?;
+        let session = &worker.session;
+        if work.iter().any(|piece| piece.record.step().is_some()) {
+            ledger::create(session).await.context("make the ledger of steps")?;
+        }
+        if let Some(outcome) = self.begin(session, expected, limits).await? {
+            return Ok(outcome);
+        }
+        if let Some(outcome) = self.carry_out(session, work, expected.version).await? {
+            return Ok(outcome);
+        }
+        self.commit(session, expected, work).await
+    }
+
+    async fn alone(&self, work: &AloneWork, limits: WorkLimits, permit: &Permit) -> Result<AloneOutcome> {
+        let worker = self.worker(APPLY, permit).await?;
+        alone::run(self, &worker.session, work, limits).await
+    }
+
+    async fn write_rows(
+        &self,
+        writes: &[RowWrite],
+        expected: &TrackingLook,
+        operation: &str,
+        limits: WorkLimits,
+        permit: &Permit,
+    ) -> Result<WorkOutcome> {
+        let worker = self.worker(operation, permit).await?;
+        let session = &worker.session;
+        if let Some(outcome) = self.begin(session, expected, limits).await? {
+            return Ok(outcome);
+        }
+        for (number, write) in writes.iter().enumerate() {
+            let statement = tracking::write(&self.table, expected.version, write);
+            if let Err(refusal) = send(session, self.settings, &statement).await {
+                return self.failed(session, WorkPlace::Record { work: number }, refusal).await;
+            }
+        }
+        self.commit(session, expected, &[]).await
+    }
+
+    async fn blockers(&self) -> Result<Vec<LockBlocker>> {
+        match self.working() {
+            Some(working) => waiting::blockers(&self.keeper, working.pid).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn waiting_readers(&self) -> Result<Vec<LockHolder>> {
+        let own: Vec<i32> = [0].into_iter().chain(self.working().map(|working| working.pid)).collect();
+        waiting::readers(&self.keeper, &self.table, &own).await
+    }
+
+    async fn still_there(&self, sessions: &[LockHolder]) -> Result<Vec<(LockHolder, bool)>> {
+        waiting::still_there(&self.keeper, sessions).await
+    }
+
+    async fn cancel(&self) {
+        let Some(working) = self.working() else { return };
+        let Ok(connector) = tls::connector(self.settings) else { return };
+        // What cannot be cancelled ends by itself, or is undone when its connection is gone.
+        drop(timeout(CANCEL_TIME_MAX, working.token.cancel_query(connector)).await);
+    }
+}
