@@ -311,6 +311,9 @@ pub trait RehearsalStage: Send + Sync {
     /// Whether something was done beyond the database, so that nothing is committed any more, and nothing can be run outside of a transaction.
     fn is_open_ended(&self) -> bool;
 
+    /// Takes what is there now for what was there when the stage was made.
+    fn look_again(&mut self);
+
     /// Begins a transaction. In one that cannot be committed it goes on.
     ///
     /// # Errors

@@ -166,6 +166,10 @@ impl RehearsalStage for Stage {
         self.open_ended
     }
 
+    fn look_again(&mut self) {
+        self.baseline = None;
+    }
+
     async fn begin(&mut self) -> Result<()> {
         if self.in_transaction {
             return Ok(());
