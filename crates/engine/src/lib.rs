@@ -20,6 +20,7 @@ mod logical;
 mod metadata;
 mod migrations;
 mod probe;
+mod references;
 mod rehearsal;
 mod relational;
 mod replication;
@@ -82,6 +83,9 @@ pub use migrations::{
     WorkOutcome, WorkPlace, WorkRecord,
 };
 pub use probe::{Probe, StoreFacts};
+pub use references::{
+    FoundRows, ReferenceInspection, ReferenceLook, ReferenceRule, SeenConstraint, SeenReference,
+};
 pub use rehearsal::{
     CatalogObject, CatalogScope, LiveBounds, Observation, Rehearsed, RehearsalHost, RehearsalStage,
     SeenBuild, SeenLock, ShadowContents, StatementFailure, TableHolder, TableLock, TableName,

@@ -11,6 +11,7 @@
 //! | `session`, `probe`, `examine` | simple queries through the driver: facts, marker, findings |
 //! | `inspect`, `mask`, `lexical` | processes, locks, statements, tables, WAL, slots; statements without their values; the rules by which they are read |
 //! | `migrations` | SQL migrations applied: the tracking table, the lock of a run, transactions, steps outside of one |
+//! | `references` | rows that belong to other rows, and what sees to it |
 //! | `rehearsal` | statements run in a shadow database, and what each locked, rewrote and read |
 //! | `logical` | dumps through `pg_dump` and `pg_restore`; making, renaming, removing and wiping databases |
 //! | `scratch`, `control`, `script` | throw-away servers on restored folders; what a control file says; files of queries |
@@ -57,6 +58,7 @@ mod mask;
 mod migrations;
 mod probe;
 mod quote;
+mod references;
 mod rehearsal;
 mod replication;
 mod scratch;
@@ -71,6 +73,7 @@ pub use inspect::PostgresInspection;
 pub use logical::{PostgresDatabases, ProgramPlaces};
 pub use migrations::PostgresMigrations;
 pub use probe::PostgresProbe;
+pub use references::PostgresReferences;
 pub use rehearsal::PostgresRehearsal;
 pub use replication::base_backup::PostgresCluster;
 pub use scratch::PostgresScratch;

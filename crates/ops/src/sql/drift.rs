@@ -269,11 +269,11 @@ pub fn compare(live: &[CatalogObject], journal: &[CatalogObject]) -> Vec<Differe
             Some(other) if other != *definition => Side::Differs,
             Some(_) => continue,
         };
-        differences.push(difference(side, (kind, name), Some(definition), other));
+        differences.push(difference(side, (*kind, *name), Some(*definition), other));
     }
     for ((kind, name), definition) in &journal {
         if !live.contains_key(&(*kind, *name)) {
-            differences.push(difference(Side::OnlyJournal, (kind, name), None, Some(definition)));
+            differences.push(difference(Side::OnlyJournal, (*kind, *name), None, Some(*definition)));
         }
     }
     differences
