@@ -218,6 +218,22 @@ pub const OPERATIONS: &[Operation] = &[
     // It adds a name to the log, which no data depends on, and may be part of a release at night.
     keeps("restore.point.create", "give a place in the WAL of PostgreSQL a name, and keep that"),
     reads("restore.point.list", "list named restore points with their positions"),
+    // A shadow is a database of its own, which goes with its run; and a rehearsal may be part of a build at night.
+    keeps(
+        "sql.drift",
+        "compare a database with what its applied migrations make, in a shadow database of its own",
+    ),
+    reads("sql.lint", "look for what is dangerous in migrations before they run"),
+    keeps(
+        "sql.rehearse",
+        "run pending migrations in a shadow database of its own and measure what they lock and rewrite",
+    ),
+    Operation {
+        name: "sql.rehearse.live",
+        effect: Effect::Disruptive,
+        summary: "run pending migrations in the live database for a moment, and take them back",
+        reach: Reach::Store,
+    },
     reads("status", "show the stores at a glance"),
     reads("wal.fetch", "write a file of captured WAL for a server that recovers"),
     keeps("wal.import", "bring the WAL of an archive into the repository; the archive is only read"),

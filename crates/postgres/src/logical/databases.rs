@@ -164,12 +164,13 @@ impl<'a> Databases<'a> {
         Ok(true)
     }
 
-    /// Databases whose names begin with `prefix`, and their marks.
-    pub(crate) async fn marked(&self, prefix: &str) -> Result<Vec<(String, Option<String>)>> {
+    /// Databases whose names begin with `prefix` and that nobody is connected to, with their marks. Dropping one that is used would be waited for.
+    pub(crate) async fn unused(&self, prefix: &str) -> Result<Vec<(String, Option<String>)>> {
         let session = self.open().await?;
         let query = format!(
-            "SELECT datname, shobj_description(oid, 'pg_database') AS mark FROM pg_database \
-             WHERE starts_with(datname, {}) AND NOT datistemplate ORDER BY datname",
+            "SELECT d.datname, shobj_description(d.oid, 'pg_database') AS mark FROM pg_database d \
+             WHERE starts_with(d.datname, {}) AND NOT d.datistemplate \
+             AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid) ORDER BY d.datname",
             literal(prefix)
         );
         let rows = session.rows(&query).await?;

@@ -126,6 +126,13 @@ impl<'a> Way<'a> {
         }
         Ok(())
     }
+
+    /// Leaves nothing in the way of the next statement.
+    async fn end(self) {
+        for obstacle in [self.first, self.second].into_iter().flatten() {
+            obstacle.end().await;
+        }
+    }
 }
 
 /// Runs `statement` and watches it.
@@ -159,7 +166,7 @@ pub(super) async fn observe(stage: &Stage, statement: &str) -> Result<Rehearsed>
         }
     };
     let took = micros(begun).saturating_sub(waited);
-    drop(way);
+    way.end().await;
     if let Err(error) = outcome {
         return refusal(error, settings).map(Rehearsed::Failed);
     }

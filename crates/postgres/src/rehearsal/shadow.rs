@@ -106,7 +106,7 @@ async fn take_turn(shadows: &Settings) -> Result<Session<'_>> {
 
 /// Removes shadows that bear their mark and that nobody is connected to.
 async fn remove_left(databases: &Databases<'_>, told: &(dyn Fn(&str) + Send + Sync)) -> Result<()> {
-    for (name, mark) in databases.marked(PREFIX).await? {
+    for (name, mark) in databases.unused(PREFIX).await? {
         let left = working(name);
         if mark.is_some_and(|mark| mark != left.mark) {
             continue;
