@@ -149,7 +149,10 @@ pub struct WorkLimits {
 #[derive(Debug, Clone, PartialEq)]
 pub enum WorkOutcome {
     /// It is done, and durable.
-    Done,
+    Done {
+        /// Who waited to read the tracking table when it ended: other runners, which read what stands by then and may act on it.
+        readers: Vec<LockHolder>,
+    },
     /// It was not begun: the tracking table is not as the caller saw it.
     Moved(TrackingLook),
     /// The server refused it.
@@ -214,6 +217,8 @@ impl WorkFailure {
 /// A statement that cannot be in a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AloneWork {
+    /// What is sent before it on the same connection: the settings that the file made further up.
+    pub prelude: Vec<String>,
     /// The statement.
     pub text: String,
     /// Its entry of the ledger.
@@ -348,12 +353,6 @@ pub trait MigrationRun: Send + Sync {
     /// # Errors
     /// The server's.
     async fn blockers(&self) -> Result<Vec<LockBlocker>>;
-
-    /// Who waits to read the tracking table that the work under way has locked: another runner, which will read what stands when the lock goes.
-    ///
-    /// # Errors
-    /// The server's.
-    async fn waiting_readers(&self) -> Result<Vec<LockHolder>>;
 
     /// Those of `sessions` that are still connected, each with whether it is in a transaction, or at a statement.
     ///

@@ -218,12 +218,37 @@ pub const OPERATIONS: &[Operation] = &[
     // It adds a name to the log, which no data depends on, and may be part of a release at night.
     keeps("restore.point.create", "give a place in the WAL of PostgreSQL a name, and keep that"),
     reads("restore.point.list", "list named restore points with their positions"),
+    adds("sql.apply", "apply SQL migrations that only add"),
+    Operation {
+        name: "sql.apply.change",
+        effect: Effect::Disruptive,
+        summary: "apply SQL migrations that change or take away what is no data",
+        reach: Reach::Store,
+    },
+    Operation {
+        name: "sql.apply.destroy",
+        effect: Effect::Destructive,
+        summary: "apply SQL migrations that drop, overwrite or rewrite data",
+        reach: Reach::Store,
+    },
+    Operation {
+        name: "sql.baseline",
+        effect: Effect::Disruptive,
+        summary: "say of all SQL migrations up to one that they are applied, and run nothing",
+        reach: Reach::Store,
+    },
     // A shadow is a database of its own, which goes with its run; and a rehearsal may be part of a build at night.
     keeps(
         "sql.drift",
         "compare a database with what its applied migrations make, in a shadow database of its own",
     ),
     reads("sql.lint", "look for what is dangerous in migrations before they run"),
+    Operation {
+        name: "sql.mark-applied",
+        effect: Effect::Disruptive,
+        summary: "say of SQL migrations that they are applied, and run nothing",
+        reach: Reach::Store,
+    },
     keeps(
         "sql.rehearse",
         "run pending migrations in a shadow database of its own and measure what they lock and rewrite",
@@ -234,6 +259,14 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "run pending migrations in the live database for a moment, and take them back",
         reach: Reach::Store,
     },
+    Operation {
+        name: "sql.repair",
+        effect: Effect::Disruptive,
+        summary: "correct rows of the table that says which SQL migrations are applied",
+        reach: Reach::Store,
+    },
+    reads("sql.status", "compare a folder of SQL migrations with what a database says of them"),
+    reads("sql.verify", "find SQL migrations that are skipped, edited, repeated or half applied"),
     reads("status", "show the stores at a glance"),
     reads("wal.fetch", "write a file of captured WAL for a server that recovers"),
     keeps("wal.import", "bring the WAL of an archive into the repository; the archive is only read"),

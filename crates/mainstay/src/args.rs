@@ -11,7 +11,7 @@ use mainstay_model::{Error, ErrorKind, Result};
 
 use crate::commands::{
     apply, audit, backup, capture, completions, config, doctor, environment, index, init, man, mongo, pg,
-    plan, redis, restore, status, wal,
+    plan, redis, restore, sql, status, wal,
 };
 use crate::config::connection::holds_password;
 use crate::config::key::KEYS;
@@ -91,6 +91,9 @@ pub(crate) enum Command {
     /// PostgreSQL: daily questions
     #[command(subcommand)]
     Pg(pg::PgCommand),
+    /// SQL migrations of PostgreSQL: shown, verified, applied; a drop-in for `drizzle-kit migrate`
+    #[command(subcommand)]
+    Sql(sql::SqlCommand),
     /// Redis: daily questions, and removing keys by pattern
     #[command(subcommand)]
     Redis(redis::RedisCommand),
@@ -132,6 +135,7 @@ impl Command {
             Self::Mongo(command) => command.name(),
             Self::Index(command) => command.name(),
             Self::Pg(command) => command.name(),
+            Self::Sql(command) => command.name(),
             Self::Redis(command) => command.name(),
             Self::Init(command) => command.name(),
             Self::Environment(command) => command.name(),

@@ -11,13 +11,14 @@ use jiff::SignedDuration;
 use mainstay_engine::{
     AccountStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentInit, DocumentSink, DocumentSource,
     IndexControl, Inspection, KeyCarrier, KeyFileSource, KeyServerControl, KeyServerInit, Keyspace,
-    Namespace, Principal, Probe, RelationalInit, RelationalInspection, ReplicaTarget, ReplicationSource,
+    MigrationTarget, Namespace, Principal, Probe, RelationalInit, RelationalInspection, ReplicaTarget, ReplicationSource,
     StoreFacts, WalSource,
 };
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
 };
 use mainstay_indexes::Manifest;
+use mainstay_migrations::{Folder, TrackingTable};
 use mainstay_model::{
     Clock, Error, ErrorKind, Finding, Result, ResultExt, Secret, StoreKind, SystemClock, Target, redact_url,
 };
@@ -26,8 +27,8 @@ use mainstay_ops::Selection;
 use mainstay_ops::cluster::FetchCommand;
 use mainstay_ops::status::counted_marker;
 use mainstay_postgres::{
-    PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInit, PostgresInspection, PostgresProbe,
-    PostgresScratch, ProgramPlaces, TlsOptions,
+    PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInit, PostgresInspection, PostgresMigrations,
+    PostgresProbe, PostgresScratch, ProgramPlaces, TlsOptions,
 };
 use mainstay_redis::{
     RedisCarrier, RedisConfig, RedisInit, RedisKeyFile, RedisKeyspace, RedisProbe, RedisReplica,
@@ -37,6 +38,7 @@ use mainstay_repository::{Compression, Repository, RepositoryOptions};
 use mainstay_store::{Location, S3Options, Store, StoreOptions};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::drizzle;
 use crate::config::key::Key;
 use crate::config::manifest;
 use crate::config::resolved::RepositorySettings;
@@ -468,6 +470,31 @@ impl Session {
         let inspection = PostgresInspection::new(&postgres(settings)?)?;
         let address = inspection.address();
         Ok((Arc::new(inspection), address))
+    }
+
+    /// The PostgreSQL that migrations are applied to.
+    ///
+    /// # Errors
+    /// As [`Session::cluster`].
+    pub(crate) fn migration_target(&self) -> Result<Arc<dyn MigrationTarget>> {
+        let kind = StoreKind::Postgres;
+        let settings = self.configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(PostgresMigrations::new(&postgres(settings)?)?))
+    }
+
+    /// The SQL migrations, from `folder` or from where the configuration says, and the table that says which are applied.
+    ///
+    /// # Errors
+    /// `NotFound` when there are none; `Config` when it cannot be told where they are; what Drizzle's own runner would refuse.
+    pub(crate) fn migrations(&self, folder: Option<&std::path::Path>) -> Result<(Folder, TrackingTable)> {
+        let mut settings = self.configuration.sql.clone();
+        if let Some(folder) = folder {
+            settings.folder = Some(self.path(folder));
+        }
+        let file = self.configuration.files.first().map(|file| self.path(file));
+        let project = file.as_deref().and_then(std::path::Path::parent).unwrap_or(&self.outside.working_dir);
+        let place = drizzle::Place::of(&settings, project)?;
+        Ok((drizzle::read(&place.folder)?, place.table))
     }
 
     /// The databases of the PostgreSQL: dumped, filled, wiped.

@@ -4,10 +4,15 @@
 //! `when`, then by hash, each row once; what then has no partner on either side has a state of its own. Everything here is decided from values;
 //! the time is a parameter.
 
-use mainstay_model::{Error, Timestamp};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use mainstay_model::{Error, ErrorKind, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::folder::{Folder, Format, Migration};
+use crate::folder::{Folder, FolderNote, Format, Migration};
+use crate::hash::HashForms;
+use crate::readiness::take_over;
 use crate::tracking::{TableVersion, TrackingRow, Watermark};
 
 /// How far in the future a `when` may be before it counts as one: clocks of developers differ. Milliseconds.
@@ -107,6 +112,8 @@ pub struct EntryVerdict {
     pub row: Option<i64>,
     /// What is to be done.
     pub reaction: Reaction,
+    /// Drizzle's own migrator would apply it now, be that right or wrong.
+    pub is_applied_by_drizzle: bool,
     /// What was found, one factual line in lower case, with tag and row.
     pub message: String,
 }
@@ -202,15 +209,587 @@ pub fn classify(
     half_applied: &[String],
     now: Timestamp,
 ) -> Verdict {
-    let _ = (half_applied, now);
-    Verdict {
-        format: folder.format,
+    let mut rows: Vec<&TrackingRow> = rows.iter().collect();
+    rows.sort_by_key(|row| row.id);
+    let world = World {
+        folder,
         table,
-        watermark: Watermark::of(rows),
-        entries: Vec::new(),
-        rows: Vec::new(),
-        notices: Vec::new(),
+        matching: matching(folder, table, &rows),
+        watermark: Watermark::of(&rows),
+        latest: latest(&rows),
+        rows,
+        half_applied: half_applied.iter().map(String::as_str).collect(),
+        future: now.as_millisecond().saturating_add(FUTURE_TOLERANCE_MS),
+    };
+    let entries: Vec<EntryVerdict> =
+        (0..folder.migrations.len()).filter_map(|index| world.entry(index)).collect();
+    let rows: Vec<RowVerdict> = (0..world.rows.len()).filter_map(|at| world.row(at)).collect();
+    let notices = world.notices(&entries, &rows);
+    Verdict { format: folder.format, table, watermark: world.watermark, entries, rows, notices }
+}
+
+/// All that the states are told from.
+struct World<'a> {
+    folder: &'a Folder,
+    table: TableVersion,
+    /// By `id`.
+    rows: Vec<&'a TrackingRow>,
+    matching: Matching,
+    watermark: Watermark,
+    /// The row with the latest `created_at`, and that; rows without one do not count.
+    latest: Option<(usize, i64)>,
+    half_applied: BTreeSet<&'a str>,
+    /// Later than this is the future.
+    future: i64,
+}
+
+fn latest(rows: &[&TrackingRow]) -> Option<(usize, i64)> {
+    let dated = rows.iter().enumerate().filter_map(|(at, row)| Some((at, row.created_at?)));
+    dated.min_by_key(|(at, created_at)| (Reverse(*created_at), *at))
+}
+
+impl World<'_> {
+    fn entry(&self, index: usize) -> Option<EntryVerdict> {
+        let migration = self.folder.migrations.get(index)?;
+        let row = self.matching.row_of(index).and_then(|at| self.rows.get(at)).copied();
+        let state = match row {
+            Some(row) => self.state_of_pair(migration, row),
+            None => self.state_without_row(index, migration),
+        };
+        Some(EntryVerdict {
+            index,
+            tag: migration.tag.clone(),
+            created_at: migration.created_at,
+            row: row.map(|row| row.id),
+            reaction: state.reaction(),
+            is_applied_by_drizzle: self.is_applied_by_drizzle(index, migration),
+            message: state.message(migration, row),
+            state,
+        })
     }
+
+    fn state_of_pair(&self, migration: &Migration, row: &TrackingRow) -> EntryState {
+        let is_same_text = migration.hash == row.hash;
+        let is_same_key = match (self.folder.format, self.table) {
+            (Format::Journal, _) => row.created_at == Some(migration.created_at),
+            (Format::Folders, TableVersion::Named) => row.name.as_deref() == Some(migration.tag.as_str()),
+            // The take-over matches as it does; what it makes of the row is right from then on.
+            (Format::Folders, TableVersion::Classic | TableVersion::Absent) => row.created_at.is_some(),
+        };
+        match (is_same_text, is_same_key) {
+            (true, true) => EntryState::Applied,
+            (true, false) => {
+                EntryState::Retimed { row_created_at: row.created_at, row_name: row.name.clone() }
+            }
+            (false, _) => {
+                EntryState::Edited { line_endings_only: HashForms::of(&migration.text).contains(&row.hash) }
+            }
+        }
+    }
+
+    fn state_without_row(&self, index: usize, migration: &Migration) -> EntryState {
+        if self.half_applied.contains(migration.tag.as_str()) {
+            return EntryState::HalfApplied;
+        }
+        match (self.folder.format, self.latest) {
+            (Format::Journal, Some((at, created_at))) if migration.created_at <= created_at => {
+                EntryState::Skipped {
+                    blocking_row: self.rows.get(at).map_or(0, |row| row.id),
+                    blocking_created_at: created_at,
+                    blocking_tag: self.matching.entry_of(at).and_then(|index| self.tag(index)),
+                }
+            }
+            (Format::Journal, _) => EntryState::Pending { is_late: false },
+            (Format::Folders, _) => {
+                EntryState::Pending { is_late: self.matching.last_entry.is_some_and(|last| index < last) }
+            }
+        }
+    }
+
+    fn tag(&self, index: usize) -> Option<String> {
+        self.folder.migrations.get(index).map(|migration| migration.tag.clone())
+    }
+
+    /// What Drizzle decides: by the first row of its order alone, or by names alone.
+    fn is_applied_by_drizzle(&self, index: usize, migration: &Migration) -> bool {
+        match (self.folder.format, self.table) {
+            (Format::Journal, _) => match self.watermark {
+                Watermark::None => true,
+                // `Number(null)` is 0.
+                Watermark::Null { .. } => migration.created_at > 0,
+                Watermark::At { created_at, .. } => migration.created_at > created_at,
+            },
+            (Format::Folders, TableVersion::Absent) => true,
+            (Format::Folders, TableVersion::Classic) => {
+                self.matching.row_of(index).is_none() && self.matching.orphan_count(self.rows.len()) == 0
+            }
+            (Format::Folders, TableVersion::Named) => !self.matching.names.contains(migration.tag.as_str()),
+        }
+    }
+
+    fn row(&self, at: usize) -> Option<RowVerdict> {
+        let row = self.rows.get(at)?;
+        let tag = self.matching.entry_of(at).and_then(|index| self.tag(index));
+        let state = match (self.matching.first_of(at), tag) {
+            (Some(first), _) => RowState::Duplicate { of: self.rows.get(first)?.id },
+            (None, tag) if row.created_at.is_none() && self.folder.format == Format::Journal => {
+                RowState::NullCreatedAt { tag }
+            }
+            (None, tag) if row.name.is_none() && self.table == TableVersion::Named => {
+                RowState::NullName { tag }
+            }
+            (None, Some(tag)) => RowState::Matched { tag },
+            (None, None) => RowState::Orphan,
+        };
+        Some(RowVerdict { row: row.id, reaction: state.reaction(), message: state.message(row), state })
+    }
+
+    fn notices(&self, entries: &[EntryVerdict], rows: &[RowVerdict]) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        notices.extend(self.about_versions());
+        notices.extend(self.about_the_future(entries));
+        notices.extend(about_rows(rows));
+        notices.extend(out_of_order(entries));
+        notices.extend(self.folder.notes.iter().map(|note| about_folder(note, entries)));
+        notices
+    }
+
+    fn about_versions(&self) -> Option<Notice> {
+        match (self.folder.format, self.table) {
+            (Format::Journal, TableVersion::Named) => Some(Notice {
+                kind: NoticeKind::OldFolderNewTable,
+                reaction: Reaction::Block,
+                message: "the table is drizzle 1.0's, and the folder 0.x's: what is applied now has no name, and 1.0 applies it again"
+                    .to_owned(),
+                remedy: "Convert the folder with `drizzle-kit up`, or take the branch of which the table is.".to_owned(),
+            }),
+            (Format::Folders, TableVersion::Classic) => Some(self.about_taking_over()),
+            _ => None,
+        }
+    }
+
+    fn about_taking_over(&self) -> Notice {
+        let readiness = take_over(self.folder, &self.rows);
+        match readiness.problems.first() {
+            None => Notice {
+                kind: NoticeKind::TableToUpgrade,
+                reaction: Reaction::Warn,
+                message:
+                    "the table is drizzle 0.x's, and the folder 1.0's: the next run gives each row its name"
+                        .to_owned(),
+                remedy: "Look at it first: `mainstay sql verify --drizzle-v1`.".to_owned(),
+            },
+            Some(problem) => Notice {
+                kind: NoticeKind::NotReady,
+                reaction: Reaction::Block,
+                message: format!("the table cannot be taken over by drizzle 1.0: {problem}"),
+                remedy: "See all of it with `mainstay sql verify --drizzle-v1`.".to_owned(),
+            },
+        }
+    }
+
+    fn about_the_future(&self, entries: &[EntryVerdict]) -> Vec<Notice> {
+        if self.folder.format == Format::Folders {
+            return Vec::new();
+        }
+        let poisoned =
+            self.latest.filter(|(_, created_at)| *created_at > self.future).map(|(at, created_at)| Notice {
+                kind: NoticeKind::PoisonedWatermark,
+                reaction: Reaction::Fail,
+                message: format!(
+                    "row {} is of the future, {}: drizzle skips everything that is made before then",
+                    self.rows.get(at).map_or(0, |row| row.id),
+                    moment(created_at)
+                ),
+                remedy: "Put the true time into `when` of its entry, then `mainstay sql repair --retimed`."
+                    .to_owned(),
+            });
+        let open = entries.iter().filter(|entry| entry.row.is_none() && entry.created_at > self.future);
+        let future = open.map(|entry| Notice {
+            kind: NoticeKind::FutureEntry,
+            reaction: Reaction::Fail,
+            message: format!(
+                "{} is of the future, {}: applied, it would make drizzle skip everything that is made before then",
+                entry.tag,
+                moment(entry.created_at)
+            ),
+            remedy: "Put the true time into `when` of its entry in meta/_journal.json.".to_owned(),
+        });
+        poisoned.into_iter().chain(future).collect()
+    }
+}
+
+/// Which row belongs to which entry.
+#[derive(Debug, Default)]
+struct Matching {
+    row_of: BTreeMap<usize, usize>,
+    entry_of: BTreeMap<usize, usize>,
+    /// Rows that repeat an earlier one, and which.
+    first_of: BTreeMap<usize, usize>,
+    /// The names in the table.
+    names: BTreeSet<String>,
+    /// The last entry, in the folder's order, that has a row.
+    last_entry: Option<usize>,
+}
+
+impl Matching {
+    fn row_of(&self, index: usize) -> Option<usize> {
+        self.row_of.get(&index).copied()
+    }
+
+    fn entry_of(&self, at: usize) -> Option<usize> {
+        self.entry_of.get(&at).copied()
+    }
+
+    fn first_of(&self, at: usize) -> Option<usize> {
+        self.first_of.get(&at).copied()
+    }
+
+    fn pair(&mut self, index: usize, at: usize) {
+        self.row_of.insert(index, at);
+        self.entry_of.insert(at, index);
+        self.last_entry = self.last_entry.max(Some(index));
+    }
+
+    fn is_free(&self, at: usize) -> bool {
+        !self.entry_of.contains_key(&at) && !self.first_of.contains_key(&at)
+    }
+
+    /// Rows that belong to nothing and repeat nothing.
+    fn orphan_count(&self, row_count: usize) -> usize {
+        row_count - self.entry_of.len() - self.first_of.len()
+    }
+}
+
+fn matching(folder: &Folder, table: TableVersion, rows: &[&TrackingRow]) -> Matching {
+    let mut matching = match (folder.format, table) {
+        (Format::Journal, _) => by_hash_and_when(folder, rows),
+        (Format::Folders, TableVersion::Named) => by_name(folder, rows),
+        (Format::Folders, TableVersion::Classic | TableVersion::Absent) => by_take_over(folder, rows),
+    };
+    matching.names = rows.iter().filter_map(|row| row.name.clone()).collect();
+    matching
+}
+
+/// The 0.x line: hash and `when`; then `when`, for an entry of which no row has the text; then the hash.
+fn by_hash_and_when(folder: &Folder, rows: &[&TrackingRow]) -> Matching {
+    let mut matching = Matching::default();
+    let exact = entries_by(folder, |migration| (migration.hash.clone(), migration.created_at));
+    pair_exactly(&mut matching, rows, exact, |row| Some((row.hash.clone(), row.created_at?)));
+
+    let by_hash = free_rows_by(&matching, rows, |row| Some(row.hash.clone()));
+    let by_when = free_rows_by(&matching, rows, |row| row.created_at);
+    let alone = |index: &usize, matching: &Matching| matching.row_of(*index).is_none();
+    for (index, migration) in folder.migrations.iter().enumerate() {
+        if alone(&index, &matching) && !by_hash.contains_key(&migration.hash) {
+            pair_first_free(&mut matching, index, by_when.get(&migration.created_at));
+        }
+    }
+    for (index, migration) in folder.migrations.iter().enumerate() {
+        if alone(&index, &matching) {
+            pair_first_free(&mut matching, index, by_hash.get(&migration.hash));
+        }
+    }
+    // What has its text in a row that another entry took has its time left.
+    for (index, migration) in folder.migrations.iter().enumerate() {
+        if alone(&index, &matching) {
+            pair_first_free(&mut matching, index, by_when.get(&migration.created_at));
+        }
+    }
+    matching
+}
+
+/// The 1.0 line: names; then, for rows without a name or with one that no folder has, the hash.
+fn by_name(folder: &Folder, rows: &[&TrackingRow]) -> Matching {
+    let mut matching = Matching::default();
+    let named = entries_by(folder, |migration| migration.tag.clone());
+    pair_exactly(&mut matching, rows, named, |row| row.name.clone());
+    let by_hash = free_rows_by(&matching, rows, |row| Some(row.hash.clone()));
+    for (index, migration) in folder.migrations.iter().enumerate() {
+        if matching.row_of(index).is_none() {
+            pair_first_free(&mut matching, index, by_hash.get(&migration.hash));
+        }
+    }
+    matching
+}
+
+/// A table that Drizzle 1.0 has yet to take over: as it would.
+fn by_take_over(folder: &Folder, rows: &[&TrackingRow]) -> Matching {
+    let mut matching = Matching::default();
+    let index_of: BTreeMap<&str, usize> = folder
+        .migrations
+        .iter()
+        .enumerate()
+        .map(|(index, migration)| (migration.tag.as_str(), index))
+        .collect();
+    let at_of: BTreeMap<i64, usize> = rows.iter().enumerate().map(|(at, row)| (row.id, at)).collect();
+    for found in take_over(folder, rows).matches {
+        let (Some(index), Some(at)) = (index_of.get(found.tag.as_str()), at_of.get(&found.row)) else {
+            continue;
+        };
+        match matching.row_of(*index) {
+            Some(first) => {
+                matching.first_of.insert(*at, first);
+            }
+            None => matching.pair(*index, *at),
+        }
+    }
+    matching
+}
+
+fn entries_by<K: Ord>(folder: &Folder, key: impl Fn(&Migration) -> K) -> BTreeMap<K, VecDeque<usize>> {
+    let mut map: BTreeMap<K, VecDeque<usize>> = BTreeMap::new();
+    for (index, migration) in folder.migrations.iter().enumerate() {
+        map.entry(key(migration)).or_default().push_back(index);
+    }
+    map
+}
+
+/// Gives each entry the first row of its key; further rows of a key repeat the first, whether it belongs to an entry or to none.
+fn pair_exactly<K: Ord>(
+    matching: &mut Matching,
+    rows: &[&TrackingRow],
+    mut entries: BTreeMap<K, VecDeque<usize>>,
+    key: impl Fn(&TrackingRow) -> Option<K>,
+) {
+    let mut firsts: BTreeMap<K, usize> = BTreeMap::new();
+    for (at, row) in rows.iter().enumerate() {
+        let Some(key) = key(row) else { continue };
+        match (entries.get_mut(&key).and_then(VecDeque::pop_front), firsts.get(&key)) {
+            (Some(index), _) => matching.pair(index, at),
+            (None, Some(first)) => {
+                matching.first_of.insert(at, *first);
+            }
+            (None, None) => {}
+        }
+        firsts.entry(key).or_insert(at);
+    }
+}
+
+fn free_rows_by<K: Ord>(
+    matching: &Matching,
+    rows: &[&TrackingRow],
+    key: impl Fn(&TrackingRow) -> Option<K>,
+) -> BTreeMap<K, Vec<usize>> {
+    let mut map: BTreeMap<K, Vec<usize>> = BTreeMap::new();
+    for (at, row) in rows.iter().enumerate() {
+        if let (true, Some(key)) = (matching.is_free(at), key(row)) {
+            map.entry(key).or_default().push(at);
+        }
+    }
+    map
+}
+
+fn pair_first_free(matching: &mut Matching, index: usize, rows: Option<&Vec<usize>>) {
+    if let Some(at) = rows.into_iter().flatten().copied().find(|at| matching.is_free(*at)) {
+        matching.pair(index, at);
+    }
+}
+
+impl EntryState {
+    /// What is to be done.
+    #[must_use]
+    pub fn reaction(&self) -> Reaction {
+        match self {
+            Self::Applied | Self::Pending { is_late: false } => Reaction::Ok,
+            Self::Edited { line_endings_only: true }
+            | Self::Retimed { .. }
+            | Self::Pending { is_late: true }
+            | Self::HalfApplied => Reaction::Warn,
+            Self::Edited { line_endings_only: false } | Self::Skipped { .. } => Reaction::Fail,
+        }
+    }
+
+    /// The word for a column of states.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Edited { line_endings_only: true } => "line endings",
+            Self::Edited { line_endings_only: false } => "edited",
+            Self::Retimed { .. } => "retimed",
+            Self::Pending { .. } => "pending",
+            Self::Skipped { .. } => "skipped",
+            Self::HalfApplied => "half applied",
+        }
+    }
+
+    fn message(&self, migration: &Migration, row: Option<&TrackingRow>) -> String {
+        let tag = &migration.tag;
+        let row_id = row.map_or(0, |row| row.id);
+        match self {
+            Self::Applied => format!("{tag} is applied, row {row_id}"),
+            Self::Edited { line_endings_only: true } => {
+                format!("{tag} has other ends of lines than when it was applied, row {row_id}")
+            }
+            Self::Edited { line_endings_only: false } => format!(
+                "{tag} was changed after it was applied: its hash is {}, that of row {row_id} {}",
+                short(&migration.hash),
+                short(row.map_or("", |row| &row.hash))
+            ),
+            Self::Retimed { row_name: Some(name), .. } => {
+                format!("{tag} is applied as {name}, row {row_id}: drizzle 1.0 would apply it again")
+            }
+            Self::Retimed { row_created_at: Some(created_at), .. } => format!(
+                "{tag} is applied, and its `when` is not that of row {row_id}: {}, not {}",
+                migration.created_at, created_at
+            ),
+            Self::Retimed { .. } => format!("{tag} is applied, and row {row_id} does not say when"),
+            Self::Pending { is_late: false } => format!("{tag} is not applied yet"),
+            Self::Pending { is_late: true } => {
+                format!("{tag} is not applied yet, and stands before ones that are; drizzle 1.0 applies it")
+            }
+            Self::Skipped { blocking_row, blocking_created_at, blocking_tag } => {
+                let of = blocking_tag.as_ref().map_or_else(String::new, |tag| format!(" ({tag})"));
+                format!(
+                    "{tag} is never applied by drizzle: its `when` {} is not later than {blocking_created_at} of row {blocking_row}{of}",
+                    migration.created_at
+                )
+            }
+            Self::HalfApplied => {
+                format!("{tag} is applied in part: it goes on at its first step that is not recorded")
+            }
+        }
+    }
+}
+
+impl RowState {
+    /// What is to be done.
+    #[must_use]
+    pub fn reaction(&self) -> Reaction {
+        match self {
+            Self::Matched { .. } => Reaction::Ok,
+            Self::Duplicate { .. } | Self::Orphan => Reaction::Warn,
+            Self::NullName { .. } => Reaction::Fail,
+            Self::NullCreatedAt { .. } => Reaction::Block,
+        }
+    }
+
+    fn message(&self, row: &TrackingRow) -> String {
+        let id = row.id;
+        let tag =
+            |tag: &Option<String>| tag.as_ref().map_or_else(String::new, |tag| format!(", and is of {tag}"));
+        match self {
+            Self::Matched { tag } => format!("row {id} is of {tag}"),
+            Self::Duplicate { of } => format!("row {id} repeats row {of}: two runs may both have applied it"),
+            Self::NullCreatedAt { tag: of } => {
+                format!("row {id} has no created_at{}: drizzle 0.x would apply everything again", tag(of))
+            }
+            Self::NullName { tag: of } => {
+                format!("row {id} has no name{}: drizzle 1.0 would apply its migration again", tag(of))
+            }
+            Self::Orphan => match (&row.name, row.created_at) {
+                (Some(name), _) => format!("row {id} ({name}) is of no migration in the folder"),
+                (None, Some(created_at)) => {
+                    format!("row {id} of {} is of no migration in the folder", moment(created_at))
+                }
+                (None, None) => format!("row {id} is of no migration in the folder"),
+            },
+        }
+    }
+}
+
+/// One notice for each kind of trouble that rows have.
+fn about_rows(rows: &[RowVerdict]) -> Vec<Notice> {
+    let ids = |is: fn(&RowState) -> bool| -> Vec<i64> {
+        rows.iter().filter(|row| is(&row.state)).map(|row| row.row).collect()
+    };
+    let kinds = [
+        (
+            NoticeKind::NullRows,
+            Reaction::Block,
+            ids(|state| matches!(state, RowState::NullCreatedAt { .. })),
+            "have no created_at, and sort before all others: drizzle 0.x would apply everything again",
+            "Give them the time of their entries: `mainstay sql repair --nulls`.",
+        ),
+        (
+            NoticeKind::NullNames,
+            Reaction::Fail,
+            ids(|state| matches!(state, RowState::NullName { .. })),
+            "have no name: drizzle 0.x wrote them after the table was taken over, and 1.0 would apply their migrations again",
+            "Give them the names of their entries: `mainstay sql repair --nulls`.",
+        ),
+        (
+            NoticeKind::DuplicateRows,
+            Reaction::Warn,
+            ids(|state| matches!(state, RowState::Duplicate { .. })),
+            "repeat earlier ones: two runs raced, and what they changed may have been changed twice",
+            "Look at what those migrations did, then `mainstay sql repair --duplicates`.",
+        ),
+        (
+            NoticeKind::OrphanRows,
+            Reaction::Warn,
+            ids(|state| matches!(state, RowState::Orphan)),
+            "are of no migration in the folder: of another branch, of a history that was squashed, or of another project",
+            "Give each project a table of its own: `table` of [sql] in mainstay.toml, and `migrations.table` in drizzle.config.ts.",
+        ),
+    ];
+    let found = kinds.into_iter().filter(|(_, _, ids, _, _)| !ids.is_empty());
+    found
+        .map(|(kind, reaction, ids, message, remedy)| Notice {
+            kind,
+            reaction,
+            message: format!("rows {} {message}", listed(&ids)),
+            remedy: remedy.to_owned(),
+        })
+        .collect()
+}
+
+/// Up to ten of them; how many more there are.
+fn listed(ids: &[i64]) -> String {
+    const SHOWN: usize = 10;
+    let shown: Vec<String> = ids.iter().take(SHOWN).map(ToString::to_string).collect();
+    match ids.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+/// Entries to apply of which one is not later than one before it.
+fn out_of_order(entries: &[EntryVerdict]) -> Option<Notice> {
+    let pending: Vec<&EntryVerdict> =
+        entries.iter().filter(|entry| entry.state == EntryState::Pending { is_late: false }).collect();
+    let (first, second) = pending.windows(2).find_map(|pair| match pair {
+        [first, second] if second.created_at <= first.created_at => Some((first, second)),
+        _ => None,
+    })?;
+    Some(Notice {
+        kind: NoticeKind::PendingOutOfOrder,
+        reaction: Reaction::Warn,
+        message: format!(
+            "{} is not later than {}, which is applied before it: a run that ends between the two makes drizzle skip it",
+            second.tag, first.tag
+        ),
+        remedy: "Give the later entry a later `when` in meta/_journal.json before either is applied."
+            .to_owned(),
+    })
+}
+
+fn about_folder(note: &FolderNote, entries: &[EntryVerdict]) -> Notice {
+    let is_settled =
+        |tag: &String| entries.iter().any(|entry| entry.tag == *tag && entry.state == EntryState::Applied);
+    let reaction = match note {
+        FolderNote::SplitAnyway { .. } | FolderNote::EmptyFolder { .. } => Reaction::Ok,
+        FolderNote::NotLater { tag, .. }
+        | FolderNote::IndexGap { tag, .. }
+        | FolderNote::PrefixMismatch { tag, .. }
+            if is_settled(tag) =>
+        {
+            Reaction::Ok
+        }
+        _ => Reaction::Warn,
+    };
+    Notice { kind: NoticeKind::Folder, reaction, message: note.message(), remedy: note.remedy().to_owned() }
+}
+
+/// The first twelve digits of a hash.
+fn short(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
+}
+
+/// Milliseconds as a date, and as they stand where they are none.
+pub(crate) fn moment(milliseconds: i64) -> String {
+    Timestamp::from_millisecond(milliseconds).map_or_else(|_| milliseconds.to_string(), |at| at.to_string())
 }
 
 impl Verdict {
@@ -232,13 +811,54 @@ impl Verdict {
         folder: &'f Folder,
         options: ApplyOptions,
     ) -> Result<Vec<&'f Migration>, Error> {
-        let _ = (folder, options);
-        Ok(Vec::new())
+        if let Some(obstacle) = self.obstacle(options) {
+            return Err(obstacle);
+        }
+        let wanted = self.entries.iter().filter(|entry| {
+            matches!(
+                entry.state,
+                EntryState::Pending { .. } | EntryState::HalfApplied | EntryState::Skipped { .. }
+            )
+        });
+        Ok(wanted.filter_map(|entry| folder.migrations.get(entry.index)).collect())
+    }
+
+    /// What stands in the way of applying anything: the worst first, in one error.
+    fn obstacle(&self, options: ApplyOptions) -> Option<Error> {
+        let skipped_hint =
+            "apply it in its place with `mainstay sql apply --include-skipped`, or give it a later `when`";
+        let edited_hint =
+            "bring the file back as it was, or accept it as it is: `mainstay sql repair --edited`";
+        let entries = self.entries.iter().filter_map(|entry| match entry.state {
+            EntryState::Skipped { .. } if options.include_skipped => None,
+            EntryState::Skipped { .. } => Some((entry.reaction, &entry.message, skipped_hint)),
+            _ => Some((entry.reaction, &entry.message, edited_hint)),
+        });
+        let notices = self.notices.iter().filter_map(|notice| match notice.kind {
+            NoticeKind::PoisonedWatermark if options.include_skipped => None,
+            _ => Some((notice.reaction, &notice.message, notice.remedy.as_str())),
+        });
+        let mut all: Vec<_> =
+            notices.chain(entries).filter(|(reaction, _, _)| *reaction >= Reaction::Fail).collect();
+        all.sort_by_key(|(reaction, _, _)| Reverse(*reaction));
+        let (_, message, hint) = all.first()?;
+        let more = match all.len() - 1 {
+            0 => String::new(),
+            count => format!(" (and {count} more)"),
+        };
+        let error = Error::new(ErrorKind::Precondition, format!("{message}{more}"));
+        Some(error.with_state("nothing was changed").with_hint(*hint))
     }
 
     /// The migrations that Drizzle's own migrator would apply now, in its order; for a word of what differs.
     #[must_use]
     pub fn drizzle_would_apply(&self) -> Vec<&EntryVerdict> {
-        Vec::new()
+        self.entries.iter().filter(|entry| entry.is_applied_by_drizzle).collect()
+    }
+
+    /// The entry of this tag.
+    #[must_use]
+    pub fn entry(&self, tag: &str) -> Option<&EntryVerdict> {
+        self.entries.iter().find(|entry| entry.tag == tag)
     }
 }

@@ -8,7 +8,8 @@
 //! | `folder`, `journal` | a tree of files read as migrations, in either format, with what is wrong about it |
 //! | `hash`, `collate` | the hash that Drizzle stores; the order in which its 1.0 line sorts names |
 //! | `place`, `name` | lines and columns of a file, also from a server's character index; names as the server folds them |
-//! | `lexer`, `statement`, `effect` | a file cut into chunks and statements; how each must be run, and what it does |
+//! | `lexer`, `cut` | SQL as the server's scanner sees it; a file cut into chunks and statements |
+//! | `statement`, `execution`, `effect` | a statement; how it must be run; what it does |
 //! | `steps` | from statements to transactions and steps that run alone |
 //! | `tracking` | the tracking table: its versions, its rows, its watermark |
 //! | `classify` | entries against rows: what is applied, edited, skipped …, and what may be applied |
@@ -21,7 +22,9 @@
 
 mod classify;
 mod collate;
+mod cut;
 mod effect;
+mod execution;
 mod folder;
 pub mod fuzzing;
 mod hash;

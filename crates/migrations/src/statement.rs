@@ -13,6 +13,8 @@ pub struct Chunk {
     pub number: usize,
     /// Where it begins in the file.
     pub place: Place,
+    /// How many bytes of the file stand before it.
+    pub offset: usize,
     /// The text exactly as it stands, not trimmed.
     pub text: String,
     /// Its statements in order; none when it holds only blanks and comments.
@@ -28,6 +30,8 @@ pub struct Statement {
     pub number: usize,
     /// Where its first word stands in the file.
     pub place: Place,
+    /// How many bytes of the file stand before that.
+    pub offset: usize,
     /// From its first word to its last, comments inside included, without the semicolon. This is what is sent.
     pub text: String,
     /// Its first words, in upper case: `CREATE INDEX`, `ALTER TABLE`, `DO`.

@@ -1,5 +1,8 @@
 //! The tracking table: which version it has, what its rows say, what Drizzle takes from them.
 
+use std::borrow::Borrow;
+use std::cmp::Reverse;
+
 use mainstay_model::{Error, ErrorKind, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -136,12 +139,13 @@ impl NewRow {
 impl Watermark {
     /// What the first row would be.
     #[must_use]
-    pub fn of(rows: &[TrackingRow]) -> Self {
-        if let Some(row) = rows.iter().filter(|row| row.created_at.is_none()).map(|row| row.id).min() {
+    pub fn of<R: Borrow<TrackingRow>>(rows: &[R]) -> Self {
+        let rows = || rows.iter().map(Borrow::borrow);
+        if let Some(row) = rows().filter(|row| row.created_at.is_none()).map(|row| row.id).min() {
             return Self::Null { row };
         }
-        let latest = rows.iter().filter_map(|row| Some((row.created_at?, row.id)));
-        match latest.min_by_key(|(at, id)| (std::cmp::Reverse(*at), *id)) {
+        let latest = rows().filter_map(|row| Some((row.created_at?, row.id)));
+        match latest.min_by_key(|(at, id)| (Reverse(*at), *id)) {
             Some((created_at, row)) => Self::At { row, created_at },
             None => Self::None,
         }
@@ -153,5 +157,44 @@ impl From<TrackingError> for Error {
         Self::new(ErrorKind::Precondition, error.to_string())
             .with_state("nothing was changed")
             .with_hint("name the table that Drizzle keeps its migrations in: `schema` and `table` of [sql] in mainstay.toml")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(id: i64, created_at: Option<i64>) -> TrackingRow {
+        TrackingRow { id, hash: String::new(), created_at, name: None, applied_at: None }
+    }
+
+    #[test]
+    fn the_watermark_is_the_first_row_of_a_descending_order() {
+        let table: [(&[(i64, Option<i64>)], Watermark); 5] = [
+            (&[], Watermark::None),
+            (&[(1, Some(10)), (2, Some(5))], Watermark::At { row: 1, created_at: 10 }),
+            (&[(4, Some(10)), (2, Some(10))], Watermark::At { row: 2, created_at: 10 }),
+            (&[(1, Some(10)), (2, None)], Watermark::Null { row: 2 }),
+            (&[(1, Some(-5))], Watermark::At { row: 1, created_at: -5 }),
+        ];
+        for (rows, expected) in table {
+            let rows: Vec<TrackingRow> = rows.iter().map(|(id, created_at)| row(*id, *created_at)).collect();
+            assert_eq!(Watermark::of(&rows), expected);
+        }
+    }
+
+    #[test]
+    fn the_version_is_told_by_columns() {
+        let of = |columns: &[&str]| {
+            let columns: Vec<String> = columns.iter().map(|column| (*column).to_owned()).collect();
+            TableVersion::of_columns(&TrackingTable::default(), &columns)
+        };
+        assert_eq!(of(&[]), Ok(TableVersion::Absent));
+        assert_eq!(of(&["id", "hash", "created_at"]), Ok(TableVersion::Classic));
+        assert_eq!(of(&["created_at", "hash", "id", "applied_at", "name"]), Ok(TableVersion::Named));
+        assert_eq!(
+            of(&["id", "name"]).unwrap_err().to_string(),
+            "drizzle.__drizzle_migrations is no tracking table of Drizzle: it has no column hash"
+        );
     }
 }

@@ -1,18 +1,20 @@
 //! The rows that marking as applied, a baseline and a repair would write. Values only: who writes them holds a permit and the lock.
 
-use mainstay_model::Error;
+use std::collections::{BTreeMap, BTreeSet};
+
+use mainstay_model::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
-use crate::classify::Verdict;
-use crate::folder::Folder;
+use crate::classify::{EntryState, EntryVerdict, Notice, NoticeKind, Reaction, RowState, Verdict};
+use crate::folder::{Folder, Format, Migration};
 use crate::tracking::{NewRow, TrackingRow};
 
 /// What a repair may change. Nothing by default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepairOptions {
-    /// Rows of edited entries get the hash that the file has now.
+    /// Rows of edited entries get the hash that the file has now; also where only the ends of lines differ.
     pub edited: bool,
-    /// As `edited`, for those of which only the ends of lines differ.
+    /// As `edited`, for those alone of which only the ends of lines differ.
     pub line_endings: bool,
     /// Rows of retimed entries get the entry's `when` (1.0: its name too).
     pub retimed: bool,
@@ -48,8 +50,17 @@ pub enum RowChange {
 /// # Errors
 /// `NotFound` for a tag that is not in the folder; `Precondition` for one that has a row already, and for a table and a folder that do not fit.
 pub fn mark_applied(folder: &Folder, verdict: &Verdict, tags: &[String]) -> Result<Vec<NewRow>, Error> {
-    let _ = (folder, verdict, tags);
-    Ok(Vec::new())
+    fits(verdict)?;
+    if let Some(tag) = tags.iter().find(|tag| folder.migration(tag).is_none()) {
+        return Err(unknown(tag));
+    }
+    let wanted: BTreeSet<&str> = tags.iter().map(String::as_str).collect();
+    let entries: Vec<&EntryVerdict> =
+        verdict.entries.iter().filter(|entry| wanted.contains(entry.tag.as_str())).collect();
+    if let Some(entry) = entries.iter().find(|entry| entry.row.is_some()) {
+        return Err(refused(entry.message.clone(), "leave it out: it has a row already"));
+    }
+    Ok(rows_of(folder, &entries))
 }
 
 /// The rows that say of all entries up to this one, which is among them, that they are applied; those that have a row are left out.
@@ -57,8 +68,47 @@ pub fn mark_applied(folder: &Folder, verdict: &Verdict, tags: &[String]) -> Resu
 /// # Errors
 /// As [`mark_applied`]; and `Precondition` when the table has rows that belong to no entry.
 pub fn baseline(folder: &Folder, verdict: &Verdict, to: &str) -> Result<Vec<NewRow>, Error> {
-    let _ = (folder, verdict, to);
-    Ok(Vec::new())
+    fits(verdict)?;
+    let Some(last) = verdict.entry(to) else { return Err(unknown(to)) };
+    if let Some(row) = verdict.rows.iter().find(|row| row.state == RowState::Orphan) {
+        return Err(refused(
+            row.message.clone(),
+            "a baseline is for a database of which the whole history is in the folder; mark single migrations with `mainstay sql mark-applied`",
+        ));
+    }
+    let open = |entry: &&EntryVerdict| entry.index <= last.index && entry.row.is_none();
+    let entries: Vec<&EntryVerdict> = verdict.entries.iter().filter(open).collect();
+    Ok(rows_of(folder, &entries))
+}
+
+/// Refuses a folder and a table of different lines, and a table that must be mended first.
+fn fits(verdict: &Verdict) -> Result<(), Error> {
+    let blocks = |notice: &&Notice| {
+        notice.reaction == Reaction::Block
+            || matches!(
+                notice.kind,
+                NoticeKind::FutureEntry | NoticeKind::TableToUpgrade | NoticeKind::NullNames
+            )
+    };
+    match verdict.notices.iter().find(blocks) {
+        Some(notice) => Err(refused(notice.message.clone(), notice.remedy.clone())),
+        None => Ok(()),
+    }
+}
+
+fn rows_of(folder: &Folder, entries: &[&EntryVerdict]) -> Vec<NewRow> {
+    let migrations = entries.iter().filter_map(|entry| folder.migrations.get(entry.index));
+    migrations.map(|migration| NewRow::of(migration, folder.format)).collect()
+}
+
+fn unknown(tag: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no migration {tag:?} in the folder"))
+        .with_state("nothing was changed")
+        .with_hint("see the tags with `mainstay sql status`")
+}
+
+fn refused(message: String, hint: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Precondition, message).with_state("nothing was changed").with_hint(hint)
 }
 
 /// The changes that a repair would make, by the `id` of the rows; none where nothing of what is asked for is wrong.
@@ -69,6 +119,51 @@ pub fn repair(
     rows: &[TrackingRow],
     options: RepairOptions,
 ) -> Vec<RowRepair> {
-    let _ = (folder, verdict, rows, options);
-    Vec::new()
+    let by_id: BTreeMap<i64, &TrackingRow> = rows.iter().map(|row| (row.id, row)).collect();
+    let entry_of: BTreeMap<i64, &EntryVerdict> =
+        verdict.entries.iter().filter_map(|entry| Some((entry.row?, entry))).collect();
+    let found = verdict.rows.iter().filter_map(|found| {
+        let row = *by_id.get(&found.row)?;
+        let entry = entry_of.get(&found.row).copied();
+        let migration = entry.and_then(|entry| folder.migrations.get(entry.index));
+        let (change, reason) = match (&found.state, entry.zip(migration)) {
+            (RowState::Duplicate { .. }, _) if options.duplicates => (RowChange::Delete, &found.message),
+            (RowState::NullCreatedAt { .. } | RowState::NullName { .. }, Some((_, migration)))
+                if options.nulls =>
+            {
+                (RowChange::Set(kept(row, NewRow::of(migration, folder.format))), &found.message)
+            }
+            (RowState::Matched { .. }, Some((entry, migration))) => {
+                (RowChange::Set(mended(row, entry, migration, folder.format, options)?), &entry.message)
+            }
+            _ => return None,
+        };
+        Some(RowRepair { row: row.clone(), change, reason: reason.clone() })
+    });
+    found.collect()
+}
+
+/// The values that a row gets whose entry was edited or retimed; nothing when that was not asked for, or is not so.
+fn mended(
+    row: &TrackingRow,
+    entry: &EntryVerdict,
+    migration: &Migration,
+    format: Format,
+    options: RepairOptions,
+) -> Option<NewRow> {
+    match entry.state {
+        EntryState::Edited { line_endings_only }
+            if options.edited || (line_endings_only && options.line_endings) =>
+        {
+            let created_at = row.created_at.unwrap_or(migration.created_at);
+            Some(NewRow { hash: migration.hash.clone(), created_at, name: row.name.clone() })
+        }
+        EntryState::Retimed { .. } if options.retimed => Some(kept(row, NewRow::of(migration, format))),
+        _ => None,
+    }
+}
+
+/// The new values, with what a row has and the format would not give: the name of a named table.
+fn kept(row: &TrackingRow, new: NewRow) -> NewRow {
+    NewRow { name: new.name.or_else(|| row.name.clone()), hash: row.hash.clone(), ..new }
 }

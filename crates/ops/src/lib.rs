@@ -41,6 +41,7 @@ pub mod search;
 mod selection;
 pub mod shape;
 pub mod slow;
+pub mod sql;
 pub mod statistics;
 pub mod status;
 pub mod verify;

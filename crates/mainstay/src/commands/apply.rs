@@ -6,7 +6,7 @@ use clap::Args;
 use mainstay_model::{Error, ErrorKind, ExitStatus, Result};
 
 use super::cluster::ScratchArgs;
-use super::{environment, index, init, keyfile, mongo, pg, plan, redis, restore};
+use super::{environment, index, init, keyfile, mongo, pg, plan, redis, restore, sql};
 use crate::wiring::Session;
 
 /// Arguments of `apply`.
@@ -51,6 +51,9 @@ pub(crate) async fn run(args: ApplyArgs, session: &Session) -> Result<ExitStatus
         }
         operation if operation.starts_with(mainstay_ops::index::OPERATION) => {
             Box::pin(index::change::apply_plan(&plan, approve, session)).await
+        }
+        operation if operation.starts_with(mainstay_ops::sql::OPERATION) => {
+            Box::pin(sql::apply_plan(&plan, approve, session)).await
         }
         operation if operation.starts_with("restore.apply.") => {
             restore::apply_plan(&plan, approve, &ScratchArgs::default(), session).await

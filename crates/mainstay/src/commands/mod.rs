@@ -30,6 +30,7 @@ pub(crate) mod redis;
 pub(crate) mod replication;
 pub(crate) mod restore;
 pub(crate) mod restore_point;
+pub(crate) mod sql;
 pub(crate) mod status;
 pub(crate) mod wal;
 
@@ -84,6 +85,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> Result<ExitStatu
         Command::Index(command) => Box::pin(index::run(command, session)).await,
         Command::Redis(command) => Box::pin(redis::run(command, session)).await,
         Command::Pg(command) => Box::pin(pg::run(command, session)).await,
+        Command::Sql(command) => Box::pin(sql::run(command, session)).await,
         Command::Init(command) => Box::pin(init::run(command, session)).await,
         Command::Environment(command) => Box::pin(environment::run(command, session)).await,
         Command::Audit(command) => Box::pin(audit::run(command, session)).await,

@@ -189,6 +189,19 @@ pub(crate) const KEYS: &[Key] = &[
         Form::Path,
         "folder with `pg_dump` and `pg_restore` of the server's major version; Debian's folder for it, then the PATH otherwise",
     ),
+    key(
+        "sql",
+        "folder",
+        Form::Path,
+        "folder of the SQL migrations; what drizzle.config.ts beside the file of configuration says otherwise, then `drizzle`",
+    ),
+    key(
+        "sql",
+        "schema",
+        Form::Text,
+        "schema of the table that says which are applied; as above, then `drizzle`",
+    ),
+    key("sql", "table", Form::Text, "that table; as above, then `__drizzle_migrations`"),
     flag(
         key(
             "redis",

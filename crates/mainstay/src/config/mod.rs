@@ -5,6 +5,7 @@
 
 pub(crate) mod check;
 pub(crate) mod connection;
+pub(crate) mod drizzle;
 pub(crate) mod file;
 pub(crate) mod init;
 pub(crate) mod key;

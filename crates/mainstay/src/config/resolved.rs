@@ -135,6 +135,17 @@ pub(crate) struct PostgresSettings {
     pub(crate) client_dir: Option<PathBuf>,
 }
 
+/// Where SQL migrations are, and where it is written down which are applied. What is not said here may be said by Drizzle's configuration.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SqlSettings {
+    /// The folder.
+    pub(crate) folder: Option<PathBuf>,
+    /// The schema of the tracking table.
+    pub(crate) schema: Option<String>,
+    /// The tracking table.
+    pub(crate) table: Option<String>,
+}
+
 /// How Redis is reached.
 #[derive(Debug, Clone)]
 pub(crate) struct RedisSettings {
@@ -202,6 +213,8 @@ pub(crate) struct Configuration {
     pub(crate) index_manifest: Option<PathBuf>,
     /// PostgreSQL, when it has a url.
     pub(crate) postgres: Option<PostgresSettings>,
+    /// Where SQL migrations are, as far as somebody says.
+    pub(crate) sql: SqlSettings,
     /// Redis, when it has a url.
     pub(crate) redis: Option<RedisSettings>,
     /// How Redis is to persist and evict.
@@ -342,6 +355,11 @@ impl Settings {
             }),
             mongo: self.mongo(),
             postgres: self.postgres(),
+            sql: SqlSettings {
+                folder: self.path("sql.folder"),
+                schema: self.text("sql.schema"),
+                table: self.text("sql.table"),
+            },
             redis: self.redis(),
             redis_policy: self.redis_policy(),
             redis_classes: self.redis_classes(),

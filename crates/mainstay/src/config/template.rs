@@ -24,6 +24,12 @@ pub(crate) const TEMPLATE: &str = r#"# Mainstay's configuration for this project
 # sslmode = "verify-full"
 # ca_file = "certificates/ca.pem"
 
+[sql]
+# Migrations of PostgreSQL in Drizzle's own formats; drizzle.config.ts is asked otherwise.
+# folder = "drizzle"
+# schema = "drizzle"
+# table = "__drizzle_migrations"
+
 [redis]
 # url = "redis://127.0.0.1:6379"
 # password_file = "/run/secrets/redis_password"
@@ -85,6 +91,6 @@ mod tests {
             .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line))
             .collect::<Vec<_>>()
             .join("\n");
-        assert_eq!(ConfigFile::parse(path, &uncommented).unwrap().entries.len(), 37);
+        assert_eq!(ConfigFile::parse(path, &uncommented).unwrap().entries.len(), 40);
     }
 }

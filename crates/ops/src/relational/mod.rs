@@ -52,7 +52,7 @@ fn finding(
 }
 
 /// A statement as it may be shown.
-fn shown(statement: &SqlText, literals: Literals) -> String {
+pub(crate) fn shown(statement: &SqlText, literals: Literals) -> String {
     let text = match literals {
         Literals::Hidden => statement.masked(),
         Literals::Shown => statement.whole().expose(),

@@ -36,6 +36,10 @@ pub(super) async fn run(
         return Ok(AloneOutcome::Busy(holder));
     }
     ledger::create(session).await.context("make the ledger of steps")?;
+    let timeout = format!("SET lock_timeout = {}", limits.lock_timeout_ms);
+    for text in [&timeout].into_iter().chain(&work.prelude) {
+        run.must(send(session, run.settings, text).await).context("make the settings of the file")?;
+    }
     if was_begun(run, session, work).await? && has_left_its_trace(session, &work.trace).await? {
         run.must(send(session, run.settings, &ledger::end(&run.table, &work.entry)).await)?;
         return Ok(AloneOutcome::Done { was_done: true, dropped_leftover: false });
@@ -45,12 +49,11 @@ pub(super) async fn run(
         Way::Taken(holder) => return Ok(AloneOutcome::Busy(holder)),
     };
     run.must(send(session, run.settings, &ledger::begin(&run.table, &work.entry)).await)?;
-    let timeout = format!("SET lock_timeout = {}", limits.lock_timeout_ms);
-    run.must(send(session, run.settings, &timeout).await)?;
     match send(session, run.settings, &work.text).await {
         Ok(()) => {}
         Err(Refusal::Answered(answer)) => {
             let mut failure = failure_at(WorkPlace::Text { work: 0, text: 0 }, answer);
+            run.spare();
             failure.left = take_back(run, session, &work.trace).await;
             return Ok(AloneOutcome::Failed(Box::new(failure)));
         }

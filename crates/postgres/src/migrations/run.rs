@@ -65,6 +65,11 @@ impl<'a> PostgresRun<'a> {
         Self { settings, table, keeper, working: Mutex::new(None) }
     }
 
+    /// From now on the work under way is not cancelled any more: it takes back what it did.
+    pub(super) fn spare(&self) {
+        *self.working.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     fn working(&self) -> Option<Working> {
         self.working.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -168,8 +173,10 @@ impl<'a> PostgresRun<'a> {
         expected: &TrackingLook,
         work: &[TransactionWork],
     ) -> Result<WorkOutcome> {
+        let own: Vec<i32> = [0].into_iter().chain(self.working().map(|working| working.pid)).collect();
+        let readers = waiting::readers(&self.keeper, &self.table, &own).await?;
         let refusal = match send(session, self.settings, "COMMIT").await {
-            Ok(()) => return Ok(WorkOutcome::Done),
+            Ok(()) => return Ok(WorkOutcome::Done { readers }),
             Err(refusal) => refusal,
         };
         if !refusal.is_end_of_connection() {
@@ -180,7 +187,7 @@ impl<'a> PostgresRun<'a> {
         loop {
             tries += 1;
             match self.is_recorded(work, expected).await {
-                Ok(true) => return Ok(WorkOutcome::Done),
+                Ok(true) => return Ok(WorkOutcome::Done { readers }),
                 Ok(false) => {
                     return Err(lost
                         .with_state("the transaction was not committed: nothing of it stays")
@@ -326,11 +333,6 @@ impl MigrationRun for PostgresRun<'_> {
             Some(working) => waiting::blockers(&self.keeper, working.pid).await,
             None => Ok(Vec::new()),
         }
-    }
-
-    async fn waiting_readers(&self) -> Result<Vec<LockHolder>> {
-        let own: Vec<i32> = [0].into_iter().chain(self.working().map(|working| working.pid)).collect();
-        waiting::readers(&self.keeper, &self.table, &own).await
     }
 
     async fn still_there(&self, sessions: &[LockHolder]) -> Result<Vec<(LockHolder, bool)>> {
