@@ -104,7 +104,7 @@ fn rows(seen: &SeenReference, rule: &QuoteRule) -> Vec<Finding> {
             rule,
             "without_payment",
             Severity::Critical,
-            format!("{} of {quotes} belong to payments that are not there: {}", told(orphans), named(orphans, rule)),
+            format!("{quotes} has {} whose payment is not there: {}", told(orphans), named(orphans, rule)),
             format!(
                 "find out what became of {} with these ids, bring them back from a backup or take the quotes away, then make the foreign key",
                 rule.payments
@@ -118,7 +118,7 @@ fn rows(seen: &SeenReference, rule: &QuoteRule) -> Vec<Finding> {
             rule,
             "without_payment_id",
             Severity::Critical,
-            format!("{} of {quotes} have no {column}: {}", told(nameless), named(nameless, rule)),
+            format!("{quotes} has {} without {column}: {}", told(nameless), named(nameless, rule)),
             format!("give them their payment or take them away, then `ALTER TABLE {quotes} ALTER COLUMN {column} SET NOT NULL`"),
         ));
     }
@@ -133,7 +133,7 @@ fn rows(seen: &SeenReference, rule: &QuoteRule) -> Vec<Finding> {
             rule,
             "written_while_off",
             Severity::Warning,
-            format!("{} of {quotes} were made {when}: {}", told(recent), named(recent, rule)),
+            format!("{quotes} has {} made {when}: {}", told(recent), named(recent, rule)),
             "find the process that writes them and give it the same ORACLE_QUOTING_ENABLED; when quoting was on before, say since when it is off: `off_since` in [sql.quotes]",
         ));
     }
@@ -317,7 +317,7 @@ mod tests {
         let found = findings(&ReferenceLook::Seen(Box::new(seen)), &rule(Quoting::On));
         assert_eq!(
             found.first().map(|one| one.message.as_str()),
-            Some("12,345 rows of public.payment_quotes belong to payments that are not there: id 1, 2, 3, …")
+            Some("public.payment_quotes has 12,345 rows whose payment is not there: id 1, 2, 3, …")
         );
     }
 }
