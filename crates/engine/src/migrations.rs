@@ -127,6 +127,15 @@ pub enum RowWrite {
     Insert(NewRow),
     /// One that is there becomes another one, or goes.
     Repair(RowRepair),
+    /// A classic table gets the columns of a named one, as Drizzle 1.0 takes it over.
+    TakeOver,
+    /// A row of a table that is taken over gets the name of its entry, and no moment at which it was applied.
+    Name {
+        /// The row.
+        row: i64,
+        /// The name.
+        name: String,
+    },
 }
 
 /// An entry of the ledger: of a step of a migration that has begun and not ended.
@@ -196,6 +205,8 @@ pub struct WorkFailure {
     pub hint: Option<String>,
     /// Which character of the text it points at, from 1.
     pub position: Option<u32>,
+    /// How many statements of the text had ended before.
+    pub statements_done: usize,
     /// What stays of it nevertheless, in words.
     pub left: Option<String>,
 }

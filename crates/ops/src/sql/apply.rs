@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use mainstay_engine::{MigrationRun, RecordedStep};
 use mainstay_guard::{Permit, operation};
-use mainstay_migrations::{ApplyOptions, NewRow, TableVersion, TrackingRow};
+use mainstay_migrations::{ApplyOptions, Format, NewRow, TableVersion, TrackingRow};
 use mainstay_model::{
     Assumption, BlastRadius, Effect, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result, Target,
 };
@@ -140,6 +140,7 @@ fn parameters(
         transactions: choice.transactions,
         lock_timeout_ms: millis(choice.lock_timeout),
         retry_for_ms: millis(choice.retry_for),
+        takes_over: survey.look.version == TableVersion::Classic && context.folder.format == Format::Folders,
         migrations,
     })
 }
@@ -272,7 +273,13 @@ fn steps_shown(parameters: &ApplyParameters) -> Vec<PlanStep> {
             summary: format!("{how}{why}"),
         }
     };
-    parameters.migrations.iter().map(shown).collect()
+    let take_over = parameters.takes_over.then(|| PlanStep {
+        name: format!("take over {}", parameters.table),
+        mark: '~',
+        summary: "columns `name` and `applied_at`, and the name of each row, as drizzle 1.0 does".to_owned(),
+    });
+    let is_any = !parameters.migrations.is_empty();
+    take_over.filter(|_| is_any).into_iter().chain(parameters.migrations.iter().map(shown)).collect()
 }
 
 /// Refuses a plan whose world is not as it was: rows of others, files, another database. To be called under the lock of the run.

@@ -8,18 +8,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mainstay_engine::{
-    AloneOutcome, AloneWork, LockHolder, MigrationRun, RecordedStep, StepEntry, StepTrace, TrackingLook,
-    TransactionWork, WorkFailure, WorkLimits, WorkOutcome, WorkPlace, WorkRecord,
+    AloneOutcome, AloneWork, LockHolder, MigrationRun, RecordedStep, RowWrite, StepEntry, StepTrace,
+    TrackingLook, TransactionWork, WorkFailure, WorkLimits, WorkOutcome, WorkPlace, WorkRecord,
 };
 use mainstay_guard::Permit;
-use mainstay_migrations::{TableVersion, TrackingRow};
+use mainstay_migrations::{TableVersion, TrackingRow, readiness};
 use mainstay_model::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 
 use super::apply::{AppliedBy, HINT_STALE, MigrationDone, is_of, millis, steps_done};
 use super::planned::{Piece, Program};
 use super::progress::{backoff, pause, watched};
-use super::{ApplyParameters, SqlContext, Transactions, called, told};
+use super::{ApplyParameters, SqlContext, Transactions, called, rows, told};
 
 /// For how long a session that has read the tracking table must be in no transaction to count as one that does nothing about it.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
@@ -89,9 +89,24 @@ impl<'r> Applying<'r> {
             self.run.create_table(version, self.permit).await?;
             self.look = context.target.tracking(context.table).await?;
         }
+        if self.parameters.takes_over && self.look.version == TableVersion::Classic {
+            self.take_over().await?;
+        }
         for program in programs.iter().filter(|program| has_row(&self.look, program)) {
             self.done.push(by_another(program));
         }
+        Ok(())
+    }
+
+    /// Gives the rows of a classic table the names of their entries, as Drizzle 1.0 does before it applies anything.
+    async fn take_over(&mut self) -> Result<()> {
+        let context = self.context;
+        context.observer.phase("take the tracking table over");
+        let names = readiness(context.folder, &self.look.rows).matches;
+        let names = names.into_iter().map(|found| RowWrite::Name { row: found.row, name: found.tag });
+        let writes: Vec<RowWrite> = [RowWrite::TakeOver].into_iter().chain(names).collect();
+        rows::write_all(context, self.run, self.permit, &writes, &self.look).await?;
+        self.look = context.target.tracking(context.table).await?;
         Ok(())
     }
 

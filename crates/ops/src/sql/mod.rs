@@ -93,11 +93,7 @@ pub struct SqlContext<'a> {
 ///
 /// # Errors
 /// What the store fails with.
-pub async fn evidence(
-    repository: &Repository,
-    fingerprint: &str,
-    database: &str,
-) -> Result<BackupEvidence> {
+pub async fn evidence(repository: &Repository, fingerprint: &str, database: &str) -> Result<BackupEvidence> {
     evidence_among(repository, StoreKind::Postgres, fingerprint, |set| match SetContents::of(set) {
         Ok(SetContents::Cluster(contents)) => contents.server.fingerprint == fingerprint,
         Ok(SetContents::Logical(contents)) => {

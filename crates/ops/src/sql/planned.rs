@@ -35,6 +35,8 @@ pub struct ApplyParameters {
     pub lock_timeout_ms: u64,
     /// For how long a migration that does not get a lock is tried again, in milliseconds.
     pub retry_for_ms: u64,
+    /// The table is of Drizzle 0.x and the folder of 1.0: its rows get their names first, as Drizzle 1.0 gives them.
+    pub takes_over: bool,
     /// The migrations in order.
     pub migrations: Vec<PlannedMigration>,
 }

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use mainstay_engine::{MigrationRun, RowWrite, WorkLimits, WorkOutcome};
+use mainstay_engine::{MigrationRun, RowWrite, TrackingLook, WorkLimits, WorkOutcome};
 use mainstay_guard::{Permit, operation};
 use mainstay_migrations::{NewRow, RowRepair, TableVersion, TrackingTable};
 use mainstay_model::{
@@ -200,17 +200,30 @@ pub(super) async fn write(
         return Err(moved(context));
     }
     let writes: Vec<RowWrite> = parameters.rows.iter().map(write_of).collect();
+    write_all(context, run, permit, &writes, &look).await?;
+    Ok(RowReport { rows: parameters.rows, millis: millis(began.elapsed()) })
+}
+
+/// Writes all of it in one transaction into the table that looks like `look`, tried until the table is to be had.
+///
+/// # Errors
+/// As [`write`].
+pub(super) async fn write_all(
+    context: &SqlContext<'_>,
+    run: &dyn MigrationRun,
+    permit: &Permit,
+    writes: &[RowWrite],
+    look: &TrackingLook,
+) -> Result<()> {
     let limits = WorkLimits { lock_timeout_ms: millis(LOCK_TIMEOUT) };
-    let mut tries = 0;
+    let (began, mut tries) = (Instant::now(), 0);
     loop {
         tries += 1;
         run.check_lock().await?;
-        let doing = run.write_rows(&writes, &look, permit.operation(), limits, permit);
+        let doing = run.write_rows(writes, look, permit.operation(), limits, permit);
         let (ended, blockers) = watched(context, run, doing).await;
         let failure = match ended? {
-            WorkOutcome::Done { .. } => {
-                return Ok(RowReport { rows: parameters.rows, millis: millis(began.elapsed()) });
-            }
+            WorkOutcome::Done { .. } => return Ok(()),
             WorkOutcome::Moved(_) => return Err(moved(context)),
             WorkOutcome::Failed(failure) => failure,
         };

@@ -74,19 +74,6 @@ pub async fn status(context: &SqlContext<'_>) -> Result<StatusReport> {
     })
 }
 
-/// The state of an entry in one word: the end of a finding's name, and what is shown.
-pub fn state_name(state: &EntryState) -> &'static str {
-    match state {
-        EntryState::Applied => "applied",
-        EntryState::Edited { line_endings_only: true } => "line_endings",
-        EntryState::Edited { line_endings_only: false } => "edited",
-        EntryState::Retimed { .. } => "retimed",
-        EntryState::Pending { .. } => "pending",
-        EntryState::Skipped { .. } => "skipped",
-        EntryState::HalfApplied => "half_applied",
-    }
-}
-
 /// The state of a row in one word.
 pub fn row_state_name(state: &RowState) -> &'static str {
     match state {

@@ -79,7 +79,7 @@ fn place(program: &Program, piece: &Piece, failure: &WorkFailure) -> String {
         WorkPlace::Text { text, .. } => match piece.unit(text) {
             None => format!("{path}: a setting that it made further up"),
             Some(unit) => {
-                let (place, statement) = found(unit, failure.position);
+                let (place, statement) = found(unit, failure);
                 let what = statement.map(|statement| format!(", {}", what(statement))).unwrap_or_default();
                 format!("{path}:{place}, chunk {}{what}", unit.chunk)
             }
@@ -87,17 +87,16 @@ fn place(program: &Program, piece: &Piece, failure: &WorkFailure) -> String {
     }
 }
 
-/// Where in a unit, and at which of its statements; without a position only where there is one statement.
-fn found(unit: &Unit, position: Option<u32>) -> (Place, Option<&Statement>) {
-    match position {
+/// Where in a unit, and at which of its statements: the one that the server points into, or the first that had not ended.
+fn found<'u>(unit: &'u Unit, failure: &WorkFailure) -> (Place, Option<&'u Statement>) {
+    match failure.position {
         Some(position) => {
             let place = unit.place.of_position(&unit.text, position);
             (place, unit.statements.iter().rfind(|statement| statement.place <= place))
         }
-        None => match unit.statements.as_slice() {
-            [only] => (only.place, Some(only)),
-            [first, ..] => (first.place, None),
-            [] => (unit.place, None),
+        None => match unit.statements.get(failure.statements_done) {
+            Some(statement) => (statement.place, Some(statement)),
+            None => (unit.place, None),
         },
     }
 }
@@ -133,6 +132,7 @@ mod tests {
             message: "column \"x\" does not exist".to_owned(),
             hint: None,
             position,
+            statements_done: 0,
             left: None,
         }
     }
@@ -157,6 +157,8 @@ mod tests {
         );
         assert_eq!(error.state(), Some("nothing of it stays"));
         assert!(told(&failure(0, None)).message().starts_with("0001_a.sql:1:1, chunk 1, SELECT: "));
-        assert!(told(&failure(1, None)).message().starts_with("0001_a.sql:3:1, chunk 2: "));
+        assert!(told(&failure(1, None)).message().starts_with("0001_a.sql:3:1, chunk 2, SELECT: "));
+        let second = WorkFailure { statements_done: 1, ..failure(1, None) };
+        assert!(told(&second).message().starts_with("0001_a.sql:4:1, chunk 2, ALTER TABLE a: "));
     }
 }

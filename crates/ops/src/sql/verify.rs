@@ -8,7 +8,6 @@ use mainstay_model::{Finding, Result, Severity, StoreKind};
 use serde::Serialize;
 
 use super::SqlContext;
-use super::status::state_name;
 use super::survey::{Survey, survey};
 
 /// What was found.
@@ -54,7 +53,7 @@ fn findings(context: &SqlContext<'_>, found: &Survey) -> Vec<Finding> {
     let subject = || format!("{} in {}", context.table, found.facts.database);
     let entries = found.verdict.entries.iter().filter_map(|entry| {
         Some(finding(
-            state_name(&entry.state),
+            &entry.state.name().replace(' ', "_"),
             severity(entry.reaction)?,
             entry.tag.clone(),
             entry.message.clone(),

@@ -98,16 +98,22 @@ pub(super) async fn try_take(session: &Session<'_>, key: LockKey) -> Result<Opti
         if session.truth(&row, "taken") {
             return Ok(None);
         }
-        let query = format!(
-            "{HOLDERS} FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid WHERE {} LIMIT 1",
-            key.condition()
-        );
-        if let Some(row) = session.rows(&query).await?.first() {
-            return holder(session, row).map(Some);
+        if let Some(holder) = held_by(session, key).await? {
+            return Ok(Some(holder));
         }
     }
     let id = BackendId { pid: 0, began_micros: 0 };
     Ok(Some(LockHolder { id, app_name: String::new(), user: None, client: None, connected_micros: None }))
+}
+
+/// Who has it.
+pub(super) async fn held_by(session: &Session<'_>, key: LockKey) -> Result<Option<LockHolder>> {
+    let query = format!(
+        "{HOLDERS} FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid WHERE {} LIMIT 1",
+        key.condition()
+    );
+    let rows = session.rows(&query).await?;
+    rows.first().map(|row| holder(session, row)).transpose()
 }
 
 /// Whether the session has it.

@@ -27,12 +27,15 @@ mod run;
 mod tracking;
 mod waiting;
 
+use std::pin::pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt as _;
 use mainstay_engine::{MigrationFacts, MigrationRun, MigrationTarget, RecordedStep, TrackingLook};
 use mainstay_migrations::TrackingTable;
 use mainstay_model::{Error, ErrorKind, Result, ResultExt};
+use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::{DbError, ErrorPosition};
 
 use crate::config::{PostgresConfig, Settings};
@@ -117,6 +120,8 @@ struct Answer {
     message: String,
     hint: Option<String>,
     position: Option<u32>,
+    /// How many statements of the text had ended by then.
+    statements_done: usize,
 }
 
 /// The server's answer, or the end of the connection.
@@ -128,9 +133,9 @@ enum Refusal {
 }
 
 impl Refusal {
-    fn of(settings: &Settings, error: tokio_postgres::Error) -> Self {
+    fn of(settings: &Settings, error: tokio_postgres::Error, statements_done: usize) -> Self {
         match error.as_db_error() {
-            Some(answer) => Self::Answered(Answer::of(settings, answer)),
+            Some(answer) => Self::Answered(Answer::of(settings, answer, statements_done)),
             None => Self::Lost(failure(settings, error)),
         }
     }
@@ -154,7 +159,7 @@ impl Refusal {
 }
 
 impl Answer {
-    fn of(settings: &Settings, answer: &DbError) -> Self {
+    fn of(settings: &Settings, answer: &DbError, statements_done: usize) -> Self {
         let (code, message) = (answer.code().code(), answer.message());
         let position = match answer.position() {
             Some(ErrorPosition::Original(position)) => Some(*position),
@@ -167,11 +172,22 @@ impl Answer {
             message: message.to_owned(),
             hint: answer.hint().map(str::to_owned),
             position,
+            statements_done,
         }
     }
 }
 
-/// Sends one text and waits for its end, however long that takes.
+/// Sends one text and waits for its end, however long that takes. Rows are dropped as they come.
 async fn send(session: &Session<'_>, settings: &Settings, text: &str) -> Result<(), Refusal> {
-    session.client.batch_execute(text).await.map_err(|error| Refusal::of(settings, error))
+    let sent = session.client.simple_query_raw(text).await;
+    let mut answers = pin!(sent.map_err(|error| Refusal::of(settings, error, 0))?);
+    let mut done = 0;
+    while let Some(answer) = answers.next().await {
+        match answer {
+            Ok(SimpleQueryMessage::CommandComplete(_)) => done += 1,
+            Ok(_) => {}
+            Err(error) => return Err(Refusal::of(settings, error, done)),
+        }
+    }
+    Ok(())
 }

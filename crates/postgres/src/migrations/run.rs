@@ -248,8 +248,8 @@ impl<'a> PostgresRun<'a> {
 pub(super) const AGAIN: &str = "see that the server answers, then run the same command again";
 
 pub(super) fn failure_at(place: WorkPlace, answer: Answer) -> WorkFailure {
-    let Answer { code, kind, message, hint, position } = answer;
-    WorkFailure { place, code, kind, message, hint, position, left: None }
+    let Answer { code, kind, message, hint, position, statements_done } = answer;
+    WorkFailure { place, code, kind, message, hint, position, statements_done, left: None }
 }
 
 fn standby(settings: &Settings) -> Error {

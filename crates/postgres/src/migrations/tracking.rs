@@ -1,18 +1,19 @@
 //! The tracking table: read, made as Drizzle makes it, written row for row as Drizzle writes it.
 
 use mainstay_engine::{RowWrite, TrackingLook};
-use mainstay_migrations::{NewRow, RowChange, TableVersion, TrackingRow, TrackingTable};
+use mainstay_migrations::{NewRow, RowChange, RowRepair, TableVersion, TrackingRow, TrackingTable};
 use mainstay_model::{Error, ErrorKind, Result, Timestamp};
 use tokio_postgres::SimpleQueryRow;
 use tokio_postgres::error::SqlState;
 
+use super::waiting;
 use crate::quote::{literal, name};
 use crate::session::Session;
 
 /// More rows than anybody has migrations: another table by that name.
 const ROW_COUNT_MAX: usize = 100_000;
 /// How long whoever only looks waits for a run that keeps readers out.
-const READ_LOCK_TIMEOUT: &str = "SET lock_timeout = '5s'";
+const READ_LOCK_TIMEOUT: &str = "SET lock_timeout = '3s'";
 
 /// The table's name as a statement takes it.
 pub(super) fn quoted(table: &TrackingTable) -> String {
@@ -27,15 +28,29 @@ pub(super) fn regclass(table: &TrackingTable) -> String {
 /// Reads it without waiting for long.
 pub(super) async fn read_patiently(session: &Session<'_>, table: &TrackingTable) -> Result<TrackingLook> {
     session.rows(READ_LOCK_TIMEOUT).await?;
-    match read_unless_locked(session, table).await? {
-        Some(look) => Ok(look),
-        None => Err(Error::new(
-            ErrorKind::Locked,
-            format!("somebody keeps readers out of {table}: migrations are being applied"),
-        )
-        .with_state("nothing was changed")
-        .with_hint("wait until that run has ended; `mainstay pg blockers` shows whose it is")),
+    if let Some(look) = read_unless_locked(session, table).await? {
+        return Ok(look);
     }
+    let holder = waiting::owner(session, table).await?;
+    let (who, hint) = match holder {
+        Some(holder) => (
+            format!("process {} ({})", holder.id.pid, holder.app_name),
+            format!(
+                "wait until it has ended; `mainstay pg activity --terminate {}` ends it, and its transaction is undone",
+                holder.id.pid
+            ),
+        ),
+        None => (
+            "somebody".to_owned(),
+            "wait until that run has ended; `mainstay pg blockers` shows whose it is".to_owned(),
+        ),
+    };
+    Err(Error::new(
+        ErrorKind::Locked,
+        format!("{who} keeps readers out of {table}: migrations are being applied"),
+    )
+    .with_state("nothing was changed")
+    .with_hint(hint))
 }
 
 /// Reads it. Waits for whoever has it locked.
@@ -145,22 +160,31 @@ pub(super) fn insert(table: &TrackingTable, version: TableVersion, row: &NewRow)
 
 /// What does a change of rows.
 pub(super) fn write(table: &TrackingTable, version: TableVersion, write: &RowWrite) -> String {
-    let repair = match write {
-        RowWrite::Insert(row) => return insert(table, version, row),
-        RowWrite::Repair(repair) => repair,
-    };
-    let (table, id) = (quoted(table), repair.row.id);
-    match &repair.change {
-        RowChange::Delete => format!("DELETE FROM {table} WHERE id = {id}"),
-        RowChange::Set(row) => {
+    let quoted = quoted(table);
+    match write {
+        RowWrite::Insert(row) => insert(table, version, row),
+        // In one statement: the stock runner's two, in its transaction, leave the same.
+        RowWrite::TakeOver => format!(
+            "ALTER TABLE {quoted} ADD COLUMN IF NOT EXISTS \"name\" text, \
+             ADD COLUMN IF NOT EXISTS \"applied_at\" timestamp with time zone DEFAULT now()"
+        ),
+        RowWrite::Name { row, name } => format!(
+            "UPDATE {quoted} SET \"name\" = {}, \"applied_at\" = NULL WHERE \"id\" = {row}",
+            literal(name)
+        ),
+        RowWrite::Repair(RowRepair { row, change: RowChange::Delete, .. }) => {
+            format!("DELETE FROM {quoted} WHERE id = {}", row.id)
+        }
+        RowWrite::Repair(RowRepair { row, change: RowChange::Set(new), .. }) => {
             let named = match version {
-                TableVersion::Named => format!(", \"name\" = {}", nullable(row.name.as_deref())),
+                TableVersion::Named => format!(", \"name\" = {}", nullable(new.name.as_deref())),
                 TableVersion::Absent | TableVersion::Classic => String::new(),
             };
             format!(
-                "UPDATE {table} SET \"hash\" = {}, \"created_at\" = {}{named} WHERE id = {id}",
-                literal(&row.hash),
-                row.created_at
+                "UPDATE {quoted} SET \"hash\" = {}, \"created_at\" = {}{named} WHERE id = {}",
+                literal(&new.hash),
+                new.created_at,
+                row.id
             )
         }
     }
@@ -172,8 +196,6 @@ fn nullable(text: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use mainstay_migrations::RowRepair;
-
     use super::*;
 
     fn new_row(name: Option<&str>) -> NewRow {

@@ -56,6 +56,18 @@ pub(super) async fn readers(
     rows.iter().map(|row| holder(session, row)).collect()
 }
 
+/// Who keeps readers out of the tracking table.
+pub(super) async fn owner(session: &Session<'_>, table: &TrackingTable) -> Result<Option<LockHolder>> {
+    let query = format!(
+        "{HOLDERS} FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+         WHERE l.relation = to_regclass({}) AND l.granted AND l.mode = 'AccessExclusiveLock' \
+         AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) LIMIT 1",
+        regclass(table)
+    );
+    let rows = session.rows(&query).await?;
+    rows.first().map(|row| holder(session, row)).transpose()
+}
+
 /// Those of `sessions` that are still there, and whether they are in a transaction: every transaction holds a lock on its own number, which everybody
 /// may see.
 pub(super) async fn still_there(

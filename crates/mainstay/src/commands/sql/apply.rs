@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use mainstay_guard::{BackupEvidence, Guard, Outcome};
+use mainstay_engine::MigrationRun;
+use mainstay_guard::{BackupEvidence, Outcome};
 use mainstay_model::{Effect, ErrorKind, ExitStatus, Plan, Result, ResultExt, StoreKind};
 use mainstay_ops::shape::Literals;
 use mainstay_ops::sql::apply::{self, AppliedBy, ApplyReport, Choice};
 use mainstay_ops::sql::{
     self, ApplyParameters, OPERATION_DESTROY, PlannedMigration, SqlContext, Transactions,
 };
-use mainstay_repository::Repository;
 use serde_json::{Map, Value, json};
 
 use super::{FolderArgs, Migrations, repository};
@@ -91,22 +91,54 @@ pub(super) async fn run(args: &ApplyArgs, session: &Session) -> Result<ExitStatu
     let migrations = Migrations::open(&args.folder, session)?;
     let progress = session.printer.progress();
     let context = migrations.context(session, progress.as_ref(), args.literals.literals());
-    let probe = session.probe(StoreKind::Postgres).await?;
-    let target = session.target(probe.as_ref()).await?;
-    let plan = apply::plan(&context, &args.choice(), target).await;
-    let plan = plan.inspect_err(|_| session.printer.end_progress())?;
+    let ended = match args.dry_run || args.output.is_some() {
+        true => plan_only(args, &migrations, &context, session).await,
+        false => at_once(args, &migrations, &context, session).await,
+    };
+    session.printer.end_progress();
+    ended
+}
+
+/// Plans, and shows the plan or keeps it.
+async fn plan_only(
+    args: &ApplyArgs,
+    migrations: &Migrations,
+    context: &SqlContext<'_>,
+    session: &Session,
+) -> Result<ExitStatus> {
+    let plan = make(args, context, session).await?;
     let parameters = ApplyParameters::of(&plan)?;
-    let is_nothing = parameters.migrations.is_empty();
-    if args.dry_run || args.output.is_some() || is_nothing {
-        let file = args.output.clone().filter(|_| !is_nothing);
-        if let Some(file) = &file {
-            plan::write(&plan, &session.path(file))?;
-        }
+    let file = args.output.clone().filter(|_| !parameters.migrations.is_empty());
+    if let Some(file) = &file {
+        plan::write(&plan, &session.path(file))?;
+    }
+    let texts = migrations.texts(&parameters);
+    let report = PlanReport::new(plan, file, session.clock.now())?;
+    Ok(session.printer.report(&Planned { report, parameters, texts }))
+}
+
+/// Plans and applies under one lock: whoever comes second waits, and plans what the first has left.
+async fn at_once(
+    args: &ApplyArgs,
+    migrations: &Migrations,
+    context: &SqlContext<'_>,
+    session: &Session,
+) -> Result<ExitStatus> {
+    let run = sql::open(context, args.wait).await?;
+    let plan = make(args, context, session).await?;
+    let parameters = ApplyParameters::of(&plan)?;
+    if parameters.migrations.is_empty() {
         let texts = migrations.texts(&parameters);
-        let report = PlanReport::new(plan, file, session.clock.now())?;
+        let report = PlanReport::new(plan, None, session.clock.now())?;
         return Ok(session.printer.report(&Planned { report, parameters, texts }));
     }
-    carry_out(&context, &plan, None, args.wait, session).await.map_err(by_plan_file)
+    carry_out(context, &plan, None, run.as_ref(), session).await.map_err(by_plan_file)
+}
+
+async fn make(args: &ApplyArgs, context: &SqlContext<'_>, session: &Session) -> Result<Plan> {
+    let probe = session.probe(StoreKind::Postgres).await?;
+    let target = session.target(probe.as_ref()).await?;
+    apply::plan(context, &args.choice(), target).await
 }
 
 /// Carries out a plan to apply migrations.
@@ -118,40 +150,30 @@ pub(super) async fn apply_plan(plan: &Plan, approve: Option<&str>, session: &Ses
     let migrations = Migrations::open(&FolderArgs::default(), session)?;
     let progress = session.printer.progress();
     let context = migrations.context(session, progress.as_ref(), Literals::Hidden);
-    carry_out(&context, plan, approve, WAIT, session).await
+    let ended = match sql::open(&context, WAIT).await {
+        Ok(run) => carry_out(&context, plan, approve, run.as_ref(), session).await,
+        Err(error) => Err(error),
+    };
+    session.printer.end_progress();
+    ended
 }
 
 async fn carry_out(
     context: &SqlContext<'_>,
     plan: &Plan,
     approve: Option<&str>,
-    wait: Duration,
+    run: &dyn MigrationRun,
     session: &Session,
 ) -> Result<ExitStatus> {
     let repository = repository(session).await.context("open the audit log")?;
     let guard = session.guard_of(repository.as_ref());
-    let applied = under_guard(context, plan, approve, wait, (repository.as_ref(), &guard), session).await;
-    session.printer.end_progress();
-    Ok(session.printer.report(&Applied(applied?)))
-}
-
-async fn under_guard(
-    context: &SqlContext<'_>,
-    plan: &Plan,
-    approve: Option<&str>,
-    wait: Duration,
-    (repository, guard): (Option<&Repository>, &Guard),
-    session: &Session,
-) -> Result<ApplyReport> {
     let probe = session.probe(StoreKind::Postgres).await?;
     let target = session.target(probe.as_ref()).await?;
-    let run = match other_target(&plan.target, &target) {
-        Some(stale) => {
-            return Err(guard.refuse(&plan.operation, Some(&plan.target), Some(plan.hash()?), stale).await);
-        }
-        None => sql::open(context, wait).await?,
+    let checked = match other_target(&plan.target, &target) {
+        Some(stale) => Err(stale),
+        None => apply::check(context, plan).await,
     };
-    if let Err(stale) = apply::check(context, plan).await {
+    if let Err(stale) = checked {
         return Err(match stale.kind() {
             ErrorKind::StalePlan => {
                 guard.refuse(&plan.operation, Some(&plan.target), Some(plan.hash()?), stale).await
@@ -159,7 +181,7 @@ async fn under_guard(
             _ => stale,
         });
     }
-    let evidence = match repository.filter(|_| plan.operation == OPERATION_DESTROY) {
+    let evidence = match repository.as_ref().filter(|_| plan.operation == OPERATION_DESTROY) {
         Some(repository) => {
             let database = ApplyParameters::of(plan)?.database;
             sql::evidence(repository, &plan.target.fingerprint, &database).await?
@@ -167,12 +189,13 @@ async fn under_guard(
         None => BackupEvidence::default(),
     };
     let permit = guard.permit(plan, &evidence, &session.consent(approve)?).await?;
-    let applied = apply::apply(context, plan, run.as_ref(), &permit).await;
+    let applied = apply::apply(context, plan, run, &permit).await;
     let outcome = match &applied {
         Ok(report) => Outcome::Done { summary: summary(report), facts: json!(report) },
         Err(error) => Outcome::of_error(error),
     };
-    close(guard, permit, applied, outcome).await
+    let report = close(&guard, permit, applied, outcome).await?;
+    Ok(session.printer.report(&Applied(report)))
 }
 
 fn summary(report: &ApplyReport) -> String {

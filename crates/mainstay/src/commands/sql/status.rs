@@ -4,7 +4,7 @@ use clap::Args;
 use mainstay_migrations::{Reaction, RowState, TableVersion};
 use mainstay_model::{ExitStatus, Result};
 use mainstay_ops::shape::Literals;
-use mainstay_ops::sql::status::{self, StatusReport, row_state_name, state_name};
+use mainstay_ops::sql::status::{self, StatusReport, row_state_name};
 use serde_json::{Map, Value, json};
 
 use super::{FolderArgs, Migrations};
@@ -52,7 +52,7 @@ impl Report for Shown {
             };
             table.row(vec![
                 Cell::new(entry.tag.clone()),
-                Cell::new(state_name(&entry.state).replace('_', " ")).tone(tone(entry.reaction)),
+                Cell::new(entry.state.name()).tone(tone(entry.reaction)),
                 Cell::right(entry.row.map(|row| row.to_string()).unwrap_or_default()),
                 Cell::new(plain(message, 200)).tone(Tone::Faint),
             ]);
