@@ -87,7 +87,7 @@ pub use references::{
     FoundRows, ReferenceInspection, ReferenceLook, ReferenceRule, SeenConstraint, SeenReference,
 };
 pub use rehearsal::{
-    CatalogObject, CatalogScope, LiveBounds, Observation, Rehearsed, RehearsalHost, RehearsalStage,
+    CatalogObject, CatalogScope, LiveBounds, Observation, RehearsalHost, RehearsalStage, Rehearsed,
     SeenBuild, SeenLock, ShadowContents, StatementFailure, TableHolder, TableLock, TableName,
 };
 pub use relational::{
