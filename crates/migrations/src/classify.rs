@@ -862,3 +862,456 @@ impl Verdict {
         self.entries.iter().find(|entry| entry.tag == tag)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: i64 = 86_400_000;
+    const BASE: i64 = 1_700_000_000_000;
+
+    /// A migration whose text is its letter.
+    fn entry(tag: &str, day: i64, text: &str) -> Migration {
+        Migration::new(tag, format!("{tag}.sql"), BASE + day * DAY, text)
+    }
+
+    fn journal(migrations: Vec<Migration>) -> Folder {
+        Folder { format: Format::Journal, migrations, notes: Vec::new() }
+    }
+
+    fn row(id: i64, text: &str, day: i64) -> TrackingRow {
+        let hash = crate::hash::hash(text);
+        TrackingRow { id, hash, created_at: Some(BASE + day * DAY), name: None, applied_at: None }
+    }
+
+    fn named(id: i64, text: &str, name: &str) -> TrackingRow {
+        TrackingRow { name: Some(name.to_owned()), ..row(id, text, 0) }
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_millisecond(BASE + 100 * DAY).unwrap()
+    }
+
+    fn verdict(folder: &Folder, table: TableVersion, rows: &[TrackingRow]) -> Verdict {
+        classify(folder, table, rows, &[], now())
+    }
+
+    /// Entry by entry: state, row, whether Drizzle would apply it.
+    fn states(verdict: &Verdict) -> Vec<(&str, Option<i64>, bool)> {
+        verdict
+            .entries
+            .iter()
+            .map(|entry| (entry.state.name(), entry.row, entry.is_applied_by_drizzle))
+            .collect()
+    }
+
+    fn row_states(verdict: &Verdict) -> Vec<(i64, RowState, Reaction)> {
+        verdict.rows.iter().map(|row| (row.row, row.state.clone(), row.reaction)).collect()
+    }
+
+    fn kinds(verdict: &Verdict) -> Vec<(NoticeKind, Reaction)> {
+        verdict.notices.iter().map(|notice| (notice.kind, notice.reaction)).collect()
+    }
+
+    fn matched(tag: &str) -> RowState {
+        RowState::Matched { tag: tag.to_owned() }
+    }
+
+    fn tags(found: Result<Vec<&Migration>, Error>) -> Vec<String> {
+        found.unwrap().into_iter().map(|migration| migration.tag.clone()).collect()
+    }
+
+    #[test]
+    fn what_is_applied_and_what_is_pending() {
+        let folder = journal(vec![entry("0000_a", 1, "a"), entry("0001_b", 2, "b"), entry("0002_c", 3, "c")]);
+        let none = verdict(&folder, TableVersion::Absent, &[]);
+        assert_eq!(
+            states(&none),
+            [("pending", None, true), ("pending", None, true), ("pending", None, true)]
+        );
+        assert_eq!(none.worst(), Reaction::Ok);
+
+        let found = verdict(&folder, TableVersion::Classic, &[row(7, "b", 2), row(3, "a", 1)]);
+        assert_eq!(
+            states(&found),
+            [("applied", Some(3), false), ("applied", Some(7), false), ("pending", None, true)]
+        );
+        assert_eq!(
+            row_states(&found),
+            [(3, matched("0000_a"), Reaction::Ok), (7, matched("0001_b"), Reaction::Ok)]
+        );
+        assert_eq!(found.entries[1].message, "0001_b is applied, row 7");
+        assert_eq!(tags(found.to_apply(&folder, ApplyOptions::default())), ["0002_c"]);
+    }
+
+    #[test]
+    fn an_edited_file_is_told_and_other_ends_of_lines_apart() {
+        let folder = journal(vec![entry("0000_a", 1, "a\nb\n"), entry("0001_b", 2, "now")]);
+        let found = verdict(&folder, TableVersion::Classic, &[row(1, "a\r\nb\r\n", 1), row(2, "then", 2)]);
+        assert_eq!(states(&found), [("line endings", Some(1), false), ("edited", Some(2), false)]);
+        assert_eq!(found.entries[0].reaction, Reaction::Warn);
+        assert_eq!(found.entries[1].reaction, Reaction::Fail);
+        assert!(
+            found.entries[1].message.starts_with("0001_b was changed after it was applied: its hash is ")
+        );
+        let error = found.to_apply(&folder, ApplyOptions { include_skipped: true }).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Precondition);
+        assert!(error.hint().is_some_and(|hint| hint.contains("mainstay sql repair --edited")));
+    }
+
+    #[test]
+    fn a_retimed_entry_is_known_by_its_text() {
+        let folder = journal(vec![entry("0000_a", 1, "a"), entry("0001_b", 9, "b")]);
+        let found = verdict(&folder, TableVersion::Classic, &[row(1, "a", 1), row(2, "b", 2)]);
+        assert_eq!(states(&found), [("applied", Some(1), false), ("retimed", Some(2), true)]);
+        assert_eq!(found.worst(), Reaction::Warn);
+        assert!(tags(found.to_apply(&folder, ApplyOptions::default())).is_empty(), "it is applied already");
+        assert_eq!(
+            found.entries[1].message,
+            format!(
+                "0001_b is applied, and its `when` is not that of row 2: {}, not {}",
+                BASE + 9 * DAY,
+                BASE + 2 * DAY
+            )
+        );
+    }
+
+    #[test]
+    fn a_skipped_entry_names_what_it_is_not_later_than() {
+        let folder = journal(vec![
+            entry("0000_a", 1, "a"),
+            entry("0001_late", 2, "late"),
+            entry("0001_b", 5, "b"),
+            entry("0002_same", 5, "same"),
+            entry("0003_c", 6, "c"),
+        ]);
+        let found = verdict(&folder, TableVersion::Classic, &[row(1, "a", 1), row(2, "b", 5)]);
+        assert_eq!(
+            states(&found),
+            [
+                ("applied", Some(1), false),
+                ("skipped", None, false),
+                ("applied", Some(2), false),
+                ("skipped", None, false),
+                ("pending", None, true),
+            ]
+        );
+        assert_eq!(
+            found.entries[1].state,
+            EntryState::Skipped {
+                blocking_row: 2,
+                blocking_created_at: BASE + 5 * DAY,
+                blocking_tag: Some("0001_b".to_owned()),
+            }
+        );
+        assert!(found.entries[1].message.ends_with("of row 2 (0001_b)"), "{}", found.entries[1].message);
+        let error = found.to_apply(&folder, ApplyOptions::default()).unwrap_err();
+        assert!(error.message().ends_with("(and 1 more)"), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("--include-skipped")));
+        let all = tags(found.to_apply(&folder, ApplyOptions { include_skipped: true }));
+        assert_eq!(all, ["0001_late", "0002_same", "0003_c"]);
+        let drizzle: Vec<_> = found.drizzle_would_apply().iter().map(|entry| entry.tag.clone()).collect();
+        assert_eq!(drizzle, ["0003_c"]);
+    }
+
+    #[test]
+    fn a_watermark_of_the_future_is_told() {
+        let folder =
+            journal(vec![entry("0000_a", 1, "a"), entry("0001_b", 500, "b"), entry("0002_c", 3, "c")]);
+        let found = verdict(&folder, TableVersion::Classic, &[row(1, "a", 1), row(2, "b", 500)]);
+        assert_eq!(states(&found)[2], ("skipped", None, false));
+        assert_eq!(kinds(&found), [(NoticeKind::PoisonedWatermark, Reaction::Fail)]);
+        assert!(found.to_apply(&folder, ApplyOptions::default()).is_err());
+        assert_eq!(tags(found.to_apply(&folder, ApplyOptions { include_skipped: true })), ["0002_c"]);
+
+        let open = verdict(&folder, TableVersion::Classic, &[row(1, "a", 1)]);
+        assert_eq!(
+            kinds(&open),
+            [(NoticeKind::FutureEntry, Reaction::Fail), (NoticeKind::PendingOutOfOrder, Reaction::Warn)]
+        );
+        let error = open.to_apply(&folder, ApplyOptions { include_skipped: true }).unwrap_err();
+        assert!(error.message().starts_with("0001_b is of the future, 2025-03-28T22:13:20Z"), "{error}");
+
+        let soon =
+            Migration { created_at: now().as_millisecond() + FUTURE_TOLERANCE_MS, ..entry("0000_a", 1, "a") };
+        assert_eq!(verdict(&journal(vec![soon]), TableVersion::Absent, &[]).worst(), Reaction::Ok);
+    }
+
+    #[test]
+    fn a_row_without_created_at_blocks_everything() {
+        let folder = journal(vec![entry("0000_a", 1, "a"), entry("0001_b", 2, "b"), entry("0002_c", 3, "c")]);
+        let null = TrackingRow { created_at: None, ..row(2, "b", 2) };
+        let found = verdict(&folder, TableVersion::Classic, &[row(1, "a", 1), null]);
+        assert_eq!(found.watermark, Watermark::Null { row: 2 });
+        assert_eq!(
+            states(&found),
+            [("applied", Some(1), true), ("retimed", Some(2), true), ("pending", None, true)]
+        );
+        assert_eq!(
+            row_states(&found)[1],
+            (2, RowState::NullCreatedAt { tag: Some("0001_b".to_owned()) }, Reaction::Block)
+        );
+        assert_eq!(kinds(&found), [(NoticeKind::NullRows, Reaction::Block)]);
+        let error = found.to_apply(&folder, ApplyOptions { include_skipped: true }).unwrap_err();
+        assert!(error.message().contains("would apply everything again"), "{error}");
+    }
+
+    #[test]
+    fn rows_that_repeat_and_rows_of_nothing_are_told_apart() {
+        let folder = journal(vec![entry("0000_a", 1, "a"), entry("0001_b", 2, "b")]);
+        let rows = [row(1, "a", 1), row(2, "a", 1), row(3, "x", 2), row(4, "x", 2), row(5, "y", 1)];
+        let found = verdict(&folder, TableVersion::Classic, &rows);
+        assert_eq!(states(&found), [("applied", Some(1), false), ("edited", Some(3), false)]);
+        assert_eq!(
+            row_states(&found),
+            [
+                (1, matched("0000_a"), Reaction::Ok),
+                (2, RowState::Duplicate { of: 1 }, Reaction::Warn),
+                (3, matched("0001_b"), Reaction::Ok),
+                (4, RowState::Duplicate { of: 3 }, Reaction::Warn),
+                (5, RowState::Orphan, Reaction::Warn),
+            ]
+        );
+        assert_eq!(
+            kinds(&found),
+            [(NoticeKind::DuplicateRows, Reaction::Warn), (NoticeKind::OrphanRows, Reaction::Warn)]
+        );
+        assert!(found.notices[0].message.starts_with("rows 2, 4 repeat"));
+    }
+
+    #[test]
+    fn equal_texts_are_told_apart_by_their_time() {
+        let empty = |tag, day| entry(tag, day, "-- Custom SQL migration file\n");
+        // An empty one that was filled after it was applied, and a new empty one.
+        let folder = journal(vec![entry("0000_a", 1, "filled in"), empty("0001_b", 2)]);
+        let rows = [row(1, "-- Custom SQL migration file\n", 1)];
+        assert_eq!(
+            states(&verdict(&folder, TableVersion::Classic, &rows)),
+            [("edited", Some(1), false), ("pending", None, true),]
+        );
+        // Two that had their times changed with each other.
+        let folder = journal(vec![entry("0000_a", 2, "a"), entry("0001_b", 1, "b")]);
+        let rows = [row(1, "a", 1), row(2, "b", 2)];
+        assert_eq!(
+            states(&verdict(&folder, TableVersion::Classic, &rows)),
+            [("retimed", Some(1), false), ("retimed", Some(2), false),]
+        );
+        // Two of one text and one time take two rows.
+        let folder = journal(vec![empty("0000_a", 1), empty("0001_b", 1)]);
+        let rows = [row(1, "-- Custom SQL migration file\n", 1), row(2, "-- Custom SQL migration file\n", 1)];
+        assert_eq!(
+            states(&verdict(&folder, TableVersion::Classic, &rows)),
+            [("applied", Some(1), false), ("applied", Some(2), false),]
+        );
+    }
+
+    #[test]
+    fn what_is_done_in_part_goes_on() {
+        let folder = journal(vec![entry("0000_a", 1, "a"), entry("0001_b", 2, "b")]);
+        let half = ["0001_b".to_owned()];
+        let found = classify(&folder, TableVersion::Classic, &[row(1, "a", 1)], &half, now());
+        assert_eq!(states(&found)[1], ("half applied", None, true));
+        assert_eq!(tags(found.to_apply(&folder, ApplyOptions::default())), ["0001_b"]);
+        let done = classify(&folder, TableVersion::Classic, &[row(1, "a", 1), row(2, "b", 2)], &half, now());
+        assert_eq!(states(&done)[1], ("applied", Some(2), false), "what has its row is done");
+    }
+
+    #[test]
+    fn pending_entries_out_of_order_are_told() {
+        let folder = journal(vec![entry("0000_a", 5, "a"), entry("0001_b", 5, "b")]);
+        let found = verdict(&folder, TableVersion::Absent, &[]);
+        assert_eq!(kinds(&found), [(NoticeKind::PendingOutOfOrder, Reaction::Warn)]);
+        assert_eq!(tags(found.to_apply(&folder, ApplyOptions::default())), ["0000_a", "0001_b"]);
+    }
+
+    #[test]
+    fn an_old_folder_on_a_new_table_is_blocked() {
+        let folder = journal(vec![entry("0000_a", 1, "a")]);
+        let found = verdict(&folder, TableVersion::Named, &[named(1, "a", "20231115221320_a")]);
+        assert!(kinds(&found).contains(&(NoticeKind::OldFolderNewTable, Reaction::Block)));
+        assert!(found.to_apply(&folder, ApplyOptions { include_skipped: true }).is_err());
+    }
+
+    fn folders(names: &[(&str, &str)]) -> Folder {
+        let migrations = names.iter().map(|(tag, text)| {
+            let created_at = BASE + tag.get(12..14).unwrap().parse::<i64>().unwrap() * 1_000;
+            Migration::new(*tag, format!("{tag}/migration.sql"), created_at, *text)
+        });
+        Folder { format: Format::Folders, migrations: migrations.collect(), notes: Vec::new() }
+    }
+
+    #[test]
+    fn the_new_line_goes_by_names_and_late_ones_run() {
+        let folder = folders(&[
+            ("20231114221300_a", "a"),
+            ("20231114221301_b", "b"),
+            ("20231114221302_c", "now"),
+            ("20231114221303_d", "d"),
+        ]);
+        let rows = [named(1, "a", "20231114221300_a"), named(2, "then", "20231114221302_c")];
+        let found = verdict(&folder, TableVersion::Named, &rows);
+        assert_eq!(
+            states(&found),
+            [
+                ("applied", Some(1), false),
+                ("pending", None, true),
+                ("edited", Some(2), false),
+                ("pending", None, true),
+            ]
+        );
+        assert_eq!(found.entries[1].state, EntryState::Pending { is_late: true });
+        assert_eq!(found.entries[1].reaction, Reaction::Warn);
+        assert_eq!(found.entries[3].state, EntryState::Pending { is_late: false });
+    }
+
+    #[test]
+    fn a_renamed_folder_and_a_row_without_a_name_would_run_again() {
+        let folder = folders(&[("20231114221300_new", "a"), ("20231114221301_b", "b")]);
+        let rows = [named(1, "a", "20231114221300_old"), row(2, "b", 0), named(3, "x", "gone")];
+        let found = verdict(&folder, TableVersion::Named, &rows);
+        assert_eq!(states(&found), [("retimed", Some(1), true), ("retimed", Some(2), true)]);
+        assert_eq!(
+            found.entries[0].message,
+            "20231114221300_new is applied as 20231114221300_old, row 1: drizzle 1.0 would apply it again"
+        );
+        assert_eq!(
+            row_states(&found),
+            [
+                (1, matched("20231114221300_new"), Reaction::Ok),
+                (2, RowState::NullName { tag: Some("20231114221301_b".to_owned()) }, Reaction::Fail),
+                (3, RowState::Orphan, Reaction::Warn),
+            ]
+        );
+        assert_eq!(
+            kinds(&found),
+            [(NoticeKind::NullNames, Reaction::Fail), (NoticeKind::OrphanRows, Reaction::Warn)]
+        );
+        assert!(found.to_apply(&folder, ApplyOptions::default()).is_err());
+    }
+
+    #[test]
+    fn a_classic_table_under_a_new_folder_is_taken_over_or_blocks() {
+        let folder = folders(&[("20231114221300_a", "a"), ("20231114221301_b", "b")]);
+        let of_second = |id, text, second: i64| TrackingRow {
+            created_at: Some(BASE + second * 1_000 + 7),
+            ..row(id, text, 0)
+        };
+        let ready = verdict(&folder, TableVersion::Classic, &[of_second(1, "a", 0)]);
+        assert_eq!(states(&ready), [("applied", Some(1), false), ("pending", None, true)]);
+        assert_eq!(kinds(&ready), [(NoticeKind::TableToUpgrade, Reaction::Warn)]);
+
+        let broken = verdict(&folder, TableVersion::Classic, &[of_second(1, "a", 0), of_second(2, "x", 40)]);
+        assert_eq!(
+            kinds(&broken),
+            [(NoticeKind::NotReady, Reaction::Block), (NoticeKind::OrphanRows, Reaction::Warn)]
+        );
+        assert_eq!(states(&broken)[1], ("pending", None, false), "drizzle ends before it applies anything");
+
+        let repeated = verdict(&folder, TableVersion::Classic, &[of_second(1, "a", 0), of_second(2, "a", 0)]);
+        assert_eq!(row_states(&repeated)[1].1, RowState::Duplicate { of: 1 });
+    }
+
+    #[test]
+    fn what_is_suspicious_about_a_folder_is_a_notice() {
+        let owned = str::to_owned;
+        let mut folder = journal(vec![entry("0000_a", 2, "a"), entry("0001_b", 1, "b")]);
+        folder.notes = vec![
+            FolderNote::StrayFile { path: owned("x.sql") },
+            FolderNote::NotLater { tag: owned("0001_b"), than: owned("0000_a") },
+            FolderNote::SplitAnyway { tag: owned("0000_a") },
+        ];
+        let both = verdict(&folder, TableVersion::Classic, &[row(1, "a", 2), row(2, "b", 1)]);
+        let reactions: Vec<_> = both.notices.iter().map(|notice| notice.reaction).collect();
+        assert_eq!(reactions, [Reaction::Warn, Reaction::Ok, Reaction::Ok], "what both have is settled");
+        let one = verdict(&folder, TableVersion::Classic, &[row(1, "a", 2)]);
+        assert!(
+            one.notices.iter().any(|notice| notice.message.starts_with("0001_b is not later than 0000_a")
+                && notice.reaction == Reaction::Warn)
+        );
+    }
+
+    /// Numbers that follow from a seed (xorshift64*).
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, bound: u64) -> u64 {
+            self.0 ^= self.0 >> 12;
+            self.0 ^= self.0 << 25;
+            self.0 ^= self.0 >> 27;
+            (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) % bound
+        }
+    }
+
+    /// What stock drizzle 0.x would apply, as its source decides.
+    fn drizzle(folder: &Folder, rows: &[TrackingRow]) -> Vec<String> {
+        let mut sorted: Vec<Option<i64>> = rows.iter().map(|row| row.created_at).collect();
+        // `order by created_at desc`: nothing sorts first.
+        sorted.sort_by_key(|created_at| Reverse(created_at.unwrap_or(i64::MAX)));
+        let last = sorted.first().map(|created_at| created_at.unwrap_or(0));
+        let applies = |migration: &&Migration| last.is_none_or(|last| last < migration.created_at);
+        folder.migrations.iter().filter(applies).map(|migration| migration.tag.clone()).collect()
+    }
+
+    #[test]
+    fn whatever_the_folder_and_the_rows_every_one_is_accounted_for_once() {
+        let mut random = Random(20_261_126);
+        for _ in 0..3_000 {
+            let mut some = |most: u64| -> Vec<(String, i64)> {
+                let count = random.below(most);
+                let one = |_| {
+                    (
+                        ["a", "b", "c", "a\n", "a\r\n"][random.below(5) as usize].to_owned(),
+                        random.below(6) as i64,
+                    )
+                };
+                (0..count).map(one).collect()
+            };
+            let (entries, mut tracked) = (some(6), some(7));
+            tracked.truncate(6);
+            let migrations = entries.iter().enumerate();
+            let folder = journal(
+                migrations.map(|(index, (text, day))| entry(&format!("{index:04}_x"), *day, text)).collect(),
+            );
+            let rows: Vec<TrackingRow> = tracked
+                .iter()
+                .enumerate()
+                .map(|(at, (text, day))| TrackingRow {
+                    created_at: (*day > 0).then_some(BASE + *day * DAY),
+                    ..row(at as i64 + 1, text, *day)
+                })
+                .collect();
+            let found = verdict(&folder, TableVersion::Classic, &rows);
+            assert_eq!(found.entries.len(), folder.migrations.len());
+            assert_eq!(found.rows.len(), rows.len());
+            let taken: Vec<i64> = found.entries.iter().filter_map(|entry| entry.row).collect();
+            let distinct: BTreeSet<i64> = taken.iter().copied().collect();
+            assert_eq!(taken.len(), distinct.len(), "a row is of two entries: {folder:?} {rows:?}");
+            for verdict in &found.rows {
+                let is_taken = distinct.contains(&verdict.row);
+                let says_taken = matches!(
+                    &verdict.state,
+                    RowState::Matched { .. } | RowState::NullCreatedAt { tag: Some(_) }
+                );
+                assert_eq!(is_taken, says_taken, "{folder:?} {rows:?}");
+            }
+            let by_drizzle: Vec<_> =
+                found.drizzle_would_apply().iter().map(|entry| entry.tag.clone()).collect();
+            assert_eq!(by_drizzle, drizzle(&folder, &rows), "{folder:?} {rows:?}");
+            // What we would apply has no row with its text and time.
+            if let Ok(ours) = found.to_apply(&folder, ApplyOptions { include_skipped: true }) {
+                for migration in ours {
+                    let has = rows
+                        .iter()
+                        .filter(|row| {
+                            row.hash == migration.hash && row.created_at == Some(migration.created_at)
+                        })
+                        .count();
+                    let twins = folder.migrations.iter().filter(|other| {
+                        other.hash == migration.hash && other.created_at == migration.created_at
+                    });
+                    assert!(has < twins.count(), "it would be applied twice: {folder:?} {rows:?}");
+                }
+            }
+        }
+    }
+}

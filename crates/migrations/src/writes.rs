@@ -167,3 +167,135 @@ fn mended(
 fn kept(row: &TrackingRow, new: NewRow) -> NewRow {
     NewRow { name: new.name.or_else(|| row.name.clone()), hash: row.hash.clone(), ..new }
 }
+
+#[cfg(test)]
+mod tests {
+    use mainstay_model::Timestamp;
+
+    use super::*;
+    use crate::classify::classify;
+    use crate::hash::hash;
+    use crate::tracking::TableVersion;
+
+    const BASE: i64 = 1_700_000_000_000;
+
+    fn folder(format: Format, entries: &[(&str, i64, &str)]) -> Folder {
+        let migrations = entries
+            .iter()
+            .map(|(tag, at, text)| Migration::new(*tag, format!("{tag}.sql"), BASE + at, *text));
+        Folder { format, migrations: migrations.collect(), notes: Vec::new() }
+    }
+
+    fn row(id: i64, text: &str, at: i64) -> TrackingRow {
+        TrackingRow { id, hash: hash(text), created_at: Some(BASE + at), name: None, applied_at: None }
+    }
+
+    fn verdict(folder: &Folder, rows: &[TrackingRow]) -> Verdict {
+        let table = TableVersion::of_format(folder.format);
+        classify(folder, table, rows, &[], Timestamp::from_millisecond(BASE + 1_000_000).unwrap())
+    }
+
+    fn times(rows: Result<Vec<NewRow>, Error>) -> Vec<i64> {
+        rows.unwrap().iter().map(|row| row.created_at - BASE).collect()
+    }
+
+    #[test]
+    fn marking_writes_the_rows_that_applying_would_write() {
+        let folder = folder(Format::Journal, &[("0000_a", 1, "a"), ("0001_b", 2, "b"), ("0002_c", 3, "c")]);
+        let found = verdict(&folder, &[row(1, "a", 1)]);
+        let tags = |tags: &[&str]| tags.iter().map(|tag| (*tag).to_owned()).collect::<Vec<_>>();
+        let rows = mark_applied(&folder, &found, &tags(&["0002_c", "0001_b", "0002_c"])).unwrap();
+        assert_eq!(
+            rows,
+            [
+                NewRow { hash: hash("b"), created_at: BASE + 2, name: None },
+                NewRow { hash: hash("c"), created_at: BASE + 3, name: None },
+            ]
+        );
+        assert_eq!(mark_applied(&folder, &found, &tags(&["x"])).unwrap_err().kind(), ErrorKind::NotFound);
+        let again = mark_applied(&folder, &found, &tags(&["0001_b", "0000_a"])).unwrap_err();
+        assert_eq!((again.kind(), again.message()), (ErrorKind::Precondition, "0000_a is applied, row 1"));
+    }
+
+    #[test]
+    fn a_baseline_leaves_out_what_has_a_row() {
+        let folder = folder(Format::Journal, &[("0000_a", 1, "a"), ("0001_b", 2, "b"), ("0002_c", 3, "c")]);
+        assert_eq!(times(baseline(&folder, &verdict(&folder, &[]), "0001_b")), [1, 2]);
+        assert_eq!(times(baseline(&folder, &verdict(&folder, &[row(4, "b", 2)]), "0002_c")), [1, 3]);
+        assert!(times(baseline(&folder, &verdict(&folder, &[row(4, "a", 1)]), "0000_a")).is_empty());
+        assert_eq!(baseline(&folder, &verdict(&folder, &[]), "x").unwrap_err().kind(), ErrorKind::NotFound);
+        let orphan = baseline(&folder, &verdict(&folder, &[row(4, "x", 9)]), "0001_b").unwrap_err();
+        assert!(orphan.message().contains("is of no migration"), "{orphan}");
+    }
+
+    #[test]
+    fn nothing_is_written_into_a_table_that_must_be_mended_first() {
+        let old = folder(Format::Journal, &[("0000_a", 1, "a"), ("0001_b", 2, "b")]);
+        let null = TrackingRow { created_at: None, ..row(1, "a", 1) };
+        assert!(baseline(&old, &verdict(&old, &[null]), "0001_b").is_err());
+        let future = folder(Format::Journal, &[("0000_a", 99_000_000, "a")]);
+        assert!(baseline(&future, &verdict(&future, &[]), "0000_a").is_err());
+        let new = folder(Format::Folders, &[("20231114221320_a", 0, "a")]);
+        let classic =
+            classify(&new, TableVersion::Classic, &[], &[], Timestamp::from_millisecond(BASE).unwrap());
+        assert!(baseline(&new, &classic, "20231114221320_a").is_err());
+    }
+
+    #[test]
+    fn the_new_line_writes_names() {
+        let folder = folder(Format::Folders, &[("20231114221320_a", 0, "a")]);
+        let rows = baseline(&folder, &verdict(&folder, &[]), "20231114221320_a").unwrap();
+        assert_eq!(
+            rows,
+            [NewRow { hash: hash("a"), created_at: BASE, name: Some("20231114221320_a".to_owned()) }]
+        );
+    }
+
+    #[test]
+    fn a_repair_changes_what_is_asked_for_and_nothing_else() {
+        let folder = folder(
+            Format::Journal,
+            &[("0000_a", 1, "a\n"), ("0001_b", 2, "now"), ("0002_c", 9, "c"), ("0003_d", 4, "d")],
+        );
+        let rows = [
+            row(1, "a\r\n", 1),
+            row(2, "then", 2),
+            row(3, "c", 3),
+            TrackingRow { created_at: None, ..row(4, "d", 4) },
+            row(5, "then", 2),
+        ];
+        let found = verdict(&folder, &rows);
+        let with = |options: RepairOptions| {
+            let repairs = repair(&folder, &found, &rows, options);
+            repairs.into_iter().map(|repair| (repair.row.id, repair.change)).collect::<Vec<_>>()
+        };
+        let set = |hash: String, at: i64| RowChange::Set(NewRow { hash, created_at: BASE + at, name: None });
+        let none = RepairOptions::default();
+        assert_eq!(with(none), []);
+        assert_eq!(with(RepairOptions { line_endings: true, ..none }), [(1, set(hash("a\n"), 1))]);
+        assert_eq!(
+            with(RepairOptions { edited: true, ..none }),
+            [(1, set(hash("a\n"), 1)), (2, set(hash("now"), 2))]
+        );
+        assert_eq!(with(RepairOptions { retimed: true, ..none }), [(3, set(hash("c"), 9))]);
+        assert_eq!(with(RepairOptions { nulls: true, ..none }), [(4, set(hash("d"), 4))]);
+        assert_eq!(with(RepairOptions { duplicates: true, ..none }), [(5, RowChange::Delete)]);
+
+        // After all of it nothing is left to repair.
+        let all =
+            RepairOptions { edited: true, line_endings: true, retimed: true, nulls: true, duplicates: true };
+        let mut mended = rows.to_vec();
+        for repair in repair(&folder, &found, &rows, all) {
+            match repair.change {
+                RowChange::Delete => mended.retain(|row| row.id != repair.row.id),
+                RowChange::Set(new) => {
+                    let row = mended.iter_mut().find(|row| row.id == repair.row.id).unwrap();
+                    (row.hash, row.created_at, row.name) = (new.hash, Some(new.created_at), new.name);
+                }
+            }
+        }
+        let after = verdict(&folder, &mended);
+        assert!(after.entries.iter().all(|entry| entry.state == EntryState::Applied), "{after:?}");
+        assert_eq!(repair(&folder, &after, &mended, all), []);
+    }
+}

@@ -434,7 +434,7 @@ mod tests {
             ("set constraints all deferred", &[]),
             ("set standard_conforming_strings = off", &[("nonstandard-strings", Error, "1:1")]),
             ("set standard_conforming_strings to on", &[("session-setting", Warning, "1:1")]),
-            ("\\connect x", &[("psql-command", Error, "1:1"), ("unreadable", Note, "1:1")]),
+            ("\\connect x", &[("psql-command", Error, "1:1")]),
             ("copy t from stdin", &[("copy-from-stdin", Error, "1:1")]),
             ("update t set a = 1", &[("unbounded-write", Warning, "1:1")]),
             ("update t set a = 1 where b", &[]),

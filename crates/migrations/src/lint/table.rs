@@ -157,7 +157,8 @@ mod tests {
     fn the_table_has_every_rule_of_squawk_and_none_twice() {
         let names: BTreeSet<&str> = all().map(|rule| rule.name).collect();
         assert_eq!(names.len(), OWN.len() + SQUAWK.len());
-        for rule in SQUAWK {
+        // Squawk tells of unknown names itself, and has no name for that.
+        for rule in SQUAWK.iter().filter(|rule| rule.name != "unused-ignore") {
             let known = squawk_linter::Rule::try_from(rule.name).unwrap();
             assert_eq!(known.to_string(), rule.name);
             assert!(!(known.is_opt_in() && rule.is_default), "{} is off in squawk", rule.name);
