@@ -71,7 +71,7 @@ impl Shop {
         );
         fs::create_dir_all(place.path("drizzle/meta")).unwrap();
         let shop = Self { server, place };
-        shop.journal(&[&[("0000_shop", SHOP)], migrations].concat());
+        shop.journal(&[&[("0000_shop", SHOP)][..], migrations].concat());
         shop
     }
 

@@ -203,7 +203,7 @@ pub(super) async fn replay(
         if cancel.is_cancelled() {
             return Err(interrupted());
         }
-        let play = play(stage, migration, Purpose::Replay, observer, cancel).await?;
+        let play = play(stage, migration, Purpose::Replay, &[], observer, cancel).await?;
         for played in &play.statements {
             if let Outcome::NotRun(reason) = &played.outcome {
                 let statement = &played.statement;

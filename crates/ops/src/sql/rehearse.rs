@@ -5,6 +5,8 @@
 //! behind it. A statement is over the limit when it rewrites a large table, or reads one or builds an index on it while others may not write or
 //! read. A brief lock, though nobody passes it, is none: it is told with those who hold it up.
 
+use std::collections::BTreeMap;
+
 use mainstay_engine::{
     LiveBounds, Observation, RehearsalHost, RehearsalStage, SeenBuild, SeenLock, ShadowContents,
     StatementFailure, TableHolder, TableLock, TableName,
@@ -47,6 +49,8 @@ pub enum Scene {
 pub struct RehearsalRequest<'a> {
     /// The migrations, in order.
     pub migrations: Vec<&'a Migration>,
+    /// Steps of them that are done already in the live database, by tag, numbered from 1.
+    pub done: BTreeMap<String, Vec<u32>>,
     /// Those that are replayed before them into an empty shadow.
     pub replayed: Vec<&'a Migration>,
     /// Statements that come before all of them in an empty shadow, such as extensions that `init` makes.
@@ -295,7 +299,8 @@ async fn perform<'m>(
     observer.expect(Work { items: request.migrations.iter().map(count).sum::<usize>() as u64, bytes: 0 });
     let mut played = Vec::new();
     for migration in &request.migrations {
-        let play = play(stage, migration, Purpose::Rehearse, observer, cancel).await?;
+        let done = request.done.get(&migration.tag).map(Vec::as_slice).unwrap_or_default();
+        let play = play(stage, migration, Purpose::Rehearse, done, observer, cancel).await?;
         let is_whole = play.is_whole();
         played.push((*migration, play));
         if !is_whole {

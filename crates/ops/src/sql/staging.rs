@@ -64,7 +64,7 @@ impl Play {
     }
 }
 
-/// Runs a migration. Its statements advance `observer` by one item each.
+/// Runs a migration but for the steps that are `done`, numbered from 1. Its statements advance `observer` by one item each.
 ///
 /// # Errors
 /// `Interrupted` when `cancel` says so; when the connection breaks.
@@ -72,6 +72,7 @@ pub(super) async fn play(
     stage: &mut dyn RehearsalStage,
     migration: &Migration,
     purpose: Purpose,
+    done: &[u32],
     observer: &dyn Observer,
     cancel: &CancellationToken,
 ) -> Result<Play> {
@@ -85,6 +86,9 @@ pub(super) async fn play(
     };
     stage.reset_settings().await?;
     for (number, step) in steps.into_iter().enumerate() {
+        if u32::try_from(number + 1).is_ok_and(|number| done.contains(&number)) {
+            continue;
+        }
         let is_alone = step.is_alone();
         if !is_alone {
             stage.begin().await?;

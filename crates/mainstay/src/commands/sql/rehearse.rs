@@ -1,9 +1,10 @@
 //! `sql rehearse`: what pending migrations lock, rewrite and read.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use mainstay_engine::{LiveBounds, ShadowContents, TableHolder};
+use mainstay_engine::{LiveBounds, RecordedStep, ShadowContents, TableHolder};
 use mainstay_guard::Outcome;
 use mainstay_migrations::ApplyOptions;
 use mainstay_model::{ByteSize, Count, ExitStatus, Result};
@@ -113,6 +114,11 @@ pub(super) async fn run(args: &RehearseArgs, session: &Session) -> Result<ExitSt
     let is_replayed = scene == Scene::Shadow(ShadowContents::Nothing);
     let request = RehearsalRequest {
         migrations: pending,
+        done: match scene {
+            // Nothing of a migration that is half applied is in what the whole ones make.
+            Scene::Shadow(ShadowContents::Nothing) => BTreeMap::new(),
+            Scene::Shadow(_) | Scene::Live(_) => done_steps(&found.steps),
+        },
         replayed: if is_replayed { drift::applied(folder, &found.verdict) } else { Vec::new() },
         prelude: if is_replayed { prelude(session, &found.facts.database) } else { Vec::new() },
         scene,
@@ -140,6 +146,15 @@ pub(super) async fn run(args: &RehearseArgs, session: &Session) -> Result<ExitSt
     };
     let report = close(&guard, permit, rehearsed, outcome).await?;
     Ok(session.printer.report(&Shown(report)))
+}
+
+/// The steps of half applied migrations that are done, by tag.
+fn done_steps(recorded: &[RecordedStep]) -> BTreeMap<String, Vec<u32>> {
+    let mut done: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    for step in recorded.iter().filter(|step| step.is_done) {
+        done.entry(step.entry.tag.clone()).or_default().push(step.entry.step);
+    }
+    done
 }
 
 struct Shown(RehearsalReport);
