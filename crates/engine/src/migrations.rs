@@ -129,6 +129,11 @@ pub enum RowWrite {
     Repair(RowRepair),
     /// A classic table gets the columns of a named one, as Drizzle 1.0 takes it over.
     TakeOver,
+    /// What the ledger keeps of a migration goes: somebody says that all of it is done.
+    ForgetSteps {
+        /// The migration.
+        tag: String,
+    },
     /// A row of a table that is taken over gets the name of its entry, and no moment at which it was applied.
     Name {
         /// The row.

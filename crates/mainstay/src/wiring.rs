@@ -501,9 +501,7 @@ impl Session {
         if let Some(folder) = folder {
             settings.folder = Some(self.path(folder));
         }
-        let file = self.configuration.files.first().map(|file| self.path(file));
-        let project = file.as_deref().and_then(std::path::Path::parent).unwrap_or(&self.outside.working_dir);
-        drizzle::Place::of(&settings, project)
+        drizzle::Place::of(&settings, &self.outside.project_folder())
     }
 
     /// The PostgreSQL that migrations are rehearsed for, with shadow databases on the server of `shadow`, of the configuration, or on its own.

@@ -106,11 +106,7 @@ impl Outside {
     /// # Errors
     /// `Config` when the file that was named cannot be read, or any file is faulty.
     pub(crate) fn files(&self) -> Result<Vec<(Rank, ConfigFile)>> {
-        let named = self.config_flag.clone().or_else(|| self.variable("MAINSTAY_CONFIG").map(PathBuf::from));
-        let project = match named {
-            Some(path) => Some(self.working_dir.join(path)),
-            None => super::file::find_project_file(&self.working_dir),
-        };
+        let project = self.project_file();
         let user = self.user_file().filter(|path| path.is_file() && Some(path) != project.as_ref());
         let mut files = Vec::new();
         for (rank, path) in [(Rank::ProjectFile, project), (Rank::UserFile, user)] {
@@ -119,6 +115,21 @@ impl Outside {
             }
         }
         Ok(files)
+    }
+
+    /// The project's file: the one that was named, or the nearest.
+    fn project_file(&self) -> Option<PathBuf> {
+        let named = self.config_flag.clone().or_else(|| self.variable("MAINSTAY_CONFIG").map(PathBuf::from));
+        match named {
+            Some(path) => Some(self.working_dir.join(path)),
+            None => super::file::find_project_file(&self.working_dir),
+        }
+    }
+
+    /// The project's folder: that of its file; the working directory where there is none.
+    pub(crate) fn project_folder(&self) -> PathBuf {
+        let file = self.project_file();
+        file.as_deref().and_then(Path::parent).unwrap_or(&self.working_dir).to_owned()
     }
 
     fn user_file(&self) -> Option<PathBuf> {

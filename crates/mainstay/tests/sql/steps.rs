@@ -50,6 +50,8 @@ fn a_step_that_fails_leaves_no_invalid_index_and_is_continued() {
     assert_eq!((shop.rows(), ledger(&shop)), (vec!["0".to_owned()], vec!["2".to_owned()]));
     shop.run(&["sql", "status"]).expect(0).says("half applied");
     shop.run(&["sql", "verify"]).expect(3).says("sql.half_applied");
+    let planned = shop.run(&["sql", "mark-applied", "0001_index", "--dry-run", "--json"]).expect(0).json();
+    assert_eq!(planned["plan"]["effect"], "disruptive", "{planned}");
 
     // An invalid index of that name from an earlier failure of somebody else.
     let _refused =
@@ -71,6 +73,16 @@ fn steps_that_are_done_must_stay_what_they_were() {
     shop.add("0001_index", 60, &INDEX.replace("UNIQUE ", ""));
     shop.apply(&[]).expect(0);
     assert_eq!(count(&shop), ["5"]);
+}
+
+#[test]
+fn what_is_marked_as_applied_is_continued_no_more() {
+    let shop = indexing();
+    shop.execute("INSERT INTO users VALUES (5, 'a')");
+    shop.apply(&[]).expect(1);
+    shop.run(&["sql", "mark-applied", "0001_index"]).expect(0);
+    assert_eq!((shop.rows(), ledger(&shop)), (vec!["0".to_owned(), "60".to_owned()], vec!["0".to_owned()]));
+    shop.apply(&[]).expect(0).says("no migration is pending");
 }
 
 #[test]

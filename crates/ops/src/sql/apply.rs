@@ -216,11 +216,7 @@ fn sealed(
     assumptions: Vec<Assumption>,
     target: Target,
 ) -> Plan {
-    let name = match parameters.effect() {
-        Effect::Read | Effect::Additive => OPERATION_APPLY,
-        Effect::Disruptive => OPERATION_CHANGE,
-        Effect::Destructive | Effect::Irreversible => OPERATION_DESTROY,
-    };
+    let name = operation_of(&parameters);
     let created_at = context.clock.now();
     Plan {
         format: PLAN_FORMAT,
@@ -237,13 +233,23 @@ fn sealed(
     }
 }
 
+/// The registered name of what the migrations do at worst.
+fn operation_of(parameters: &ApplyParameters) -> &'static str {
+    match parameters.effect() {
+        Effect::Read | Effect::Additive => OPERATION_APPLY,
+        Effect::Disruptive => OPERATION_CHANGE,
+        Effect::Destructive | Effect::Irreversible => OPERATION_DESTROY,
+    }
+}
+
 fn phrase(parameters: &ApplyParameters, environment: &str) -> String {
     let (count, database) = (parameters.migrations.len(), &parameters.database);
     let what = match count {
         1 => "1 migration".to_owned(),
         count => format!("{count} migrations"),
     };
-    let worst = parameters.reasons().first().filter(|_| parameters.effect() > Effect::Disruptive);
+    let reasons = parameters.reasons();
+    let worst = reasons.first().filter(|_| parameters.effect() > Effect::Disruptive);
     let worst = worst.map(|reason| format!(": {reason}")).unwrap_or_default();
     format!("apply {what} to {database}@{environment}{worst}")
 }
@@ -300,7 +306,39 @@ pub async fn check(context: &SqlContext<'_>, plan: &Plan) -> Result<()> {
         .with_hint(HINT_STALE));
     }
     let seen = assumptions(context, &parameters, &survey)?;
-    plan.check_assumptions(&seen).map_err(|stale| stale.with_hint(HINT_STALE))
+    plan.check_assumptions(&seen).map_err(|stale| stale.with_hint(HINT_STALE))?;
+    programs_of(context, plan, &parameters).map(drop)
+}
+
+/// The programs of the planned migrations. A plan is believed only as far as what it says of them is what their files say: it was agreed to by that.
+fn programs_of(context: &SqlContext<'_>, plan: &Plan, parameters: &ApplyParameters) -> Result<Vec<Program>> {
+    let mut programs = Vec::new();
+    for planned in &parameters.migrations {
+        let migration = context.folder.migration(&planned.tag).filter(|found| found.hash == planned.hash);
+        let migration = migration.ok_or_else(|| {
+            Error::new(
+                ErrorKind::StalePlan,
+                format!("the file of {} has changed since the plan was made", planned.tag),
+            )
+            .with_state("nothing was changed")
+            .with_hint(HINT_STALE)
+        })?;
+        let program = Program::of(migration, context.folder)?;
+        if program.planned(planned.steps_done) != *planned {
+            return Err(no_plan(&format!("it says something else of {} than its file does", planned.tag)));
+        }
+        programs.push(program);
+    }
+    if plan.operation != operation_of(parameters) || plan.steps != steps_shown(parameters) {
+        return Err(no_plan("its steps are not those of its parameters"));
+    }
+    Ok(programs)
+}
+
+fn no_plan(why: &str) -> Error {
+    Error::new(ErrorKind::Usage, format!("this is no plan that was made here: {why}"))
+        .with_state("nothing was changed")
+        .with_hint("make the plan again with `mainstay sql apply --output FILE`")
 }
 
 /// Applies what `plan` says, which was [`check`]ed under the lock of `run`.
@@ -316,19 +354,7 @@ pub async fn apply(
 ) -> Result<ApplyReport> {
     permit.covers(plan)?;
     let parameters = ApplyParameters::of(plan)?;
-    let mut programs = Vec::new();
-    for planned in &parameters.migrations {
-        let migration = context.folder.migration(&planned.tag).filter(|found| found.hash == planned.hash);
-        let migration = migration.ok_or_else(|| {
-            Error::new(
-                ErrorKind::StalePlan,
-                format!("the file of {} has changed since the plan was made", planned.tag),
-            )
-            .with_state("nothing was changed")
-            .with_hint(HINT_STALE)
-        })?;
-        programs.push(Program::of(migration, context.folder)?);
-    }
+    let programs = programs_of(context, plan, &parameters)?;
     let migrations = Applying::run((context, run, permit), &parameters, &programs).await?;
     Ok(ApplyReport { migrations })
 }

@@ -320,6 +320,7 @@ impl<'r> Applying<'r> {
                     // The adapter sends one text; the settings before it are its own business.
                     let failure = WorkFailure {
                         place: WorkPlace::Text { work: 0, text: piece.prelude.len() },
+                        left: failure.left.clone().or_else(|| piece.may_leave.clone()),
                         ..*failure
                     };
                     self.check_failure(programs, program, piece, &failure)?;

@@ -35,10 +35,10 @@ pub async fn plan(context: &SqlContext<'_>, marked: &Marked, target: Target) -> 
         Marked::Tags(tags) => (OPERATION_MARK, mark_applied(context.folder, &survey.verdict, tags)?),
         Marked::UpTo(tag) => (OPERATION_BASELINE, baseline(context.folder, &survey.verdict, tag)?),
     };
-    let planned: Vec<PlannedRow> = new
-        .into_iter()
-        .map(|row| Ok(PlannedRow::Insert { tag: tag_of(context, &row)?, row }))
-        .collect::<Result<_>>()?;
+    let mut planned = Vec::new();
+    for row in new {
+        planned.push(PlannedRow::Insert { tag: tag_of(context, &row)?, row });
+    }
     rows::sealed(context, name, &survey, planned, target)
 }
 

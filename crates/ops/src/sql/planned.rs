@@ -136,6 +136,8 @@ pub(super) struct Piece {
     pub(super) alone: Option<StepTrace>,
     /// A lock is waited for as long as it takes: the wait holds up nobody who reads or writes.
     is_patient: bool,
+    /// What a failure may leave that nobody can find by name.
+    pub(super) may_leave: Option<String>,
 }
 
 /// One message to the server.
@@ -281,6 +283,7 @@ fn piece(tag: &str, number: u32, units: Vec<Unit>, prelude: Vec<String>, alone: 
         units,
         alone: alone.map(trace),
         is_patient: alone.is_some_and(is_patient),
+        may_leave: alone.and_then(may_leave),
     }
 }
 
@@ -332,6 +335,19 @@ fn trace(statement: &Statement) -> StepTrace {
             StepTrace::IndexDropped { index: index.clone() }
         }
         _ => StepTrace::None,
+    }
+}
+
+/// What a failed statement may leave under a name that the server has made up.
+fn may_leave(statement: &Statement) -> Option<String> {
+    match &statement.execution {
+        Execution::Alone(Alone::CreateIndexConcurrently { index: None, table, .. }) => Some(format!(
+            "perhaps an invalid index of {table}, under a name that the server has made up: give it one in the file"
+        )),
+        Execution::Alone(Alone::Reindex { is_concurrent: true, .. }) => {
+            Some("perhaps an invalid index whose name ends in `_ccnew` or `_ccold`, which is to be dropped by hand".to_owned())
+        }
+        _ => None,
     }
 }
 

@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_differ_and_are_bounded() {
-        for tries in [1, 2, 3, 8, 40] {
+        for tries in [1_u32, 2, 3, 8, 40] {
             let longest = BACKOFF_MIN.saturating_mul(1 << (tries - 1).min(10)).min(BACKOFF_MAX);
             for _ in 0..100 {
                 let found = backoff(tries);

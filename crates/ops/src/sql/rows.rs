@@ -172,6 +172,16 @@ pub(super) async fn check(context: &SqlContext<'_>, plan: &Plan) -> Result<()> {
         .with_state("nothing was changed")
         .with_hint(HINT_STALE));
     }
+    // It was agreed to by its steps.
+    let steps: Vec<PlanStep> = parameters.rows.iter().map(step).collect();
+    if plan.steps != steps {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "this is no plan that was made here: its steps are not those of its parameters",
+        )
+        .with_state("nothing was changed")
+        .with_hint("make the plan again"));
+    }
     let seen = assumptions(context, &parameters, &survey)?;
     plan.check_assumptions(&seen).map_err(|stale| stale.with_hint(HINT_STALE))
 }
@@ -199,7 +209,16 @@ pub(super) async fn write(
     if planned.map(|planned| planned.value.as_str()) != Some(shown(&look, context.folder)?.as_str()) {
         return Err(moved(context));
     }
-    let writes: Vec<RowWrite> = parameters.rows.iter().map(write_of).collect();
+    let begun = context.target.recorded_steps(context.table).await?;
+    let is_begun = |tag: &str| begun.iter().any(|step| step.entry.tag == tag);
+    let mut writes: Vec<RowWrite> = parameters.rows.iter().map(write_of).collect();
+    for row in &parameters.rows {
+        if let PlannedRow::Insert { tag, .. } = row
+            && is_begun(tag)
+        {
+            writes.push(RowWrite::ForgetSteps { tag: tag.clone() });
+        }
+    }
     write_all(context, run, permit, &writes, &look).await?;
     Ok(RowReport { rows: parameters.rows, millis: millis(began.elapsed()) })
 }

@@ -6,7 +6,7 @@ use mainstay_model::{Error, ErrorKind, Result, Timestamp};
 use tokio_postgres::SimpleQueryRow;
 use tokio_postgres::error::SqlState;
 
-use super::waiting;
+use super::{ledger, waiting};
 use crate::quote::{literal, name};
 use crate::session::Session;
 
@@ -163,6 +163,7 @@ pub(super) fn write(table: &TrackingTable, version: TableVersion, write: &RowWri
     let quoted = quoted(table);
     match write {
         RowWrite::Insert(row) => insert(table, version, row),
+        RowWrite::ForgetSteps { tag } => ledger::forget(table, tag),
         // In one statement: the stock runner's two, in its transaction, leave the same.
         RowWrite::TakeOver => format!(
             "ALTER TABLE {quoted} ADD COLUMN IF NOT EXISTS \"name\" text, \
