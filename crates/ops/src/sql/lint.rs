@@ -5,7 +5,7 @@
 //! where the migration runs next.
 
 use mainstay_engine::{Backend, RelationalInspection, TableName};
-use mainstay_migrations::{LintFinding, LintLevel, LintOptions, Migration};
+use mainstay_migrations::{EntryState, Folder, LintFinding, LintLevel, LintOptions, Migration, Verdict};
 use mainstay_model::Result;
 use serde::Serialize;
 
@@ -86,6 +86,15 @@ fn oldest(backends: &[Backend], database: &str) -> Option<OldestTransaction> {
         app_name: one.app_name.clone(),
         seconds: micros / 1_000_000,
     })
+}
+
+/// The migrations that are still to run, those included that a runner would skip, whatever else keeps them from being applied.
+pub fn not_applied<'f>(folder: &'f Folder, verdict: &Verdict) -> Vec<&'f Migration> {
+    let is_due = |state: &EntryState| {
+        matches!(state, EntryState::Pending { .. } | EntryState::Skipped { .. } | EntryState::HalfApplied)
+    };
+    let due = verdict.entries.iter().filter(|entry| is_due(&entry.state));
+    due.filter_map(|entry| folder.migrations.get(entry.index)).collect()
 }
 
 /// Looks at `migrations`. `facts` is `None` where the live database is not asked.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use mainstay_migrations::{ApplyOptions, Folder, LintLevel, LintOptions, Migration};
+use mainstay_migrations::{Folder, LintLevel, LintOptions, Migration};
 use mainstay_model::{ByteSize, Count, Error, ErrorKind, ExitStatus, Result};
 use mainstay_ops::sql;
 use mainstay_ops::sql::lint::{self, LintFacts, LintReport, LintedFinding};
@@ -72,7 +72,7 @@ pub(super) async fn run(args: &LintArgs, session: &Session) -> Result<ExitStatus
     let facts: LintFacts = lint::facts(inspection.as_ref(), &found.facts.database).await?;
     let chosen = match args.all {
         true => all(folder),
-        false => found.verdict.to_apply(folder, ApplyOptions { include_skipped: true })?,
+        false => lint::not_applied(folder, &found.verdict),
     };
     let report = lint::lint(&chosen, &options, Some(&facts));
     Ok(session.printer.report(&Shown { report, folder: folder_path }))
