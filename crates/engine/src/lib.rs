@@ -22,6 +22,8 @@ mod metadata;
 mod part;
 mod migrations;
 mod probe;
+mod references;
+mod rehearsal;
 mod relational;
 mod replication;
 mod scratch;
@@ -90,6 +92,13 @@ pub use migrations::{
     WorkOutcome, WorkPlace, WorkRecord,
 };
 pub use probe::{Probe, StoreFacts};
+pub use references::{
+    FoundRows, ReferenceInspection, ReferenceLook, ReferenceRule, SeenConstraint, SeenReference,
+};
+pub use rehearsal::{
+    CatalogObject, CatalogScope, LiveBounds, Observation, RehearsalHost, RehearsalStage, Rehearsed,
+    SeenBuild, SeenLock, ShadowContents, StatementFailure, TableHolder, TableLock, TableName,
+};
 pub use relational::{
     Backend, BackendEnd, BackendId, Backends, HeldLock, RelationalInspection, SlotUse, Slots, SqlText,
     StatementCost, StatementCosts, StatementRequest, TableUse, WalFlow, WantedLock,

@@ -12,6 +12,8 @@
 //! | `inspect`, `mask`, `lexical` | processes, locks, statements, tables, WAL, slots; statements without their values; the rules by which they are read |
 //! | `backfill` | rows changed where they stand, by ranges of the primary key, and brought back; the ledger of it |
 //! | `migrations` | SQL migrations applied: the tracking table, the lock of a run, transactions, steps outside of one |
+//! | `references` | rows that belong to other rows, and what sees to it |
+//! | `rehearsal` | statements run in a shadow database, and what each locked, rewrote and read |
 //! | `logical` | dumps through `pg_dump` and `pg_restore`; making, renaming, removing and wiping databases |
 //! | `scratch`, `control`, `script` | throw-away servers on restored folders; what a control file says; files of queries |
 //! | `wal_state` | slots and restore points, as the driver's connections see them |
@@ -37,6 +39,7 @@
 //! | wipe a database | to own it, and `CREATEDB`; `pg_signal_backend` when others are connected |
 //! | preview a backfill | `SELECT` and `UPDATE` on the table |
 //! | run, undo and pause a backfill (under a permit) | the same; `CREATE` on the database, or the schema `mainstay` and its tables; `pg_monitor` to wait for replicas (done without when missing) |
+//! | rehearsal, drift | `CREATEDB` on the server of shadows; the rights of a logical dump of the schema; to own what the statements change there is in the shadow by itself |
 //! | base backup, whole or incremental | `REPLICATION`, a line for `replication` and one for the database in `pg_hba.conf`; one of `max_wal_senders` |
 //! | follow WAL; create, read and drop a slot | the same; one of `max_replication_slots` |
 //! | look at what a slot retains | `CONNECT` on the configured database |
@@ -60,6 +63,8 @@ mod mask;
 mod migrations;
 mod probe;
 mod quote;
+mod references;
+mod rehearsal;
 mod replication;
 mod scratch;
 mod script;
@@ -75,6 +80,8 @@ pub use inspect::PostgresInspection;
 pub use logical::{PostgresDatabases, ProgramPlaces};
 pub use migrations::PostgresMigrations;
 pub use probe::PostgresProbe;
+pub use references::PostgresReferences;
+pub use rehearsal::PostgresRehearsal;
 pub use replication::base_backup::PostgresCluster;
 pub use scratch::PostgresScratch;
 pub use seeds::PostgresSeeds;
