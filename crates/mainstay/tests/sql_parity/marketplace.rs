@@ -31,14 +31,14 @@ fn applied_by_stock(line: Drizzle) -> Project {
 
 fn whole(line: Drizzle) {
     let (theirs, ours) = (applied_by_stock(line), Project::new(&folder(line)));
-    ours.sql(&["apply"]).expect(0);
+    ours.apply();
     let left = theirs.left();
     assert_eq!(ours.left(), left);
     // Each takes what the other did for done.
     assert_eq!(ours.stock(line).run().status, 0);
     assert_eq!(ours.left(), left);
     theirs.sql(&["verify"]).expect(0);
-    theirs.sql(&["apply"]).expect(0);
+    theirs.apply();
     assert_eq!(theirs.left(), left);
 }
 
@@ -53,11 +53,11 @@ fn in_turns(line: Drizzle) {
         0
     );
     assert_eq!(begun_by_stock.row_count(), 5);
-    begun_by_stock.sql(&["apply"]).expect(0);
+    begun_by_stock.apply();
     assert_eq!(begun_by_stock.left(), left);
 
     let begun_by_us = Project::new(half.path());
-    begun_by_us.sql(&["apply"]).expect(0);
+    begun_by_us.apply();
     assert_eq!(begun_by_us.row_count(), 5);
     assert_eq!(line.migrate(&folder, &begun_by_us.server.uri_of(&begun_by_us.database)).run().status, 0);
     assert_eq!(begun_by_us.left(), left);
@@ -102,7 +102,7 @@ fn a_table_that_the_coming_line_took_over_is_applied_to_as_before() {
         Project::copy_of(&begun.database, &folder(Drizzle::One)),
     );
     assert_eq!(stock.stock(Drizzle::One).run().status, 0);
-    ours.sql(&["apply"]).expect(0);
+    ours.apply();
     assert_eq!(ours.left(), stock.left());
     assert_eq!(ours.left().schema(), theirs.left().schema());
 }

@@ -67,6 +67,20 @@ impl Project {
         self.place.run(&all)
     }
 
+    /// Plans, approves and applies what is pending, whatever it does to data.
+    #[track_caller]
+    pub(crate) fn apply(&self) {
+        const FILE: &str = "plan.json";
+        let planned = self.sql(&["apply", "--output", FILE, "--json"]).expect(0).json();
+        // Nothing is pending, and there is no plan of that.
+        if planned["file"].is_null() {
+            return;
+        }
+        let hash = planned["plan_hash"].as_str().unwrap();
+        self.place.run(&["apply", FILE, "--approve", hash]).expect(0);
+        fs::remove_file(self.place.path(FILE)).unwrap();
+    }
+
     /// Begins `mainstay sql apply`.
     pub(crate) fn begin(&self) -> Running {
         let mut command = self.place.command(&["sql", "apply"]);
