@@ -53,8 +53,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("mainstay", &["*"]),
     ("marketplace", &[]),
     ("testkit", &[]),
-    ("fuzzing", &["archive", "basebackup", "mongo", "ops", "pgdump", "postgres", "rdb", "repository"]),
-    ("fuzzing", &["archive", "basebackup", "migrations", "mongo", "pgdump", "postgres", "rdb", "repository"]),
+    (
+        "fuzzing",
+        &["archive", "basebackup", "migrations", "mongo", "ops", "pgdump", "postgres", "rdb", "repository"],
+    ),
     ("xtask", &["*", "testkit"]),
 ];
 

@@ -88,8 +88,6 @@ pub(crate) fn flags(session: &Session) -> String {
 
 /// The same without those that are called so.
 pub(crate) fn flags_but(left_out: &[&str], session: &Session) -> String {
-/// The global flags that this command was given; none of them may hold a password.
-pub(super) fn flags(session: &Session) -> String {
     let config = session.outside.config_flag.as_ref().map(|file| ("config", file.display().to_string()));
     let given = session.outside.flags.iter().map(|(name, value)| (*name, value.clone()));
     let told = config.into_iter().chain(given).filter(|(name, _)| !left_out.contains(name));
