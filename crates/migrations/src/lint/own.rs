@@ -12,8 +12,12 @@ pub(super) fn findings(file: &File<'_>, options: &LintOptions) -> Vec<Found> {
     let mut found = about_text(file);
     let statement_count = file.statements().count();
     let mut added: BTreeMap<String, usize> = BTreeMap::new();
+    let mut is_cut = false;
     for (chunk, next) in file.chunks.iter().zip(file.chunks.iter().skip(1).map(Some).chain([None])) {
-        found.extend(unterminated(chunk, next.is_some()));
+        // What is behind a cut begins within what was cut: only the first is told.
+        let open = unterminated(chunk, next.is_some());
+        let is_cut_before = std::mem::replace(&mut is_cut, open.is_some());
+        found.extend(open.filter(|_| !is_cut_before));
         found.extend(alone_in_chunk(chunk));
         for statement in &chunk.statements {
             let lexed = Lexed::of(&statement.text);
@@ -164,9 +168,13 @@ fn alone_in_transaction(statement: &Statement, runner: Runner, statement_count: 
             "the server refuses it in a transaction, and the runner puts one around all",
             "Apply it with `mainstay sql apply`, which runs it by itself.",
         ),
-        (Runner::Mainstay, 1) => {
-            at(statement, rule, Note, "it runs as a step of its own; a stock drizzle-kit fails at it", own)
-        }
+        (Runner::Mainstay, 1) => at(
+            statement,
+            rule,
+            Note,
+            "it runs as a step of its own; a stock drizzle-kit fails at it",
+            "Apply it with `mainstay sql apply`.",
+        ),
         (Runner::Mainstay, _) => at(
             statement,
             rule,
@@ -477,6 +485,6 @@ mod tests {
     fn a_marker_within_a_string_is_told() {
         let text = "insert into t values ('a --> statement-breakpoint b')";
         let found = of(text, Runner::Mainstay);
-        assert!(found.contains(&("unterminated".to_owned(), Error, "1:23".to_owned())), "{found:?}");
+        assert_eq!(found, [("unterminated".to_owned(), Error, "1:23".to_owned())]);
     }
 }
