@@ -19,8 +19,8 @@ mod lens;
 mod literal;
 mod logical;
 mod metadata;
-mod part;
 mod migrations;
+mod part;
 mod probe;
 mod references;
 mod rehearsal;
@@ -85,12 +85,12 @@ pub use logical::{
     LogicalSource, WorkingDatabase,
 };
 pub use metadata::metadata_differences;
-pub use part::{ServerPart, SlotRange};
 pub use migrations::{
     AloneOutcome, AloneWork, LockBlocker, LockHolder, MigrationFacts, MigrationRun, MigrationTarget,
     RecordedStep, RowWrite, StepEntry, StepTrace, TrackingLook, TransactionWork, WorkFailure, WorkLimits,
     WorkOutcome, WorkPlace, WorkRecord,
 };
+pub use part::{ServerPart, SlotRange};
 pub use probe::{Probe, StoreFacts};
 pub use references::{
     FoundRows, ReferenceInspection, ReferenceLook, ReferenceRule, SeenConstraint, SeenReference,

@@ -281,7 +281,7 @@ pub trait RehearsalHost: Send + Sync {
     /// for another server than that of shadows, or something else.
     async fn shadow(
         &self,
-        told: &(dyn Fn(&str) + Send + Sync),
+        told: &(dyn for<'a> Fn(&'a str) + Send + Sync),
         permit: &Permit,
     ) -> Result<Box<dyn RehearsalStage>>;
 

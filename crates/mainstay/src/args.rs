@@ -10,7 +10,8 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use mainstay_model::{Error, ErrorKind, Result};
 
 use crate::commands::{
-    apply, audit, backfill, backup, capture, completions, config, doctor, environment, index, init, man, mongo, pg, plan, redis, restore, seed, status, wal, sql,
+    apply, audit, backfill, backup, capture, completions, config, doctor, environment, index, init, man,
+    mongo, pg, plan, redis, restore, seed, sql, status, wal,
 };
 use crate::config::connection::holds_password;
 use crate::config::key::KEYS;

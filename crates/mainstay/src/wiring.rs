@@ -9,7 +9,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::SignedDuration;
 use mainstay_engine::{
-    AccountStore, BackfillStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentInit, DocumentSink, DocumentSource, IndexControl, Inspection, KeyCarrier, KeyFileSource, KeyServerControl, KeyServerInit, Keyspace, Namespace, Principal, Probe, RelationalInit, RelationalInspection, ReplicaTarget, ReplicationSource, SeedTarget, StoreFacts, WalSource, MigrationTarget, ReferenceInspection, RehearsalHost,
+    AccountStore, BackfillStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentInit, DocumentSink,
+    DocumentSource, IndexControl, Inspection, KeyCarrier, KeyFileSource, KeyServerControl, KeyServerInit,
+    Keyspace, MigrationTarget, Namespace, Principal, Probe, ReferenceInspection, RehearsalHost,
+    RelationalInit, RelationalInspection, ReplicaTarget, ReplicationSource, SeedTarget, StoreFacts,
+    WalSource,
 };
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
@@ -25,7 +29,9 @@ use mainstay_ops::backfill::DeclaredBackfill;
 use mainstay_ops::cluster::FetchCommand;
 use mainstay_ops::status::counted_marker;
 use mainstay_postgres::{
-    PostgresBackfill, PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInit, PostgresInspection, PostgresProbe, PostgresScratch, PostgresSeeds, ProgramPlaces, TlsOptions, PostgresMigrations, PostgresReferences, PostgresRehearsal,
+    PostgresBackfill, PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInit, PostgresInspection,
+    PostgresMigrations, PostgresProbe, PostgresReferences, PostgresRehearsal, PostgresScratch, PostgresSeeds,
+    ProgramPlaces, TlsOptions,
 };
 use mainstay_redis::{
     RedisCarrier, RedisConfig, RedisInit, RedisKeyFile, RedisKeyspace, RedisProbe, RedisReplica,

@@ -189,7 +189,7 @@ mod tests {
     fn undone(before: &Document, after: &Document, fields: &[&str]) -> Option<Document> {
         let fields: Vec<String> = fields.iter().map(|field| (*field).to_owned()).collect();
         let entry = of(&raw(before), &raw(after), &fields).unwrap()?;
-        let kept = super::fields(&entry).unwrap();
+        let kept = fields(&entry).unwrap();
         assert!(is_untouched(&kept, &raw(after)));
         let update = RawDocumentBuf::from_bytes(restoring(&kept)).unwrap();
         Some(Document::try_from(update).unwrap())
@@ -242,7 +242,7 @@ mod tests {
     fn what_somebody_changed_since_is_seen() {
         let (before, after) = (doc! { "_id": 1 }, doc! { "_id": 1, "w": { "p": 2 } });
         let entry = of(&raw(&before), &raw(&after), &["w.p".to_owned()]).unwrap().unwrap();
-        let kept = super::fields(&entry).unwrap();
+        let kept = fields(&entry).unwrap();
         for (current, expected) in [
             (doc! { "_id": 1, "w": { "p": 2 }, "other": 1 }, true),
             (doc! { "_id": 1, "w": { "p": 3 } }, false),

@@ -484,7 +484,7 @@ fn described(
     }
     for group in segments {
         let Ok(id) = group.get_document("_id") else { continue };
-        if id.get_str("run") != Ok(key.as_str()) {
+        if !id.get_str("run").is_ok_and(|run| run == key) {
             continue;
         }
         described.changed = described.changed.saturating_add(number(group, "changed").unwrap_or(0));
@@ -493,7 +493,7 @@ fn described(
             (described.segments, described.segments_done) = (count("count"), count("done"));
         }
     }
-    let own = restored.iter().find(|group| group.get_str("_id") == Ok(key.as_str()));
+    let own = restored.iter().find(|group| group.get_str("_id").is_ok_and(|id| id == key));
     described.restored = own.and_then(|group| number(group, "restored")).unwrap_or(0);
     Ok(described)
 }

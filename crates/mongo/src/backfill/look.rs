@@ -101,7 +101,7 @@ async fn count(
 fn holds_stage(plan: &Bson, stage: &str) -> bool {
     match plan {
         Bson::Document(document) => {
-            document.get_str("stage") == Ok(stage)
+            document.get_str("stage").is_ok_and(|found| found == stage)
                 || document
                     .iter()
                     // Plans that were not chosen say nothing of what will be done.

@@ -95,7 +95,7 @@ impl RehearsalHost for PostgresRehearsal {
 
     async fn shadow(
         &self,
-        told: &(dyn Fn(&str) + Send + Sync),
+        told: &(dyn for<'a> Fn(&'a str) + Send + Sync),
         permit: &Permit,
     ) -> Result<Box<dyn RehearsalStage>> {
         let databases = Databases::new(&self.shadows);
@@ -151,6 +151,6 @@ async fn lock_holders(session: &Session<'_>) -> Result<Vec<TableHolder>> {
             transaction_seconds: u64::try_from(seconds).unwrap_or(0),
         });
     }
-    holders.sort_by(|one, other| other.transaction_seconds.cmp(&one.transaction_seconds));
+    holders.sort_by_key(|holder| std::cmp::Reverse(holder.transaction_seconds));
     Ok(holders)
 }

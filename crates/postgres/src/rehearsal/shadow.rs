@@ -42,7 +42,7 @@ fn working(name: String) -> WorkingDatabase {
 pub(super) async fn create(
     shadows: &Settings,
     live: &DatabaseFacts,
-    told: &(dyn Fn(&str) + Send + Sync),
+    told: &(dyn for<'a> Fn(&'a str) + Send + Sync),
 ) -> Result<(WorkingDatabase, Session<'static>)> {
     let databases = Databases::new(shadows);
     let server = databases.server().await?;
@@ -105,7 +105,10 @@ async fn take_turn(shadows: &Settings) -> Result<Session<'_>> {
 }
 
 /// Removes shadows that bear their mark and that nobody is connected to.
-async fn remove_left(databases: &Databases<'_>, told: &(dyn Fn(&str) + Send + Sync)) -> Result<()> {
+async fn remove_left(
+    databases: &Databases<'_>,
+    told: &(dyn for<'a> Fn(&'a str) + Send + Sync),
+) -> Result<()> {
     for (name, mark) in databases.unused(PREFIX).await? {
         let left = working(name);
         if mark.is_some_and(|mark| mark != left.mark) {
