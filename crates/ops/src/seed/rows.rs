@@ -94,7 +94,7 @@ fn row(index: usize, json: &Json) -> Result<SeedRow, ReadRowsError> {
 }
 
 fn table(text: &str, store: StoreKind) -> Result<Vec<SeedRow>, ReadRowsError> {
-    let mut records = Records { rest: text, line: 1 };
+    let mut records = Records { rest: text, line: 1, begun: 1 };
     let header = records
         .next()?
         .ok_or_else(|| ReadRowsError::Syntax { line: 1, what: "it has no header".to_owned() })?;
@@ -105,8 +105,8 @@ fn table(text: &str, store: StoreKind) -> Result<Vec<SeedRow>, ReadRowsError> {
         .map_err(|what| ReadRowsError::Syntax { line: 1, what })?;
     let mut rows = Vec::new();
     loop {
-        let line = records.line;
         let Some(cells) = records.next()? else { return Ok(rows) };
+        let line = records.begun;
         if cells.len() != columns.len() {
             let what = format!("it has {} cells, the header {}", cells.len(), columns.len());
             return Err(ReadRowsError::Syntax { line, what });
@@ -133,6 +133,8 @@ struct Cell {
 struct Records<'a> {
     rest: &'a str,
     line: usize,
+    /// The line at which the record begins that was read last.
+    begun: usize,
 }
 
 impl Records<'_> {
@@ -145,6 +147,7 @@ impl Records<'_> {
         if self.rest.is_empty() {
             return Ok(None);
         }
+        self.begun = self.line;
         let mut cells = Vec::new();
         loop {
             cells.push(self.cell()?);
