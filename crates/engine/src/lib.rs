@@ -20,6 +20,8 @@ mod logical;
 mod metadata;
 mod migrations;
 mod probe;
+mod references;
+mod rehearsal;
 mod relational;
 mod replication;
 mod scratch;
@@ -81,6 +83,13 @@ pub use migrations::{
     WorkOutcome, WorkPlace, WorkRecord,
 };
 pub use probe::{Probe, StoreFacts};
+pub use references::{
+    FoundRows, ReferenceInspection, ReferenceLook, ReferenceRule, SeenConstraint, SeenReference,
+};
+pub use rehearsal::{
+    CatalogObject, CatalogScope, LiveBounds, Observation, RehearsalHost, RehearsalStage, Rehearsed,
+    SeenBuild, SeenLock, ShadowContents, StatementFailure, TableHolder, TableLock, TableName,
+};
 pub use relational::{
     Backend, BackendEnd, BackendId, Backends, HeldLock, RelationalInspection, SlotUse, Slots, SqlText,
     StatementCost, StatementCosts, StatementRequest, TableUse, WalFlow, WantedLock,

@@ -237,10 +237,26 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "say of all SQL migrations up to one that they are applied, and run nothing",
         reach: Reach::Store,
     },
+    // A shadow is a database of its own, which goes with its run; and a rehearsal may be part of a build at night.
+    keeps(
+        "sql.drift",
+        "compare a database with what its applied migrations make, in a shadow database of its own",
+    ),
+    reads("sql.lint", "look for what is dangerous in migrations before they run"),
     Operation {
         name: "sql.mark-applied",
         effect: Effect::Disruptive,
         summary: "say of SQL migrations that they are applied, and run nothing",
+        reach: Reach::Store,
+    },
+    keeps(
+        "sql.rehearse",
+        "run pending migrations in a shadow database of its own and measure what they lock and rewrite",
+    ),
+    Operation {
+        name: "sql.rehearse.live",
+        effect: Effect::Disruptive,
+        summary: "run pending migrations in the live database for a moment, and take them back",
         reach: Reach::Store,
     },
     Operation {

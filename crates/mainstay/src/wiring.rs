@@ -11,8 +11,8 @@ use jiff::SignedDuration;
 use mainstay_engine::{
     AccountStore, BaseBackupSource, ChangeReplay, ChangeSource, DocumentInit, DocumentSink, DocumentSource,
     IndexControl, Inspection, KeyCarrier, KeyFileSource, KeyServerControl, KeyServerInit, Keyspace,
-    MigrationTarget, Namespace, Principal, Probe, RelationalInit, RelationalInspection, ReplicaTarget,
-    ReplicationSource, StoreFacts, WalSource,
+    MigrationTarget, Namespace, Principal, Probe, ReferenceInspection, RehearsalHost, RelationalInit,
+    RelationalInspection, ReplicaTarget, ReplicationSource, StoreFacts, WalSource,
 };
 use mainstay_guard::{
     Actor, AuditLog, ConfiguredEnvironment, Environment, Guard, Marker, Permit, Policy, identify,
@@ -28,7 +28,7 @@ use mainstay_ops::cluster::FetchCommand;
 use mainstay_ops::status::counted_marker;
 use mainstay_postgres::{
     PostgresCluster, PostgresConfig, PostgresDatabases, PostgresInit, PostgresInspection, PostgresMigrations,
-    PostgresProbe, PostgresScratch, ProgramPlaces, TlsOptions,
+    PostgresProbe, PostgresReferences, PostgresRehearsal, PostgresScratch, ProgramPlaces, TlsOptions,
 };
 use mainstay_redis::{
     RedisCarrier, RedisConfig, RedisInit, RedisKeyFile, RedisKeyspace, RedisProbe, RedisReplica,
@@ -38,6 +38,7 @@ use mainstay_repository::{Compression, Repository, RepositoryOptions};
 use mainstay_store::{Location, S3Options, Store, StoreOptions};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::connection::{Connection, holds_password};
 use crate::config::drizzle;
 use crate::config::key::Key;
 use crate::config::manifest;
@@ -487,12 +488,55 @@ impl Session {
     /// # Errors
     /// `NotFound` when there are none; `Config` when it cannot be told where they are; what Drizzle's own runner would refuse.
     pub(crate) fn migrations(&self, folder: Option<&std::path::Path>) -> Result<(Folder, TrackingTable)> {
+        let place = self.migrations_place(folder)?;
+        Ok((drizzle::read(&place.folder)?, place.table))
+    }
+
+    /// Where the SQL migrations are.
+    ///
+    /// # Errors
+    /// `Config` when it cannot be told.
+    pub(crate) fn migrations_place(&self, folder: Option<&std::path::Path>) -> Result<drizzle::Place> {
         let mut settings = self.configuration.sql.clone();
         if let Some(folder) = folder {
             settings.folder = Some(self.path(folder));
         }
-        let place = drizzle::Place::of(&settings, &self.outside.project_folder())?;
-        Ok((drizzle::read(&place.folder)?, place.table))
+        drizzle::Place::of(&settings, &self.outside.project_folder())
+    }
+
+    /// The PostgreSQL that migrations are rehearsed for, with shadow databases on the server of `shadow`, of the configuration, or on its own.
+    ///
+    /// # Errors
+    /// As [`Session::cluster`]; `Usage` when `shadow` is no url or holds a password.
+    pub(crate) fn rehearsal(&self, shadow: Option<&str>) -> Result<Arc<dyn RehearsalHost>> {
+        let kind = StoreKind::Postgres;
+        let settings = self.configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?;
+        let configured = &self.configuration.sql;
+        let shadow = match shadow {
+            Some(url) => {
+                let password = configured.shadow.as_ref().and_then(|(_, password)| password.clone());
+                Some((shadow_connection(url)?, password))
+            }
+            None => configured.shadow.clone(),
+        };
+        let shadow = shadow.map(|(connection, password)| {
+            let mut config = PostgresConfig::new(Secret::new(connection.without_credentials()));
+            config.user = connection.username.clone();
+            config.password = password;
+            config
+        });
+        let places = self.program_places(settings.client_dir.clone());
+        Ok(Arc::new(PostgresRehearsal::new(&postgres(settings)?, shadow.as_ref(), places)?))
+    }
+
+    /// The PostgreSQL whose rows are looked at.
+    ///
+    /// # Errors
+    /// As [`Session::cluster`].
+    pub(crate) fn references(&self) -> Result<Arc<dyn ReferenceInspection>> {
+        let kind = StoreKind::Postgres;
+        let settings = self.configuration.postgres.as_ref().ok_or_else(|| not_configured(kind))?;
+        Ok(Arc::new(PostgresReferences::new(&postgres(settings)?)?))
     }
 
     /// The databases of the PostgreSQL: dumped, filled, wiped.
@@ -752,6 +796,19 @@ impl Probe for Lost {
     async fn examine(&self) -> Result<Vec<Finding>> {
         Err(self.error())
     }
+}
+
+/// A url that was given as an argument, for shadow databases.
+fn shadow_connection(url: &str) -> Result<Connection> {
+    let refused = |what: &str| {
+        Error::new(ErrorKind::Usage, format!("--shadow-url {what}")).with_state("nothing was done").with_hint(
+            "as in postgres://user@host:5432/postgres; the password stands in MAINSTAY_SQL_SHADOW_PASSWORD, or _FILE",
+        )
+    };
+    if holds_password(url) {
+        return Err(refused("holds a password, which process lists and shell histories would show"));
+    }
+    Connection::parse(url, &["postgres", "postgresql"]).map_err(|fault| refused(&fault.to_string()))
 }
 
 fn not_configured(kind: StoreKind) -> Error {

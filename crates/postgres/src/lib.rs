@@ -11,6 +11,8 @@
 //! | `session`, `probe`, `examine` | simple queries through the driver: facts, marker, findings |
 //! | `inspect`, `mask`, `lexical` | processes, locks, statements, tables, WAL, slots; statements without their values; the rules by which they are read |
 //! | `migrations` | SQL migrations applied: the tracking table, the lock of a run, transactions, steps outside of one |
+//! | `references` | rows that belong to other rows, and what sees to it |
+//! | `rehearsal` | statements run in a shadow database, and what each locked, rewrote and read |
 //! | `logical` | dumps through `pg_dump` and `pg_restore`; making, renaming, removing and wiping databases |
 //! | `scratch`, `control`, `script` | throw-away servers on restored folders; what a control file says; files of queries |
 //! | `wal_state` | slots and restore points, as the driver's connections see them |
@@ -33,6 +35,7 @@
 //! | logical dump | `SELECT` on everything in the database (`pg_read_all_data`), or to own it; large objects: to own them or be a superuser |
 //! | restore of a logical dump | `CREATEDB`; to keep owners, membership in each of their roles |
 //! | wipe a database | to own it, and `CREATEDB`; `pg_signal_backend` when others are connected |
+//! | rehearsal, drift | `CREATEDB` on the server of shadows; the rights of a logical dump of the schema; to own what the statements change there is in the shadow by itself |
 //! | base backup, whole or incremental | `REPLICATION`, a line for `replication` and one for the database in `pg_hba.conf`; one of `max_wal_senders` |
 //! | follow WAL; create, read and drop a slot | the same; one of `max_replication_slots` |
 //! | look at what a slot retains | `CONNECT` on the configured database |
@@ -55,6 +58,8 @@ mod mask;
 mod migrations;
 mod probe;
 mod quote;
+mod references;
+mod rehearsal;
 mod replication;
 mod scratch;
 mod script;
@@ -68,5 +73,7 @@ pub use inspect::PostgresInspection;
 pub use logical::{PostgresDatabases, ProgramPlaces};
 pub use migrations::PostgresMigrations;
 pub use probe::PostgresProbe;
+pub use references::PostgresReferences;
+pub use rehearsal::PostgresRehearsal;
 pub use replication::base_backup::PostgresCluster;
 pub use scratch::PostgresScratch;

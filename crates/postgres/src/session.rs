@@ -1,5 +1,6 @@
 //! One connection, bounded in time from its first packet to its last answer.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use mainstay_model::{Error, ErrorKind, Result};
@@ -20,8 +21,16 @@ const COMMAND_TIME_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// A connection that ends when this is dropped.
 pub(crate) struct Session<'a> {
-    settings: &'a Settings,
+    settings: Cow<'a, Settings>,
     pub(crate) client: Client,
+}
+
+impl Session<'static> {
+    /// One that outlives whoever opened it.
+    pub(crate) async fn open_for_long(settings: &Settings) -> Result<Self> {
+        let Session { settings, client } = Session::open(settings).await?;
+        Ok(Self { settings: Cow::Owned(settings.into_owned()), client })
+    }
 }
 
 impl<'a> Session<'a> {
@@ -34,7 +43,7 @@ impl<'a> Session<'a> {
             Ok((client, connection)) => {
                 // Ends by itself when the client is dropped; what breaks it is told to the client.
                 tokio::spawn(async move { drop(connection.await) });
-                Ok(Self { settings, client })
+                Ok(Self { settings: Cow::Borrowed(settings), client })
             }
             Err(error) => {
                 let failed = failure(settings, error);
@@ -57,8 +66,8 @@ impl<'a> Session<'a> {
         match timeout(ANSWER_TIME_MAX, self.client.simple_query(query)).await {
             Ok(Ok(messages)) => Ok(Some(only_rows(messages))),
             Ok(Err(error)) if error.code().is_some_and(|code| absent.contains(code)) => Ok(None),
-            Ok(Err(error)) => Err(failure(self.settings, error)),
-            Err(_) => Err(timed_out(self.settings)),
+            Ok(Err(error)) => Err(failure(&self.settings, error)),
+            Err(_) => Err(timed_out(&self.settings)),
         }
     }
 
@@ -67,10 +76,10 @@ impl<'a> Session<'a> {
         match timeout(COMMAND_TIME_MAX, self.client.simple_query(statement)).await {
             Ok(Ok(_)) => Ok(Ok(())),
             Ok(Err(error)) => match error.code().cloned() {
-                Some(code) => Ok(Err((code, failure(self.settings, error)))),
-                None => Err(failure(self.settings, error)),
+                Some(code) => Ok(Err((code, failure(&self.settings, error)))),
+                None => Err(failure(&self.settings, error)),
             },
-            Err(_) => Err(timed_out(self.settings)),
+            Err(_) => Err(timed_out(&self.settings)),
         }
     }
 
@@ -85,8 +94,8 @@ impl<'a> Session<'a> {
         answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T> {
         match timeout(ANSWER_TIME_MAX, answer).await {
-            Ok(outcome) => outcome.map_err(|error| failure(self.settings, error)),
-            Err(_) => Err(timed_out(self.settings)),
+            Ok(outcome) => outcome.map_err(|error| failure(&self.settings, error)),
+            Err(_) => Err(timed_out(&self.settings)),
         }
     }
 

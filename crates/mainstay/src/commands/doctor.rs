@@ -11,7 +11,7 @@ use mainstay_ops::restore::unfinished_runs;
 use mainstay_ops::status::counted_marker;
 use serde_json::{Map, Value, json};
 
-use super::{findings, status};
+use super::{findings, quotes, status};
 use crate::bounded;
 use crate::config::check::check;
 use crate::printer::{Look, Report, Tone};
@@ -19,6 +19,8 @@ use crate::wiring::Session;
 
 /// How long a store may take to be examined.
 const EXAMINATION_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long quotes may take to be counted, each sort of rows by itself.
+const QUOTE_TIME_MAX: Duration = Duration::from_secs(30);
 /// The compose files that Docker looks for, in its order, and the name that production stacks use beside it.
 const COMPOSE_FILES: &[&str] = &[
     "compose.yaml",
@@ -74,6 +76,9 @@ pub(crate) async fn run(args: DoctorArgs, session: &Session) -> Result<ExitStatu
     if postgres.is_some_and(|examination| counted_marker(&examination.marker).is_some()) {
         let (inspection, address) = session.relational()?;
         found.extend(doctor::relational(inspection.as_ref(), &address, EXAMINATION_TIME_MAX).await);
+        // A count that takes too long is told by itself; a server that does not answer is told already.
+        let of_quotes = tokio::time::timeout(QUOTE_TIME_MAX, quotes::examine_or_tell(session)).await;
+        found.extend(of_quotes.unwrap_or_default());
     }
     let redis = examinations.iter().find(|examination| examination.kind == StoreKind::Redis);
     let redis_answers = redis.filter(|examination| counted_marker(&examination.marker).is_some());

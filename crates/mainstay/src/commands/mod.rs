@@ -25,6 +25,7 @@ pub(crate) mod moment;
 pub(crate) mod mongo;
 pub(crate) mod pg;
 pub(crate) mod plan;
+pub(crate) mod quotes;
 pub(crate) mod recovery;
 pub(crate) mod redis;
 pub(crate) mod replication;

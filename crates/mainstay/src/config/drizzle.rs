@@ -333,6 +333,7 @@ mod tests {
             folder: Some("f".into()),
             schema: Some("s".to_owned()),
             table: Some("t".to_owned()),
+            ..SqlSettings::default()
         };
         let found = place("export default { out: process.env.OUT }", &settings).unwrap();
         assert_eq!((found.folder, found.table.name), ("f".into(), "t".to_owned()));

@@ -202,6 +202,49 @@ pub(crate) const KEYS: &[Key] = &[
         "schema of the table that says which are applied; as above, then `drizzle`",
     ),
     key("sql", "table", Form::Text, "that table; as above, then `__drizzle_migrations`"),
+    key(
+        "sql",
+        "shadow_url",
+        Form::Url(&["postgres", "postgresql"]),
+        "server that shadow databases are made on, of the same major version; that of [postgres] otherwise",
+    ),
+    key("sql", "shadow_password", Form::Secret, "password of its user"),
+    or(
+        key(
+            "sql",
+            "large_table",
+            Form::Size,
+            "from here on a table is large: rewriting it, or reading it while others wait, is a finding of `sql rehearse`",
+        ),
+        "64MiB",
+    ),
+    or(
+        key("sql.quotes", "table", Form::Text, "table of quotes, with its schema unless that is `public`"),
+        "payment_quotes",
+    ),
+    or(key("sql.quotes", "key", Form::Text, "its key"), "id"),
+    or(key("sql.quotes", "payment_column", Form::Text, "its column that names the payment"), "payment_id"),
+    or(
+        key("sql.quotes", "created_column", Form::Text, "its column that says when a quote was made"),
+        "created_at",
+    ),
+    or(key("sql.quotes", "payments", Form::Text, "table of payments"), "payments"),
+    or(key("sql.quotes", "payments_key", Form::Text, "its column that is named"), "id"),
+    also(
+        key(
+            "sql.quotes",
+            "enabled",
+            Form::Text,
+            "whether the application writes quotes: its own switch, on or off; where nobody says, that is not judged",
+        ),
+        &["ORACLE_QUOTING_ENABLED"],
+    ),
+    key(
+        "sql.quotes",
+        "off_since",
+        Form::Text,
+        "since when it does not, as in 2026-11-01T00:00:00Z; quotes made from then on are wrong, all of them when nobody says",
+    ),
     flag(
         key(
             "redis",

@@ -144,6 +144,33 @@ pub(crate) struct SqlSettings {
     pub(crate) schema: Option<String>,
     /// The tracking table.
     pub(crate) table: Option<String>,
+    /// Where shadow databases are made, when not on the same server, and the password of its user.
+    pub(crate) shadow: Option<(Connection, Option<Secret>)>,
+    /// From how many bytes on a table is large.
+    pub(crate) large_table: ByteSize,
+    /// What is known of quotes.
+    pub(crate) quotes: QuoteSettings,
+}
+
+/// `[sql.quotes]`, as it is written.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct QuoteSettings {
+    /// The table.
+    pub(crate) table: String,
+    /// Its key.
+    pub(crate) key: String,
+    /// Its column that names the payment.
+    pub(crate) payment_column: String,
+    /// Its column that says when.
+    pub(crate) created_column: String,
+    /// The table of payments.
+    pub(crate) payments: String,
+    /// Its column that is named.
+    pub(crate) payments_key: String,
+    /// The application's switch, as the application writes it.
+    pub(crate) enabled: Option<String>,
+    /// Since when it is off.
+    pub(crate) off_since: Option<String>,
 }
 
 /// How Redis is reached.
@@ -355,11 +382,7 @@ impl Settings {
             }),
             mongo: self.mongo(),
             postgres: self.postgres(),
-            sql: SqlSettings {
-                folder: self.path("sql.folder"),
-                schema: self.text("sql.schema"),
-                table: self.text("sql.table"),
-            },
+            sql: self.sql(),
             redis: self.redis(),
             redis_policy: self.redis_policy(),
             redis_classes: self.redis_classes(),
@@ -483,6 +506,37 @@ impl Settings {
             ca_file: self.path("postgres.ca_file"),
             client_dir: self.path("postgres.client_dir"),
         })
+    }
+
+    fn sql(&self) -> SqlSettings {
+        let text = |name: &str| self.text(&format!("sql.quotes.{name}"));
+        let named = |name: &str| text(name).unwrap_or_default();
+        SqlSettings {
+            folder: self.path("sql.folder"),
+            schema: self.text("sql.schema"),
+            table: self.text("sql.table"),
+            shadow: match self.value("sql.shadow_url") {
+                Some(Value::Url(connection)) => {
+                    let password = self.secret("sql.shadow_password").or_else(|| connection.password.clone());
+                    Some((connection.clone(), password))
+                }
+                _ => None,
+            },
+            large_table: match self.value("sql.large_table") {
+                Some(Value::Size(size)) => *size,
+                _ => ByteSize(0),
+            },
+            quotes: QuoteSettings {
+                table: named("table"),
+                key: named("key"),
+                payment_column: named("payment_column"),
+                created_column: named("created_column"),
+                payments: named("payments"),
+                payments_key: named("payments_key"),
+                enabled: text("enabled"),
+                off_since: text("off_since"),
+            },
+        }
     }
 
     fn redis(&self) -> Option<RedisSettings> {

@@ -29,6 +29,8 @@ pub(crate) const TEMPLATE: &str = r#"# Mainstay's configuration for this project
 # folder = "drizzle"
 # schema = "drizzle"
 # table = "__drizzle_migrations"
+# shadow_url = "postgres://127.0.0.1:5433/postgres"
+# large_table = "64MiB"
 
 [redis]
 # url = "redis://127.0.0.1:6379"
@@ -91,6 +93,6 @@ mod tests {
             .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line))
             .collect::<Vec<_>>()
             .join("\n");
-        assert_eq!(ConfigFile::parse(path, &uncommented).unwrap().entries.len(), 40);
+        assert_eq!(ConfigFile::parse(path, &uncommented).unwrap().entries.len(), 42);
     }
 }

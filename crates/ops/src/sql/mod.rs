@@ -7,9 +7,14 @@
 //! | [`apply`] | applies what is pending: planned, permitted, one transaction for each migration |
 //! | [`mark`] | rows that say of migrations that they are applied, and nothing run: some, or all up to one |
 //! | [`repair`] | rows that do not fit their entries, corrected |
+//! | [`rehearse`] | what pending migrations lock, rewrite and read, measured in a shadow database |
+//! | [`drift`] | the live catalogue against what the applied migrations make of nothing |
+//! | [`lint`] | what is dangerous in migrations, with the size of the tables that it is about |
+//! | [`quotes`] | the rule of quotes: rows that belong to payments |
 //!
 //! `survey` is what all of them begin with, `planned` what a plan to apply says, `applying` a run of one, `lock` how a run gets its lock, `progress` how work is watched, tried
-//! again and stopped, `told` how a failure is told with file and line, `rows` how rows alone are changed.
+//! again and stopped, `told` how a failure is told with file and line, `rows` how rows alone are changed;
+//! `staging` how migrations are run where they are only looked at, [`live`] what the live database says of tables.
 //!
 //! Relies on [`mainstay_migrations`] for what a folder and a table mean, and on a [`MigrationTarget`](mainstay_engine::MigrationTarget) that looks at the
 //! tracking table again behind a lock on it before it does anything: what was decided before is never done when the table is another by then.
@@ -17,12 +22,18 @@
 
 pub mod apply;
 mod applying;
+pub mod drift;
+pub mod lint;
+pub mod live;
 mod lock;
 pub mod mark;
 mod planned;
 mod progress;
+pub mod quotes;
+pub mod rehearse;
 pub mod repair;
 mod rows;
+mod staging;
 pub mod status;
 mod survey;
 mod told;

@@ -30,12 +30,12 @@ const DEFINITION: &str = "\
     t.spcname FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE d.datname = ";
 
 /// The databases of a server.
-pub(super) struct Databases<'a> {
+pub(crate) struct Databases<'a> {
     settings: &'a Settings,
 }
 
 impl<'a> Databases<'a> {
-    pub(super) fn new(settings: &'a Settings) -> Self {
+    pub(crate) fn new(settings: &'a Settings) -> Self {
         Self { settings }
     }
 
@@ -44,14 +44,14 @@ impl<'a> Databases<'a> {
     }
 
     /// The same server's database called `name`.
-    fn settings_of(&self, name: &str) -> Settings {
+    pub(crate) fn settings_of(&self, name: &str) -> Settings {
         let mut settings = self.settings.clone();
         settings.driver.dbname(name);
         settings
     }
 
     /// What the server says of itself.
-    pub(super) async fn server(&self) -> Result<ServerFacts> {
+    pub(crate) async fn server(&self) -> Result<ServerFacts> {
         self.server_of(&self.open().await?).await
     }
 
@@ -77,7 +77,7 @@ impl<'a> Databases<'a> {
     }
 
     /// The database called `name`, or the configured one.
-    pub(super) async fn facts(&self, name: Option<&str>) -> Result<DatabaseFacts> {
+    pub(crate) async fn facts(&self, name: Option<&str>) -> Result<DatabaseFacts> {
         let settings = match name {
             Some(name) => self.settings_of(name),
             None => self.settings.clone(),
@@ -118,7 +118,7 @@ impl<'a> Databases<'a> {
     }
 
     /// Makes an empty database that bears its mark.
-    pub(super) async fn create(
+    pub(crate) async fn create(
         &self,
         working: &WorkingDatabase,
         like: &DatabaseDefinition,
@@ -143,15 +143,40 @@ impl<'a> Databases<'a> {
     }
 
     /// Removes a database that bears its mark, or was only just made; whether there was one.
-    pub(super) async fn remove(&self, working: &WorkingDatabase) -> Result<bool> {
+    pub(crate) async fn remove(&self, working: &WorkingDatabase) -> Result<bool> {
+        self.drop_working(working, "").await
+    }
+
+    /// As [`Databases::remove`], also when connections of ours are not quite gone: they are ended.
+    pub(crate) async fn discard(&self, working: &WorkingDatabase) -> Result<bool> {
+        self.drop_working(working, " WITH (FORCE)").await
+    }
+
+    async fn drop_working(&self, working: &WorkingDatabase, how: &str) -> Result<bool> {
         let session = self.open().await?;
         match mark_of(&session, &working.name).await? {
             None => return Ok(false),
             Some(None) if self.is_just_made(&session, working).await? => {}
             Some(_) => check_mark(&session, working).await?,
         }
-        said(session.command(&format!("DROP DATABASE IF EXISTS {}", quoted(&working.name))).await?)?;
+        let drop = format!("DROP DATABASE IF EXISTS {}{how}", quoted(&working.name));
+        said(session.command(&drop).await?)?;
         Ok(true)
+    }
+
+    /// Databases whose names begin with `prefix` and that nobody is connected to, with their marks. Dropping one that is used would be waited for.
+    pub(crate) async fn unused(&self, prefix: &str) -> Result<Vec<(String, Option<String>)>> {
+        let session = self.open().await?;
+        let query = format!(
+            "SELECT d.datname, shobj_description(d.oid, 'pg_database') AS mark FROM pg_database d \
+             WHERE starts_with(d.datname, {}) AND NOT d.datistemplate \
+             AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid) ORDER BY d.datname",
+            literal(prefix)
+        );
+        let rows = session.rows(&query).await?;
+        rows.iter()
+            .map(|row| Ok((session.text(row, "datname")?.to_owned(), session.value(row, "mark")?)))
+            .collect()
     }
 
     /// Whether `working`, which bears no mark, was made for it: it has its limit of connections, and is as the server makes databases.

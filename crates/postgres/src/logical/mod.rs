@@ -10,7 +10,7 @@
 //! | `passfile` | the password, where only the program reads it |
 //! | `databases` | databases as wholes: definitions, making, renaming, removing, wiping |
 
-mod databases;
+pub(crate) mod databases;
 pub(crate) mod passfile;
 pub(crate) mod program;
 

@@ -81,7 +81,7 @@ pub(crate) async fn find(
     Ok(Program { name, path, title })
 }
 
-fn major_of(version: &str) -> Option<String> {
+pub(crate) fn major_of(version: &str) -> Option<String> {
     let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
     (!digits.is_empty()).then_some(digits)
 }

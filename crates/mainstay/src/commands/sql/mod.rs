@@ -1,9 +1,13 @@
 //! `sql …`: SQL migrations of PostgreSQL, in Drizzle's own formats and its own tracking table.
 
 pub(crate) mod apply;
+mod drift;
+mod lint;
 pub(crate) mod mark;
+mod rehearse;
 pub(crate) mod repair;
 mod rows;
+mod staged;
 mod status;
 mod verify;
 
@@ -28,6 +32,12 @@ pub(crate) enum SqlCommand {
     Status(status::StatusArgs),
     /// Find what is skipped, edited, repeated, moved in time or half applied
     Verify(verify::VerifyArgs),
+    /// Compare the live database with what the applied migrations make of nothing
+    Drift(drift::DriftArgs),
+    /// Find what is dangerous in migrations, with the size of the tables that it is about
+    Lint(lint::LintArgs),
+    /// Measure what pending migrations lock, rewrite and read, in a shadow database
+    Rehearse(rehearse::RehearseArgs),
     /// Apply what is pending, each migration in a transaction of its own
     Apply(apply::ApplyArgs),
     /// Say of migrations that they are applied, and run nothing
@@ -44,6 +54,9 @@ impl SqlCommand {
         match self {
             Self::Status(_) => "sql.status",
             Self::Verify(_) => "sql.verify",
+            Self::Drift(_) => "sql.drift",
+            Self::Lint(_) => "sql.lint",
+            Self::Rehearse(args) => args.name(),
             Self::Apply(_) => OPERATION_APPLY,
             Self::MarkApplied(_) => OPERATION_MARK,
             Self::Baseline(_) => OPERATION_BASELINE,
@@ -60,6 +73,9 @@ pub(crate) async fn run(command: SqlCommand, session: &Session) -> Result<ExitSt
     match command {
         SqlCommand::Status(args) => status::run(&args, session).await,
         SqlCommand::Verify(args) => verify::run(&args, session).await,
+        SqlCommand::Drift(args) => Box::pin(drift::run(&args, session)).await,
+        SqlCommand::Lint(args) => lint::run(&args, session).await,
+        SqlCommand::Rehearse(args) => Box::pin(rehearse::run(&args, session)).await,
         SqlCommand::Apply(args) => Box::pin(apply::run(&args, session)).await,
         SqlCommand::MarkApplied(args) => Box::pin(mark::run(&args, session)).await,
         SqlCommand::Baseline(args) => Box::pin(mark::run_baseline(&args, session)).await,
