@@ -8,7 +8,8 @@
 //! 3. the cache (see [`cache`]);
 //! 4. packages, pinned in `engines.lock.toml` — only in [`Engines::install`], never while a test runs.
 //!
-//! Beside them stand two major versions of Mongoose ([`Mongoose`]), which tests of declared indexes load.
+//! Beside them stand packages of npm's ([`NodePackage`]): two major versions of Mongoose, which tests of declared indexes load, and both lines of
+//! Drizzle, whose migrator tests of migrations run.
 //!
 //! What is installed needs no environment: every program in the `bin/` folder of an engine is either the program or a
 //! small script that starts it (same process id) with the libraries it came with.
@@ -18,8 +19,10 @@
 //! Linux on x86-64 for packages (the variables and `PATH` work anywhere).
 
 pub mod cache;
+mod drizzle;
 pub mod lock;
 mod mongoose;
+mod node_package;
 mod package;
 mod suite;
 
@@ -31,8 +34,10 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use cache::Cache;
+pub use drizzle::{Drizzle, StockEnd, StockMigrate, StockRun};
 use lock::Source;
 pub use mongoose::Mongoose;
+pub use node_package::NodePackage;
 
 /// The engines the test kit knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! `cargo xtask engines`: find or install the real servers and check them.
 
-use mainstay_testkit::engines::{EngineKind, Engines, Mongoose, check, locate};
+use mainstay_testkit::engines::{EngineKind, Engines, NodePackage, check, locate};
 
 use crate::Outcome;
 
@@ -20,8 +20,8 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
 pub(crate) fn install() -> Outcome {
     let report = &mut |line: &str| eprintln!("engines: {line}");
     Engines::install(report)?;
-    for major in Mongoose::ALL {
-        major.install(report)?;
+    for package in NodePackage::all() {
+        package.install(report)?;
     }
     Ok(())
 }
@@ -37,12 +37,12 @@ fn check_all() -> Outcome {
             }
         }
     }
-    for major in Mongoose::ALL {
-        match major.modules() {
-            Ok(modules) => println!("{:<10} {}", major.name(), modules.display()),
+    for package in NodePackage::all() {
+        match package.modules() {
+            Ok(modules) => println!("{:<10} {}", package.name(), modules.display()),
             Err(error) => {
                 failed += 1;
-                println!("{:<10} {error}", major.name());
+                println!("{:<10} {error}", package.name());
             }
         }
     }
