@@ -80,7 +80,7 @@ pub use metadata::metadata_differences;
 pub use migrations::{
     AloneOutcome, AloneWork, LockBlocker, LockHolder, MigrationFacts, MigrationRun, MigrationTarget,
     RecordedStep, RowWrite, StepEntry, StepTrace, TrackingLook, TransactionWork, WorkFailure, WorkLimits,
-    WorkOutcome, WorkPlace, WorkRecord,
+    WorkOutcome, WorkPlace, WorkRecord, WorkStart,
 };
 pub use probe::{Probe, StoreFacts};
 pub use references::{
