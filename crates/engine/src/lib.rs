@@ -88,7 +88,7 @@ pub use references::{
 };
 pub use rehearsal::{
     CatalogObject, CatalogScope, LiveBounds, Observation, RehearsalHost, RehearsalStage, Rehearsed,
-    SeenBuild, SeenLock, ShadowContents, StatementFailure, TableHolder, TableLock, TableName,
+    SeenBuild, SeenLock, ShadowContents, StatementFailure, TableHolder, TableLock, TableName, Told,
 };
 pub use relational::{
     Backend, BackendEnd, BackendId, Backends, HeldLock, RelationalInspection, SlotUse, Slots, SqlText,

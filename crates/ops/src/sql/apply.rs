@@ -68,7 +68,7 @@ pub struct MigrationDone {
     pub by: AppliedBy,
     /// How long it took, repetitions included.
     pub millis: u64,
-    /// How often it was begun again because it did not get a lock, or because another runner was let go on first.
+    /// How often it was begun again because it did not get a lock.
     pub repetitions: u32,
     /// How many steps it took; 1 for one transaction.
     pub steps: usize,

@@ -272,6 +272,8 @@ impl<'r> Applying<'r> {
                 WorkOutcome::Rivals(found) => {
                     let idle = self.let_go_on(programs, (found.as_slice(), "has read"), began).await?;
                     self.idle.extend(idle);
+                    // It was not for want of a lock.
+                    tries -= 1;
                     continue;
                 }
                 WorkOutcome::Failed(failure) => failure,

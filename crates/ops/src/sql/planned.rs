@@ -135,7 +135,7 @@ pub(super) struct Piece {
     /// Of a statement that cannot be in a transaction: how it is known.
     pub(super) alone: Option<StepTrace>,
     /// A lock is waited for as long as it takes: the wait holds up nobody who reads or writes.
-    is_patient: bool,
+    pub(super) is_patient: bool,
     /// What a failure may leave that nobody can find by name.
     pub(super) may_leave: Option<String>,
 }
