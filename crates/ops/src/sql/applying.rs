@@ -165,7 +165,8 @@ impl<'r> Applying<'r> {
         }
         if !readers.is_empty() {
             let readers = (readers.as_slice(), "waited to read");
-            self.let_go_on(programs, readers, Instant::now()).await?;
+            let idle = self.let_go_on(programs, readers, Instant::now()).await?;
+            self.idle.extend(idle);
         }
         let look = self.context.target.tracking(self.context.table).await?;
         self.absorb(programs, look)

@@ -30,7 +30,7 @@ pub(super) fn texts<'t>(context: &SqlContext<'_>, tags: impl Iterator<Item = &'t
     let tags: BTreeSet<&str> = tags.collect();
     let migrations = context.folder.migrations.iter().filter(|found| tags.contains(found.tag.as_str()));
     let chunks = migrations.flat_map(|migration| migration.chunks());
-    chunks.filter(|chunk| !chunk.statements.is_empty()).map(|chunk| chunk.text).collect()
+    chunks.filter(|chunk| !chunk.text.trim().is_empty()).map(|chunk| chunk.text).collect()
 }
 
 /// Says that other runners could not be seen, where that is so.
