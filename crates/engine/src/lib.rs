@@ -88,7 +88,7 @@ pub use metadata::metadata_differences;
 pub use migrations::{
     AloneOutcome, AloneWork, LockBlocker, LockHolder, MigrationFacts, MigrationRun, MigrationTarget,
     RecordedStep, RowWrite, StepEntry, StepTrace, TrackingLook, TransactionWork, WorkFailure, WorkLimits,
-    WorkOutcome, WorkPlace, WorkRecord,
+    WorkOutcome, WorkPlace, WorkRecord, WorkStart,
 };
 pub use part::{ServerPart, SlotRange};
 pub use probe::{Probe, StoreFacts};
@@ -97,7 +97,7 @@ pub use references::{
 };
 pub use rehearsal::{
     CatalogObject, CatalogScope, LiveBounds, Observation, RehearsalHost, RehearsalStage, Rehearsed,
-    SeenBuild, SeenLock, ShadowContents, StatementFailure, TableHolder, TableLock, TableName,
+    SeenBuild, SeenLock, ShadowContents, StatementFailure, TableHolder, TableLock, TableName, Told,
 };
 pub use relational::{
     Backend, BackendEnd, BackendId, Backends, HeldLock, RelationalInspection, SlotUse, Slots, SqlText,

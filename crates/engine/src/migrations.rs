@@ -152,6 +152,17 @@ pub struct RecordedStep {
     pub is_done: bool,
 }
 
+/// What must be so when a transaction begins: otherwise it does nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct WorkStart<'a> {
+    /// How the tracking table looks.
+    pub look: &'a TrackingLook,
+    /// Texts by which another runner is known that has begun with the same migrations: what it would send first, or the beginning of that.
+    pub texts: &'a [String],
+    /// Sessions that have read the tracking table, were waited for, and did nothing about it: in a transaction they count again.
+    pub idle: &'a [BackendId],
+}
+
 /// How long anything may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WorkLimits {
@@ -169,6 +180,8 @@ pub enum WorkOutcome {
     },
     /// It was not begun: the tracking table is not as the caller saw it.
     Moved(TrackingLook),
+    /// It was not begun: these sessions have read the tracking table as it stands, and may be about to act on it.
+    Rivals(Vec<LockHolder>),
     /// The server refused it.
     Failed(Box<WorkFailure>),
 }
@@ -330,8 +343,8 @@ pub trait MigrationRun: Send + Sync {
     /// `Refused` when `permit` is for something else; the server's.
     async fn create_table(&self, version: TableVersion, permit: &Permit) -> Result<()>;
 
-    /// Does all of `work` in one transaction that begins by locking the tracking table against readers, and by comparing it with `expected`. An
-    /// outcome that the connection did not live to hear of is found out.
+    /// Does all of `work` in one transaction that begins by locking the tracking table against readers, by comparing it with `start`, and by looking for
+    /// other runners that have read it before. An outcome that the connection did not live to hear of is found out.
     ///
     /// # Errors
     /// `Refused` when `permit` is for something else; `Precondition` when a text ended the transaction itself; `Unreachable` with what is known of
@@ -339,7 +352,7 @@ pub trait MigrationRun: Send + Sync {
     async fn transact(
         &self,
         work: &[TransactionWork],
-        expected: &TrackingLook,
+        start: &WorkStart<'_>,
         limits: WorkLimits,
         permit: &Permit,
     ) -> Result<WorkOutcome>;
@@ -358,7 +371,7 @@ pub trait MigrationRun: Send + Sync {
     async fn write_rows(
         &self,
         writes: &[RowWrite],
-        expected: &TrackingLook,
+        start: &WorkStart<'_>,
         operation: &str,
         limits: WorkLimits,
         permit: &Permit,
@@ -369,6 +382,12 @@ pub trait MigrationRun: Send + Sync {
     /// # Errors
     /// The server's.
     async fn blockers(&self) -> Result<Vec<LockBlocker>>;
+
+    /// How many sessions in this database may write into the tracking table and do not let us see what they do: other runners among them are not found.
+    ///
+    /// # Errors
+    /// The server's.
+    async fn hidden(&self) -> Result<u64>;
 
     /// Those of `sessions` that are still connected, each with whether it is in a transaction, or at a statement.
     ///

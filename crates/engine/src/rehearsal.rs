@@ -247,6 +247,9 @@ pub struct CatalogScope {
     pub privileges: bool,
 }
 
+/// Who hears, one line at a time, what is done on the way.
+pub type Told<'a> = dyn Fn(&str) + Send + Sync + 'a;
+
 /// The live database, and shadows of it.
 #[async_trait]
 pub trait RehearsalHost: Send + Sync {
@@ -279,11 +282,7 @@ pub trait RehearsalHost: Send + Sync {
     /// # Errors
     /// `Auth` when the role may not make databases; `Precondition` when the servers are of different major versions; `Refused` when `permit` is
     /// for another server than that of shadows, or something else.
-    async fn shadow(
-        &self,
-        told: &(dyn for<'a> Fn(&'a str) + Send + Sync),
-        permit: &Permit,
-    ) -> Result<Box<dyn RehearsalStage>>;
+    async fn shadow(&self, told: &Told<'_>, permit: &Permit) -> Result<Box<dyn RehearsalStage>>;
 
     /// Fills an empty shadow from the live database.
     ///

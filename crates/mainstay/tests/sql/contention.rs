@@ -96,6 +96,43 @@ fn whoever_waited_to_read_the_table_is_let_go_on_first() {
 }
 
 #[test]
+fn another_runner_that_has_begun_before_us_is_let_go_on_first() {
+    let mut shop = Shop::new();
+    shop.add("0000_users", 0, USERS);
+    shop.apply(&[]).expect(0);
+    shop.add("0001_column", 60, "ALTER TABLE users ADD COLUMN a int;");
+    shop.add("0002_more", 120, "INSERT INTO users VALUES (2);");
+    let hash = shop
+        .texts("SELECT encode(sha256(convert_to('ALTER TABLE users ADD COLUMN a int;', 'UTF8')), 'hex')")
+        .remove(0);
+    // It has read the table, and is in the first migration that it takes for pending.
+    let mut other = Client::open(&shop.database, "other");
+    other.send("BEGIN;\nALTER TABLE users ADD COLUMN a int;");
+    shop.process_when("other", "state = 'idle in transaction' AND query LIKE 'ALTER TABLE users%'");
+    let started = Started::begin(&shop, &["sql", "apply"]);
+    shop.process_when("mainstay", "query LIKE 'SELECT a.pid, floor%'");
+    other.send(&format!(
+        "INSERT INTO drizzle.__drizzle_migrations (hash, created_at) VALUES ('{hash}', 1700000060000);\nCOMMIT;"
+    ));
+    started.end().expect(0).says("by another run");
+    assert_eq!(shop.rows(), ["0", "60", "120"]);
+}
+
+#[test]
+fn whoever_only_looked_at_the_table_keeps_nobody_waiting() {
+    let mut shop = Shop::new();
+    shop.add("0000_users", 0, USERS);
+    shop.apply(&[]).expect(0);
+    shop.add("0001_more", 60, "INSERT INTO users VALUES (2);");
+    shop.add("0002_more", 120, "INSERT INTO users VALUES (3);");
+    let mut looker = Client::open(&shop.database, "looker");
+    looker.send("SELECT count(*) FROM \"drizzle\".\"__drizzle_migrations\";");
+    shop.process_when("looker", "state = 'idle' AND query LIKE 'SELECT count%'");
+    shop.apply(&["--retry-for", "0s"]).expect(0);
+    assert_eq!(shop.rows(), ["0", "60", "120"]);
+}
+
+#[test]
 fn a_table_that_somebody_else_writes_into_is_not_what_was_planned() {
     let (shop, _holder) = locked();
     let started = Started::begin(&shop, &["sql", "apply", "--lock-timeout", "100ms", "--retry-for", "60s"]);

@@ -110,8 +110,11 @@ fn a_stock_runner_that_comes_while_we_apply_waits_and_finds_nothing_to_do() {
     let ours = project.begin();
     project.wait_until(&format!("{} = 1", waiting_for("gate")));
     let stock = project.stock(Drizzle::Zero).begin();
-    // It waits for the tracking table, or for the same as we do once it was let in between two tries of ours.
-    project.wait_until(&format!("{} > 0 OR {} > 1", waiting_for(TRACKING), waiting_for("gate")));
+    // It waits for the tracking table, or at the gate once it was let in between two tries of ours, which then lets it go on first.
+    project.wait_until(&format!(
+        "EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE NOT l.granted AND a.datname = current_database() \
+         AND a.application_name NOT LIKE 'mainstay%' AND l.relation IN ('{TRACKING}'::regclass, 'gate'::regclass))"
+    ));
     gate.send("COMMIT;");
     ours.end().expect(0);
     assert_eq!(stock.end().status, 0);

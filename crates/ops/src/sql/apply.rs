@@ -5,8 +5,9 @@
 //! goes on. [`apply`] takes one migration after the other, each in a transaction that looks at the tracking table again before it begins.
 //!
 //! A stock runner that waited to read the table while a migration was under way reads what stands when that ends, and goes on from there: it is let go
-//! on first, and what it has applied is found to be applied. (One that reads in the moment between two of our transactions is not seen; whichever of the
-//! two is later then fails at what is there, or `verify` tells of the row that is there twice.)
+//! on first, and what it has applied is found to be applied. So is one that has read before a transaction of ours had the table, the first or any other:
+//! the adapter finds it behind the lock, by what it is at. (What it cannot find: a session that hides from our role, which is told; one that takes
+//! more than a second between its read and its next statement; one of a tool that writes the table's name otherwise, and no text of the files.)
 //!
 //! Refuses a standby, entries that would be skipped unless they are asked for, files that have changed since the plan, and steps whose text is
 //! another than the one that was done.

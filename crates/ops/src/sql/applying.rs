@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mainstay_engine::{
-    AloneOutcome, AloneWork, LockHolder, MigrationRun, RecordedStep, RowWrite, StepEntry, StepTrace,
-    TrackingLook, TransactionWork, WorkFailure, WorkLimits, WorkOutcome, WorkPlace, WorkRecord,
+    AloneOutcome, AloneWork, BackendId, LockHolder, MigrationRun, RecordedStep, RowWrite, StepEntry,
+    StepTrace, TrackingLook, TransactionWork, WorkFailure, WorkLimits, WorkOutcome, WorkPlace, WorkRecord,
+    WorkStart,
 };
 use mainstay_guard::Permit;
 use mainstay_migrations::{TableVersion, TrackingRow, readiness};
@@ -19,14 +20,8 @@ use tokio::time::Instant;
 use super::apply::{AppliedBy, HINT_STALE, MigrationDone, is_of, millis, steps_done};
 use super::planned::{Piece, Program};
 use super::progress::{backoff, pause, watched};
-use super::{ApplyParameters, SqlContext, Transactions, called, rows, told};
+use super::{ApplyParameters, SqlContext, Transactions, called, rivals, rows, told};
 
-/// For how long a session that has read the tracking table must be in no transaction to count as one that does nothing about it.
-const SETTLED_AFTER: Duration = Duration::from_secs(1);
-/// How often that is looked at.
-const SETTLE_LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How long a session is waited for at least that has read the tracking table, whatever is said of locks.
-const SETTLE_TIME_MIN: Duration = Duration::from_secs(10);
 /// How many tags an error names.
 const TAGS_TOLD: usize = 5;
 
@@ -41,6 +36,8 @@ pub(super) struct Applying<'r> {
     done: Vec<MigrationDone>,
     /// Steps of the migration that is under way are done and recorded.
     has_steps: bool,
+    /// Sessions that have read the tracking table, were waited for, and did nothing about it.
+    idle: Vec<BackendId>,
 }
 
 /// What came of a transaction that was tried until it got its locks.
@@ -68,8 +65,8 @@ impl<'r> Applying<'r> {
         programs: &[Program],
     ) -> Result<Vec<MigrationDone>> {
         let look = context.target.tracking(context.table).await?;
-        let mut applying =
-            Applying { context, run, permit, parameters, look, done: Vec::new(), has_steps: false };
+        let (done, idle) = (Vec::new(), Vec::new());
+        let mut applying = Applying { context, run, permit, parameters, look, done, has_steps: false, idle };
         applying.begin(programs).await?;
         match parameters.transactions {
             Transactions::Each => applying.each(programs).await?,
@@ -89,6 +86,7 @@ impl<'r> Applying<'r> {
             self.run.create_table(version, self.permit).await?;
             self.look = context.target.tracking(context.table).await?;
         }
+        rivals::tell_hidden(context, self.run).await?;
         if self.parameters.takes_over && self.look.version == TableVersion::Classic {
             self.take_over().await?;
         }
@@ -166,7 +164,9 @@ impl<'r> Applying<'r> {
             return Ok(());
         }
         if !readers.is_empty() {
-            self.let_go_on(programs, readers).await?;
+            let readers = (readers.as_slice(), "waited to read");
+            let idle = self.let_go_on(programs, readers, Instant::now()).await?;
+            self.idle.extend(idle);
         }
         let look = self.context.target.tracking(self.context.table).await?;
         self.absorb(programs, look)
@@ -249,25 +249,34 @@ impl<'r> Applying<'r> {
         }
     }
 
-    /// Tries a transaction until it gets its locks, for as long as that may take.
+    /// Tries a transaction until it gets its locks and no other runner is at the same, for as long as that may take.
     async fn transact(
-        &self,
+        &mut self,
         programs: &[Program],
         pieces: &[(&Program, &Piece)],
         work: &[TransactionWork],
     ) -> Result<Transacted> {
         let limits = WorkLimits { lock_timeout_ms: self.parameters.lock_timeout_ms };
+        let texts = rivals::texts(self.context, pieces.iter().map(|(program, _)| program.tag.as_str()));
         let (began, mut tries) = (Instant::now(), 0);
         loop {
             tries += 1;
             self.run.check_lock().await.map_err(|error| self.with_state(error, programs))?;
-            let doing = self.run.transact(work, &self.look, limits, self.permit);
+            let start = WorkStart { look: &self.look, texts: &texts, idle: &self.idle };
+            let doing = self.run.transact(work, &start, limits, self.permit);
             let (ended, blockers) = watched(self.context, self.run, doing).await;
             let failure = match ended.map_err(|error| self.ended(error, programs))? {
                 WorkOutcome::Done { readers } => {
                     return Ok(Transacted::Done { readers, repetitions: tries - 1 });
                 }
                 WorkOutcome::Moved(look) => return Ok(Transacted::Moved(look)),
+                WorkOutcome::Rivals(found) => {
+                    let idle = self.let_go_on(programs, (found.as_slice(), "has read"), began).await?;
+                    self.idle.extend(idle);
+                    // It was not for want of a lock.
+                    tries -= 1;
+                    continue;
+                }
                 WorkOutcome::Failed(failure) => failure,
             };
             let (program, piece) = at(pieces, &failure)?;
@@ -376,39 +385,16 @@ impl<'r> Applying<'r> {
         }
     }
 
-    /// Waits until those who have read the table while it said less than it does now have done what they do about it.
-    async fn let_go_on(&self, programs: &[Program], readers: Vec<LockHolder>) -> Result<()> {
-        let names: Vec<String> = readers.iter().map(called).collect();
-        let names = names.join(", ");
-        self.context.observer.notice(&format!(
-            "{names} waited to read {}: it may be another runner, and is let go on first",
-            self.context.table
-        ));
-        let deadline = Instant::now() + self.retry_for().max(SETTLE_TIME_MIN);
-        let mut quiet_since = Instant::now();
-        loop {
-            let there =
-                self.run.still_there(&readers).await.map_err(|error| self.with_state(error, programs))?;
-            if there.iter().any(|(_, is_busy)| *is_busy) {
-                quiet_since = Instant::now();
-            }
-            if there.is_empty() || quiet_since.elapsed() >= SETTLED_AFTER {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                let error = Error::new(
-                    ErrorKind::Locked,
-                    format!("{names} has read {} and is in a transaction since", self.context.table),
-                );
-                return Err(self.with_state(
-                    error.with_hint("let that runner end, then run the same command again"),
-                    programs,
-                ));
-            }
-            if !pause(self.context.cancel, SETTLE_LOOK_EVERY).await {
-                return Err(self.interrupted(programs));
-            }
-        }
+    /// Waits until those who have read the table while it said less than it does now have done what they do about it. Gives who only looked.
+    async fn let_go_on(
+        &self,
+        programs: &[Program],
+        sessions: (&[LockHolder], &str),
+        began: Instant,
+    ) -> Result<Vec<BackendId>> {
+        let deadline = rivals::deadline(began, self.retry_for());
+        let waited = rivals::let_go_on(self.context, self.run, sessions, deadline).await;
+        waited.map_err(|error| self.with_state(error, programs))
     }
 
     /// Takes `look` for what is there now: rows that are new must be those of planned migrations, one each; nothing else may have changed.

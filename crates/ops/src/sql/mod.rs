@@ -13,7 +13,7 @@
 //! | [`quotes`] | the rule of quotes: rows that belong to payments |
 //!
 //! `survey` is what all of them begin with, `planned` what a plan to apply says, `applying` a run of one, `lock` how a run gets its lock, `progress` how work is watched, tried
-//! again and stopped, `told` how a failure is told with file and line, `rows` how rows alone are changed;
+//! again and stopped, `told` how a failure is told with file and line, `rows` how rows alone are changed, `rivals` how other runners are let go on first;
 //! `staging` how migrations are run where they are only looked at, [`live`] what the live database says of tables.
 //!
 //! Relies on [`mainstay_migrations`] for what a folder and a table mean, and on a [`MigrationTarget`](mainstay_engine::MigrationTarget) that looks at the
@@ -32,6 +32,7 @@ mod progress;
 pub mod quotes;
 pub mod rehearse;
 pub mod repair;
+mod rivals;
 mod rows;
 mod staging;
 pub mod status;

@@ -2,21 +2,22 @@
 //!
 //! A plan says every row that is written, and takes the whole table for granted as it was. The adapter compares it once more behind its lock.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use mainstay_engine::{MigrationRun, RowWrite, TrackingLook, WorkLimits, WorkOutcome};
+use mainstay_engine::{MigrationRun, RowWrite, TrackingLook, WorkLimits, WorkOutcome, WorkStart};
 use mainstay_guard::{Permit, operation};
 use mainstay_migrations::{NewRow, RowRepair, TableVersion, TrackingTable};
 use mainstay_model::{
     Assumption, BlastRadius, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result, Target,
 };
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
-use super::SqlContext;
 use super::apply::{HINT_STALE, millis};
 use super::progress::{backoff, pause, watched};
 use super::survey::{Survey, shown, survey};
 use super::told::blocking;
+use super::{SqlContext, rivals};
 
 /// How long the table is waited for, and for how long that is tried again.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -219,6 +220,7 @@ pub(super) async fn write(
             writes.push(RowWrite::ForgetSteps { tag: tag.clone() });
         }
     }
+    rivals::tell_hidden(context, run).await?;
     write_all(context, run, permit, &writes, &look).await?;
     Ok(RowReport { rows: parameters.rows, millis: millis(began.elapsed()) })
 }
@@ -235,15 +237,24 @@ pub(super) async fn write_all(
     look: &TrackingLook,
 ) -> Result<()> {
     let limits = WorkLimits { lock_timeout_ms: millis(LOCK_TIMEOUT) };
+    let texts = rivals::texts(context, context.folder.migrations.iter().map(|found| found.tag.as_str()));
+    let mut idle = Vec::new();
     let (began, mut tries) = (Instant::now(), 0);
     loop {
         tries += 1;
         run.check_lock().await?;
-        let doing = run.write_rows(writes, look, permit.operation(), limits, permit);
+        let start = WorkStart { look, texts: &texts, idle: &idle };
+        let doing = run.write_rows(writes, &start, permit.operation(), limits, permit);
         let (ended, blockers) = watched(context, run, doing).await;
         let failure = match ended? {
             WorkOutcome::Done { .. } => return Ok(()),
             WorkOutcome::Moved(_) => return Err(moved(context)),
+            WorkOutcome::Rivals(found) => {
+                let deadline = rivals::deadline(began, RETRY_FOR);
+                let waited = rivals::let_go_on(context, run, (found.as_slice(), "has read"), deadline).await;
+                idle.extend(waited.map_err(|error| error.with_state("nothing was changed"))?);
+                continue;
+            }
             WorkOutcome::Failed(failure) => failure,
         };
         if failure.is_cancelled() && context.cancel.is_cancelled() {

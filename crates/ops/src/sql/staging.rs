@@ -187,6 +187,7 @@ mod tests {
             chunk: 1,
             number: 1,
             place: Place::START,
+            offset: 0,
             text: command.to_owned(),
             command: command.to_owned(),
             execution,

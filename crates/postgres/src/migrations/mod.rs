@@ -4,7 +4,7 @@
 //! opened as the url says: no setting, temporary table or role of one file meets the next, and what a file leaves open ends with it. The lock of a
 //! run is an advisory lock on another connection that does nothing else and never waits: a waiter inside the server would hold a snapshot
 //! that `CREATE INDEX CONCURRENTLY` waits for. The tracking table is locked in ACCESS EXCLUSIVE mode within each transaction, so that a stock
-//! runner waits at its first read and then sees what was applied.
+//! runner waits at its first read and then sees what was applied; one that has read before is found by what it is at, and let go on.
 //!
 //! Refuses connections that are handed from one client to another between transactions (a pooler in that mode), where a lock of a session means
 //! nothing, and a server that replays another one's WAL.
@@ -14,6 +14,7 @@
 //! | `tracking` | the tracking table: read, made, written |
 //! | `lock` | the advisory locks, who holds them, whether the connection is a direct one |
 //! | `run` | one run: its connections, transactions, what became of a commit that was not heard |
+//! | `rivals` | other runners that have read the tracking table before it was locked |
 //! | `alone` | statements that cannot be in a transaction, and the indexes that they make |
 //! | `ledger` | `mainstay.sql_steps`: what of a migration is done that is not one transaction |
 //! | `waiting` | who is waited for, and who waits |
@@ -23,6 +24,7 @@
 mod alone;
 mod ledger;
 mod lock;
+mod rivals;
 mod run;
 mod tracking;
 mod waiting;

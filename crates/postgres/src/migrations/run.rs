@@ -1,6 +1,6 @@
 //! One run: the connection that holds its lock, and one more for each piece of work.
 //!
-//! A transaction begins by locking the tracking table against readers and by reading it again. What the client does not hear of its end is found out
+//! A transaction begins by locking the tracking table against readers, by reading it again, and by looking for others that have read it before. What the client does not hear of its end is found out
 //! from the table itself: whoever reads it waits for that transaction to end, however it does.
 
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mainstay_engine::{
     AloneOutcome, AloneWork, LockBlocker, LockHolder, MigrationRun, RowWrite, StepEntry, TrackingLook,
-    TransactionWork, WorkFailure, WorkLimits, WorkOutcome, WorkPlace, WorkRecord,
+    TransactionWork, WorkFailure, WorkLimits, WorkOutcome, WorkPlace, WorkRecord, WorkStart,
 };
 use mainstay_guard::Permit;
 use mainstay_migrations::{TableVersion, TrackingTable};
@@ -19,7 +19,7 @@ use tokio_postgres::CancelToken;
 
 use super::lock::{LockKey, Purpose, is_held, process, try_take};
 use super::tracking::{self, quoted, regclass};
-use super::{Answer, Refusal, alone, ledger, send, waiting};
+use super::{Answer, Refusal, alone, ledger, rivals, send, waiting};
 use crate::config::Settings;
 use crate::probe::fingerprint;
 use crate::session::Session;
@@ -98,11 +98,12 @@ impl<'a> PostgresRun<'a> {
         }
     }
 
-    /// Begins a transaction behind the lock on the tracking table. `None` when it is as expected; otherwise the transaction is over.
+    /// Begins a transaction behind the lock on the tracking table. `None` when it is as expected and nobody else is about to act on it; otherwise the
+    /// transaction is over.
     async fn begin(
         &self,
         session: &Session<'_>,
-        expected: &TrackingLook,
+        start: &WorkStart<'_>,
         limits: WorkLimits,
     ) -> Result<Option<WorkOutcome>> {
         let begin = format!("BEGIN; SET LOCAL lock_timeout = {}", limits.lock_timeout_ms);
@@ -119,9 +120,16 @@ impl<'a> PostgresRun<'a> {
             Err(refusal) => return self.failed(session, WorkPlace::TrackingTable, refusal).await.map(Some),
         }
         let look = tracking::read(session, &self.table).await?;
-        if look != *expected {
+        if look != *start.look {
             self.roll_back(session).await;
             return Ok(Some(WorkOutcome::Moved(look)));
+        }
+        let own = self.working().map_or(0, |working| working.pid);
+        let rivals = rivals::find(&self.keeper, &self.table, start, own).await;
+        let rivals = rivals.context("look for other runners")?;
+        if !rivals.is_empty() {
+            self.roll_back(session).await;
+            return Ok(Some(WorkOutcome::Rivals(rivals)));
         }
         Ok(None)
     }
@@ -287,7 +295,7 @@ impl MigrationRun for PostgresRun<'_> {
     async fn transact(
         &self,
         work: &[TransactionWork],
-        expected: &TrackingLook,
+        start: &WorkStart<'_>,
         limits: WorkLimits,
         permit: &Permit,
     ) -> Result<WorkOutcome> {
@@ -296,13 +304,13 @@ impl MigrationRun for PostgresRun<'_> {
         if work.iter().any(|piece| piece.record.step().is_some()) {
             ledger::create(session).await.context("make the ledger of steps")?;
         }
-        if let Some(outcome) = self.begin(session, expected, limits).await? {
+        if let Some(outcome) = self.begin(session, start, limits).await? {
             return Ok(outcome);
         }
-        if let Some(outcome) = self.carry_out(session, work, expected.version).await? {
+        if let Some(outcome) = self.carry_out(session, work, start.look.version).await? {
             return Ok(outcome);
         }
-        self.commit(session, expected, work).await
+        self.commit(session, start.look, work).await
     }
 
     async fn alone(&self, work: &AloneWork, limits: WorkLimits, permit: &Permit) -> Result<AloneOutcome> {
@@ -313,23 +321,23 @@ impl MigrationRun for PostgresRun<'_> {
     async fn write_rows(
         &self,
         writes: &[RowWrite],
-        expected: &TrackingLook,
+        start: &WorkStart<'_>,
         operation: &str,
         limits: WorkLimits,
         permit: &Permit,
     ) -> Result<WorkOutcome> {
         let worker = self.worker(operation, permit).await?;
         let session = &worker.session;
-        if let Some(outcome) = self.begin(session, expected, limits).await? {
+        if let Some(outcome) = self.begin(session, start, limits).await? {
             return Ok(outcome);
         }
         for (number, write) in writes.iter().enumerate() {
-            let statement = tracking::write(&self.table, expected.version, write);
+            let statement = tracking::write(&self.table, start.look.version, write);
             if let Err(refusal) = send(session, self.settings, &statement).await {
                 return self.failed(session, WorkPlace::Record { work: number }, refusal).await;
             }
         }
-        self.commit(session, expected, &[]).await
+        self.commit(session, start.look, &[]).await
     }
 
     async fn blockers(&self) -> Result<Vec<LockBlocker>> {
@@ -337,6 +345,10 @@ impl MigrationRun for PostgresRun<'_> {
             Some(working) => waiting::blockers(&self.keeper, working.pid).await,
             None => Ok(Vec::new()),
         }
+    }
+
+    async fn hidden(&self) -> Result<u64> {
+        rivals::hidden(&self.keeper, &self.table).await.context("look for other runners")
     }
 
     async fn still_there(&self, sessions: &[LockHolder]) -> Result<Vec<(LockHolder, bool)>> {

@@ -22,7 +22,7 @@ mod stage;
 use async_trait::async_trait;
 use mainstay_engine::{
     CatalogObject, CatalogScope, DatabaseFacts, LiveBounds, RehearsalHost, RehearsalStage, ServerFacts,
-    ShadowContents, TableHolder, TableLock, TableName,
+    ShadowContents, TableHolder, TableLock, TableName, Told,
 };
 use mainstay_guard::Permit;
 use mainstay_model::{Result, ResultExt, StoreKind};
@@ -93,11 +93,7 @@ impl RehearsalHost for PostgresRehearsal {
         catalog::read(&self.live, scope).await.context("read the catalogue of the database")
     }
 
-    async fn shadow(
-        &self,
-        told: &(dyn for<'a> Fn(&'a str) + Send + Sync),
-        permit: &Permit,
-    ) -> Result<Box<dyn RehearsalStage>> {
+    async fn shadow(&self, told: &Told<'_>, permit: &Permit) -> Result<Box<dyn RehearsalStage>> {
         let databases = Databases::new(&self.shadows);
         permit.check(OPERATIONS, StoreKind::Postgres, &databases.server().await?.fingerprint)?;
         let like = self.live().await?;

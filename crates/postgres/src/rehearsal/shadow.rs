@@ -9,7 +9,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::time::Duration;
 
-use mainstay_engine::{DatabaseFacts, ShadowContents, WorkingDatabase};
+use mainstay_engine::{DatabaseFacts, ShadowContents, Told, WorkingDatabase};
 use mainstay_model::{Error, ErrorKind, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep};
@@ -42,7 +42,7 @@ fn working(name: String) -> WorkingDatabase {
 pub(super) async fn create(
     shadows: &Settings,
     live: &DatabaseFacts,
-    told: &(dyn for<'a> Fn(&'a str) + Send + Sync),
+    told: &Told<'_>,
 ) -> Result<(WorkingDatabase, Session<'static>)> {
     let databases = Databases::new(shadows);
     let server = databases.server().await?;
@@ -105,10 +105,7 @@ async fn take_turn(shadows: &Settings) -> Result<Session<'_>> {
 }
 
 /// Removes shadows that bear their mark and that nobody is connected to.
-async fn remove_left(
-    databases: &Databases<'_>,
-    told: &(dyn for<'a> Fn(&'a str) + Send + Sync),
-) -> Result<()> {
+async fn remove_left(databases: &Databases<'_>, told: &Told<'_>) -> Result<()> {
     for (name, mark) in databases.unused(PREFIX).await? {
         let left = working(name);
         if mark.is_some_and(|mark| mark != left.mark) {
