@@ -183,7 +183,6 @@ mod tests {
 
     fn statement(command: &str, execution: Execution) -> Statement {
         Statement {
-            offset: 0,
             chunk: 1,
             number: 1,
             place: Place::START,
