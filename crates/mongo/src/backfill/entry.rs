@@ -189,7 +189,7 @@ mod tests {
     fn undone(before: &Document, after: &Document, fields: &[&str]) -> Option<Document> {
         let fields: Vec<String> = fields.iter().map(|field| (*field).to_owned()).collect();
         let entry = of(&raw(before), &raw(after), &fields).unwrap()?;
-        let kept = fields(&entry).unwrap();
+        let kept = super::fields(&entry).unwrap();
         assert!(is_untouched(&kept, &raw(after)));
         let update = RawDocumentBuf::from_bytes(restoring(&kept)).unwrap();
         Some(Document::try_from(update).unwrap())
