@@ -106,6 +106,9 @@ pub async fn apply(
 }
 
 /// Writes one seed, whole.
+///
+/// # Errors
+/// `Refused` when it may not be written under that marker; as [`apply`].
 pub(super) async fn write(
     context: &SeedContext<'_>,
     seed: &Seed,
@@ -113,6 +116,8 @@ pub(super) async fn write(
     permit: &Permit,
 ) -> Result<SeedWritten> {
     let (declared, rows) = (&seed.declared, &seed.file.rows);
+    // The adapter compares with `under`, so it must itself allow what is written.
+    declared.class.check_allowed(&declared.id, permit.target(), under)?;
     context.observer.phase(&format!("seed {}", declared.id));
     context.observer.expect(Work { items: rows.len() as u64, bytes: 0 });
     let writing = declared.class.writing();
