@@ -102,7 +102,8 @@ pub struct NewcomerRule {
 pub enum SeedClaim {
     /// Whoever asked. The claim runs out when it is not renewed.
     Ours {
-        /// Somebody claimed it before and did not end.
+        /// Somebody claimed it before, renewed the claim, and did not end it. Who claims looks first and renews before anything is written, so
+        /// what was claimed once and no more is begun anew.
         is_continued: bool,
     },
     /// Another, who is at it.
@@ -156,7 +157,7 @@ pub trait SeedTarget: Send + Sync {
     async fn has_users(&self, rule: &NewcomerRule) -> Result<bool>;
 
     /// Claims the seeding of a new installation for `holder`, or renews the claim, for [`CLAIM_SECONDS`] by the server's clock. One step of
-    /// the server: of many that ask at once, one is told that it is theirs.
+    /// the server: of many that ask at once, one is told that it is theirs. No two processes may have the same name.
     ///
     /// # Errors
     /// The server's.

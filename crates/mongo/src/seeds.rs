@@ -307,7 +307,8 @@ async fn claim(server: &MongoServer, database: &str, holder: &str) -> Result<See
     ] };
     let ours = doc! {
         "_id": "$_id", "state": "running", "by": { "$literal": holder },
-        "was_begun": { "$ne": [{ "$type": "$state" }, "missing"] },
+        // By the first renewal.
+        "begun": { "$or": [{ "$eq": ["$begun", true] }, { "$eq": ["$by", { "$literal": holder }] }] },
         "until": { "$dateAdd": { "startDate": "$$NOW", "unit": "second", "amount": i64::from(CLAIM_SECONDS) } },
     };
     let command = doc! {
@@ -323,7 +324,7 @@ async fn claim(server: &MongoServer, database: &str, holder: &str) -> Result<See
         return Ok(SeedClaim::Done { by });
     }
     if by == holder {
-        return Ok(SeedClaim::Ours { is_continued: found.get_bool("was_begun").unwrap_or(false) });
+        return Ok(SeedClaim::Ours { is_continued: found.get_bool("begun").unwrap_or(false) });
     }
     let until = found.get_datetime("until").map_err(|_| unreadable())?;
     let until = Timestamp::from_millisecond(until.timestamp_millis()).map_err(|_| unreadable())?;

@@ -32,7 +32,8 @@ const CREATE_CLAIMS: &str = "\
         database text PRIMARY KEY,
         state text NOT NULL,
         held_by text NOT NULL,
-        until timestamptz NOT NULL
+        until timestamptz NOT NULL,
+        begun boolean NOT NULL DEFAULT false
     )";
 
 /// A PostgreSQL database that is seeded. Each call opens a connection of its own and ends it.
@@ -320,20 +321,18 @@ async fn claim(session: &Session<'_>, database: &str, holder: &str) -> Result<Se
     session.bounded(session.client.batch_execute(CREATE_CLAIMS)).await?;
     let (database, holder) = (literal(database), literal(holder));
     let until = format!("clock_timestamp() + interval '{CLAIM_SECONDS} seconds'");
-    let before = session
-        .rows(&format!("SELECT 1 AS one FROM mainstay.seed_claims WHERE database = {database}"))
-        .await?;
     let taken = session
         .rows(&format!(
             "INSERT INTO mainstay.seed_claims AS old (database, state, held_by, until) \
              VALUES ({database}, 'running', {holder}, {until}) \
-             ON CONFLICT (database) DO UPDATE SET held_by = excluded.held_by, until = excluded.until \
+             ON CONFLICT (database) DO UPDATE SET held_by = excluded.held_by, until = excluded.until, \
+             begun = old.begun OR old.held_by = excluded.held_by \
              WHERE old.state = 'running' AND (old.until < clock_timestamp() OR old.held_by = excluded.held_by) \
-             RETURNING 1 AS one"
+             RETURNING begun"
         ))
         .await?;
-    if !taken.is_empty() {
-        return Ok(SeedClaim::Ours { is_continued: !before.is_empty() });
+    if let Some(claim) = taken.first() {
+        return Ok(SeedClaim::Ours { is_continued: session.truth(claim, "begun") });
     }
     let row = session
         .row(&format!(

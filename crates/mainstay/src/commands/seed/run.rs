@@ -178,8 +178,8 @@ async fn claimed(
     let permit = guard.permit(plan, &BackupEvidence::default(), &session.consent(None)?).await?;
     let progress = session.printer.progress();
     let context = SeedContext { store, observer: progress.as_ref(), cancel: &session.cancel };
-    // Two processes of one user on one machine are two.
-    let holder = format!("{}#{}", session.holder(), std::process::id());
+    // Two processes of one user are two, also in containers that share a host's name and number their processes alike.
+    let holder = format!("{}#{} of {}", session.holder(), std::process::id(), session.clock.now());
     let ran = auto::run(&context, plan, seeds, &ground, rule, &holder, &permit).await;
     session.printer.end_progress();
     let outcome = match &ran {
