@@ -16,7 +16,7 @@ use mainstay_guard::{Marker, Permit};
 use mainstay_indexes::{Json, ListedIndex};
 use mainstay_model::{Error, ErrorKind, Result, ResultExt, Timestamp};
 
-use crate::catalog::OWN_DATABASE;
+use crate::catalog::{OWN_DATABASE, check_user_data};
 use crate::create::majority;
 use crate::error::{ServerError, code, driver_code};
 use crate::extjson;
@@ -106,7 +106,9 @@ impl SeedTarget for MongoServer {
 }
 
 async fn namespace(server: &MongoServer, place: &SeedPlace) -> Result<Namespace> {
-    Ok(Namespace::new(server.ground().await?.database, place.into.clone()))
+    let namespace = Namespace::new(server.ground().await?.database, place.into.clone());
+    check_user_data(&namespace)?;
+    Ok(namespace)
 }
 
 /// Refuses when the marker is not the one that the decision was made under.

@@ -19,7 +19,7 @@ use tokio_postgres::SimpleQueryRow;
 use tokio_postgres::error::SqlState;
 
 use crate::config::{PostgresConfig, Settings};
-use crate::probe::{fingerprint, read_marker};
+use crate::probe::{check_user_schema, fingerprint, read_marker};
 use crate::quote::{literal, name as quoted};
 use crate::session::Session;
 
@@ -95,9 +95,10 @@ impl SeedTarget for PostgresSeeds {
 
     async fn has_users(&self, rule: &NewcomerRule) -> Result<bool> {
         let session = self.open().await?;
-        let (table, field) = (table_name(&rule.users), quoted(&rule.field));
+        let (schema, table) = qualified(&rule.users);
+        let (schema, table, field) = (quoted(schema), quoted(table), quoted(&rule.field));
         let query = format!(
-            "SELECT 1 AS one FROM {table} WHERE {field}::text IS DISTINCT FROM {} LIMIT 1",
+            "SELECT 1 AS one FROM {schema}.{table} WHERE {field}::text IS DISTINCT FROM {} LIMIT 1",
             literal(&rule.administrator)
         );
         let absent = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];
@@ -140,6 +141,8 @@ struct Table {
 impl Table {
     /// The table of `place` for `rows`, which must all have the same fields: a column that a row leaves out would be set to null in it.
     fn of(place: &SeedPlace, rows: &[SeedRow]) -> Result<Self> {
+        let (schema, table) = qualified(&place.into);
+        check_user_schema(schema)?;
         let fields = |row: &SeedRow| row.0.iter().map(|(field, _)| field.clone()).collect::<Vec<_>>();
         let columns = rows.first().map(fields).unwrap_or_default();
         let expected: BTreeSet<&String> = columns.iter().collect();
@@ -154,7 +157,8 @@ impl Table {
                 .with_hint("give each row the same fields, with null where there is no value"));
             }
         }
-        Ok(Self { name: table_name(&place.into), columns, key: place.key.clone() })
+        let name = format!("{}.{}", quoted(schema), quoted(table));
+        Ok(Self { name, columns, key: place.key.clone() })
     }
 
     fn list(&self, fields: &[String], one: impl Fn(&str) -> String) -> String {
@@ -199,12 +203,9 @@ impl Table {
     }
 }
 
-/// A table's name, with the schema before the first dot.
-fn table_name(name: &str) -> String {
-    match name.split_once('.') {
-        Some((schema, table)) => format!("{}.{}", quoted(schema), quoted(table)),
-        None => format!("public.{}", quoted(name)),
-    }
+/// Schema and table of a name, in which the schema stands before the first dot.
+fn qualified(name: &str) -> (&str, &str) {
+    name.split_once('.').unwrap_or(("public", name))
 }
 
 /// The rows as the text of one JSON array, as a constant.
@@ -383,6 +384,10 @@ mod tests {
         assert!(upsert.ends_with(
             r#" ON CONFLICT ("slug") DO UPDATE SET "n" = excluded."n" WHERE to_jsonb(old."n") IS DISTINCT FROM to_jsonb(excluded."n")"#
         ), "{upsert}");
+        for own in ["mainstay.identity", "pg_catalog.pg_class", "information_schema.tables"] {
+            let error = Table::of(&place(own), &[row(&[("slug", "\"a\"")])]).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Refused, "{own}");
+        }
         let error =
             Table::of(&place("c"), &[row(&[("slug", "\"a\"")]), row(&[("slug", "\"b\""), ("n", "1")])])
                 .err()
