@@ -156,6 +156,12 @@ pub trait SeedTarget: Send + Sync {
     /// The server's.
     async fn has_users(&self, rule: &NewcomerRule) -> Result<bool>;
 
+    /// The claim on the seeding as it stands, never [`SeedClaim::Ours`]; `None` where nobody has made one. Changes nothing.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is not readable; the server's.
+    async fn claimed(&self) -> Result<Option<SeedClaim>>;
+
     /// Claims the seeding of a new installation for `holder`, or renews the claim, for [`CLAIM_SECONDS`] by the server's clock. One step of
     /// the server: of many that ask at once, one is told that it is theirs. No two processes may have the same name.
     ///

@@ -90,6 +90,18 @@ impl SeedTarget for MongoServer {
         Ok(!found.with_context(|| format!("look for users in {database}.{}", rule.users))?.is_empty())
     }
 
+    async fn claimed(&self) -> Result<Option<SeedClaim>> {
+        let database = self.ground().await?.database;
+        let command = rawdoc! {
+            "find": CLAIMS, "filter": { "_id": database.as_str() }, "limit": 1, "singleBatch": true,
+        };
+        let found = self.list(OWN_DATABASE, command).await;
+        let found = found.with_context(|| format!("look who has seeded {database}"))?;
+        let Some(claim) = found.first() else { return Ok(None) };
+        let claim = Document::try_from(claim.as_ref()).map_err(|_| unreadable_claim())?;
+        held_by_another(&claim).map(Some)
+    }
+
     async fn claim(&self, holder: &str, permit: &Permit) -> Result<SeedClaim> {
         self.authorize(permit, OPERATION).await?;
         let database = self.ground().await?.database;
@@ -319,18 +331,26 @@ async fn claim(server: &MongoServer, database: &str, holder: &str) -> Result<See
         "writeConcern": { "w": "majority", "wtimeout": 10_000 },
     };
     let reply = claimed(server, &raw(&command)?).await?;
-    let unreadable = || Error::new(ErrorKind::Corrupt, format!("{OWN_DATABASE}.{CLAIMS} holds no claim"));
-    let found = reply.get_document("value").map_err(|_| unreadable())?;
-    let by = found.get_str("by").map_err(|_| unreadable())?.to_owned();
-    if found.get_str("state").is_ok_and(|state| state == "done") {
+    let found = reply.get_document("value").map_err(|_| unreadable_claim())?;
+    let says = |field: &str, expected: &str| found.get_str(field).is_ok_and(|value| value == expected);
+    match says("state", "running") && says("by", holder) {
+        true => Ok(SeedClaim::Ours { is_continued: found.get_bool("begun").unwrap_or(false) }),
+        false => held_by_another(found),
+    }
+}
+
+fn held_by_another(claim: &Document) -> Result<SeedClaim> {
+    let by = claim.get_str("by").map_err(|_| unreadable_claim())?.to_owned();
+    if claim.get_str("state").is_ok_and(|state| state == "done") {
         return Ok(SeedClaim::Done { by });
     }
-    if by == holder {
-        return Ok(SeedClaim::Ours { is_continued: found.get_bool("begun").unwrap_or(false) });
-    }
-    let until = found.get_datetime("until").map_err(|_| unreadable())?;
-    let until = Timestamp::from_millisecond(until.timestamp_millis()).map_err(|_| unreadable())?;
+    let until = claim.get_datetime("until").map_err(|_| unreadable_claim())?;
+    let until = Timestamp::from_millisecond(until.timestamp_millis()).map_err(|_| unreadable_claim())?;
     Ok(SeedClaim::Taken { by, until })
+}
+
+fn unreadable_claim() -> Error {
+    Error::new(ErrorKind::Corrupt, format!("{OWN_DATABASE}.{CLAIMS} holds no claim"))
 }
 
 /// The reply to a claim. Two that make the first one at once may both find nobody's: the server lets one in and the other try again.

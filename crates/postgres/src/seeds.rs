@@ -26,6 +26,9 @@ use crate::session::Session;
 /// What a permit must be for.
 const OPERATION: &str = "seed.run";
 
+/// What a table that is not there is told by.
+const ABSENT: [SqlState; 2] = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];
+
 const CREATE_CLAIMS: &str = "\
     CREATE SCHEMA IF NOT EXISTS mainstay;
     CREATE TABLE IF NOT EXISTS mainstay.seed_claims (
@@ -101,10 +104,18 @@ impl SeedTarget for PostgresSeeds {
             "SELECT 1 AS one FROM {schema}.{table} WHERE {field}::text IS DISTINCT FROM {} LIMIT 1",
             literal(&rule.administrator)
         );
-        let absent = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];
-        let found = session.rows_unless(&absent, &query).await;
+        let found = session.rows_unless(&ABSENT, &query).await;
         let found = found.with_context(|| format!("look for users in {}", rule.users))?;
         Ok(found.is_some_and(|rows| !rows.is_empty()))
+    }
+
+    async fn claimed(&self) -> Result<Option<SeedClaim>> {
+        let session = self.open().await?;
+        let query = standing_claim(&literal(self.settings.database()));
+        let found =
+            session.rows_unless(&ABSENT, &query).await.context("look who has seeded this database")?;
+        let rows = found.unwrap_or_default();
+        rows.first().map(|row| held_by_another(&session, row)).transpose()
     }
 
     async fn claim(&self, holder: &str, permit: &Permit) -> Result<SeedClaim> {
@@ -335,13 +346,16 @@ async fn claim(session: &Session<'_>, database: &str, holder: &str) -> Result<Se
     if let Some(claim) = taken.first() {
         return Ok(SeedClaim::Ours { is_continued: session.truth(claim, "begun") });
     }
-    let row = session
-        .row(&format!(
-            "SELECT state, held_by, floor(extract(epoch FROM until))::bigint AS until \
-             FROM mainstay.seed_claims WHERE database = {database}"
-        ))
-        .await?;
+    let row = session.row(&standing_claim(&database)).await?;
     held_by_another(session, &row)
+}
+
+/// The claim on a database, whose name is a constant of SQL.
+fn standing_claim(database: &str) -> String {
+    format!(
+        "SELECT state, held_by, floor(extract(epoch FROM until))::bigint AS until \
+         FROM mainstay.seed_claims WHERE database = {database}"
+    )
 }
 
 fn held_by_another(session: &Session<'_>, row: &SimpleQueryRow) -> Result<SeedClaim> {

@@ -6,7 +6,7 @@
 //! whoever claimed it has found no users and said so by renewing the claim; before that the next one looks for itself. What was done once is done
 //! for good. Never runs a destructive seed.
 
-use mainstay_engine::{NewcomerRule, SeedClaim, SeedGround};
+use mainstay_engine::{NewcomerRule, SeedClaim, SeedGround, SeedTarget};
 use mainstay_guard::Permit;
 use mainstay_model::{Error, ErrorKind, Plan, Result, ResultExt};
 use serde::Serialize;
@@ -50,6 +50,24 @@ pub fn check_automatic(seeds: &[&Seed]) -> Result<()> {
     .with_hint("take `automatic = true` from it: what replaces data is run by a person"))
 }
 
+/// What comes of the question, where looking is enough to tell: seeded before, or in use and claimed by nobody. `None` where it must be claimed.
+///
+/// # Errors
+/// The store's.
+pub async fn foregone(store: &dyn SeedTarget, rule: &NewcomerRule) -> Result<Option<AutoOutcome>> {
+    // In this order: whoever makes users by seeding has claimed it before.
+    let is_used = has_users(store, rule).await?;
+    Ok(match store.claimed().await? {
+        Some(SeedClaim::Done { by }) => Some(AutoOutcome::Done { by }),
+        None if is_used => Some(AutoOutcome::InUse),
+        _ => None,
+    })
+}
+
+async fn has_users(store: &dyn SeedTarget, rule: &NewcomerRule) -> Result<bool> {
+    store.has_users(rule).await.context("ask whether anybody uses this installation")
+}
+
 /// Claims the seeding and does it.
 ///
 /// # Errors
@@ -89,11 +107,8 @@ async fn claimed(
     permit: &Permit,
 ) -> Result<AutoOutcome> {
     // Asked behind the claim: whoever seeded a moment ago has made users.
-    if !is_continued {
-        let has_users = context.store.has_users(rule).await;
-        if has_users.context("ask whether anybody uses this installation")? {
-            return Ok(AutoOutcome::InUse);
-        }
+    if !is_continued && has_users(context.store, rule).await? {
+        return Ok(AutoOutcome::InUse);
     }
     renew(context, holder, permit).await?;
     let mut report = SeedReport::default();

@@ -159,6 +159,10 @@ async fn seed_automatically(manifest: &SeedManifest, session: &Session) -> Resul
     let seeds: Vec<&Seed> = seeds.iter().collect();
     auto::check_automatic(&seeds)?;
     let store = session.seeds(*kind).await?;
+    // Whoever begins where nothing is to be done is not judged for rows that people have changed since.
+    if let Some(outcome) = auto::foregone(store.as_ref(), rule).await? {
+        return Ok(session.printer.report(&Auto::Asked(outcome)));
+    }
     let plan = planned(store.as_ref(), *kind, &seeds, session).await?;
     let repository = session.repository_or_create().await.context("open the audit log")?;
     let guard = session.guard(&repository);
