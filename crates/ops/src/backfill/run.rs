@@ -126,20 +126,21 @@ pub(super) fn outcome(workers: Vec<Result<()>>) -> Result<()> {
     }
 }
 
-/// An error with what it means for the data.
+/// What a run that stopped has left.
 fn stopped(error: Error, parameters: &BackfillParameters, changed: u64) -> Error {
-    let id = &parameters.declared.backfill.id;
-    let error = match error.state() {
-        Some(_) => error,
-        None => error.with_state(format!(
-            "{} are changed, each wholly and once; the others are as they were",
-            Count(changed)
-        )),
-    };
-    match error.hint() {
-        Some(_) => error,
-        None => error.with_hint(format!("`mainstay backfill resume {id}` goes on")),
-    }
+    let backfill = &parameters.declared.backfill;
+    let state = format!(
+        "{} in {} are changed, each wholly and once; the others are as they were",
+        Count(changed),
+        backfill.place()
+    );
+    outlook(error, state, format!("`mainstay backfill resume {}` goes on", backfill.id))
+}
+
+/// An error with what it means for the data and what to do, unless it says so itself.
+pub(super) fn outlook(error: Error, state: String, hint: String) -> Error {
+    let error = if error.state().is_some() { error } else { error.with_state(state) };
+    if error.hint().is_some() { error } else { error.with_hint(hint) }
 }
 
 /// The walk that the workers share.
