@@ -66,6 +66,16 @@ pub enum SeedWriting {
     Replace,
 }
 
+impl SeedWriting {
+    /// The registered operation that a permit for it is of, or the beginning of its name.
+    pub fn operation(self) -> &'static str {
+        match self {
+            Self::Upsert | Self::Insert => "seed.run",
+            Self::Replace => "seed.run.replace",
+        }
+    }
+}
+
 /// What was written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeedWritten {

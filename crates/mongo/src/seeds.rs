@@ -24,7 +24,7 @@ use crate::metadata::array;
 use crate::reply::number;
 use crate::server::MongoServer;
 
-/// What a permit must be for.
+/// What a permit to claim must be for.
 const OPERATION: &str = "seed.run";
 /// The claims, in the database that is Mainstay's own: a document for each seeded database.
 const CLAIMS: &str = "seed_claims";
@@ -65,7 +65,7 @@ impl SeedTarget for MongoServer {
         let namespace = namespace(self, place).await?;
         let filling = async {
             let rows = objects(rows)?;
-            self.authorize(permit, OPERATION).await?;
+            self.authorize(permit, writing.operation()).await?;
             check_key(self, &namespace, place).await?;
             check_marker(self.marker().await?.as_ref(), under)?;
             match writing {

@@ -23,7 +23,7 @@ use crate::probe::{check_user_schema, fingerprint, read_marker};
 use crate::quote::{literal, name as quoted};
 use crate::session::Session;
 
-/// What a permit must be for.
+/// What a permit to claim must be for.
 const OPERATION: &str = "seed.run";
 
 /// What a table that is not there is told by.
@@ -58,9 +58,9 @@ impl PostgresSeeds {
         Session::open(&self.settings).await.context("connect to PostgreSQL")
     }
 
-    async fn permitted(&self, permit: &Permit) -> Result<Session<'_>> {
+    async fn permitted(&self, permit: &Permit, operation: &str) -> Result<Session<'_>> {
         let session = self.open().await?;
-        permit.check(OPERATION, StoreKind::Postgres, &fingerprint(&session).await?)?;
+        permit.check(operation, StoreKind::Postgres, &fingerprint(&session).await?)?;
         Ok(session)
     }
 }
@@ -89,7 +89,7 @@ impl SeedTarget for PostgresSeeds {
         under: Option<&Marker>,
         permit: &Permit,
     ) -> Result<SeedWritten> {
-        let session = self.permitted(permit).await?;
+        let session = self.permitted(permit, writing.operation()).await?;
         let table = Table::of(place, rows)?;
         session.rows("BEGIN").await?;
         // Whatever fails leaves the transaction to end with its connection.
@@ -119,12 +119,12 @@ impl SeedTarget for PostgresSeeds {
     }
 
     async fn claim(&self, holder: &str, permit: &Permit) -> Result<SeedClaim> {
-        let session = self.permitted(permit).await?;
+        let session = self.permitted(permit, OPERATION).await?;
         claim(&session, self.settings.database(), holder).await.context("claim the seeding")
     }
 
     async fn end_claim(&self, holder: &str, is_done: bool, permit: &Permit) -> Result<()> {
-        let session = self.permitted(permit).await?;
+        let session = self.permitted(permit, OPERATION).await?;
         let own = format!(
             "database = {} AND held_by = {} AND state = 'running'",
             literal(self.settings.database()),
