@@ -78,7 +78,7 @@ impl Step<'_> {
     async fn inside(&self, talk: &mut Talk<'_>) -> Result<BackfillStep, Failure> {
         let segment = self.segment(talk).await?;
         if segment.is_done {
-            return Ok(BackfillStep { looked_at: 0, changed: 0, is_last: true });
+            return Ok(BackfillStep { changed: 0, is_last: true });
         }
         let range = self.range(talk, &segment).await?;
         let before = self.guarded(talk, &range).await?;
@@ -86,8 +86,7 @@ impl Step<'_> {
         let changed =
             if before.is_empty() { 0 } else { self.change(talk, &range, &before, &mut parts).await? };
         self.advance(talk, &range, changed, parts).await?;
-        let looked_at = if range.is_last { changed } else { u64::from(self.keys) };
-        Ok(BackfillStep { looked_at, changed, is_last: range.is_last })
+        Ok(BackfillStep { changed, is_last: range.is_last })
     }
 
     async fn segment(&self, talk: &mut Talk<'_>) -> Result<Segment, Failure> {
