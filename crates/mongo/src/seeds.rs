@@ -7,7 +7,7 @@
 //! decision was made under.
 
 use async_trait::async_trait;
-use bson::{Bson, Document, RawDocumentBuf, doc, rawdoc};
+use bson::{Document, RawDocumentBuf, doc, rawdoc};
 use mainstay_engine::{
     CLAIM_SECONDS, IndexCatalog as _, Namespace, NewcomerRule, Probe as _, SeedClaim, SeedGround, SeedPlace,
     SeedRow, SeedStanding, SeedTarget, SeedWriting, SeedWritten,
@@ -291,13 +291,9 @@ async fn insert(server: &MongoServer, namespace: &Namespace, rows: &[Json]) -> R
 
 /// The first refusal in the reply of a write, without the values that it tells.
 fn check_written(reply: &Document) -> Result<()> {
-    let refused =
-        reply.get_array("writeErrors").ok().and_then(|errors| errors.first()).and_then(Bson::as_document);
-    let Some(refused) = refused else { return Ok(()) };
-    let number = refused.get_i32("code").unwrap_or_default();
-    let position = number_of_row(refused);
-    let message = refused.get_str("errmsg").unwrap_or_default().to_owned();
-    let error = Error::from(ServerError { code: number, name: String::new(), message });
+    let Some((index, refused)) = ServerError::in_write(reply) else { return Ok(()) };
+    let number = refused.code;
+    let error = Error::from(refused);
     Err(match number {
         code::DUPLICATE_KEY => error.with_hint(
             "another document has the same value in a unique field; correct the row, or the natural key of the seed",
@@ -305,11 +301,7 @@ fn check_written(reply: &Document) -> Result<()> {
         code::DOCUMENT_VALIDATION => error.with_hint("correct the row: the collection's validator refuses it"),
         _ => error,
     }
-    .context(format!("write row {position} of this part")))
-}
-
-fn number_of_row(refused: &Document) -> u64 {
-    number(refused, "index").unwrap_or(0) + 1
+    .context(format!("write row {} of this part", index + 1)))
 }
 
 /// One update, whose pipeline takes the claim when nobody has it, when it has run out, or when it is the holder's own; and leaves it otherwise.
