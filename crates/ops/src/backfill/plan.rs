@@ -41,6 +41,9 @@ pub struct BackfillParameters {
 }
 
 impl BackfillParameters {
+    /// The most batches that run at a time.
+    pub const WORKERS_MAX: u32 = 8;
+
     /// Those of a plan.
     ///
     /// # Errors
@@ -55,7 +58,9 @@ impl BackfillParameters {
     }
 
     fn check(&self) -> Result<()> {
-        match self.declared.faults().into_iter().next() {
+        let too_many = (self.workers > Self::WORKERS_MAX)
+            .then(|| format!("at most {} batches run at a time", Self::WORKERS_MAX));
+        match self.declared.faults().into_iter().next().or(too_many) {
             None => Ok(()),
             Some(fault) => Err(Error::new(
                 ErrorKind::Usage,
