@@ -130,16 +130,24 @@ pub(super) fn outcome(workers: Vec<Result<()>>) -> Result<()> {
 fn stopped(error: Error, parameters: &BackfillParameters, changed: u64) -> Error {
     let backfill = &parameters.declared.backfill;
     let state = format!(
-        "{} in {} are changed, each wholly and once; the others are as they were",
+        "{}{} in {} are changed, each wholly and once; the others are as they were",
+        least(&error),
         Count(changed),
         backfill.place()
     );
     outlook(error, state, format!("`mainstay backfill resume {}` goes on", backfill.id))
 }
 
-/// An error with what it means for the data and what to do, unless it says so itself.
+/// Whoever lost the server does not know whether it has done the last batch.
+pub(super) fn least(error: &Error) -> &'static str {
+    if error.kind() == ErrorKind::Unreachable { "at least " } else { "" }
+}
+
+/// An error of a batch with what it means for all of the data: the batch itself knows only that nothing of its own was changed. Whoever lost
+/// the run to another speaks for itself.
 pub(super) fn outlook(error: Error, state: String, hint: String) -> Error {
-    let error = if error.state().is_some() { error } else { error.with_state(state) };
+    let is_lost = error.kind() == ErrorKind::Locked && error.state().is_some();
+    let error = if is_lost { error } else { error.with_state(state) };
     if error.hint().is_some() { error } else { error.with_hint(hint) }
 }
 

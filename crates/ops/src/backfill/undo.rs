@@ -13,7 +13,7 @@ use mainstay_model::{Count, Plan, Result};
 use serde::Serialize;
 
 use super::plan::BackfillParameters;
-use super::run::{BackfillContext, Watch, claim, outcome, outlook};
+use super::run::{BackfillContext, Watch, claim, least, outcome, outlook};
 
 /// How many that were left are listed.
 const LISTED_MAX: usize = 10_000;
@@ -78,7 +78,8 @@ pub async fn undo(context: &BackfillContext<'_>, plan: &Plan, permit: &Permit) -
     let released = context.store.release(&hold, brought.is_ok()).await;
     if let Err(error) = brought {
         let state = format!(
-            "{} in {} are as they were before the backfill; the others are as it left them",
+            "{}{} in {} are as they were before the backfill; the others are as it left them",
+            least(&error),
             Count(restored),
             backfill.place()
         );
