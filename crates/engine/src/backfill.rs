@@ -272,8 +272,6 @@ pub struct BackfillHold {
 /// What one step did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackfillStep {
-    /// How many keys it went by.
-    pub looked_at: u64,
     /// How many documents or rows it changed.
     pub changed: u64,
     /// Whether the segment is at its end.

@@ -66,6 +66,16 @@ pub enum SeedWriting {
     Replace,
 }
 
+impl SeedWriting {
+    /// The registered operation that a permit for it is of, or the beginning of its name.
+    pub fn operation(self) -> &'static str {
+        match self {
+            Self::Upsert | Self::Insert => "seed.run",
+            Self::Replace => "seed.run.replace",
+        }
+    }
+}
+
 /// What was written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeedWritten {
@@ -102,7 +112,8 @@ pub struct NewcomerRule {
 pub enum SeedClaim {
     /// Whoever asked. The claim runs out when it is not renewed.
     Ours {
-        /// Somebody claimed it before and did not end.
+        /// Somebody claimed it before, renewed the claim, and did not end it. Who claims looks first and renews before anything is written, so
+        /// what was claimed once and no more is begun anew.
         is_continued: bool,
     },
     /// Another, who is at it.
@@ -155,8 +166,14 @@ pub trait SeedTarget: Send + Sync {
     /// The server's.
     async fn has_users(&self, rule: &NewcomerRule) -> Result<bool>;
 
+    /// The claim on the seeding as it stands, never [`SeedClaim::Ours`]; `None` where nobody has made one. Changes nothing.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is not readable; the server's.
+    async fn claimed(&self) -> Result<Option<SeedClaim>>;
+
     /// Claims the seeding of a new installation for `holder`, or renews the claim, for [`CLAIM_SECONDS`] by the server's clock. One step of
-    /// the server: of many that ask at once, one is told that it is theirs.
+    /// the server: of many that ask at once, one is told that it is theirs. No two processes may have the same name.
     ///
     /// # Errors
     /// The server's.

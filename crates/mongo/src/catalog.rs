@@ -73,6 +73,19 @@ pub(crate) fn is_user_collection(name: &str) -> bool {
     !name.starts_with("system.") || name == "system.js"
 }
 
+/// Refuses what is the server's own or Mainstay's, such as the environment marker: no data that a project declares goes there.
+///
+/// # Errors
+/// `Refused`.
+pub(crate) fn check_user_data(namespace: &Namespace) -> Result<()> {
+    if is_user_database(&namespace.database) && is_user_collection(&namespace.collection) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Refused, format!("{namespace} is the server's own, or Mainstay's"))
+        .with_state("nothing was changed")
+        .with_hint("name a collection that holds data of the application"))
+}
+
 /// The collections of `database`, by name. One that is renamed meanwhile is met under its new name; created or dropped ones may be missed.
 pub(crate) async fn collections(server: &MongoServer, database: &str) -> Result<Vec<CollectionInfo>> {
     let mut specs = list(server, database).await?;

@@ -12,6 +12,7 @@ use mainstay_model::{Error, ErrorKind, ErrorStatus};
 use mongodb::error::{ErrorKind as DriverErrorKind, WriteConcernError, WriteFailure};
 
 use crate::raw::{self, Malformed};
+use crate::reply::number;
 
 /// Error codes that the adapter itself acts upon.
 pub(crate) mod code {
@@ -110,6 +111,14 @@ pub(crate) struct ServerError {
 }
 
 impl ServerError {
+    /// The first refusal in the reply to a write, with the number of the one write that it is of, from 0.
+    pub(crate) fn in_write(reply: &Document) -> Option<(u64, Self)> {
+        let first = reply.get_array("writeErrors").ok()?.first()?.as_document()?;
+        let code = first.get_i32("code").unwrap_or(0);
+        let message = first.get_str("errmsg").unwrap_or_default().to_owned();
+        Some((number(first, "index").unwrap_or(0), Self { code, name: String::new(), message }))
+    }
+
     /// The error inside a reply, if its `ok` is not 1.
     pub(crate) fn in_reply(reply: &[u8]) -> Result<Option<Self>, Malformed> {
         if raw::find(reply, "ok")?.and_then(|ok| ok.number()) == Some(1) {

@@ -7,7 +7,7 @@
 //! decision was made under.
 
 use async_trait::async_trait;
-use bson::{Bson, Document, RawDocumentBuf, doc, rawdoc};
+use bson::{Document, RawDocumentBuf, doc, rawdoc};
 use mainstay_engine::{
     CLAIM_SECONDS, IndexCatalog as _, Namespace, NewcomerRule, Probe as _, SeedClaim, SeedGround, SeedPlace,
     SeedRow, SeedStanding, SeedTarget, SeedWriting, SeedWritten,
@@ -16,7 +16,7 @@ use mainstay_guard::{Marker, Permit};
 use mainstay_indexes::{Json, ListedIndex};
 use mainstay_model::{Error, ErrorKind, Result, ResultExt, Timestamp};
 
-use crate::catalog::OWN_DATABASE;
+use crate::catalog::{OWN_DATABASE, check_user_data};
 use crate::create::majority;
 use crate::error::{ServerError, code, driver_code};
 use crate::extjson;
@@ -24,7 +24,7 @@ use crate::metadata::array;
 use crate::reply::number;
 use crate::server::MongoServer;
 
-/// What a permit must be for.
+/// What a permit to claim must be for.
 const OPERATION: &str = "seed.run";
 /// The claims, in the database that is Mainstay's own: a document for each seeded database.
 const CLAIMS: &str = "seed_claims";
@@ -65,7 +65,7 @@ impl SeedTarget for MongoServer {
         let namespace = namespace(self, place).await?;
         let filling = async {
             let rows = objects(rows)?;
-            self.authorize(permit, OPERATION).await?;
+            self.authorize(permit, writing.operation()).await?;
             check_key(self, &namespace, place).await?;
             check_marker(self.marker().await?.as_ref(), under)?;
             match writing {
@@ -90,6 +90,18 @@ impl SeedTarget for MongoServer {
         Ok(!found.with_context(|| format!("look for users in {database}.{}", rule.users))?.is_empty())
     }
 
+    async fn claimed(&self) -> Result<Option<SeedClaim>> {
+        let database = self.ground().await?.database;
+        let command = rawdoc! {
+            "find": CLAIMS, "filter": { "_id": database.as_str() }, "limit": 1, "singleBatch": true,
+        };
+        let found = self.list(OWN_DATABASE, command).await;
+        let found = found.with_context(|| format!("look who has seeded {database}"))?;
+        let Some(claim) = found.first() else { return Ok(None) };
+        let claim = Document::try_from(claim.as_ref()).map_err(|_| unreadable_claim())?;
+        held_by_another(&claim).map(Some)
+    }
+
     async fn claim(&self, holder: &str, permit: &Permit) -> Result<SeedClaim> {
         self.authorize(permit, OPERATION).await?;
         let database = self.ground().await?.database;
@@ -106,7 +118,9 @@ impl SeedTarget for MongoServer {
 }
 
 async fn namespace(server: &MongoServer, place: &SeedPlace) -> Result<Namespace> {
-    Ok(Namespace::new(server.ground().await?.database, place.into.clone()))
+    let namespace = Namespace::new(server.ground().await?.database, place.into.clone());
+    check_user_data(&namespace)?;
+    Ok(namespace)
 }
 
 /// Refuses when the marker is not the one that the decision was made under.
@@ -277,13 +291,9 @@ async fn insert(server: &MongoServer, namespace: &Namespace, rows: &[Json]) -> R
 
 /// The first refusal in the reply of a write, without the values that it tells.
 fn check_written(reply: &Document) -> Result<()> {
-    let refused =
-        reply.get_array("writeErrors").ok().and_then(|errors| errors.first()).and_then(Bson::as_document);
-    let Some(refused) = refused else { return Ok(()) };
-    let number = refused.get_i32("code").unwrap_or_default();
-    let position = number_of_row(refused);
-    let message = refused.get_str("errmsg").unwrap_or_default().to_owned();
-    let error = Error::from(ServerError { code: number, name: String::new(), message });
+    let Some((index, refused)) = ServerError::in_write(reply) else { return Ok(()) };
+    let number = refused.code;
+    let error = Error::from(refused);
     Err(match number {
         code::DUPLICATE_KEY => error.with_hint(
             "another document has the same value in a unique field; correct the row, or the natural key of the seed",
@@ -291,11 +301,7 @@ fn check_written(reply: &Document) -> Result<()> {
         code::DOCUMENT_VALIDATION => error.with_hint("correct the row: the collection's validator refuses it"),
         _ => error,
     }
-    .context(format!("write row {position} of this part")))
-}
-
-fn number_of_row(refused: &Document) -> u64 {
-    number(refused, "index").unwrap_or(0) + 1
+    .context(format!("write row {} of this part", index + 1)))
 }
 
 /// One update, whose pipeline takes the claim when nobody has it, when it has run out, or when it is the holder's own; and leaves it otherwise.
@@ -307,7 +313,8 @@ async fn claim(server: &MongoServer, database: &str, holder: &str) -> Result<See
     ] };
     let ours = doc! {
         "_id": "$_id", "state": "running", "by": { "$literal": holder },
-        "was_begun": { "$ne": [{ "$type": "$state" }, "missing"] },
+        // By the first renewal.
+        "begun": { "$or": [{ "$eq": ["$begun", true] }, { "$eq": ["$by", { "$literal": holder }] }] },
         "until": { "$dateAdd": { "startDate": "$$NOW", "unit": "second", "amount": i64::from(CLAIM_SECONDS) } },
     };
     let command = doc! {
@@ -316,18 +323,26 @@ async fn claim(server: &MongoServer, database: &str, holder: &str) -> Result<See
         "writeConcern": { "w": "majority", "wtimeout": 10_000 },
     };
     let reply = claimed(server, &raw(&command)?).await?;
-    let unreadable = || Error::new(ErrorKind::Corrupt, format!("{OWN_DATABASE}.{CLAIMS} holds no claim"));
-    let found = reply.get_document("value").map_err(|_| unreadable())?;
-    let by = found.get_str("by").map_err(|_| unreadable())?.to_owned();
-    if found.get_str("state").is_ok_and(|state| state == "done") {
+    let found = reply.get_document("value").map_err(|_| unreadable_claim())?;
+    let says = |field: &str, expected: &str| found.get_str(field).is_ok_and(|value| value == expected);
+    match says("state", "running") && says("by", holder) {
+        true => Ok(SeedClaim::Ours { is_continued: found.get_bool("begun").unwrap_or(false) }),
+        false => held_by_another(found),
+    }
+}
+
+fn held_by_another(claim: &Document) -> Result<SeedClaim> {
+    let by = claim.get_str("by").map_err(|_| unreadable_claim())?.to_owned();
+    if claim.get_str("state").is_ok_and(|state| state == "done") {
         return Ok(SeedClaim::Done { by });
     }
-    if by == holder {
-        return Ok(SeedClaim::Ours { is_continued: found.get_bool("was_begun").unwrap_or(false) });
-    }
-    let until = found.get_datetime("until").map_err(|_| unreadable())?;
-    let until = Timestamp::from_millisecond(until.timestamp_millis()).map_err(|_| unreadable())?;
+    let until = claim.get_datetime("until").map_err(|_| unreadable_claim())?;
+    let until = Timestamp::from_millisecond(until.timestamp_millis()).map_err(|_| unreadable_claim())?;
     Ok(SeedClaim::Taken { by, until })
+}
+
+fn unreadable_claim() -> Error {
+    Error::new(ErrorKind::Corrupt, format!("{OWN_DATABASE}.{CLAIMS} holds no claim"))
 }
 
 /// The reply to a claim. Two that make the first one at once may both find nobody's: the server lets one in and the other try again.

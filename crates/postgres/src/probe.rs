@@ -156,6 +156,19 @@ pub(crate) async fn read_marker(session: &Session<'_>) -> Result<Option<Marker>>
     })
 }
 
+/// Refuses a schema that is the server's own or Mainstay's, which holds the marker: no data that a project declares goes there.
+///
+/// # Errors
+/// `Refused`.
+pub(crate) fn check_user_schema(schema: &str) -> Result<()> {
+    if !["mainstay", "information_schema"].contains(&schema) && !schema.starts_with("pg_") {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Refused, format!("the schema {schema} is the server's own, or Mainstay's"))
+        .with_state("nothing was changed")
+        .with_hint("name a table that holds data of the application"))
+}
+
 /// Writes the marker into the session's database.
 pub(crate) async fn write_marker(session: &Session<'_>, marker: &Marker) -> Result<()> {
     // Two steps, two transactions: a table without a row reads as no marker.

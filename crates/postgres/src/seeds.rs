@@ -19,12 +19,15 @@ use tokio_postgres::SimpleQueryRow;
 use tokio_postgres::error::SqlState;
 
 use crate::config::{PostgresConfig, Settings};
-use crate::probe::{fingerprint, read_marker};
+use crate::probe::{check_user_schema, fingerprint, read_marker};
 use crate::quote::{literal, name as quoted};
 use crate::session::Session;
 
-/// What a permit must be for.
+/// What a permit to claim must be for.
 const OPERATION: &str = "seed.run";
+
+/// What a table that is not there is told by.
+const ABSENT: [SqlState; 2] = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];
 
 const CREATE_CLAIMS: &str = "\
     CREATE SCHEMA IF NOT EXISTS mainstay;
@@ -32,7 +35,8 @@ const CREATE_CLAIMS: &str = "\
         database text PRIMARY KEY,
         state text NOT NULL,
         held_by text NOT NULL,
-        until timestamptz NOT NULL
+        until timestamptz NOT NULL,
+        begun boolean NOT NULL DEFAULT false
     )";
 
 /// A PostgreSQL database that is seeded. Each call opens a connection of its own and ends it.
@@ -54,9 +58,9 @@ impl PostgresSeeds {
         Session::open(&self.settings).await.context("connect to PostgreSQL")
     }
 
-    async fn permitted(&self, permit: &Permit) -> Result<Session<'_>> {
+    async fn permitted(&self, permit: &Permit, operation: &str) -> Result<Session<'_>> {
         let session = self.open().await?;
-        permit.check(OPERATION, StoreKind::Postgres, &fingerprint(&session).await?)?;
+        permit.check(operation, StoreKind::Postgres, &fingerprint(&session).await?)?;
         Ok(session)
     }
 }
@@ -85,7 +89,7 @@ impl SeedTarget for PostgresSeeds {
         under: Option<&Marker>,
         permit: &Permit,
     ) -> Result<SeedWritten> {
-        let session = self.permitted(permit).await?;
+        let session = self.permitted(permit, writing.operation()).await?;
         let table = Table::of(place, rows)?;
         session.rows("BEGIN").await?;
         // Whatever fails leaves the transaction to end with its connection.
@@ -94,24 +98,33 @@ impl SeedTarget for PostgresSeeds {
 
     async fn has_users(&self, rule: &NewcomerRule) -> Result<bool> {
         let session = self.open().await?;
-        let (table, field) = (table_name(&rule.users), quoted(&rule.field));
+        let (schema, table) = qualified(&rule.users);
+        let (schema, table, field) = (quoted(schema), quoted(table), quoted(&rule.field));
         let query = format!(
-            "SELECT 1 AS one FROM {table} WHERE {field}::text IS DISTINCT FROM {} LIMIT 1",
+            "SELECT 1 AS one FROM {schema}.{table} WHERE {field}::text IS DISTINCT FROM {} LIMIT 1",
             literal(&rule.administrator)
         );
-        let absent = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];
-        let found = session.rows_unless(&absent, &query).await;
+        let found = session.rows_unless(&ABSENT, &query).await;
         let found = found.with_context(|| format!("look for users in {}", rule.users))?;
         Ok(found.is_some_and(|rows| !rows.is_empty()))
     }
 
+    async fn claimed(&self) -> Result<Option<SeedClaim>> {
+        let session = self.open().await?;
+        let query = standing_claim(&literal(self.settings.database()));
+        let found =
+            session.rows_unless(&ABSENT, &query).await.context("look who has seeded this database")?;
+        let rows = found.unwrap_or_default();
+        rows.first().map(|row| held_by_another(&session, row)).transpose()
+    }
+
     async fn claim(&self, holder: &str, permit: &Permit) -> Result<SeedClaim> {
-        let session = self.permitted(permit).await?;
+        let session = self.permitted(permit, OPERATION).await?;
         claim(&session, self.settings.database(), holder).await.context("claim the seeding")
     }
 
     async fn end_claim(&self, holder: &str, is_done: bool, permit: &Permit) -> Result<()> {
-        let session = self.permitted(permit).await?;
+        let session = self.permitted(permit, OPERATION).await?;
         let own = format!(
             "database = {} AND held_by = {} AND state = 'running'",
             literal(self.settings.database()),
@@ -139,6 +152,8 @@ struct Table {
 impl Table {
     /// The table of `place` for `rows`, which must all have the same fields: a column that a row leaves out would be set to null in it.
     fn of(place: &SeedPlace, rows: &[SeedRow]) -> Result<Self> {
+        let (schema, table) = qualified(&place.into);
+        check_user_schema(schema)?;
         let fields = |row: &SeedRow| row.0.iter().map(|(field, _)| field.clone()).collect::<Vec<_>>();
         let columns = rows.first().map(fields).unwrap_or_default();
         let expected: BTreeSet<&String> = columns.iter().collect();
@@ -153,7 +168,8 @@ impl Table {
                 .with_hint("give each row the same fields, with null where there is no value"));
             }
         }
-        Ok(Self { name: table_name(&place.into), columns, key: place.key.clone() })
+        let name = format!("{}.{}", quoted(schema), quoted(table));
+        Ok(Self { name, columns, key: place.key.clone() })
     }
 
     fn list(&self, fields: &[String], one: impl Fn(&str) -> String) -> String {
@@ -198,12 +214,9 @@ impl Table {
     }
 }
 
-/// A table's name, with the schema before the first dot.
-fn table_name(name: &str) -> String {
-    match name.split_once('.') {
-        Some((schema, table)) => format!("{}.{}", quoted(schema), quoted(table)),
-        None => format!("public.{}", quoted(name)),
-    }
+/// Schema and table of a name, in which the schema stands before the first dot.
+fn qualified(name: &str) -> (&str, &str) {
+    name.split_once('.').unwrap_or(("public", name))
 }
 
 /// The rows as the text of one JSON array, as a constant.
@@ -320,28 +333,29 @@ async fn claim(session: &Session<'_>, database: &str, holder: &str) -> Result<Se
     session.bounded(session.client.batch_execute(CREATE_CLAIMS)).await?;
     let (database, holder) = (literal(database), literal(holder));
     let until = format!("clock_timestamp() + interval '{CLAIM_SECONDS} seconds'");
-    let before = session
-        .rows(&format!("SELECT 1 AS one FROM mainstay.seed_claims WHERE database = {database}"))
-        .await?;
     let taken = session
         .rows(&format!(
             "INSERT INTO mainstay.seed_claims AS old (database, state, held_by, until) \
              VALUES ({database}, 'running', {holder}, {until}) \
-             ON CONFLICT (database) DO UPDATE SET held_by = excluded.held_by, until = excluded.until \
+             ON CONFLICT (database) DO UPDATE SET held_by = excluded.held_by, until = excluded.until, \
+             begun = old.begun OR old.held_by = excluded.held_by \
              WHERE old.state = 'running' AND (old.until < clock_timestamp() OR old.held_by = excluded.held_by) \
-             RETURNING 1 AS one"
+             RETURNING begun"
         ))
         .await?;
-    if !taken.is_empty() {
-        return Ok(SeedClaim::Ours { is_continued: !before.is_empty() });
+    if let Some(claim) = taken.first() {
+        return Ok(SeedClaim::Ours { is_continued: session.truth(claim, "begun") });
     }
-    let row = session
-        .row(&format!(
-            "SELECT state, held_by, floor(extract(epoch FROM until))::bigint AS until \
-             FROM mainstay.seed_claims WHERE database = {database}"
-        ))
-        .await?;
+    let row = session.row(&standing_claim(&database)).await?;
     held_by_another(session, &row)
+}
+
+/// The claim on a database, whose name is a constant of SQL.
+fn standing_claim(database: &str) -> String {
+    format!(
+        "SELECT state, held_by, floor(extract(epoch FROM until))::bigint AS until \
+         FROM mainstay.seed_claims WHERE database = {database}"
+    )
 }
 
 fn held_by_another(session: &Session<'_>, row: &SimpleQueryRow) -> Result<SeedClaim> {
@@ -384,6 +398,10 @@ mod tests {
         assert!(upsert.ends_with(
             r#" ON CONFLICT ("slug") DO UPDATE SET "n" = excluded."n" WHERE to_jsonb(old."n") IS DISTINCT FROM to_jsonb(excluded."n")"#
         ), "{upsert}");
+        for own in ["mainstay.identity", "pg_catalog.pg_class", "information_schema.tables"] {
+            let error = Table::of(&place(own), &[row(&[("slug", "\"a\"")])]).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Refused, "{own}");
+        }
         let error =
             Table::of(&place("c"), &[row(&[("slug", "\"a\"")]), row(&[("slug", "\"b\""), ("n", "1")])])
                 .err()

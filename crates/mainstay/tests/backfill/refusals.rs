@@ -22,6 +22,12 @@ async fn what_would_be_done_twice_or_more_than_is_named_is_refused() {
         ),
         (r#""$inc": { "points": 7 }"#, r#""$inc": { "items.0.price": 7 }"#, "changes items, which"),
         (r#"collection = "users""#, r#"collection = "absent""#, "is not there"),
+        // The environment marker is in there.
+        (
+            r#"collection = "users""#,
+            "database = \"mainstay\"\ncollection = \"identity\"",
+            "mainstay.identity is the server's own, or Mainstay's",
+        ),
     ] {
         project.declare("development", &POINTS.replace(old, new));
         let seen = project.run(&["backfill", "run", "points", "--dry-run"]);

@@ -312,6 +312,16 @@ async fn of_ten_that_begin_at_once_one_seeds() {
     let taken: Seen = begin().wait_with_output().unwrap().into();
     assert_eq!(taken.json()["auto"]["outcome"], "seeded", "{}", taken.both());
     assert_eq!(documents(&database, "users").await.len(), 3);
+
+    // Whoever was killed before it had found nobody has not said that nobody is there; whoever was killed after that may have made users itself.
+    for (begun, outcome) in [(false, "in_use"), (true, "seeded")] {
+        claims.delete_many(doc! {}).await.unwrap();
+        let mut claim = left(bson::DateTime::from_millis(0));
+        claim.insert("begun", begun);
+        claims.insert_one(claim).await.unwrap();
+        let next: Seen = begin().wait_with_output().unwrap().into();
+        assert_eq!(next.json()["auto"]["outcome"], outcome, "{}", next.both());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

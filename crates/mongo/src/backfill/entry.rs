@@ -4,6 +4,8 @@
 //! missing before, or is no document, the path ends there: who brings `wallet.points` back to a document without `wallet` takes the whole wallet
 //! away. Refuses paths that lead through an array, which no update could bring back one by one.
 
+use std::collections::BTreeSet;
+
 use bson::RawDocument;
 use mainstay_model::{Error, ErrorKind, Result};
 
@@ -28,14 +30,19 @@ pub(super) struct Kept<'a> {
 /// The entry of one document, or `None` when none of its `fields` has changed.
 ///
 /// # Errors
-/// `Precondition` when a path leads through an array.
+/// `Precondition` when a path leads through an array, or when the document that a field was in is gone: what else was in it would be lost.
 pub(super) fn of(before: &RawDocument, after: &RawDocument, fields: &[String]) -> Result<Option<Vec<u8>>> {
     let mut list = DocumentWriter::new();
     let mut count = 0_u32;
+    let mut told = BTreeSet::new();
     for field in fields {
         let stood = standing(before.as_bytes(), field)?;
-        let stands = at(after.as_bytes(), &stood.path)?;
-        if is_same(stood.value.as_ref(), stands.as_ref()) {
+        let Standing { path: reached, value: stands } = standing(after.as_bytes(), &stood.path)?;
+        if reached != stood.path {
+            return Err(taken_away(field, &reached));
+        }
+        // Fields of one document that was missing end at the same path, which no update may name twice.
+        if is_same(stood.value.as_ref(), stands.as_ref()) || !told.insert(stood.path.clone()) {
             continue;
         }
         let mut one = DocumentWriter::new();
@@ -171,6 +178,14 @@ fn through_array(path: &str, array: &str) -> Error {
     .with_hint(format!("name `{array}` in `fields`, or say `undo = false`"))
 }
 
+fn taken_away(path: &str, document: &str) -> Error {
+    Error::new(
+        ErrorKind::Precondition,
+        format!("the update takes the document {document} away, of which only {path} would be kept"),
+    )
+    .with_hint(format!("name `{document}` in `fields`, or say `undo = false`"))
+}
+
 fn unreadable(error: Malformed) -> Error {
     Error::new(ErrorKind::Corrupt, format!("the server sent a document that is not readable: {error}"))
 }
@@ -224,6 +239,13 @@ mod tests {
                 &["w.p"][..],
                 Some(doc! { "$set": { "w": 5 } }),
             ),
+            // Both came with the wallet, which goes once.
+            (
+                doc! { "_id": 1 },
+                doc! { "_id": 1, "w": { "p": 2, "q": 3 } },
+                &["w.p", "w.q"][..],
+                Some(doc! { "$unset": { "w": 1 } }),
+            ),
             (doc! { "_id": 1, "a": 1 }, doc! { "_id": 1 }, &["a"][..], Some(doc! { "$set": { "a": 1 } })),
             // The same number of another type is another value.
             (
@@ -251,6 +273,17 @@ mod tests {
             (doc! { "_id": 1 }, false),
         ] {
             assert_eq!(is_untouched(&kept, &raw(&current)), expected, "{current}");
+        }
+    }
+
+    #[test]
+    fn a_document_that_goes_must_be_named_itself() {
+        let before = raw(&doc! { "_id": 1, "w": { "p": 1, "other": 2 } });
+        for after in [doc! { "_id": 1 }, doc! { "_id": 1, "w": 5 }] {
+            let error = of(&before, &raw(&after), &["w.p".to_owned()]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Precondition);
+            assert!(error.hint().unwrap().contains("`w`"), "{error:?}");
+            assert!(of(&before, &raw(&after), &["w".to_owned()]).unwrap().is_some());
         }
     }
 

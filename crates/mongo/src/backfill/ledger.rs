@@ -426,7 +426,8 @@ pub(super) async fn runs(server: &MongoServer) -> Result<Vec<BackfillRun>> {
     } }];
     let segments = grouped(server, SEGMENTS, &segments).await?;
     let restored = [
-        rawdoc! { "$match": { "undone": true } },
+        // With the name of the run the index serves: what is not undone holds all that was kept, and is not to be read for a sum.
+        rawdoc! { "$match": { "run": { "$gte": "" }, "undone": true } },
         rawdoc! { "$group": { "_id": "$run", "restored": { "$sum": "$restored" } } },
     ];
     let restored = grouped(server, UNDO, &restored).await?;

@@ -30,6 +30,7 @@ use mainstay_guard::Permit;
 use mainstay_indexes::Json;
 use mainstay_model::{Error, ErrorKind, Result, ResultExt};
 
+use crate::catalog::check_user_data;
 use crate::indexes::document;
 use crate::metadata::array;
 use crate::server::MongoServer;
@@ -70,6 +71,7 @@ impl<'a> Work<'a> {
         let BackfillBody::Documents { namespace, guard, update, fields, verify } = &backfill.body else {
             return Err(Error::new(ErrorKind::Usage, format!("{} is no backfill of documents", backfill.id)));
         };
+        check_user_data(namespace)?;
         Ok(Self {
             namespace,
             guard: filter("guard", guard)?,

@@ -61,13 +61,8 @@ struct Step<'a> {
 impl Step<'_> {
     /// Everything anew: where the segment is may have changed with a transaction whose end was not told.
     async fn attempt(&self) -> Result<BackfillStep, Failure> {
-        let segment = self.segment().await?;
-        if segment.is_done {
-            return Ok(BackfillStep { looked_at: 0, changed: 0, is_last: true });
-        }
-        let range = self.range(&segment).await?;
         let mut talk = Talk::begin(self.server, self.has_transactions).await?;
-        match self.inside(&mut talk, &segment, &range).await {
+        match self.inside(&mut talk).await {
             Ok(step) => {
                 talk.commit().await?;
                 Ok(step)
@@ -79,12 +74,27 @@ impl Step<'_> {
         }
     }
 
-    async fn segment(&self) -> Result<Segment, Failure> {
+    /// What is done in one transaction, where there are any: where the segment is belongs to the same moment as its documents.
+    async fn inside(&self, talk: &mut Talk<'_>) -> Result<BackfillStep, Failure> {
+        let segment = self.segment(talk).await?;
+        if segment.is_done {
+            return Ok(BackfillStep { changed: 0, is_last: true });
+        }
+        let range = self.range(talk, &segment).await?;
+        let before = self.guarded(talk, &range).await?;
+        let mut parts = segment.parts;
+        let changed =
+            if before.is_empty() { 0 } else { self.change(talk, &range, &before, &mut parts).await? };
+        self.advance(talk, &range, changed, parts).await?;
+        Ok(BackfillStep { changed, is_last: range.is_last })
+    }
+
+    async fn segment(&self, talk: &mut Talk<'_>) -> Result<Segment, Failure> {
         let command = rawdoc! {
             "find": SEGMENTS, "filter": { "_id": self.name, "token": self.hold.token.as_str() },
             "limit": 1, "singleBatch": true,
         };
-        let found = self.server.driver_list(OWN_DATABASE, command).await?.into_iter().next();
+        let found = talk.read(OWN_DATABASE, command).await?.into_iter().next();
         let found = found.ok_or_else(|| ledger::lost(&self.hold.id))?;
         let bound = |name: &str| found.get_document(name).ok().map(ToOwned::to_owned);
         Ok(Segment {
@@ -96,34 +106,18 @@ impl Step<'_> {
     }
 
     /// The next so many keys, found in the index on `_id` alone.
-    async fn range(&self, segment: &Segment) -> Result<Range, Failure> {
+    async fn range(&self, talk: &mut Talk<'_>, segment: &Segment) -> Result<Range, Failure> {
         let mut command = rawdoc! {
             "find": self.work.namespace.collection.as_str(), "projection": { "_id": 1 }, "sort": { "_id": 1 },
             "skip": i64::from(self.keys), "limit": 1, "singleBatch": true,
         };
         bound(&mut command, segment.at.as_ref(), segment.before.as_ref());
-        let found = self.server.driver_list(&self.work.namespace.database, command).await?.into_iter().next();
+        let found = talk.read(&self.work.namespace.database, command).await?.into_iter().next();
         let from = segment.at.clone();
         Ok(match found {
             Some(next) => Range { from, before: Some(key_of(&next)?), is_last: false },
             None => Range { from, before: segment.before.clone(), is_last: true },
         })
-    }
-
-    /// What is done in one transaction, where there are any.
-    async fn inside(
-        &self,
-        talk: &mut Talk<'_>,
-        segment: &Segment,
-        range: &Range,
-    ) -> Result<BackfillStep, Failure> {
-        let before = self.guarded(talk, range).await?;
-        let mut parts = segment.parts;
-        let changed =
-            if before.is_empty() { 0 } else { self.change(talk, range, &before, &mut parts).await? };
-        self.advance(talk, range, changed, parts).await?;
-        let looked_at = if range.is_last { changed } else { u64::from(self.keys) };
-        Ok(BackfillStep { looked_at, changed, is_last: range.is_last })
     }
 
     /// The documents of the range that the guard means, by key, as far as they are kept.

@@ -8,7 +8,7 @@ use mongodb::options::{ReadConcern, WriteConcern};
 use tokio::time::sleep;
 
 use crate::create::majority;
-use crate::error::ServerError;
+use crate::error::{ServerError, code};
 use crate::reply::number;
 use crate::server::MongoServer;
 
@@ -157,18 +157,12 @@ where
 
 /// The first refusal inside the reply to a write.
 fn refused_write(reply: &Document) -> Result<()> {
-    let Some(first) = reply.get_array("writeErrors").ok().and_then(|errors| errors.first()?.as_document())
-    else {
-        return Ok(());
-    };
-    let code = first.get_i32("code").unwrap_or(0);
-    let message = first.get_str("errmsg").unwrap_or_default().to_owned();
-    let refusal = Error::from(ServerError { code, name: String::new(), message });
-    Err(match code {
-        crate::error::code::DOCUMENT_VALIDATION => {
+    let Some((_, refusal)) = ServerError::in_write(reply) else { return Ok(()) };
+    Err(match refusal.code {
+        code::DOCUMENT_VALIDATION => {
             Error::new(ErrorKind::Precondition, "the collection's validator refuses what the update makes")
                 .with_hint("correct `update`, or the validator")
         }
-        _ => refusal,
+        _ => Error::from(refusal),
     })
 }

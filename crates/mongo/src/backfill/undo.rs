@@ -68,13 +68,17 @@ async fn inside(
     if talk.read(OWN_DATABASE, held).await?.is_empty() {
         return Err(lost(&hold.id).into());
     }
-    let kept = rawdoc! {
-        "find": UNDO, "filter": { "_id": part.name.as_str(), "undone": false }, "limit": 1, "singleBatch": true,
-    };
-    // A part that is gone was brought back by a transaction whose end was not told.
-    let Some(kept) = talk.read(OWN_DATABASE, kept).await?.into_iter().next() else {
-        return Ok(UndoneStep { restored: part.entries, left: 0 });
-    };
+    let kept =
+        rawdoc! { "find": UNDO, "filter": { "_id": part.name.as_str() }, "limit": 1, "singleBatch": true };
+    let kept = talk.read(OWN_DATABASE, kept).await?.into_iter().next();
+    let kept = kept.ok_or_else(|| unreadable("a part is gone"))?;
+    // Brought back by a transaction whose end was not told.
+    if kept.get_bool("undone").unwrap_or(false) {
+        return Ok(UndoneStep {
+            restored: kept.get_i64("restored").unwrap_or(0).unsigned_abs(),
+            left: kept.get_array("left").map_or(0, |left| left.into_iter().count() as u64),
+        });
+    }
     let entries = raw::find(kept.as_bytes(), "entries").ok().flatten();
     let entries = entries.ok_or_else(|| unreadable("a part holds nothing"))?;
     let entries: Vec<Element<'_>> = raw::elements(entries.value)

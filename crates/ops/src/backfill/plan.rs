@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use mainstay_engine::{
-    BackfillBody, BackfillLook, BackfillRun, BackfillStatus, BackfillStore, BackfillTrial, TrialWay,
+    BackfillBody, BackfillLook, BackfillRun, BackfillStatus, BackfillStore, BackfillTrial, FieldChange,
+    TrialWay,
 };
 use mainstay_guard::operation;
 use mainstay_model::progress::Observer;
@@ -40,6 +41,9 @@ pub struct BackfillParameters {
 }
 
 impl BackfillParameters {
+    /// The most batches that run at a time.
+    pub const WORKERS_MAX: u32 = 8;
+
     /// Those of a plan.
     ///
     /// # Errors
@@ -54,7 +58,9 @@ impl BackfillParameters {
     }
 
     fn check(&self) -> Result<()> {
-        match self.declared.faults().into_iter().next() {
+        let too_many = (self.workers > Self::WORKERS_MAX)
+            .then(|| format!("at most {} batches run at a time", Self::WORKERS_MAX));
+        match self.declared.faults().into_iter().next().or(too_many) {
             None => Ok(()),
             Some(fault) => Err(Error::new(
                 ErrorKind::Usage,
@@ -283,10 +289,11 @@ fn check_trial(declared: &DeclaredBackfill, trial: &BackfillTrial) -> Result<()>
         );
     }
     if let BackfillBody::Documents { fields, .. } = &declared.backfill.body {
-        let is_named =
-            |path: &str| fields.iter().any(|field| lies_under(path, field) || is_whole(path, field));
+        let is_named = |change: &FieldChange| {
+            fields.iter().any(|field| lies_under(&change.field, field) || is_whole(change, field))
+        };
         for change in &trial.changes {
-            if let Some(stray) = change.fields.iter().find(|change| !is_named(&change.field)) {
+            if let Some(stray) = change.fields.iter().find(|change| !is_named(change)) {
                 return refused(
                     format!("the update changes {}, which `fields` does not name", stray.field),
                     format!("add \"{}\" to `fields`, so that it can be brought back", stray.field),
@@ -297,9 +304,12 @@ fn check_trial(declared: &DeclaredBackfill, trial: &BackfillTrial) -> Result<()>
     Ok(())
 }
 
-/// Whether what changed is a whole that came into being around the one `field` that is named: `wallet`, of which `wallet.points` is all.
-fn is_whole(path: &str, field: &str) -> bool {
-    lies_under(field, path)
+/// Whether what changed is a whole that came into being around a `field` that is named: `wallet`, where only `wallet.points` is. A document
+/// that was there before and went took more with it than the field.
+fn is_whole(change: &FieldChange, field: &str) -> bool {
+    // A value in its canonical form is an object, too, whose first key begins with a dollar sign.
+    let was_document = |before: &str| before.starts_with('{') && !before.starts_with("{\"$");
+    !change.before.as_deref().is_some_and(was_document) && lies_under(field, &change.field)
 }
 
 fn noun(declared: &DeclaredBackfill) -> &'static str {
@@ -403,7 +413,7 @@ fn estimate(parameters: &BackfillParameters, look: &BackfillLook, trial: &Backfi
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use mainstay_engine::{Backfill, BackfillChange, FieldChange, Namespace};
+    use mainstay_engine::{Backfill, BackfillChange, Namespace};
 
     use super::super::BackupWish;
     use super::*;
@@ -461,6 +471,21 @@ mod tests {
                     assert!(error.to_string().contains(text), "{error}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_document_that_goes_is_no_change_of_a_field_in_it() {
+        for (before, refused) in [
+            (None, false),
+            (Some(r#"{"$numberInt":"5"}"#), false),
+            (Some(r#"{"points":{"$numberInt":"5"},"other":true}"#), true),
+            (Some("{}"), true),
+        ] {
+            let mut trial = trial(&["wallet"], &[]);
+            trial.changes[0].fields[0].before = before.map(str::to_owned);
+            let checked = check_trial(&declared(&["wallet.points"]), &trial);
+            assert_eq!(checked.is_err(), refused, "{before:?}: {checked:?}");
         }
     }
 

@@ -126,20 +126,29 @@ pub(super) fn outcome(workers: Vec<Result<()>>) -> Result<()> {
     }
 }
 
-/// An error with what it means for the data.
+/// What a run that stopped has left.
 fn stopped(error: Error, parameters: &BackfillParameters, changed: u64) -> Error {
-    let id = &parameters.declared.backfill.id;
-    let error = match error.state() {
-        Some(_) => error,
-        None => error.with_state(format!(
-            "{} are changed, each wholly and once; the others are as they were",
-            Count(changed)
-        )),
-    };
-    match error.hint() {
-        Some(_) => error,
-        None => error.with_hint(format!("`mainstay backfill resume {id}` goes on")),
-    }
+    let backfill = &parameters.declared.backfill;
+    let state = format!(
+        "{}{} in {} are changed, each wholly and once; the others are as they were",
+        least(&error),
+        Count(changed),
+        backfill.place()
+    );
+    outlook(error, state, format!("`mainstay backfill resume {}` goes on", backfill.id))
+}
+
+/// Whoever lost the server does not know whether it has done the last batch.
+pub(super) fn least(error: &Error) -> &'static str {
+    if error.kind() == ErrorKind::Unreachable { "at least " } else { "" }
+}
+
+/// An error of a batch with what it means for all of the data: the batch itself knows only that nothing of its own was changed. Whoever lost
+/// the run to another speaks for itself.
+pub(super) fn outlook(error: Error, state: String, hint: String) -> Error {
+    let is_lost = error.kind() == ErrorKind::Locked && error.state().is_some();
+    let error = if is_lost { error } else { error.with_state(state) };
+    if error.hint().is_some() { error } else { error.with_hint(hint) }
 }
 
 /// The walk that the workers share.

@@ -13,7 +13,7 @@ use mainstay_model::{Count, Plan, Result};
 use serde::Serialize;
 
 use super::plan::BackfillParameters;
-use super::run::{BackfillContext, Watch, claim, outcome};
+use super::run::{BackfillContext, Watch, claim, least, outcome, outlook};
 
 /// How many that were left are listed.
 const LISTED_MAX: usize = 10_000;
@@ -78,11 +78,12 @@ pub async fn undo(context: &BackfillContext<'_>, plan: &Plan, permit: &Permit) -
     let released = context.store.release(&hold, brought.is_ok()).await;
     if let Err(error) = brought {
         let state = format!(
-            "{} are as they were before the backfill; the others are as it left them",
-            Count(restored)
+            "{}{} in {} are as they were before the backfill; the others are as it left them",
+            least(&error),
+            Count(restored),
+            backfill.place()
         );
-        let id = &backfill.id;
-        return Err(error.with_state(state).with_hint(format!("`mainstay backfill undo {id}` goes on")));
+        return Err(outlook(error, state, format!("`mainstay backfill undo {}` goes on", backfill.id)));
     }
     released?;
     Ok(UndoReport {

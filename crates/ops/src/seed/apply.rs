@@ -7,6 +7,7 @@ use mainstay_model::{Count, Error, ErrorKind, Plan, Result, ResultExt, Target};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use super::OPERATION;
 use super::declared::Seed;
 use super::plan::{PlannedSeed, SeedParameters, assumptions, look, worst_operation};
 
@@ -106,6 +107,9 @@ pub async fn apply(
 }
 
 /// Writes one seed, whole.
+///
+/// # Errors
+/// `Refused` when it may not be written under that marker; as [`apply`].
 pub(super) async fn write(
     context: &SeedContext<'_>,
     seed: &Seed,
@@ -113,9 +117,15 @@ pub(super) async fn write(
     permit: &Permit,
 ) -> Result<SeedWritten> {
     let (declared, rows) = (&seed.declared, &seed.file.rows);
+    // The adapter compares with `under`, so it must itself allow what is written.
+    declared.class.check_allowed(&declared.id, permit.target(), under)?;
     context.observer.phase(&format!("seed {}", declared.id));
     context.observer.expect(Work { items: rows.len() as u64, bytes: 0 });
-    let writing = declared.class.writing();
+    // Under a permit that only adds nothing changes, whatever has become different since it was looked at.
+    let writing = match declared.class.writing() {
+        SeedWriting::Upsert if permit.operation() == OPERATION => SeedWriting::Insert,
+        writing => writing,
+    };
     let size = if writing == SeedWriting::Replace { rows.len().max(1) } else { SEED_BATCH_MAX };
     // A seed without rows empties what it replaces.
     let batches =

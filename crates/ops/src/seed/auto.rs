@@ -2,8 +2,9 @@
 //!
 //! Many processes of an application begin at once, and each may ask for this. One claims it in the database; the others are told so and go on.
 //! It is done only where no user but administrators is: an installation that people use is never seeded by itself. A claim that was not ended
-//! runs out, and the next one to ask goes on with what was begun, whoever is a user by then: the demo users may be its own. What was done once is
-//! done for good. Never runs a destructive seed.
+//! runs out, and the next one to ask goes on with what was begun, whoever is a user by then: the demo users may be its own. Begun it is when
+//! whoever claimed it has found no users and said so by renewing the claim; before that the next one looks for itself. What was done once is done
+//! for good. Never runs a destructive seed.
 
 use mainstay_engine::{NewcomerRule, SeedClaim, SeedGround, SeedTarget};
 use mainstay_guard::Permit;
@@ -49,11 +50,21 @@ pub fn check_automatic(seeds: &[&Seed]) -> Result<()> {
     .with_hint("take `automatic = true` from it: what replaces data is run by a person"))
 }
 
-/// Whether anybody needs to ask further: false where somebody uses the installation and nobody is seeding it. A look, which decides nothing.
+/// What comes of the question, where looking is enough to tell: seeded before, or in use and claimed by nobody. `None` where it must be claimed.
 ///
 /// # Errors
 /// The store's.
-pub async fn is_in_use(store: &dyn SeedTarget, rule: &NewcomerRule) -> Result<bool> {
+pub async fn foregone(store: &dyn SeedTarget, rule: &NewcomerRule) -> Result<Option<AutoOutcome>> {
+    // In this order: whoever makes users by seeding has claimed it before.
+    let is_used = has_users(store, rule).await?;
+    Ok(match store.claimed().await? {
+        Some(SeedClaim::Done { by }) => Some(AutoOutcome::Done { by }),
+        None if is_used => Some(AutoOutcome::InUse),
+        _ => None,
+    })
+}
+
+async fn has_users(store: &dyn SeedTarget, rule: &NewcomerRule) -> Result<bool> {
     store.has_users(rule).await.context("ask whether anybody uses this installation")
 }
 
@@ -96,17 +107,17 @@ async fn claimed(
     permit: &Permit,
 ) -> Result<AutoOutcome> {
     // Asked behind the claim: whoever seeded a moment ago has made users.
-    if !is_continued && is_in_use(context.store, rule).await? {
+    if !is_continued && has_users(context.store, rule).await? {
         return Ok(AutoOutcome::InUse);
     }
+    renew(context, holder, permit).await?;
     let mut report = SeedReport::default();
     for seed in seeds {
-        renew(context, holder, permit).await?;
         let written = write(context, seed, ground.marker.as_ref(), permit).await?;
         let (id, into) = (seed.declared.id.clone(), seed.declared.place.into.clone());
         report.seeds.push(SeededRows { id, into, written });
+        renew(context, holder, permit).await?;
     }
-    renew(context, holder, permit).await?;
     Ok(AutoOutcome::Seeded(report))
 }
 

@@ -32,7 +32,7 @@ use tokio_postgres::{Client, Row};
 
 use crate::config::{PostgresConfig, Settings};
 use crate::failure::{failure, timed_out};
-use crate::probe::fingerprint;
+use crate::probe::{check_user_schema, fingerprint};
 use crate::session::Session;
 
 use statement::Shape;
@@ -104,6 +104,7 @@ impl<'a> Work<'a> {
         let BackfillBody::Rows { schema, table, guard, set, verify } = &backfill.body else {
             return Err(Error::new(ErrorKind::Usage, format!("{} is no backfill of rows", backfill.id)));
         };
+        check_user_schema(schema)?;
         Ok(Self {
             id: &backfill.id,
             schema,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mainstay_engine::{BackfillHold, UndoPart, UndoneStep};
-use mainstay_model::Result;
+use mainstay_model::{Error, ErrorKind, Result};
 use tokio_postgres::Client;
 
 use super::statement::Statements;
@@ -40,12 +40,18 @@ async fn inside(
     if store.rows(&client, held, &values).await?.is_empty() {
         return Err(ledger::lost(&hold.id).into());
     }
-    let rows = store.rows(&client, statement, &[&part.name]).await?;
-    // A part that is undone already was brought back by a transaction whose end was not told.
-    match rows.first() {
-        Some(row) => Ok(UndoneStep { restored: count(row, 0)?, left: count(row, 1)? }),
-        None => Ok(UndoneStep { restored: part.entries, left: 0 }),
+    let mut rows = store.rows(&client, statement, &[&part.name]).await?;
+    if rows.is_empty() {
+        // It was brought back before, by a transaction whose end was not told.
+        let undone = "SELECT restored::text, jsonb_array_length(left_behind)::text FROM mainstay.backfill_undo \
+             WHERE number = $1::text::bigint AND undone";
+        rows = store.rows(&client, undone, &[&part.name]).await?;
     }
+    let row = rows.first().ok_or_else(|| {
+        Error::new(ErrorKind::Corrupt, format!("part {} of what was kept is gone", part.name))
+            .with_hint("somebody has removed rows of mainstay.backfill_undo; `mainstay backup list` tells what can be restored")
+    })?;
+    Ok(UndoneStep { restored: count(row, 0)?, left: count(row, 1)? })
 }
 
 pub(super) async fn left_behind(store: &PostgresBackfill, id: &str, count_max: usize) -> Result<Vec<String>> {

@@ -49,7 +49,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
     lag_at_most: Duration,
     /// How many batches run at a time
-    #[arg(long, value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
+    #[arg(long, value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=i64::from(BackfillParameters::WORKERS_MAX)))]
     workers: u32,
     #[command(flatten)]
     making: MakingArgs,

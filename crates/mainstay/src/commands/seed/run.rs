@@ -159,6 +159,10 @@ async fn seed_automatically(manifest: &SeedManifest, session: &Session) -> Resul
     let seeds: Vec<&Seed> = seeds.iter().collect();
     auto::check_automatic(&seeds)?;
     let store = session.seeds(*kind).await?;
+    // Whoever begins where nothing is to be done is not judged for rows that people have changed since.
+    if let Some(outcome) = auto::foregone(store.as_ref(), rule).await? {
+        return Ok(session.printer.report(&Auto::Asked(outcome)));
+    }
     let plan = planned(store.as_ref(), *kind, &seeds, session).await?;
     let repository = session.repository_or_create().await.context("open the audit log")?;
     let guard = session.guard(&repository);
@@ -178,8 +182,8 @@ async fn claimed(
     let permit = guard.permit(plan, &BackupEvidence::default(), &session.consent(None)?).await?;
     let progress = session.printer.progress();
     let context = SeedContext { store, observer: progress.as_ref(), cancel: &session.cancel };
-    // Two processes of one user on one machine are two.
-    let holder = format!("{}#{}", session.holder(), std::process::id());
+    // Two processes of one user are two, also in containers that share a host's name and number their processes alike.
+    let holder = format!("{}#{} of {}", session.holder(), std::process::id(), session.clock.now());
     let ran = auto::run(&context, plan, seeds, &ground, rule, &holder, &permit).await;
     session.printer.end_progress();
     let outcome = match &ran {
