@@ -129,7 +129,8 @@ fn a_restored_server_stays_who_it_is() {
     // A server that had none has none, is told so, and what to type.
     let fresh = options().start().unwrap();
     let restored = expect(Planned::new(&place, &fresh).apply(&place), 0);
-    assert!(restored.stdout.contains("`mainstay environment mark --store redis`"), "{}", restored.both());
+    let next = format!("`mainstay --redis-url {} environment mark --store redis`", fresh.uri());
+    assert!(restored.stdout.contains(&next), "{}", restored.both());
     assert_eq!(marker(&mut self::client(&fresh)), BTreeMap::new());
     assert_eq!(digest(&fresh), digest(&own));
     assert_eq!(digest(&own), digest(&source));
