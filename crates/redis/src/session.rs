@@ -123,15 +123,6 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether the key that a command is about is with another node of a cluster.
-    pub(crate) async fn is_elsewhere(&mut self, command: &Cmd) -> Result<bool> {
-        match self.try_ask::<Value>(command).await {
-            Ok(_) => Ok(false),
-            Err(error) if is_elsewhere(&error) => Ok(true),
-            Err(error) => Err(failure(&self.settings, error)),
-        }
-    }
-
     /// The node of a cluster that has the key which a command is about, as `host:port`; `None` when it is this one.
     pub(crate) async fn place_of(&mut self, command: &Cmd) -> Result<Option<String>> {
         match self.try_ask::<Value>(command).await {

@@ -41,6 +41,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::link::encoded;
 use super::writing::Writing;
+use crate::cluster::is_cluster;
 use crate::config::{RedisConfig, Settings};
 use crate::info::Info;
 use crate::keyspace::databases;
@@ -444,7 +445,7 @@ async fn obstacle(
     if let Some(named) = watched_by_name(settings) {
         return Ok(Some(named));
     }
-    if info.get("redis_mode") == Some("cluster") {
+    if is_cluster(info) {
         return Ok(Some(FillObstacle::ClusterNode));
     }
     let question = cmd("PUBSUB").arg("NUMSUB").arg(SENTINEL_CHANNEL).to_owned();
