@@ -332,7 +332,8 @@ pub trait ReplicaTarget: Send + Sync {
     /// people. Waits while it loads. From then on it counts as the server of the permit, even if it has no marker.
     ///
     /// # Errors
-    /// `StalePlan` when it is another process, or a replica of somebody else; the permit must be for filling this server; the server's.
+    /// `StalePlan` when it is another process, a replica of somebody else, or takes writes with what it was filled with; the permit must be for
+    /// filling this server; the server's.
     async fn take_back(&self, fill: &BegunFill, permit: &Permit) -> Result<&'static str>;
 }
 

@@ -635,9 +635,9 @@ pub(super) async fn show(
         Err(error) if notes.is_none() => return Err(error),
         Err(error) => return Err(give_up(context, &fill, permit, error).await),
     };
-    feed.promote()
-        .await
-        .map_err(|error| error.with_state("the server holds the moment, and may still be a replica"))?;
+    feed.promote().await.map_err(|error| {
+        error.with_state("the server was filled up to the moment, and was not seen to take writes")
+    })?;
     let written_as = match notes {
         Some(_) => Some(write_down(context, feed.as_mut()).await?),
         None => None,
