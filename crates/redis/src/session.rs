@@ -139,11 +139,6 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The error for a command among several that the server has refused.
-    pub(crate) fn refused(&self, code: &str, detail: &str) -> Error {
-        server_failure(&self.settings, code, detail)
-    }
-
     /// Several commands at once, and their answers in the same order.
     pub(crate) async fn ask_all(&mut self, commands: &Pipeline) -> Result<Vec<Value>> {
         match commands.query_async(&mut self.connection).await {
@@ -163,9 +158,9 @@ impl<'a> Session<'a> {
         if is_read_only { self.toward_master(failed).await } else { failed }
     }
 
-    /// As [`Session::refused`], with the place of the master where a replica refuses a write.
+    /// The error for a command among several that the server has refused; where a replica refuses a write, with the place of its master.
     pub(crate) async fn refusal(&mut self, code: &str, detail: &str) -> Error {
-        let refused = self.refused(code, detail);
+        let refused = server_failure(&self.settings, code, detail);
         if code == READ_ONLY { self.toward_master(refused).await } else { refused }
     }
 

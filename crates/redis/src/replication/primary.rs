@@ -372,7 +372,7 @@ async fn detach(session: &mut Session<'_>, empties: bool) -> Result<Detached> {
         match answer {
             Value::ServerError(error) if error.code() == "LOADING" => return Ok(Detached::Loads),
             Value::ServerError(error) => {
-                let failed = session.refused(error.code(), error.details().unwrap_or_default());
+                let failed = session.refusal(error.code(), error.details().unwrap_or_default()).await;
                 return Err(failed.context("make the server one of its own"));
             }
             _ => {}
