@@ -533,7 +533,8 @@ async fn begun_fills(notes: &Sequence) -> Result<Vec<BegunFill>> {
 async fn check_unfilled(notes: &Sequence, facts: &ReplicaFacts, address: &str) -> Result<()> {
     let entries = notes.all::<Note>().await.context("read what was begun")?;
     let has_ended = entries.last().is_some_and(|entry| matches!(entry.body, Note::FillEnded { .. }));
-    match has_ended && facts.primary.is_none() {
+    // One that is empty has nothing to lose, and may have been taken back since.
+    match has_ended && facts.primary.is_none() && !facts.databases.is_empty() {
         false => Ok(()),
         true => Err(unmet(
             format!(
