@@ -129,15 +129,23 @@ pub const UNIDENTIFIED: &str = "unidentified";
 pub struct ServerFacts {
     /// The server's version, such as `6.0.27`.
     pub version: String,
-    /// `standalone`, `replica set rs0`, `sharded cluster`.
+    /// `standalone`, `replica set rs0`, `sharded cluster`; `cluster` of a node whose servers share the keys.
     pub topology: String,
     /// Which server this is, stable over restarts: the replica-set id, or an id kept by the server. Never an address.
     pub fingerprint: String,
     /// The address that answered, without credentials.
     pub address: String,
-    /// What it holds of a cluster whose servers share the keys; absent of a server that has all of its own, and in older sets.
+    /// What it holds of a cluster whose servers share the keys; absent of a server that has all of its own, in older sets,
+    /// and where it was not asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<ServerPart>,
+}
+
+impl ServerFacts {
+    /// What it holds of a cluster, as far as it is told: of a set that names such a server and no slots, some part.
+    pub fn part_told(&self) -> Option<ServerPart> {
+        self.part.clone().or_else(|| (self.topology == "cluster").then(ServerPart::default))
+    }
 }
 
 /// One piece of a collection, as the adapter made it. Opaque to operations; serialisable so that it can be journalled.

@@ -39,7 +39,7 @@ impl fmt::Display for SlotRange {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerPart {
-    /// Its slots, in order; those of its primary where it is a replica. None where the user may not know them.
+    /// Its slots, in order; those of its primary where it is a replica. None where they are not known.
     pub slots: Vec<SlotRange>,
     /// The other servers that hold slots and take writes, as `host:port`; its own primary is not among them.
     pub others: Vec<String>,
@@ -54,7 +54,7 @@ impl ServerPart {
         self.slots.iter().map(|range| range.count()).fold(0, u64::saturating_add)
     }
 
-    /// Whether it is told at all: a user may not be allowed to ask.
+    /// Whether it is told at all: a user may not be allowed to ask, and older sets do not say.
     pub fn is_known(&self) -> bool {
         !self.slots.is_empty() || !self.others.is_empty()
     }
@@ -70,7 +70,7 @@ impl fmt::Display for ServerPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = Count(Self::SLOT_COUNT);
         if !self.is_known() {
-            return write!(f, "some of {all} slots, which ones the user may not know");
+            return write!(f, "some of {all} slots, and which ones is not known");
         }
         if self.slots.is_empty() {
             return write!(f, "none of {all} slots");
@@ -107,7 +107,7 @@ mod tests {
                 false,
             ),
             (part(&[], &["h:1"]), "none of 16,384 slots", false),
-            (part(&[], &[]), "some of 16,384 slots, which ones the user may not know", false),
+            (part(&[], &[]), "some of 16,384 slots, and which ones is not known", false),
             (part(&[(7, 3)], &[]), "slots 7-3 (1 of 16,384)", false),
         ] {
             assert_eq!((part.to_string().as_str(), part.is_whole()), (told, is_whole));

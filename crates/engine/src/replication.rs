@@ -253,13 +253,16 @@ impl FillObstacle {
     pub fn refusal(&self, address: &str) -> Error {
         let (what, hint) = match self {
             Self::Watched { name } => {
-                let name = name.as_deref();
-                let watched = name.map_or_else(|| format!("the server at {address}"), str::to_owned);
+                let (watched, by, itself) = match name {
+                    Some(name) => {
+                        (name.clone(), name.as_str(), ", and name the server itself: `--redis-url redis://host:port`")
+                    }
+                    None => (format!("the server at {address}"), "NAME", ""),
+                };
                 (
                     format!("Sentinels watch {watched}: they would take a server that is being filled for a replica"),
                     format!(
-                        "have them look away meanwhile, `SENTINEL REMOVE {}`, and name the server: `--redis-url redis://host:port`",
-                        name.unwrap_or("NAME")
+                        "have them look away meanwhile: type `SENTINEL REMOVE {by}` on each of them, and `SENTINEL MONITOR` when it is filled{itself}"
                     ),
                 )
             }
@@ -329,7 +332,8 @@ pub trait ReplicaTarget: Send + Sync {
     /// people. Waits while it loads. From then on it counts as the server of the permit, even if it has no marker.
     ///
     /// # Errors
-    /// `StalePlan` when it is another process, or a replica of somebody else; the permit must be for filling this server; the server's.
+    /// `StalePlan` when it is another process, a replica of somebody else, or takes writes with what it was filled with; the permit must be for
+    /// filling this server; the server's.
     async fn take_back(&self, fill: &BegunFill, permit: &Permit) -> Result<&'static str>;
 }
 

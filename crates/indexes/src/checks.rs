@@ -253,7 +253,7 @@ impl ExpiryQuestion {
         let value = format!("${}", self.path);
         let dates = json!({"$filter": {"input": value, "cond": {"$eq": [{"$type": "$$this"}, "date"]}}});
         let own = [
-            // Nothing but dates is less than a date here.
+            // A comparison with a date finds nothing but dates.
             json!({"$match": {&self.path: {"$lte": {"$date": {"$numberLong": cutoff.to_string()}}}}}),
             json!({"$project": {"_id": 0, "at": {"$cond": [{"$isArray": [value]}, {"$min": dates}, value]}}}),
             json!({"$group": {"_id": null, "n": {"$sum": 1}, "oldest": {"$min": "$at"}}}),

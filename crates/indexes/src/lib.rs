@@ -48,7 +48,7 @@ pub use filter::Filter;
 pub use json::Json;
 pub use keys::{Key, KeyKind, ParseKeyError, driver_name};
 pub use listed::ListedIndex;
-pub use manifest::{ManifestError, rounded_span, span};
+pub use manifest::{ManifestError, is_collection_name, rounded_span, span};
 pub use projection::Projection;
 pub use redundant::covers;
 pub use render::{toml_of, toml_text};

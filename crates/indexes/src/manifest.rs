@@ -89,11 +89,7 @@ impl Reader<'_> {
     fn indexes(&self, table: &Table<'_>, manifest: &mut Manifest) -> Result<(), ManifestError> {
         for (collection, item) in table {
             let name = collection.get_ref().to_string();
-            if name.is_empty()
-                || name.starts_with('.')
-                || name.starts_with("system.")
-                || name.contains(['$', '\0'])
-            {
+            if !is_collection_name(&name) {
                 let message = format!("`{}` is no name of a collection of yours", name.escape_debug());
                 let hint = "name the collection as the server lists it, without its database".to_owned();
                 return Err(ManifestError {
@@ -398,6 +394,12 @@ impl Reader<'_> {
             )
         })
     }
+}
+
+/// Whether a collection of an application may be called so. A server keeps some names for itself, and takes others for none.
+pub fn is_collection_name(name: &str) -> bool {
+    let is_own = name.starts_with("system.");
+    !is_own && !name.is_empty() && !name.starts_with('.') && !name.contains(['$', '\0'])
 }
 
 /// Whether a server takes `path` for the path of a key: no part is empty, holds NUL or begins with `$`, but for those of references (`$id`) and

@@ -71,9 +71,11 @@ fn read(nodes: &str) -> ServerPart {
     }
 }
 
-/// A place as a URL has it, which an address of IPv6 is not by itself; it goes into terminals, so that nothing else is left in it.
+/// A place as a URL has it, which an address of IPv6 is not by itself. It goes into commands that people type, so that nothing is left in it
+/// that a terminal or a shell would take for more than a name.
 pub(crate) fn bracketed(place: &str) -> String {
-    let place: String = place.chars().filter(char::is_ascii_graphic).collect();
+    let is_of_place = |one: &char| one.is_ascii_alphanumeric() || "-_.:[]%".contains(*one);
+    let place: String = place.chars().filter(is_of_place).collect();
     match place.rsplit_once(':') {
         Some((host, port)) if host.contains(':') && !host.starts_with('[') => format!("[{host}]:{port}"),
         _ => place,
@@ -103,6 +105,18 @@ mod tests {
             [SlotRange { first: 5_461, last: 10_922 }, SlotRange { first: 10_924, last: 10_924 }]
         );
         assert_eq!(told.others, ["10.0.0.1:6379", "[fd00::5]:6379"]);
+    }
+
+    #[test]
+    fn a_place_is_a_name_and_nothing_that_runs() {
+        for (told, shown) in [
+            ("shop-redis_1.internal:6379", "shop-redis_1.internal:6379"),
+            ("fe80::1%eth0:6379", "[fe80::1%eth0]:6379"),
+            ("[::1]:6379", "[::1]:6379"),
+            ("h`id`;$(id)\u{1b}[2J:1", "hidid[2J:1"),
+        ] {
+            assert_eq!(bracketed(told), shown);
+        }
     }
 
     #[test]

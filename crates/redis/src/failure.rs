@@ -122,7 +122,10 @@ pub(crate) fn server_failure(settings: &Settings, code: &str, detail: &str) -> E
         }
         ("MASTERDOWN" | "NOMASTERLINK", _) => {
             unreachable(format!("{address} is a replica that has lost its master"))
-                .with_hint("check that the master runs, and `masterauth` on the replica")
+                .with_hint(
+                    "check that the master runs, and `masterauth` on the replica; where a restore was killed, type \
+                     `CONFIG SET replica-serve-stale-data yes` on it and apply the plan of that again, which takes it back",
+                )
         }
         ("ERR", text) if text.starts_with("max number of clients") => {
             unreachable(format!("{address} has no connection left"))

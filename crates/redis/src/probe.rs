@@ -145,9 +145,9 @@ pub(crate) async fn read_marker(session: &mut Session<'_>) -> Result<Option<Mark
         .with_hint("`mainstay environment mark --store redis` writes it anew; until then the server counts as production")
     };
     let question = cmd("TYPE").arg(MARKER_KEY).to_owned();
-    let kind = match session.is_elsewhere(&question).await? {
-        true => "none".to_owned(),
-        false => session.ask::<String>(&question).await?,
+    let kind = match session.place_of(&question).await? {
+        Some(_) => "none".to_owned(),
+        None => session.ask::<String>(&question).await?,
     };
     match kind.as_str() {
         "none" => return Ok(None),

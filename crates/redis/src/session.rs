@@ -123,15 +123,6 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether the key that a command is about is with another node of a cluster.
-    pub(crate) async fn is_elsewhere(&mut self, command: &Cmd) -> Result<bool> {
-        match self.try_ask::<Value>(command).await {
-            Ok(_) => Ok(false),
-            Err(error) if is_elsewhere(&error) => Ok(true),
-            Err(error) => Err(failure(&self.settings, error)),
-        }
-    }
-
     /// The node of a cluster that has the key which a command is about, as `host:port`; `None` when it is this one.
     pub(crate) async fn place_of(&mut self, command: &Cmd) -> Result<Option<String>> {
         match self.try_ask::<Value>(command).await {
@@ -146,11 +137,6 @@ impl<'a> Session<'a> {
             }
             Err(error) => Err(failure(&self.settings, error)),
         }
-    }
-
-    /// The error for a command among several that the server has refused.
-    pub(crate) fn refused(&self, code: &str, detail: &str) -> Error {
-        server_failure(&self.settings, code, detail)
     }
 
     /// Several commands at once, and their answers in the same order.
@@ -172,9 +158,9 @@ impl<'a> Session<'a> {
         if is_read_only { self.toward_master(failed).await } else { failed }
     }
 
-    /// As [`Session::refused`], with the place of the master where a replica refuses a write.
+    /// The error for a command among several that the server has refused; where a replica refuses a write, with the place of its master.
     pub(crate) async fn refusal(&mut self, code: &str, detail: &str) -> Error {
-        let refused = self.refused(code, detail);
+        let refused = server_failure(&self.settings, code, detail);
         if code == READ_ONLY { self.toward_master(refused).await } else { refused }
     }
 

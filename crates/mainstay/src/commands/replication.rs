@@ -24,7 +24,7 @@ use serde_json::{Map, Value, json};
 
 use super::backup::log::damaged_text;
 use super::restore::other_target;
-use super::{close, cluster};
+use super::{close, cluster, plan};
 use crate::printer::shown::{ago, moment};
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
@@ -241,13 +241,20 @@ pub(crate) async fn apply_restore(
     if let Some(scratch) = scratch {
         scratch.end().await;
     }
-    Ok(session.printer.report(&Restored { report, is_scratch, elapsed: began.elapsed() }))
+    Ok(session.printer.report(&Restored {
+        report,
+        is_scratch,
+        elapsed: began.elapsed(),
+        flags: plan::flags(session),
+    }))
 }
 
 struct Restored {
     report: KeysRestoreReport,
     is_scratch: bool,
     elapsed: Duration,
+    /// How the server was named, for what comes next.
+    flags: String,
 }
 
 impl Report for Restored {
@@ -279,7 +286,9 @@ impl Report for Restored {
         };
         let end = match self.is_scratch {
             true => "a throw-away server showed it and has ended: nothing else was changed\n".to_owned(),
-            false => format!("{}{}", marker_text(report.marked), written_text(report.written_as)),
+            false => {
+                format!("{}{}", marker_text(report.marked, &self.flags), written_text(report.written_as))
+            }
         };
         format!(
             "{}{} {} keys as they were at offset {}{moment}\n  set {} ({}) and {} commands ({}) in {:.1} s, acknowledged to the last byte\n  {shifted}\n{end}",
@@ -297,12 +306,15 @@ impl Report for Restored {
 }
 
 /// Which environment the server is of now.
-fn marker_text(marked: bool) -> &'static str {
+fn marker_text(marked: bool, flags: &str) -> String {
     match marked {
-        true => "  the environment's marker is the server's own, as before; that of the set is gone\n",
-        false => {
-            "  the server has no environment's marker, as before, and counts as production: `mainstay environment mark --store redis` writes one\n"
+        true => {
+            "  the environment's marker is the server's own, as before; that of the set is gone\n".to_owned()
         }
+        false => format!(
+            "  the server has no environment's marker, as before, and counts as production: `mainstay{flags} environment mark --store redis` \
+             writes one\n"
+        ),
     }
 }
 

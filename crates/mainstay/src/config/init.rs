@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::SignedDuration;
 use mainstay_engine::{GrantObject, Namespace, Principal, Privilege, RelationalGrant, RoleAttributes};
+use mainstay_indexes::is_collection_name;
 use mainstay_model::{ByteSize, Error, Result};
 use mainstay_ops::init::declared::{
     DeclaredCollection, DeclaredDatabase, DeclaredDocumentRole, DeclaredDocumentUser, DeclaredPassword,
@@ -336,7 +337,7 @@ fn privilege(section: &Section<'_>, database: &str) -> Result<Privilege> {
 }
 
 fn collection(name: String, section: &Section<'_>) -> Result<DeclaredCollection> {
-    if name.starts_with('.') || name.starts_with("system.") || name.contains('$') {
+    if !is_collection_name(&name) {
         let message = format!("{name:?} is no name of a collection of yours");
         return Err(section
             .reader

@@ -129,7 +129,8 @@ fn a_restored_server_stays_who_it_is() {
     // A server that had none has none, is told so, and what to type.
     let fresh = options().start().unwrap();
     let restored = expect(Planned::new(&place, &fresh).apply(&place), 0);
-    assert!(restored.stdout.contains("`mainstay environment mark --store redis`"), "{}", restored.both());
+    let next = format!("`mainstay --redis-url {} environment mark --store redis`", fresh.uri());
+    assert!(restored.stdout.contains(&next), "{}", restored.both());
     assert_eq!(marker(&mut self::client(&fresh)), BTreeMap::new());
     assert_eq!(digest(&fresh), digest(&own));
     assert_eq!(digest(&own), digest(&source));
@@ -155,15 +156,16 @@ fn a_crash_right_after_success_brings_back_what_was_restored() {
 }
 
 /// Begins a restore into a server that takes seconds over its append-only file, and waits until it writes that and takes writes.
-fn writing(place: &Place, into: &Redis) -> Child {
-    let running = Planned::new(place, into).begin(place);
+fn writing(place: &Place, into: &Redis) -> (Planned, Child) {
+    let planned = Planned::new(place, into);
+    let running = planned.begin(place);
     let mut client = client(into);
     wait("it is promoted and writes", || {
         client.info("role") == "master"
             && client.ask(&["EXISTS", "later"]).text() == "1"
             && client.info("aof_rewrite_in_progress") == "1"
     });
-    running
+    (planned, running)
 }
 
 #[test]
@@ -171,7 +173,7 @@ fn a_server_that_does_not_write_it_down_is_no_success() {
     let (_source, place) = source();
     let slow = || options().append_only().setting("rdb-key-save-delay", "4000").start().unwrap();
     let into = slow();
-    let running = writing(&place, &into);
+    let (_, running) = writing(&place, &into);
     let server = into.pid().unwrap();
     let children = fs::read_to_string(format!("/proc/{server}/task/{server}/children")).unwrap();
     // The first is what ends the server with its test; the writing one came last.
@@ -184,7 +186,7 @@ fn a_server_that_does_not_write_it_down_is_no_success() {
     }
 
     let into = slow();
-    let running = writing(&place, &into);
+    let (planned, running) = writing(&place, &into);
     terminate(&running);
     let stopped: Seen = running.wait_with_output().unwrap().into();
     let stopped = expect(stopped, 75);
@@ -192,6 +194,9 @@ fn a_server_that_does_not_write_it_down_is_no_success() {
         assert!(stopped.stderr.contains(told), "{told}: {}", stopped.both());
     }
     assert_eq!(client(&into).must(&["GET", "later"]).text(), "1", "it stays as it is");
+    let again = expect(planned.apply(&place), 8);
+    assert!(again.stderr.contains("an earlier run of this plan has filled"), "{}", again.both());
+    assert_eq!(client(&into).must(&["GET", "later"]).text(), "1", "nothing is begun anew");
 }
 
 /// The file of the set in the repository.

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use mainstay_engine::Namespace;
 use mainstay_indexes::{
     Blocked, Change, ChangeKind, Check, Collation, Ejson, Json, ListedIndex, Step, TTL_NEVER,
+    is_collection_name,
 };
 use mainstay_model::{Assumption, Error, ErrorKind, Plan, Result};
 use serde::{Deserialize, Serialize};
@@ -292,7 +293,7 @@ impl IndexParameters {
         }
         self.collections.iter().find_map(|collection| {
             let name = &collection.name;
-            if name.is_empty() || name.starts_with("system.") || name.contains(['$', '\0']) {
+            if !is_collection_name(name) {
                 return Some(format!("`{name}` is no collection of an application"));
             }
             collection.changes.iter().find_map(|planned| flaw_of(collection, planned))

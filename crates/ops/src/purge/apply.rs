@@ -132,9 +132,12 @@ impl Run<'_> {
             Err(error) => {
                 // The next run knows what this one removed; where that cannot be kept, it still removes what is left.
                 let _ = notes.write().await;
-                let hint = match error.kind() {
-                    ErrorKind::StalePlan => "make the plan again with the file as it is now, and review it",
-                    _ => "the same plan again goes on, the same patterns again remove the rest",
+                let goes_on = "the same plan again goes on, the same patterns again remove the rest";
+                let hint = match (error.kind(), error.hint()) {
+                    // The same plan would be refused again.
+                    (ErrorKind::StalePlan, Some(own)) => own.to_owned(),
+                    (_, Some(own)) => format!("{own}; then {goes_on}"),
+                    (_, None) => goes_on.to_owned(),
                 };
                 Err(error
                     .with_state(format!(

@@ -118,7 +118,7 @@ pub async fn tell(repository: &Repository, plan: &mut Plan, is_named: bool) -> R
     let step = |name: &str, summary: String| PlanStep { name: name.to_owned(), mark: ' ', summary };
     let contents = { sets.iter() }.find(|set| *set.id() == id);
     let contents = contents.and_then(|set| set.contents::<KeyFileSetContents>().ok());
-    let part = contents.and_then(|contents| contents.server.part).filter(|part| !part.is_whole());
+    let part = contents.and_then(|contents| contents.server.part_told()).filter(|part| !part.is_whole());
     plan.steps.extend(
         part.map(|part| step("of a cluster", format!("{part}: the set has no keys of the other primaries"))),
     );

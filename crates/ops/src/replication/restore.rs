@@ -10,7 +10,8 @@
 //!
 //! Before a server is told to come, it is written down where to (`redis/settings/<plan>/`), and its own markers with that: a run that was killed
 //! leaves a replica of nobody, which the same plan knows again by its process and takes back first. By then the server may have lost its
-//! marker, or have that of the set.
+//! marker, or have that of the set. Before it takes writes, that is written down, too: from then on the same plan is refused, for what was
+//! written since would go with the keys.
 
 use futures::StreamExt as _;
 use mainstay_engine::{
@@ -71,12 +72,15 @@ pub struct KeysRestoreRequest {
     pub unencrypted: bool,
 }
 
-/// What a run notes before it tells a server to come.
+/// What a run notes: before it tells a server to come, and before that takes writes again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", deny_unknown_fields)]
 enum Note {
     #[serde(rename = "fill_begun")]
     FillBegun { fill: BegunFill, at: Timestamp },
+    /// The server shows the moment, and is about to take writes.
+    #[serde(rename = "fill_ended")]
+    FillEnded { at: Timestamp },
 }
 
 /// What a plan keeps.
@@ -518,11 +522,27 @@ async fn left_over(notes: &Sequence, facts: &ReplicaFacts) -> Result<Option<Begu
 /// The fills that were begun, the last one first.
 async fn begun_fills(notes: &Sequence) -> Result<Vec<BegunFill>> {
     let entries = notes.all::<Note>().await.context("read what was begun")?;
-    let fills = entries.into_iter().rev().map(|entry| {
-        let Note::FillBegun { fill, .. } = entry.body;
-        fill
+    let fills = entries.into_iter().rev().filter_map(|entry| match entry.body {
+        Note::FillBegun { fill, .. } => Some(fill),
+        Note::FillEnded { .. } => None,
     });
     Ok(fills.collect())
+}
+
+/// Refuses a server that an earlier run has filled and let take writes: beginning anew would remove these, and nobody has agreed to that.
+async fn check_unfilled(notes: &Sequence, facts: &ReplicaFacts, address: &str) -> Result<()> {
+    let entries = notes.all::<Note>().await.context("read what was begun")?;
+    let has_ended = entries.last().is_some_and(|entry| matches!(entry.body, Note::FillEnded { .. }));
+    // One that is empty has nothing to lose, and may have been taken back since.
+    match has_ended && facts.primary.is_none() && !facts.databases.is_empty() {
+        false => Ok(()),
+        true => Err(unmet(
+            format!(
+                "an earlier run of this plan has filled the server at {address}, which takes writes since"
+            ),
+            "`mainstay redis info` shows how it is doing; to fill it anew, make a new plan: `mainstay restore plan --store redis --drop`",
+        )),
+    }
 }
 
 fn notes(repository: &Repository, plan: Blake3) -> Sequence {
@@ -532,9 +552,9 @@ fn notes(repository: &Repository, plan: Blake3) -> Sequence {
 /// Carries out `plan`.
 ///
 /// # Errors
-/// `Corrupt` when something needed is damaged, `StalePlan` when it is gone, `Precondition` when the server holds keys by now or cannot be
-/// filled: the server was not touched. The server's errors and `Interrupted` otherwise; the state says what it holds then. Applying the plan
-/// again begins anew, as long as the server takes no writes yet.
+/// `Corrupt` when something needed is damaged, `StalePlan` when it is gone, `Precondition` when the server holds keys by now, cannot be
+/// filled, or was filled by an earlier run and takes writes since: the server was not touched. The server's errors and `Interrupted`
+/// otherwise; the state says what it holds then. Applying the plan again begins anew, as long as the server takes no writes yet.
 pub async fn apply(
     context: &KeysRestoreContext<'_>,
     plan: &Plan,
@@ -547,6 +567,7 @@ pub async fn apply(
         return show(context, &parameters, &plan.target.address, None, permit).await;
     }
     let notes = notes(context.repository, plan.hash()?);
+    check_unfilled(&notes, &facts, &plan.target.address).await?;
     match left_over(&notes, &facts).await? {
         Some(fill) => {
             context.observer.phase("take back what an earlier run has left");
@@ -594,11 +615,20 @@ pub(super) async fn show(
     let invitation = context.server.invite().await.map_err(untouched)?;
     let fill = BegunFill { process: facts.process, primary: invitation.primary().clone(), stream, markers };
     if let Some(notes) = notes {
-        note(context, notes, &fill).await.map_err(untouched)?;
+        let begun = Note::FillBegun { fill: fill.clone(), at: context.clock.now() };
+        let noted = note(notes, &begun).await.context("note that the server is told to come");
+        noted.map_err(untouched)?;
     }
     let filled = tokio::select! {
         filled = fill_and_conclude(context, parameters, &ready, (invitation, &fill), permit) => filled,
         () = context.cancel.cancelled() => Err(stopped()),
+    };
+    let filled = match (filled, notes) {
+        (Ok(filled), Some(notes)) => {
+            let ended = note(notes, &Note::FillEnded { at: context.clock.now() }).await;
+            ended.context("note that the server is to take writes").map(|()| filled)
+        }
+        (filled, _) => filled,
     };
     let Filled { mut feed, databases, shifted_ms } = match filled {
         Ok(filled) => filled,
@@ -606,9 +636,9 @@ pub(super) async fn show(
         Err(error) if notes.is_none() => return Err(error),
         Err(error) => return Err(give_up(context, &fill, permit, error).await),
     };
-    feed.promote()
-        .await
-        .map_err(|error| error.with_state("the server holds the moment, and may still be a replica"))?;
+    feed.promote().await.map_err(|error| {
+        error.with_state("the server was filled up to the moment, and was not seen to take writes")
+    })?;
     let written_as = match notes {
         Some(_) => Some(write_down(context, feed.as_mut()).await?),
         None => None,
@@ -658,10 +688,10 @@ fn stopped() -> Error {
     Error::new(ErrorKind::Interrupted, "the restore was stopped on request")
 }
 
-async fn note(context: &KeysRestoreContext<'_>, notes: &Sequence, fill: &BegunFill) -> Result<()> {
+/// Writes a note behind the last one, unless another run of the plan does so at the same time.
+async fn note(notes: &Sequence, note: &Note) -> Result<()> {
     let number = notes.numbers().await?.last().map_or(1, |last| last + 1);
-    let note = Note::FillBegun { fill: fill.clone(), at: context.clock.now() };
-    notes.append(number, &note).await.context("note that the server is told to come").map(drop)
+    notes.append(number, note).await.map(drop)
 }
 
 /// Everything that a restore needs, read back.

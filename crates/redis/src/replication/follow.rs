@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::link::Link;
 use super::pull::{self, Pull};
+use crate::cluster::is_cluster;
 use crate::config::{RedisConfig, Settings};
 use crate::failure::not_understood;
 use crate::info::Info;
@@ -44,7 +45,7 @@ impl ReplicationSource for RedisReplication {
     async fn replication_facts(&self) -> Result<ReplicationFacts> {
         let mut session = Session::open(&self.settings).await.context("connect to Redis")?;
         let info = read_info(&mut session).await.context("read facts of Redis")?;
-        if info.get("redis_mode") == Some("cluster") {
+        if is_cluster(&info) {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 "a node of a cluster has the stream of a part of the keys alone",

@@ -41,6 +41,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::link::encoded;
 use super::writing::Writing;
+use crate::cluster::is_cluster;
 use crate::config::{RedisConfig, Settings};
 use crate::info::Info;
 use crate::keyspace::databases;
@@ -259,6 +260,16 @@ impl ReplicaTarget for RedisReplica {
             let name = if is_replica(info) { "master_replid" } else { "master_replid2" };
             info.get(name) == Some(fill.stream.as_str())
         };
+        let holds_keys = |info: &Info| !without_markers(databases(info), &fill.markers).is_empty();
+        // Another run of the plan may have ended since it was looked at: what was written since is nobody's to remove.
+        if !is_replica(&info) && is_of_fill(&info) && holds_keys(&info) {
+            let message = format!("{} was filled, and takes writes by now", self.settings.address());
+            return Err(Error::new(ErrorKind::StalePlan, message)
+                .with_state("nothing was changed")
+                .with_hint(
+                    "to fill it anew, make a new plan: `mainstay restore plan --store redis --drop`",
+                ));
+        }
         let mut is_emptied = false;
         // Between the look and the command it may have begun to load, and have loaded.
         for _ in 0..DETACH_TRIES_MAX {
@@ -361,7 +372,7 @@ async fn detach(session: &mut Session<'_>, empties: bool) -> Result<Detached> {
         match answer {
             Value::ServerError(error) if error.code() == "LOADING" => return Ok(Detached::Loads),
             Value::ServerError(error) => {
-                let failed = session.refused(error.code(), error.details().unwrap_or_default());
+                let failed = session.refusal(error.code(), error.details().unwrap_or_default()).await;
                 return Err(failed.context("make the server one of its own"));
             }
             _ => {}
@@ -444,7 +455,7 @@ async fn obstacle(
     if let Some(named) = watched_by_name(settings) {
         return Ok(Some(named));
     }
-    if info.get("redis_mode") == Some("cluster") {
+    if is_cluster(info) {
         return Ok(Some(FillObstacle::ClusterNode));
     }
     let question = cmd("PUBSUB").arg("NUMSUB").arg(SENTINEL_CHANNEL).to_owned();
@@ -794,6 +805,13 @@ impl ReplicaFeed for Feed {
 
     async fn promote(&mut self) -> Result<()> {
         let mut session = Session::open(&self.settings).await.context("connect to Redis")?;
+        let info = read_info(&mut session).await?;
+        if !is_replica(&info) || info.get("master_replid") != Some(self.name.as_str()) {
+            let message = format!("{} does not replicate from here any more", self.settings.address());
+            return Err(Error::new(ErrorKind::Server, message).with_hint(
+                "look at who else has told it whom to replicate from, such as another run of the same plan",
+            ));
+        }
         session.ask::<()>(cmd("REPLICAOF").arg("NO").arg("ONE")).await.context("promote the server")?;
         let info = read_info(&mut session).await?;
         match info.required("role")? {

@@ -21,6 +21,8 @@ use crate::wiring::Session;
 
 /// Folders that are looked for when none is named, beside the configuration.
 const FOLDERS: [&str; 4] = ["mongo-init", "docker-entrypoint-initdb.d", "postgres-init", "initdb.d"];
+/// What is said where there is no such folder.
+const HINT: &str = "name the folder of scripts: `mainstay init check FOLDER`";
 /// The most files of a folder that are read.
 const FILE_COUNT_MAX: usize = 1_000;
 
@@ -55,7 +57,7 @@ pub(super) async fn run(args: &CheckArgs, session: &Session) -> Result<ExitStatu
             FOLDERS.iter().map(|name| session.path(Path::new(name))).find(|path| path.is_dir()).ok_or_else(
                 || {
                     Error::new(ErrorKind::NotFound, format!("there is no folder {} here", FOLDERS.join(", ")))
-                        .with_hint("name the folder of scripts: `mainstay init check FOLDER`")
+                        .with_hint(HINT)
                 },
             )?
         }
@@ -99,7 +101,6 @@ async fn live(report: &ScriptReport, session: &Session) -> Option<Result<Live>> 
 }
 
 fn files(folder: &Path) -> Result<Vec<ScriptFile>> {
-    const HINT: &str = "name the folder of scripts: `mainstay init check FOLDER`";
     let refuse = |path: &Path, source: std::io::Error| {
         Error::new(ErrorKind::Storage, format!("cannot read {}", path.display())).with_source(source)
     };

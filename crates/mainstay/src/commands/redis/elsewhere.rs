@@ -36,27 +36,22 @@ pub(crate) fn commands_for_others(server: &ServerFacts, command: &str, session: 
 
 /// What a copy of `server` holds of a cluster, for people; `None` of a server that is of none.
 pub(crate) fn part_of(server: &ServerFacts) -> Option<String> {
-    match &server.part {
-        Some(part) if part.is_whole() => Some(format!("{part}: the whole cluster")),
-        Some(part) => Some(format!("of a cluster: {part}; keys of its other primaries are not in it")),
-        // As older versions wrote it.
-        None if server.topology == "cluster" => {
-            Some("one node of a cluster: keys of its other primaries are not in it".to_owned())
-        }
-        None => None,
-    }
+    let part = server.part_told()?;
+    Some(match part.is_whole() {
+        true => format!("{part}: the whole cluster"),
+        false => format!("of a cluster: {part}; keys of its other primaries are not in it"),
+    })
 }
 
 /// The same, short, for a list; nothing of a server that has all keys.
 pub(crate) fn part_short(server: &ServerFacts) -> String {
-    match &server.part {
+    match server.part_told() {
         Some(part) if part.is_whole() => String::new(),
         Some(part) if part.is_known() => {
             let all = Count(ServerPart::SLOT_COUNT);
             format!(", {} of {all} slots", Count(part.slot_count()))
         }
         Some(_) => ", of one node of a cluster".to_owned(),
-        None if server.topology == "cluster" => ", of one node of a cluster".to_owned(),
         None => String::new(),
     }
 }
