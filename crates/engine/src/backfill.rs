@@ -351,7 +351,7 @@ pub trait BackfillStore: Send + Sync {
     ///
     /// # Errors
     /// `NotFound` when it was never begun; `Precondition` when it is at its end.
-    async fn pause(&self, id: &str, permit: &Permit) -> Result<()>;
+    async fn pause(&self, backfill: &Backfill, permit: &Permit) -> Result<()>;
 
     /// Goes by the next `keys` keys of a segment and changes what the guard means among them. Two steps of different segments may run at a time.
     ///

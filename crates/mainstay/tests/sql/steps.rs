@@ -112,6 +112,9 @@ fn a_build_is_stopped_on_request_and_leaves_nothing_of_it() {
     let started = Started::begin(&shop, &["sql", "apply"]);
     shop.process_when("mainstay", "query LIKE 'CREATE UNIQUE INDEX%' AND wait_event_type = 'Lock'");
     started.signal(Signal::INT);
+    let building =
+        "SELECT pid::text FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'CREATE UNIQUE INDEX%'";
+    wait_for("the build is ended", || shop.texts(building).is_empty());
     holder.send("COMMIT;");
     started.end().expect(75).says("recorded");
     wait_for("the leftover is gone", || shop.texts(VALID).is_empty());

@@ -390,25 +390,22 @@ pub(super) async fn release(server: &MongoServer, hold: &BackfillHold, at_end: b
     .await
 }
 
-pub(super) async fn pause(server: &MongoServer, id: &str) -> Result<()> {
+pub(super) async fn pause(server: &MongoServer, work: &Work<'_>) -> Result<()> {
     let running = BackfillStatus::Running.name();
     let update = rawdoc! {
-        "q": { "kind": "backfill", "id": id, "status": running }, "u": { "$set": { "paused": true } }, "multi": true,
+        "q": { "_id": work.key.as_str(), "status": running }, "u": { "$set": { "paused": true } },
     };
     let command = rawdoc! { "update": LEDGER, "updates": array([&update]), "writeConcern": majority() };
     let reply = server.tell(OWN_DATABASE, command).await?;
     if number(&reply, "n").unwrap_or(0) > 0 {
         return Ok(());
     }
-    let command = rawdoc! { "find": LEDGER, "filter": { "kind": "backfill", "id": id }, "limit": 1, "singleBatch": true };
-    match server.list(OWN_DATABASE, command).await?.first() {
-        None => Err(never_begun(id)),
-        Some(run) => Err(Error::new(
-            ErrorKind::Precondition,
-            format!("the backfill {id} is {}", run.get_str("status").unwrap_or("not at work")),
-        )
-        .with_state("nothing was changed")),
-    }
+    let Some(run) = find(server, &work.key).await? else { return Err(never_begun(work.id)) };
+    Err(Error::new(
+        ErrorKind::Precondition,
+        format!("the backfill {} is {}", work.id, run.get_str("status").unwrap_or("not at work")),
+    )
+    .with_state("nothing was changed"))
 }
 
 async fn find(server: &MongoServer, key: &str) -> Result<Option<Document>> {

@@ -50,6 +50,7 @@ const IMPORT: &str = "backfill.import";
 
 /// A backfill in the server's own form.
 struct Work<'a> {
+    id: &'a str,
     namespace: &'a Namespace,
     guard: RawDocumentBuf,
     update: Update,
@@ -73,6 +74,7 @@ impl<'a> Work<'a> {
         };
         check_user_data(namespace)?;
         Ok(Self {
+            id: &backfill.id,
             namespace,
             guard: filter("guard", guard)?,
             update: Update::parse(update)?,
@@ -199,12 +201,12 @@ impl BackfillStore for MongoServer {
         ledger::release(self, hold, at_end).await.with_context(|| format!("give {} back", hold.id))
     }
 
-    async fn pause(&self, id: &str, permit: &Permit) -> Result<()> {
+    async fn pause(&self, backfill: &Backfill, permit: &Permit) -> Result<()> {
         let pausing = async {
             self.authorize(permit, PAUSE).await?;
-            ledger::pause(self, id).await
+            ledger::pause(self, &Work::of(backfill)?).await
         };
-        pausing.await.with_context(|| format!("pause {id}"))
+        pausing.await.with_context(|| format!("pause {}", backfill.id))
     }
 
     async fn step(

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use mainstay_engine::{
-    BackfillBody, BackfillLook, BackfillRun, BackfillStatus, BackfillStore, BackfillTrial, FieldChange,
-    TrialWay,
+    Backfill, BackfillBody, BackfillLook, BackfillRun, BackfillStatus, BackfillStore, BackfillTrial,
+    FieldChange, TrialWay,
 };
 use mainstay_guard::operation;
 use mainstay_model::progress::Observer;
@@ -180,7 +180,8 @@ pub async fn plan_undo(
 ///
 /// # Errors
 /// `Internal` when the plan has no form.
-pub fn plan_pause(clock: &dyn Clock, target: Target, id: &str) -> Result<Plan> {
+pub fn plan_pause(clock: &dyn Clock, target: Target, backfill: &Backfill) -> Result<Plan> {
+    let id = &backfill.id;
     let step = PlanStep {
         name: format!("pause {id}"),
         mark: '~',
@@ -189,7 +190,13 @@ pub fn plan_pause(clock: &dyn Clock, target: Target, id: &str) -> Result<Plan> {
                 .to_owned(),
     };
     let phrase = format!("pause {id} on {}@{}", target.store, target.environment);
-    made(clock, target, OPERATION_PAUSE, &json!({ "id": id }), Shown { steps: vec![step], phrase, items: 0 })
+    made(
+        clock,
+        target,
+        OPERATION_PAUSE,
+        &json!({ "backfill": backfill }),
+        Shown { steps: vec![step], phrase, items: 0 },
+    )
 }
 
 /// Decides to take over what another tool has written down.

@@ -331,12 +331,12 @@ impl BackfillStore for PostgresBackfill {
         ledger::release(self, hold, at_end).await.with_context(|| format!("give {} back", hold.id))
     }
 
-    async fn pause(&self, id: &str, permit: &Permit) -> Result<()> {
+    async fn pause(&self, backfill: &Backfill, permit: &Permit) -> Result<()> {
         let pausing = async {
             self.authorize(permit, PAUSE).await?;
-            ledger::pause(self, id).await
+            ledger::pause(self, &backfill.id).await
         };
-        pausing.await.with_context(|| format!("pause {id}"))
+        pausing.await.with_context(|| format!("pause {}", backfill.id))
     }
 
     async fn step(

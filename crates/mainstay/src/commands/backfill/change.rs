@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use mainstay_engine::BackfillStore;
+use mainstay_engine::{Backfill, BackfillStore};
 use mainstay_guard::{BackupEvidence, Guard, Outcome, Permit};
 use mainstay_model::{
     EnvironmentClass, Error, ErrorKind, ExitStatus, Plan, Result, ResultExt, StoreKind, Target,
@@ -141,7 +141,7 @@ pub(super) async fn undo(args: &UndoArgs, session: &Session) -> Result<ExitStatu
 pub(super) async fn pause(args: &PauseArgs, session: &Session) -> Result<ExitStatus> {
     let (declared, _) = declared(&args.id, session).await?;
     let target = target(declared.store(), session).await?;
-    let plan = backfill::plan_pause(session.clock.as_ref(), target, &args.id)?;
+    let plan = backfill::plan_pause(session.clock.as_ref(), target, &declared.backfill)?;
     carry_out(&plan, &args.making, session).await
 }
 
@@ -287,8 +287,11 @@ async fn small(plan: &Plan, permit: &Permit, store: &dyn BackfillStore) -> Resul
         found.ok_or_else(|| Error::new(ErrorKind::Usage, format!("the plan's parameters name no {name}")))
     };
     if plan.operation == OPERATION_PAUSE {
-        let id = parameter("id")?;
-        store.pause(&id, permit).await?;
+        let backfill = plan.parameters.get("backfill").cloned().unwrap_or_default();
+        let backfill: Backfill = serde_json::from_value(backfill)
+            .map_err(|_| Error::new(ErrorKind::Usage, "the plan's parameters name no backfill"))?;
+        store.pause(&backfill, permit).await?;
+        let id = &backfill.id;
         return Ok(Done {
             text: format!("{id} stops after its batch; `mainstay backfill resume {id}` goes on"),
             fields: vec![("paused", json!(id))],
