@@ -63,7 +63,9 @@ pub(super) async fn run(
         }
         Err(Refusal::Lost(error)) => {
             return Err(error
-                .with_state("the connection was lost at this step; whether it was done is found out by the next run")
+                .with_state(
+                    "the connection was lost at this step; whether it was done is found out by the next run",
+                )
                 .with_hint(AGAIN));
         }
     }
