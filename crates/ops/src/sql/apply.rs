@@ -329,6 +329,9 @@ fn programs_of(context: &SqlContext<'_>, plan: &Plan, parameters: &ApplyParamete
         }
         programs.push(program);
     }
+    if parameters.takes_over && context.folder.format != Format::Folders {
+        return Err(no_plan("it takes a table over for another format than the folder has"));
+    }
     if plan.operation != operation_of(parameters) || plan.steps != steps_shown(parameters) {
         return Err(no_plan("its steps are not those of its parameters"));
     }
