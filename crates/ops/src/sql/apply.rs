@@ -356,6 +356,8 @@ pub async fn apply(
     permit: &Permit,
 ) -> Result<ApplyReport> {
     permit.covers(plan)?;
+    // Whoever was asked for consent took their time, and other runners know nothing of our lock.
+    check(context, plan).await?;
     let parameters = ApplyParameters::of(plan)?;
     let programs = programs_of(context, plan, &parameters)?;
     let migrations = Applying::run((context, run, permit), &parameters, &programs).await?;

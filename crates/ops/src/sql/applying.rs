@@ -168,8 +168,8 @@ impl<'r> Applying<'r> {
         if !readers.is_empty() {
             self.let_go_on(programs, readers).await?;
         }
-        let look = self.context.target.tracking(self.context.table).await?;
-        self.absorb(programs, look)
+        let look = self.context.target.tracking(self.context.table).await;
+        self.absorb(programs, look.map_err(|error| self.with_state(error, programs))?)
     }
 
     /// A migration that is one transaction. Gives those who waited to read the table; `None` when somebody else applied it meanwhile.
@@ -191,10 +191,14 @@ impl<'r> Applying<'r> {
         program: &Program,
         going: &mut Going,
     ) -> Result<Option<Vec<LockHolder>>> {
-        let recorded = self.context.target.recorded_steps(self.context.table).await?;
-        let recorded: Vec<RecordedStep> =
-            recorded.into_iter().filter(|step| step.entry.tag == program.tag).collect();
-        going.steps_done_before = steps_done(program, recorded.iter())?;
+        let recorded = self.context.target.recorded_steps(self.context.table).await;
+        let recorded: Vec<RecordedStep> = recorded
+            .map_err(|error| self.with_state(error, programs))?
+            .into_iter()
+            .filter(|step| step.entry.tag == program.tag)
+            .collect();
+        let done_before = steps_done(program, recorded.iter());
+        going.steps_done_before = done_before.map_err(|error| self.with_state(error, programs))?;
         self.has_steps = going.steps_done_before > 0;
         let row = WorkRecord::Row { row: program.row.clone(), steps_of: Some(program.tag.clone()) };
         let count = program.pieces.len();
