@@ -3,7 +3,7 @@
 //! A shadow has a name that nobody else would choose and bears a mark made of that name, so that whoever finds it knows whose it is. While its run lives
 //! somebody is connected to it, and PostgreSQL drops no database that somebody is connected to: what can be dropped was left by a run
 //! that is gone. Between making and connecting only one run at a time is at work, by an advisory lock that is polled for and never waited in:
-//! who waits in one holds a snapshot, which index builds wait for.
+//! who waits in one holds a snapshot, which index builds wait for. Foreign tables of a shadow lead nowhere: user mappings do not come along.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
@@ -19,12 +19,15 @@ use crate::logical::ProgramPlaces;
 use crate::logical::databases::Databases;
 use crate::logical::passfile::PrivateFolder;
 use crate::logical::program::{Pipe, connection, find, major_of};
+use crate::quote::name as quoted;
 use crate::session::Session;
 
 /// With what the names of shadows begin.
 const PREFIX: &str = "mainstay_shadow_";
 /// The advisory lock of making one: "shadow" as a number.
 const TURN: i64 = 0x7368_6164_6f77;
+/// Where it is taken.
+const COMMON: &str = "postgres";
 /// How long to wait for one's turn.
 const TURN_TIME_MAX: Duration = Duration::from_secs(60);
 /// How often to ask for it.
@@ -83,9 +86,14 @@ fn unfit(message: String) -> Error {
     )
 }
 
-/// A session that holds the turn until it is dropped.
-async fn take_turn(shadows: &Settings) -> Result<Session<'_>> {
-    let session = Session::open(shadows).await?;
+/// A session that holds the turn until it is dropped. Advisory locks are those of one database, so that all take it in the one that every server
+/// has; where that lets nobody in, the turn is that of the database alone, and the later of two who come from different ones may fail.
+async fn take_turn(shadows: &Settings) -> Result<Session<'static>> {
+    let common = Databases::new(shadows).settings_of(COMMON);
+    let session = match Session::open_for_long(&common).await {
+        Ok(session) => session,
+        Err(_) => Session::open_for_long(shadows).await?,
+    };
     let begun = Instant::now();
     loop {
         let row = session.row(&format!("SELECT pg_try_advisory_lock({TURN}) AS taken")).await?;
@@ -170,7 +178,23 @@ pub(super) async fn fill(
     // A program that has all it wants may have closed its end.
     drop(input.shutdown().await);
     drop(input);
-    sink.end().await
+    sink.end().await?;
+    forget_other_servers(&Databases::new(shadows).settings_of(name)).await
+}
+
+/// Takes away what foreign tables reach other servers with: what is written through them is committed there, and no shadow takes it back.
+async fn forget_other_servers(inside: &Settings) -> Result<()> {
+    let session = Session::open(inside).await?;
+    let rows = session.rows("SELECT srvname, umuser = 0 AS everybody, usename FROM pg_user_mappings").await?;
+    for row in &rows {
+        let who = match session.truth(row, "everybody") {
+            true => "PUBLIC".to_owned(),
+            false => quoted(session.text(row, "usename")?),
+        };
+        let server = quoted(session.text(row, "srvname")?);
+        session.rows(&format!("DROP USER MAPPING FOR {who} SERVER {server}")).await?;
+    }
+    Ok(())
 }
 
 fn words(words: &[&str]) -> Vec<String> {
