@@ -545,12 +545,15 @@ fn by_another(program: &Program) -> MigrationDone {
 }
 
 fn busy(entry: &StepEntry, holder: &LockHolder) -> Error {
+    let end = match holder.id.pid {
+        0 => "`mainstay pg blockers` shows who has it".to_owned(),
+        pid => format!("`mainstay pg activity --terminate {pid}`"),
+    };
     Error::new(
         ErrorKind::Locked,
         format!("step {} of {} cannot begin: {} is at it, or at the same index", entry.step, entry.tag, called(holder)),
     )
     .with_hint(format!(
-        "an earlier run was killed and its statement goes on in the server: let it end, or `mainstay pg activity --terminate {}`",
-        holder.id.pid
+        "the statement of an earlier run that was killed may go on in the server, or the table is vacuumed: let it end, or {end}"
     ))
 }
