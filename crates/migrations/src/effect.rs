@@ -371,6 +371,7 @@ mod tests {
             ("delete from only (t)", "deletes rows of t"),
             ("copy (delete from t returning *) to '/tmp/t'", "deletes rows of t"),
             ("prepare p as delete from t", "deletes rows of t"),
+            ("create table u as with d as (delete from t returning *) select * from d", "deletes rows of t"),
             ("(with d as (delete from t returning *) select * from d)", "deletes rows of t"),
             ("do $$ begin alter table t drop a; end $$", "drops column a in a block"),
             ("do $$ begin drop index i; drop table t; end $$", "drops table t in a block"),
