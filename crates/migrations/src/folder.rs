@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use mainstay_model::{Effect, Error, ErrorKind};
+use mainstay_model::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
 use crate::collate;
@@ -478,13 +478,6 @@ impl Migration {
     #[must_use]
     pub fn chunks(&self) -> Vec<Chunk> {
         chunks(&self.text)
-    }
-
-    /// The worst that its statements do to what is there; [`Effect::Read`] for one without statements.
-    #[must_use]
-    pub fn effect(&self) -> Effect {
-        let statements = self.chunks().into_iter().flat_map(|chunk| chunk.statements);
-        statements.map(|statement| statement.effect).max().unwrap_or(Effect::Read)
     }
 }
 
