@@ -169,7 +169,8 @@ impl<'r> Applying<'r> {
             self.let_go_on(programs, readers).await?;
         }
         let look = self.context.target.tracking(self.context.table).await;
-        self.absorb(programs, look.map_err(|error| self.with_state(error, programs))?)
+        let look = look.map_err(|error| self.with_state(error, programs))?;
+        self.absorb(programs, look)
     }
 
     /// A migration that is one transaction. Gives those who waited to read the table; `None` when somebody else applied it meanwhile.
