@@ -32,6 +32,9 @@ const COMMON: &str = "postgres";
 const TURN_TIME_MAX: Duration = Duration::from_secs(60);
 /// How often to ask for it.
 const TURN_PAUSE: Duration = Duration::from_millis(100);
+/// How long the dump waits for a table that somebody has locked. It waits with locks on others, behind which whoever changes these queues,
+/// and everybody behind them.
+const LOCK_WAIT_SECONDS_MAX: u32 = 10;
 /// How much is carried from one program to the other at a time.
 const PIECE_BYTES: usize = 256 * 1024;
 
@@ -152,6 +155,7 @@ pub(super) async fn fill(
     // Whose things are is of no matter here, and what reaches beyond the database must not be made twice.
     reading.extend(words(&["--no-owner", "--no-privileges", "--no-publications", "--no-subscriptions"]));
     reading.extend(words(&["--no-security-labels", "--no-tablespaces", "--exclude-schema=mainstay"]));
+    reading.push(format!("--lock-wait-timeout={LOCK_WAIT_SECONDS_MAX}s"));
     if contents == ShadowContents::Schema {
         reading.extend(words(&["--schema-only"]));
     }
@@ -174,12 +178,26 @@ pub(super) async fn fill(
             return Err(Error::new(ErrorKind::Server, "pg_restore ended before the dump did"));
         }
     }
-    source.end().await?;
+    source.end().await.map_err(locked_out)?;
     // A program that has all it wants may have closed its end.
     drop(input.shutdown().await);
     drop(input);
     sink.end().await?;
     forget_other_servers(&Databases::new(shadows).settings_of(name)).await
+}
+
+/// What the dump's failure means when it waited for a lock in vain.
+fn locked_out(failed: Error) -> Error {
+    match failed.message().contains("due to statement timeout") {
+        true => Error::new(
+            ErrorKind::Locked,
+            format!("somebody has a table of the live database locked: its schema was not to be read for {LOCK_WAIT_SECONDS_MAX} s"),
+        )
+        .with_source(failed)
+        .with_state("nothing was changed")
+        .with_hint("`mainstay pg blockers` shows who; then run the same command again"),
+        false => failed,
+    }
 }
 
 /// Takes away what foreign tables reach other servers with: what is written through them is committed there, and no shadow takes it back.
