@@ -16,7 +16,7 @@ use crate::readiness::take_over;
 use crate::tracking::{TableVersion, TrackingRow, Watermark};
 
 /// How far in the future a `when` may be before it counts as one: clocks of developers differ. Milliseconds.
-pub const FUTURE_TOLERANCE_MS: i64 = 10 * 60 * 1_000;
+const FUTURE_TOLERANCE_MS: i64 = 10 * 60 * 1_000;
 
 /// What is to be done about a state. The order is the order of badness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

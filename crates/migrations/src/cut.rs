@@ -147,7 +147,7 @@ mod tests {
             .map(|found| (found.chunk, found.number, found.place.line, found.place.column))
             .collect();
         assert_eq!(statements, [(1, 1, 3, 1), (2, 1, 4, 3), (4, 1, 5, 50)]);
-        assert_eq!(chunks[1].locate(11).to_string(), "4:9");
+        assert_eq!(chunks[1].place.of_position(&chunks[1].text, 11).to_string(), "4:9");
         assert_eq!(chunks[1].statements[0].locate(8).to_string(), "4:10");
     }
 

@@ -15,6 +15,41 @@ const DEPTH_MAX: usize = 4;
 const DATA: &[&str] =
     &["TABLE", "SCHEMA", "TYPE", "DOMAIN", "SEQUENCE", "DATABASE", "EXTENSION", "COLUMN", "ATTRIBUTE"];
 
+/// Kinds of which dropping one, or a property of a column, destroys no data, by their first words.
+const NO_DATA: &[&str] = &[
+    "ACCESS",
+    "AGGREGATE",
+    "CAST",
+    "COLLATION",
+    "CONSTRAINT",
+    "CONVERSION",
+    "EVENT",
+    "EXPRESSION",
+    "FOREIGN",
+    "FUNCTION",
+    "GROUP",
+    "IDENTITY",
+    "INDEX",
+    "LANGUAGE",
+    "MATERIALIZED",
+    "OPERATOR",
+    "POLICY",
+    "PROCEDURE",
+    "PUBLICATION",
+    "ROLE",
+    "ROUTINE",
+    "RULE",
+    "SERVER",
+    "STATISTICS",
+    "SUBSCRIPTION",
+    "TABLESPACE",
+    "TEXT",
+    "TRANSFORM",
+    "TRIGGER",
+    "USER",
+    "VIEW",
+];
+
 /// What a statement does, and why that is more than adding.
 pub(crate) fn effect(words: &Words<'_>) -> (Effect, Option<String>) {
     let found = judged(words);
@@ -67,6 +102,8 @@ fn judged(words: &Words<'_>) -> Judgement {
         _ if command.starts_with("DROP ") => dropped(words, &command, at),
         _ if command.starts_with("ALTER ") => renamed(words, &command, at),
         "TRUNCATE" | "UPDATE" | "DELETE FROM" | "MERGE INTO" | "WITH" | "EXPLAIN" => changed(words),
+        // Each may hold a statement that changes rows and gives them back.
+        "COPY" | "PREPARE" | "CREATE TABLE" | "(" => changed(words),
         "INSERT INTO" => overwritten(words),
         "DO" => inside(words, DEPTH_MAX),
         "REVOKE" => disturbs("takes rights away".to_owned()),
@@ -96,6 +133,12 @@ fn dropped(words: &Words<'_>, command: &str, at: usize) -> Judgement {
     }
 }
 
+/// Behind `ONLY` and the parenthesis that may stand around a table.
+fn table_begin(words: &Words<'_>, at: usize) -> usize {
+    let at = words.skip(at, &["ONLY"]);
+    if words.is_symbol(at, "(") { at + 1 } else { at }
+}
+
 fn list(names: &[ObjectName]) -> String {
     names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -104,8 +147,7 @@ fn list(names: &[ObjectName]) -> String {
 fn altered(words: &Words<'_>, at: usize) -> Judgement {
     let begin = words.skip(words.skip(at, &["IF", "EXISTS"]), &["ONLY"]);
     let (table, next) = words.name(begin)?;
-    let actions = words.parts(next).into_iter().filter_map(|action| acted(&action, &table));
-    actions.reduce(|worst, other| if other.0 > worst.0 { other } else { worst })
+    worst(words.parts(next).into_iter().filter_map(|action| acted(&action, &table)))
 }
 
 fn acted(action: &Words<'_>, table: &ObjectName) -> Judgement {
@@ -125,7 +167,7 @@ fn acted(action: &Words<'_>, table: &ObjectName) -> Judgement {
             column_altered(action, next, &format!("{table}.{column}"))
         }
         "RENAME" => disturbs(format!("renames {table}, or something of it")),
-        "DISABLE" => disturbs(format!("switches something of {table} off")),
+        "DISABLE" | "NO" => disturbs(format!("switches something of {table} off")),
         "DETACH" => disturbs(format!("detaches a partition of {table}")),
         "SET" if action.is(begin + 1, "SCHEMA") => disturbs(format!("moves {table} to another schema")),
         "SET" if action.is_any(begin + 1, &["LOGGED", "UNLOGGED", "TABLESPACE", "ACCESS"]) => {
@@ -198,10 +240,10 @@ fn change_at(words: &Words<'_>, at: usize, merges: bool) -> Judgement {
         return None;
     }
     if words.is_row(at, &["DELETE", "FROM"]) {
-        return destroys(format!("deletes rows of {}", named(words, words.skip(at + 2, &["ONLY"]))));
+        return destroys(format!("deletes rows of {}", named(words, table_begin(words, at + 2))));
     }
     if words.is(at, "TRUNCATE") {
-        let names = words.names(words.skip(at + 1, &["TABLE"]));
+        let names = words.names(table_begin(words, words.skip(at + 1, &["TABLE"])));
         return if names.is_empty() { None } else { destroys(format!("truncates {}", list(&names))) };
     }
     if words.is_row(at, &["DO", "UPDATE", "SET"]) {
@@ -211,38 +253,74 @@ fn change_at(words: &Words<'_>, at: usize, merges: bool) -> Judgement {
         return destroys("changes or deletes rows by MERGE".to_owned());
     }
     if words.is(at, "UPDATE") {
-        let (table, next) = words.name(words.skip(at + 1, &["ONLY"]))?;
+        let (table, next) = words.name(table_begin(words, at + 1))?;
         let is_write = (next..next + 4).any(|at| words.is(at, "SET"));
         return if is_write { destroys(format!("updates rows of {table}")) } else { None };
     }
     None
 }
 
-/// The first change that stands in a block, or within a string in it.
+/// The worst change that stands in a block, or within a string in it; of several that are as bad, the first.
 fn inside(words: &Words<'_>, depth: usize) -> Judgement {
-    let merges = has_merge(words);
-    (0..words.len()).find_map(|at| {
-        change_at(words, at, merges)
-            .or_else(|| change_of_kind_at(words, at))
-            .or_else(|| within_string(words, at, depth))
-    })
+    let mut found = None;
+    let mut begin = 0;
+    while begin < words.len() {
+        let end = (begin..words.len()).find(|at| words.is_symbol(*at, ";")).unwrap_or(words.len());
+        found = worst(found.into_iter().chain(inside_statement(&words.slice(begin, end), depth)));
+        begin = end + 1;
+    }
+    found
 }
 
-/// A statement that drops data or changes a type, and begins at this token.
-fn change_of_kind_at(words: &Words<'_>, at: usize) -> Judgement {
-    if words.is(at, "DROP") && (words.is_any(at + 1, DATA) || words.is(at + 1, "OWNED")) {
-        let kind = words.upper(at + 1).unwrap_or_default().to_ascii_lowercase();
-        return destroys(format!(
-            "drops {kind} {} in a block",
-            named(words, words.skip(at + 2, &["IF", "EXISTS"]))
-        ));
+/// The same of what stands between two semicolons of a block.
+fn inside_statement(words: &Words<'_>, depth: usize) -> Judgement {
+    let merges = has_merge(words);
+    let alters = words.find(0, &["ALTER", "TABLE"]).is_some();
+    let cascades = words.find(0, &["CASCADE"]).is_some();
+    let changes = (0..words.len()).filter_map(|at| {
+        change_at(words, at, merges)
+            .or_else(|| drop_at(words, at, alters, cascades))
+            .or_else(|| type_at(words, at))
+            .or_else(|| within_string(words, at, depth))
+    });
+    worst(changes)
+}
+
+fn worst(found: impl Iterator<Item = (Effect, String)>) -> Judgement {
+    found.reduce(|worst, other| if other.0 > worst.0 { other } else { worst })
+}
+
+/// A `DROP` at this token, in a statement that alters a table or not, and that names `CASCADE` or not.
+fn drop_at(words: &Words<'_>, at: usize, alters: bool, cascades: bool) -> Judgement {
+    if !words.is(at, "DROP") || words.is_any(at + 1, &["NOT", "DEFAULT"]) {
+        return None;
+    }
+    let kind = words.upper(at + 1).unwrap_or_default();
+    let name = named(words, words.skip(at + 2, &["IF", "EXISTS"]));
+    let what = format!("drops {} {name} in a block", kind.to_ascii_lowercase());
+    if DATA.contains(&kind.as_str()) || kind == "OWNED" {
+        return destroys(what);
+    }
+    if NO_DATA.contains(&kind.as_str()) {
+        // What depends on it may be a column.
+        return if cascades { destroys(format!("{what}, and what depends on it")) } else { disturbs(what) };
+    }
+    if alters {
+        let column = named(words, words.skip(at + 1, &["IF", "EXISTS"]));
+        return destroys(format!("drops column {column} in a block"));
+    }
+    // A placeholder: nobody knows what it will be.
+    if words.is_symbol(at + 1, "%") { destroys("drops something in a block".to_owned()) } else { None }
+}
+
+/// A change of a column's type that begins at this token.
+fn type_at(words: &Words<'_>, at: usize) -> Judgement {
+    if !words.is(at, "ALTER") {
+        return None;
     }
     let next = words.name(words.skip(at + 1, &["COLUMN"])).map_or(at, |(_, next)| next);
     let is_type = words.is(next, "TYPE") || words.is_row(next, &["SET", "DATA", "TYPE"]);
-    if words.is(at, "ALTER") && is_type {
-        return destroys("changes the type of a column in a block".to_owned());
-    }
-    None
+    if is_type { destroys("changes the type of a column in a block".to_owned()) } else { None }
 }
 
 fn within_string(words: &Words<'_>, at: usize, depth: usize) -> Judgement {
@@ -288,6 +366,16 @@ mod tests {
                 "changes the type of a column in a block",
             ),
             ("explain analyze delete from t", "deletes rows of t"),
+            ("update only (t) set a = 1", "updates rows of t"),
+            ("truncate only (s.t)", "truncates s.t"),
+            ("delete from only (t)", "deletes rows of t"),
+            ("copy (delete from t returning *) to '/tmp/t'", "deletes rows of t"),
+            ("prepare p as delete from t", "deletes rows of t"),
+            ("create table u as with d as (delete from t returning *) select * from d", "deletes rows of t"),
+            ("(with d as (delete from t returning *) select * from d)", "deletes rows of t"),
+            ("do $$ begin alter table t drop a; end $$", "drops column a in a block"),
+            ("do $$ begin drop index i; drop table t; end $$", "drops table t in a block"),
+            ("do $$ begin drop view v cascade; end $$", "drops view v in a block, and what depends on it"),
             ("drop owned by r", "drops all that a role owns"),
         ];
         for (text, reason) in table {
@@ -316,6 +404,9 @@ mod tests {
             "alter view v rename to w",
             "alter sequence s restart with 1",
             "alter type e rename value 'a' to 'b'",
+            "alter table t no force row level security",
+            "do $$ begin drop index if exists i; end $$",
+            "do $$ begin alter table t drop constraint if exists c; end $$",
         ];
         for text in table {
             assert_eq!(of(text).0, Effect::Disruptive, "{text}");
@@ -344,6 +435,8 @@ mod tests {
             "reindex table concurrently t",
             "comment on table t is 'drop table t'",
             "alter table t validate constraint c",
+            "copy t (a) from '/tmp/t'",
+            "do $$ begin alter table t alter column a drop not null; end $$",
         ];
         for text in table {
             assert_eq!(of(text), (Effect::Additive, None), "{text}");

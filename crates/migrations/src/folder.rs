@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use mainstay_model::{Effect, Error, ErrorKind};
+use mainstay_model::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
 use crate::collate;
@@ -16,7 +16,7 @@ use crate::journal::{Journal, JournalEntry};
 use crate::statement::Chunk;
 
 /// The path of the journal in a folder of the 0.x line.
-pub const JOURNAL_PATH: &str = "meta/_journal.json";
+pub(crate) const JOURNAL_PATH: &str = "meta/_journal.json";
 /// What parts a file into chunks: this exact text, also within strings and bodies.
 pub const MARKER: &str = "--> statement-breakpoint";
 /// The most bytes that a file may have.
@@ -24,7 +24,7 @@ pub const FILE_SIZE_MAX: u64 = 64 << 20;
 /// The most files of which names are taken.
 pub const FILE_COUNT_MAX: usize = 200_000;
 /// The most migrations of a folder.
-pub const MIGRATION_COUNT_MAX: usize = 50_000;
+const MIGRATION_COUNT_MAX: usize = 50_000;
 
 /// How a folder is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -215,7 +215,7 @@ impl Format {
     ///
     /// # Errors
     /// [`FolderError`]: nothing there, no journal beside its files, both formats mixed, too many files.
-    pub fn of_paths<'a>(paths: impl IntoIterator<Item = &'a str>) -> Result<Self, FolderError> {
+    fn of_paths<'a>(paths: impl IntoIterator<Item = &'a str>) -> Result<Self, FolderError> {
         let (mut has_journal, mut file_count, mut sql_count) = (false, 0, 0);
         let mut folder = None;
         for path in paths {
@@ -478,13 +478,6 @@ impl Migration {
     #[must_use]
     pub fn chunks(&self) -> Vec<Chunk> {
         chunks(&self.text)
-    }
-
-    /// The worst that its statements do to what is there; [`Effect::Read`] for one without statements.
-    #[must_use]
-    pub fn effect(&self) -> Effect {
-        let statements = self.chunks().into_iter().flat_map(|chunk| chunk.statements);
-        statements.map(|statement| statement.effect).max().unwrap_or(Effect::Read)
     }
 }
 

@@ -16,25 +16,23 @@ pub fn hash(text: &str) -> String {
 
 /// The hashes that a text has under the two ways of ending lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HashForms {
+pub(crate) struct HashForms {
     /// With `\n`.
-    pub lf: String,
+    lf: String,
     /// With `\r\n`.
-    pub crlf: String,
+    crlf: String,
 }
 
 impl HashForms {
     /// Both forms of `text`, whichever it has itself, or a mixture.
-    #[must_use]
-    pub fn of(text: &str) -> Self {
+    pub(crate) fn of(text: &str) -> Self {
         let lf = text.replace("\r\n", "\n");
         let crlf = lf.replace('\n', "\r\n");
         Self { lf: hash(&lf), crlf: hash(&crlf) }
     }
 
     /// Whether a stored hash is that of the same text with other ends of lines.
-    #[must_use]
-    pub fn contains(&self, stored: &str) -> bool {
+    pub(crate) fn contains(&self, stored: &str) -> bool {
         self.lf == stored || self.crlf == stored
     }
 }

@@ -40,14 +40,13 @@ mod tracking;
 mod writes;
 
 pub use classify::{
-    ApplyOptions, EntryState, EntryVerdict, FUTURE_TOLERANCE_MS, Notice, NoticeKind, Reaction, RowState,
-    RowVerdict, Verdict, classify,
+    ApplyOptions, EntryState, EntryVerdict, Notice, NoticeKind, Reaction, RowState, RowVerdict, Verdict,
+    classify,
 };
 pub use folder::{
-    FILE_COUNT_MAX, FILE_SIZE_MAX, Folder, FolderError, FolderNote, Format, JOURNAL_PATH, MARKER,
-    MIGRATION_COUNT_MAX, Migration, is_read,
+    FILE_COUNT_MAX, FILE_SIZE_MAX, Folder, FolderError, FolderNote, Format, MARKER, Migration, is_read,
 };
-pub use hash::{HashForms, hash};
+pub use hash::hash;
 pub use lint::{LintFinding, LintLevel, LintOptions, LintRule, Runner, lint, rules};
 pub use name::ObjectName;
 pub use place::Place;

@@ -150,27 +150,10 @@ pub enum Control {
     Prepare,
 }
 
-impl Chunk {
-    /// Where the character stands in the file that a server calls `position` of this chunk, when the whole chunk was sent.
-    #[must_use]
-    pub fn locate(&self, position: u32) -> Place {
-        self.place.of_position(&self.text, position)
-    }
-}
-
 impl Statement {
     /// Where the character stands in the file that a server calls `position` of this statement, when its text alone was sent.
     #[must_use]
     pub fn locate(&self, position: u32) -> Place {
         self.place.of_position(&self.text, position)
-    }
-
-    /// The index that a failed run may have left invalid, in the schema of its table.
-    #[must_use]
-    pub fn concurrent_index(&self) -> Option<&ObjectName> {
-        match &self.execution {
-            Execution::Alone(Alone::CreateIndexConcurrently { index, .. }) => index.as_ref(),
-            _ => None,
-        }
     }
 }

@@ -433,7 +433,9 @@ async fn a_shadow_has_the_live_schema_and_its_rows_when_asked() {
     let server = shared_postgres();
     let database = shop(server);
     let fixture = "INSERT INTO users (id, age) SELECT i, 20 FROM generate_series(1, 50) AS i; CREATE SCHEMA mainstay; \
-                   CREATE TABLE mainstay.identity (id int); CREATE SEQUENCE counter CYCLE";
+                   CREATE TABLE mainstay.identity (id int); CREATE SEQUENCE counter CYCLE; \
+                   CREATE FOREIGN DATA WRAPPER far; CREATE SERVER away FOREIGN DATA WRAPPER far; \
+                   CREATE USER MAPPING FOR PUBLIC SERVER away; CREATE USER MAPPING FOR CURRENT_USER SERVER away";
     server.execute(&database, fixture).unwrap();
     let host = host(server, &database);
     let permit = permit(&host, "sql.rehearse", Effect::Additive).await;
@@ -451,6 +453,9 @@ async fn a_shadow_has_the_live_schema_and_its_rows_when_asked() {
             server.texts(&shadow, "SELECT coalesce(to_regnamespace('mainstay')::text, 'none')"),
             ["none"]
         );
+        // What would be written through it would stay on another server.
+        assert_eq!(server.texts(&shadow, "SELECT srvname::text FROM pg_foreign_server"), ["away"]);
+        assert_eq!(server.texts(&shadow, "SELECT count(*)::text FROM pg_user_mapping"), ["0"]);
         stage.begin().await.unwrap();
         let seen = done(stage.observe("ALTER TABLE users ALTER COLUMN big TYPE bigint").await.unwrap());
         assert_eq!(told(&seen), "users ACCESS EXCLUSIVE, rewritten, 5 rebuilt");

@@ -2,7 +2,8 @@
 //! the folder itself, read when a command asks for it.
 //!
 //! `drizzle.config.ts` is a program, which nobody runs here. What it says in plain words is taken: `out`, and `table` and `schema` of `migrations`, each a string
-//! in quotes. What it says otherwise (a variable, a call, two different values) is an error that asks for `[sql]`, never a guess.
+//! in quotes. What it says otherwise (a variable, a call, a spread object, two different values) is an error that asks for `[sql]`, never a guess:
+//! by the default table, all that is applied would look pending.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -170,11 +171,14 @@ enum Unclear {
 fn value_of(tokens: &[Token], key: &str, inside: Option<&str>) -> Result<Option<String>, Unclear> {
     let tokens = match inside {
         None => tokens,
-        Some(name) => match object_of(tokens, name) {
+        Some(name) => match object_of(tokens, name)? {
             Some(object) => object,
             None => return Ok(None),
         },
     };
+    if is_shorthand(tokens, key) {
+        return Err(Unclear::NotLiteral);
+    }
     let mut found: Option<String> = None;
     for (at, pair) in tokens.windows(2).enumerate() {
         let [name, Token::Sign(':')] = pair else { continue };
@@ -190,18 +194,62 @@ fn value_of(tokens: &[Token], key: &str, inside: Option<&str>) -> Result<Option<
             _ => return Err(Unclear::NotLiteral),
         }
     }
-    Ok(found)
+    match found.is_none() && spreads(tokens, inside.is_some()) {
+        true => Err(Unclear::NotLiteral),
+        false => Ok(found),
+    }
 }
 
 fn is_named(token: &Token, key: &str) -> bool {
     matches!(token, Token::Word(name) | Token::Text(name) if name == key)
 }
 
-/// What stands between the braces behind `name:`.
-fn object_of<'t>(tokens: &'t [Token], name: &str) -> Option<&'t [Token]> {
+/// Whether `{ key }` stands there: a variable of that name.
+fn is_shorthand(tokens: &[Token], key: &str) -> bool {
+    let begins = |at: usize| {
+        let before = at.checked_sub(1).and_then(|before| tokens.get(before));
+        before.is_none_or(|token| matches!(token, Token::Sign('{' | ',')))
+    };
+    let ends = |at: usize| matches!(tokens.get(at + 1), None | Some(Token::Sign(',' | '}')));
+    let mut names = tokens.iter().enumerate();
+    names.any(|(at, token)| matches!(token, Token::Word(name) if name == key) && begins(at) && ends(at))
+}
+
+/// Whether another object is spread into one that may hold the key: one that is no value of another key. `is_object`: the tokens are those of an object.
+fn spreads(tokens: &[Token], is_object: bool) -> bool {
+    let mut open = vec![is_object];
+    for (at, token) in tokens.iter().enumerate() {
+        match token {
+            Token::Sign('{') => {
+                let before = at.checked_sub(1).and_then(|before| tokens.get(before));
+                open.push(before != Some(&Token::Sign(':')));
+            }
+            Token::Sign('[' | '(') => open.push(false),
+            Token::Sign('}' | ']' | ')') => {
+                open.pop();
+            }
+            Token::Sign('.') if open.last() == Some(&true) => {
+                let three = tokens.get(at..at + 3).unwrap_or_default();
+                if three.len() == 3 && three.iter().all(|one| *one == Token::Sign('.')) {
+                    return true;
+                }
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
+/// What stands between the braces behind `name:`; an error where something else does.
+fn object_of<'t>(tokens: &'t [Token], name: &str) -> Result<Option<&'t [Token]>, Unclear> {
     let begins =
         |three: &[Token]| matches!(three, [key, Token::Sign(':'), Token::Sign('{')] if is_named(key, name));
-    let begin = tokens.windows(3).position(begins)? + 3;
+    let Some(begin) = tokens.windows(3).position(begins).map(|at| at + 3) else {
+        let is_said = |two: &[Token]| matches!(two, [key, Token::Sign(':')] if is_named(key, name));
+        let is_unclear =
+            tokens.windows(2).any(is_said) || is_shorthand(tokens, name) || spreads(tokens, false);
+        return if is_unclear { Err(Unclear::NotLiteral) } else { Ok(None) };
+    };
     let mut depth = 1_usize;
     for (at, token) in tokens.iter().enumerate().skip(begin) {
         match token {
@@ -210,10 +258,10 @@ fn object_of<'t>(tokens: &'t [Token], name: &str) -> Option<&'t [Token]> {
             _ => {}
         }
         if depth == 0 {
-            return tokens.get(begin..at);
+            return Ok(tokens.get(begin..at));
         }
     }
-    None
+    Err(Unclear::NotLiteral)
 }
 
 /// Reads a folder of migrations.
@@ -307,6 +355,12 @@ mod tests {
             (config, "db/migrations", "public", "applied"),
             ("export default { dialect: 'postgresql' }", "drizzle", "drizzle", "__drizzle_migrations"),
             ("export default { out: 'a', migrations: { table: 't' } } satisfies Config", "a", "drizzle", "t"),
+            (
+                "export default { dbCredentials: { ...secret }, tablesFilter: ['a', ...more] }",
+                "drizzle",
+                "drizzle",
+                "__drizzle_migrations",
+            ),
             ("{\"out\": \"a\", \"migrations\": {\"schema\": \"s\"}}", "a", "s", "__drizzle_migrations"),
         ];
         for (config, folder, schema, name) in cases {
@@ -324,6 +378,11 @@ mod tests {
             "export default { out: `./${name}` }",
             "const a = { out: 'a' }; export default { out: 'b' }",
             "export default { migrations: { table: name } }",
+            "const out = 'a'; export default { out, dialect: 'postgresql' }",
+            "export default { migrations }",
+            "export default { migrations: shared.migrations }",
+            "export default { ...base, dialect: 'postgresql' }",
+            "export default { out: 'a', migrations: { ...base, schema: 's' } }",
         ] {
             let error = place(config, &SqlSettings::default()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{config}");

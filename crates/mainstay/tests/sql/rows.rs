@@ -30,6 +30,21 @@ fn migrations_are_marked_and_nothing_is_run() {
 }
 
 #[test]
+fn a_migration_is_marked_with_the_file_that_was_agreed_to() {
+    let mut shop = shop();
+    let planned = shop
+        .run(&["sql", "mark-applied", "0000_users", "--output", "marked.json", "--json"])
+        .expect(0)
+        .json();
+    let hash = planned["plan_hash"].as_str().unwrap().to_owned();
+    shop.add("0000_users", 0, "CREATE TABLE others (id int);\n");
+    shop.run(&["apply", "marked.json", "--approve", &hash]).expect(9).says("file of 0000_users");
+    shop.add("0000_users", 0, USERS);
+    shop.run(&["apply", "marked.json", "--approve", &hash]).expect(0);
+    assert_eq!(shop.rows(), ["0"]);
+}
+
+#[test]
 fn rows_that_do_not_fit_are_told_and_corrected() {
     let mut shop = shop();
     shop.apply(&[]).expect(0);

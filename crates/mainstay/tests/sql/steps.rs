@@ -64,6 +64,19 @@ fn a_step_that_fails_leaves_no_invalid_index_and_is_continued() {
 }
 
 #[test]
+fn an_index_that_somebody_else_made_is_never_taken_for_ours() {
+    let shop = indexing();
+    shop.execute("CREATE INDEX users_email ON users (id)");
+    for _ in 0..2 {
+        shop.apply(&[]).expect(1).says("0001_index.sql:3:1").says("42P07");
+    }
+    assert_eq!((shop.rows(), ledger(&shop)), (vec!["0".to_owned()], vec!["1".to_owned()]));
+    shop.execute("DROP INDEX users_email");
+    shop.apply(&[]).expect(0).says("1 of 3 steps were done before");
+    assert_eq!((count(&shop), ledger(&shop)), (vec!["4".to_owned()], vec!["0".to_owned()]));
+}
+
+#[test]
 fn steps_that_are_done_must_stay_what_they_were() {
     let mut shop = indexing();
     shop.execute("INSERT INTO users VALUES (5, 'a')");

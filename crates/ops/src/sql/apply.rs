@@ -249,8 +249,7 @@ fn phrase(parameters: &ApplyParameters, environment: &str) -> String {
         1 => "1 migration".to_owned(),
         count => format!("{count} migrations"),
     };
-    let reasons = parameters.reasons();
-    let worst = reasons.first().filter(|_| parameters.effect() > Effect::Disruptive);
+    let worst = parameters.worst_reason().filter(|_| parameters.effect() > Effect::Disruptive);
     let worst = worst.map(|reason| format!(": {reason}")).unwrap_or_default();
     format!("apply {what} to {database}@{environment}{worst}")
 }
@@ -330,8 +329,12 @@ fn programs_of(context: &SqlContext<'_>, plan: &Plan, parameters: &ApplyParamete
         }
         programs.push(program);
     }
-    if plan.operation != operation_of(parameters) || plan.steps != steps_shown(parameters) {
-        return Err(no_plan("its steps are not those of its parameters"));
+    if parameters.takes_over && context.folder.format != Format::Folders {
+        return Err(no_plan("it takes a table over for another format than the folder has"));
+    }
+    let is_told = plan.blast_radius.phrase == phrase(parameters, &plan.target.environment);
+    if plan.operation != operation_of(parameters) || plan.steps != steps_shown(parameters) || !is_told {
+        return Err(no_plan("what it tells is not what its parameters do"));
     }
     Ok(programs)
 }
@@ -354,6 +357,8 @@ pub async fn apply(
     permit: &Permit,
 ) -> Result<ApplyReport> {
     permit.covers(plan)?;
+    // Whoever was asked for consent took their time, and other runners know nothing of our lock.
+    check(context, plan).await?;
     let parameters = ApplyParameters::of(plan)?;
     let programs = programs_of(context, plan, &parameters)?;
     let migrations = Applying::run((context, run, permit), &parameters, &programs).await?;

@@ -168,7 +168,8 @@ impl<'r> Applying<'r> {
             let idle = self.let_go_on(programs, readers, Instant::now()).await?;
             self.idle.extend(idle);
         }
-        let look = self.context.target.tracking(self.context.table).await?;
+        let look = self.context.target.tracking(self.context.table).await;
+        let look = look.map_err(|error| self.with_state(error, programs))?;
         self.absorb(programs, look)
     }
 
@@ -191,10 +192,14 @@ impl<'r> Applying<'r> {
         program: &Program,
         going: &mut Going,
     ) -> Result<Option<Vec<LockHolder>>> {
-        let recorded = self.context.target.recorded_steps(self.context.table).await?;
-        let recorded: Vec<RecordedStep> =
-            recorded.into_iter().filter(|step| step.entry.tag == program.tag).collect();
-        going.steps_done_before = steps_done(program, recorded.iter())?;
+        let recorded = self.context.target.recorded_steps(self.context.table).await;
+        let recorded: Vec<RecordedStep> = recorded
+            .map_err(|error| self.with_state(error, programs))?
+            .into_iter()
+            .filter(|step| step.entry.tag == program.tag)
+            .collect();
+        let done_before = steps_done(program, recorded.iter());
+        going.steps_done_before = done_before.map_err(|error| self.with_state(error, programs))?;
         self.has_steps = going.steps_done_before > 0;
         let row = WorkRecord::Row { row: program.row.clone(), steps_of: Some(program.tag.clone()) };
         let count = program.pieces.len();
@@ -527,12 +532,15 @@ fn by_another(program: &Program) -> MigrationDone {
 }
 
 fn busy(entry: &StepEntry, holder: &LockHolder) -> Error {
+    let end = match holder.id.pid {
+        0 => "`mainstay pg blockers` shows who has it".to_owned(),
+        pid => format!("`mainstay pg activity --terminate {pid}`"),
+    };
     Error::new(
         ErrorKind::Locked,
         format!("step {} of {} cannot begin: {} is at it, or at the same index", entry.step, entry.tag, called(holder)),
     )
     .with_hint(format!(
-        "an earlier run was killed and its statement goes on in the server: let it end, or `mainstay pg activity --terminate {}`",
-        holder.id.pid
+        "the statement of an earlier run that was killed may go on in the server, or the table is vacuumed: let it end, or {end}"
     ))
 }

@@ -9,7 +9,8 @@ use mainstay_guard::Permit;
 use mainstay_migrations::{Format, NewRow, baseline, mark_applied};
 use mainstay_model::{Error, ErrorKind, Plan, Result, Target};
 
-use super::rows::{self, PlannedRow, RowReport};
+use super::apply::HINT_STALE;
+use super::rows::{self, PlannedRow, RowParameters, RowReport};
 use super::survey::survey;
 use super::{OPERATION_BASELINE, OPERATION_MARK, SqlContext};
 
@@ -56,11 +57,32 @@ fn tag_of(context: &SqlContext<'_>, row: &NewRow) -> Result<String> {
     })
 }
 
-/// Refuses a plan whose table is not as it was. To be called under the lock of the run.
+/// Refuses a plan whose table or files are not as they were. To be called under the lock of the run.
 ///
 /// # Errors
-/// `StalePlan`; `Precondition` on a standby; the server's.
+/// `StalePlan`; `Usage` for a plan that does something else than marking; `Precondition` on a standby; the server's.
 pub async fn check(context: &SqlContext<'_>, plan: &Plan) -> Result<()> {
+    let folder = context.folder;
+    for planned in &RowParameters::of(plan)?.rows {
+        let PlannedRow::Insert { tag, row } = planned else {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "this is no plan that was made here: it marks migrations, and changes rows that are there",
+            )
+            .with_state("nothing was changed")
+            .with_hint("make the plan again"));
+        };
+        // A row with the hash of what the file said once would count as applied, and edited.
+        let now = folder.migration(tag).map(|migration| NewRow::of(migration, folder.format));
+        if now.as_ref() != Some(row) {
+            return Err(Error::new(
+                ErrorKind::StalePlan,
+                format!("the file of {tag} has changed since the plan was made"),
+            )
+            .with_state("nothing was changed")
+            .with_hint(HINT_STALE));
+        }
+    }
     rows::check(context, plan).await
 }
 

@@ -103,15 +103,11 @@ impl ApplyParameters {
         effects.max().unwrap_or(Effect::Additive).max(Effect::Additive)
     }
 
-    /// Why that is more than additive, each reason once, in order.
-    pub fn reasons(&self) -> Vec<&str> {
-        let mut reasons: Vec<&str> = Vec::new();
-        for statement in self.migrations.iter().flat_map(|migration| &migration.statements) {
-            if let Some(reason) = statement.reason.as_deref().filter(|reason| !reasons.contains(reason)) {
-                reasons.push(reason);
-            }
-        }
-        reasons
+    /// Why it is as bad as it is: the reason of the first statement that does the worst.
+    pub fn worst_reason(&self) -> Option<&str> {
+        let statements = self.migrations.iter().flat_map(|migration| &migration.statements);
+        let worst = statements.reduce(|worst, other| if other.effect > worst.effect { other } else { worst });
+        worst?.reason.as_deref()
     }
 }
 

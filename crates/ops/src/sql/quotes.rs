@@ -99,8 +99,8 @@ pub fn findings(look: &ReferenceLook, rule: &QuoteRule) -> Vec<Finding> {
 fn rows(seen: &SeenReference, rule: &QuoteRule) -> Vec<Finding> {
     let (quotes, column) = (&rule.quotes, &rule.payment_column);
     let mut findings = Vec::new();
-    match &seen.orphans {
-        Some(orphans) if orphans.count > 0 => findings.push(finding(
+    if let Some(orphans) = seen.orphans.as_ref().filter(|rows| rows.count > 0) {
+        findings.push(finding(
             rule,
             "without_payment",
             Severity::Critical,
@@ -109,9 +109,7 @@ fn rows(seen: &SeenReference, rule: &QuoteRule) -> Vec<Finding> {
                 "find out what became of {} with these ids, bring them back from a backup or take the quotes away, then make the foreign key",
                 rule.payments
             ),
-        )),
-        Some(_) => {}
-        None => findings.push(not_counted(rule)),
+        ));
     }
     if let Some(nameless) = seen.nameless.as_ref().filter(|rows| rows.count > 0) {
         findings.push(finding(
@@ -136,6 +134,10 @@ fn rows(seen: &SeenReference, rule: &QuoteRule) -> Vec<Finding> {
             format!("{quotes} has {} made {when}: {}", told(recent), named(recent, rule)),
             "find the process that writes them and give it the same ORACLE_QUOTING_ENABLED; when quoting was on before, say since when it is off: `off_since` in [sql.quotes]",
         ));
+    }
+    let is_recent_asked = matches!(rule.quoting, Quoting::Off(_));
+    if seen.orphans.is_none() || seen.nameless.is_none() || (is_recent_asked && seen.recent.is_none()) {
+        findings.push(not_counted(rule));
     }
     findings
 }
@@ -191,7 +193,7 @@ fn not_counted(rule: &QuoteRule) -> Finding {
         rule,
         "not_counted",
         Severity::Note,
-        format!("the rows of {} were not counted: it takes too long, or somebody has it locked", rule.quotes),
+        format!("not all rows of {} were counted: it takes too long, or somebody has it locked", rule.quotes),
         format!("an index on {} ({}) makes it quick", rule.quotes, rule.payment_column),
     )
 }
@@ -268,7 +270,7 @@ mod tests {
             foreign_keys: vec![key(true, true)],
         };
         let off = Quoting::Off(None);
-        let cases: [(SeenReference, Quoting, &[&str]); 10] = [
+        let cases: [(SeenReference, Quoting, &[&str]); 12] = [
             (sound(), Quoting::On, &[]),
             (sound(), Quoting::Unknown, &[]),
             (sound(), off, &["written_while_off"]),
@@ -276,6 +278,8 @@ mod tests {
             (SeenReference { recent: rows_of(0), ..sound() }, off, &[]),
             (SeenReference { orphans: rows_of(2), ..sound() }, Quoting::On, &["without_payment"]),
             (SeenReference { orphans: None, ..sound() }, Quoting::On, &["not_counted"]),
+            (SeenReference { recent: None, ..sound() }, Quoting::On, &[]),
+            (SeenReference { recent: None, ..sound() }, off, &["not_counted"]),
             (
                 SeenReference { nameless: rows_of(1), is_required: false, ..sound() },
                 Quoting::On,

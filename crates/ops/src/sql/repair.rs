@@ -6,11 +6,16 @@
 use mainstay_engine::MigrationRun;
 use mainstay_guard::Permit;
 use mainstay_migrations::{RepairOptions, repair};
-use mainstay_model::{Plan, Result, Target};
+use mainstay_model::{Error, ErrorKind, Plan, Result, Target};
 
-use super::rows::{self, PlannedRow, RowReport};
+use super::apply::HINT_STALE;
+use super::rows::{self, PlannedRow, RowParameters, RowReport};
 use super::survey::survey;
 use super::{OPERATION_REPAIR, SqlContext};
+
+/// All that can be asked for.
+const EVERYTHING: RepairOptions =
+    RepairOptions { edited: true, line_endings: true, retimed: true, nulls: true, duplicates: true };
 
 /// Decides.
 ///
@@ -25,12 +30,30 @@ pub async fn plan(context: &SqlContext<'_>, options: RepairOptions, target: Targ
     rows::sealed(context, OPERATION_REPAIR, &survey, planned, target)
 }
 
-/// Refuses a plan whose table is not as it was. To be called under the lock of the run.
+/// Refuses a plan whose table is not as it was, or whose corrections are not those that the files call for now. To be called under the lock of the
+/// run.
 ///
 /// # Errors
 /// `StalePlan`; `Precondition` on a standby; the server's.
 pub async fn check(context: &SqlContext<'_>, plan: &Plan) -> Result<()> {
-    rows::check(context, plan).await
+    rows::check(context, plan).await?;
+    let survey = survey(context.target, context.folder, context.table, context.clock.now()).await?;
+    let possible = repair(context.folder, &survey.verdict, &survey.look.rows, EVERYTHING);
+    let is_possible = |planned: &PlannedRow| match planned {
+        PlannedRow::Insert { .. } => false,
+        PlannedRow::Repair { repair } => {
+            possible.iter().any(|found| found.row.id == repair.row.id && found.change == repair.change)
+        }
+    };
+    match RowParameters::of(plan)?.rows.iter().all(is_possible) {
+        true => Ok(()),
+        false => Err(Error::new(
+            ErrorKind::StalePlan,
+            "the plan does something else to a row than the files of migrations call for now",
+        )
+        .with_state("nothing was changed")
+        .with_hint(HINT_STALE)),
+    }
 }
 
 /// Changes the rows, all or none.

@@ -9,6 +9,29 @@ use mainstay_model::progress::{Observer, Work};
 use mainstay_model::{Error, ErrorKind, Result};
 use tokio_util::sync::CancellationToken;
 
+/// Functions that act on the whole server, on its files or on another server at once, whatever becomes of the transaction that calls them.
+const BEYOND: &[&str] = &[
+    "dblink",
+    "lo_export",
+    "pg_cancel_backend",
+    "pg_copy_logical_replication_slot",
+    "pg_copy_physical_replication_slot",
+    "pg_create_logical_replication_slot",
+    "pg_create_physical_replication_slot",
+    "pg_create_restore_point",
+    "pg_drop_replication_slot",
+    "pg_file_",
+    "pg_promote",
+    "pg_reload_conf",
+    "pg_replication_origin_",
+    "pg_replication_slot_advance",
+    "pg_rotate_logfile",
+    "pg_stat_reset_shared",
+    "pg_switch_wal",
+    "pg_terminate_backend",
+    "pg_wal_replay_",
+];
+
 /// What came of a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -164,8 +187,21 @@ fn not_run(statement: &Statement, purpose: Purpose) -> Option<&'static str> {
         }
         _ if statement.command.starts_with("COPY") => Some("it reads or writes files of the server"),
         _ if statement.command.contains("SUBSCRIPTION") => Some("it acts on another server"),
+        _ if calls_beyond(statement) => Some("it calls a function that acts beyond the database"),
         _ => None,
     }
+}
+
+/// Whether the text names a function that acts beyond the database, or copies to and from files within a block. What only declares a function is run:
+/// nobody calls it by that.
+fn calls_beyond(statement: &Statement) -> bool {
+    let declares = ["CREATE", "ALTER", "DROP", "COMMENT", "GRANT", "REVOKE"];
+    let first = statement.command.split(' ').next().unwrap_or_default();
+    if declares.contains(&first) {
+        return false;
+    }
+    let text = statement.text.to_ascii_lowercase();
+    BEYOND.iter().any(|function| text.contains(function)) || (first == "DO" && text.contains("copy "))
 }
 
 /// The rehearsal was stopped on request.
@@ -206,6 +242,8 @@ mod tests {
             (plain("CREATE USER MAPPING"), true, true),
             (plain("COPY"), false, false),
             (plain("CREATE SUBSCRIPTION"), false, false),
+            (plain("SELECT PG_DROP_REPLICATION_SLOT('other')"), false, false),
+            (plain("CREATE EXTENSION dblink"), true, true),
             (statement("VACUUM", Execution::Alone(Alone::Vacuum)), true, true),
             (statement("DROP DATABASE", Execution::Alone(Alone::Database)), false, false),
             (statement("ALTER SYSTEM", Execution::Alone(Alone::AlterSystem)), false, false),

@@ -113,6 +113,20 @@ fn hint(failure: &WorkFailure) -> &'static str {
         "23505" | "23503" | "23502" | "23514" => {
             "the rows that are there do not fit: correct them in a migration before this one"
         }
+        // query_canceled
+        "57014" => {
+            "a `statement_timeout` of role, database or file ended it, or somebody cancelled it: `SET statement_timeout = 0` in the file lets it take its time"
+        }
+        // read_only_sql_transaction
+        "25006" => {
+            "the database is read-only: see `SHOW default_transaction_read_only`, and that this is the primary"
+        }
+        code if code.starts_with("53") => {
+            "the server lacks disk, memory or connections: give it room, then run the same command again"
+        }
+        code if code.starts_with("57P") || code.starts_with("08") => {
+            "the server ended the connection: see that it answers, then run the same command again"
+        }
         _ => "correct the file, and run the same command again: what is applied is not run twice",
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Recorded as begun, done, recorded as done: three commits, between any two of which the run may be killed. What was begun and not recorded as done
 //! is known by its trace: an index that is there and valid was made, one that is gone was dropped; everything else is done again, and the
-//! server says when that cannot be. A statement goes on in the server when its run is killed, so a lock that lives as long as its
+//! server says when that cannot be. Where the trace was there before the step began, it tells nothing of the step, and no beginning is written
+//! down: an index of that name which somebody else made is refused by the server each time, never taken for ours. A statement goes on in the server when its run is killed, so a lock that lives as long as its
 //! connection keeps the next run from beginning it beside.
 
 use mainstay_engine::{AloneOutcome, AloneWork, BackendId, LockHolder, StepTrace, WorkLimits, WorkPlace};
@@ -40,7 +41,8 @@ pub(super) async fn run(
     for text in [&timeout].into_iter().chain(&work.prelude) {
         run.must(send(session, run.settings, text).await).context("make the settings of the file")?;
     }
-    if was_begun(run, session, work).await? && has_left_its_trace(session, &work.trace).await? {
+    let has_trace = has_left_its_trace(session, &work.trace).await?;
+    if has_trace && was_begun(run, session, work).await? {
         run.must(send(session, run.settings, &ledger::end(&run.table, &work.entry)).await)?;
         return Ok(AloneOutcome::Done { was_done: true, dropped_leftover: false });
     }
@@ -48,7 +50,9 @@ pub(super) async fn run(
         Way::Clear { dropped } => dropped,
         Way::Taken(holder) => return Ok(AloneOutcome::Busy(holder)),
     };
-    run.must(send(session, run.settings, &ledger::begin(&run.table, &work.entry)).await)?;
+    if !has_trace {
+        run.must(send(session, run.settings, &ledger::begin(&run.table, &work.entry)).await)?;
+    }
     match send(session, run.settings, &work.text).await {
         Ok(()) => {}
         Err(Refusal::Answered(answer)) => {
@@ -59,7 +63,9 @@ pub(super) async fn run(
         }
         Err(Refusal::Lost(error)) => {
             return Err(error
-                .with_state("it is recorded that this step was begun; whether it was done is found out by the next run")
+                .with_state(
+                    "the connection was lost at this step; whether it was done is found out by the next run",
+                )
                 .with_hint(AGAIN));
         }
     }

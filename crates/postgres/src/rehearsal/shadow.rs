@@ -3,7 +3,7 @@
 //! A shadow has a name that nobody else would choose and bears a mark made of that name, so that whoever finds it knows whose it is. While its run lives
 //! somebody is connected to it, and PostgreSQL drops no database that somebody is connected to: what can be dropped was left by a run
 //! that is gone. Between making and connecting only one run at a time is at work, by an advisory lock that is polled for and never waited in:
-//! who waits in one holds a snapshot, which index builds wait for.
+//! who waits in one holds a snapshot, which index builds wait for. Foreign tables of a shadow lead nowhere: user mappings do not come along.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
@@ -19,16 +19,22 @@ use crate::logical::ProgramPlaces;
 use crate::logical::databases::Databases;
 use crate::logical::passfile::PrivateFolder;
 use crate::logical::program::{Pipe, connection, find, major_of};
+use crate::quote::name as quoted;
 use crate::session::Session;
 
 /// With what the names of shadows begin.
 const PREFIX: &str = "mainstay_shadow_";
 /// The advisory lock of making one: "shadow" as a number.
 const TURN: i64 = 0x7368_6164_6f77;
+/// Where it is taken.
+const COMMON: &str = "postgres";
 /// How long to wait for one's turn.
 const TURN_TIME_MAX: Duration = Duration::from_secs(60);
 /// How often to ask for it.
 const TURN_PAUSE: Duration = Duration::from_millis(100);
+/// How long the dump waits for a table that somebody has locked. It waits with locks on others, behind which whoever changes these queues,
+/// and everybody behind them.
+const LOCK_WAIT_SECONDS_MAX: u32 = 10;
 /// How much is carried from one program to the other at a time.
 const PIECE_BYTES: usize = 256 * 1024;
 
@@ -83,9 +89,14 @@ fn unfit(message: String) -> Error {
     )
 }
 
-/// A session that holds the turn until it is dropped.
-async fn take_turn(shadows: &Settings) -> Result<Session<'_>> {
-    let session = Session::open(shadows).await?;
+/// A session that holds the turn until it is dropped. Advisory locks are those of one database, so that all take it in the one that every server
+/// has; where that lets nobody in, the turn is that of the database alone, and the later of two who come from different ones may fail.
+async fn take_turn(shadows: &Settings) -> Result<Session<'static>> {
+    let common = Databases::new(shadows).settings_of(COMMON);
+    let session = match Session::open_for_long(&common).await {
+        Ok(session) => session,
+        Err(_) => Session::open_for_long(shadows).await?,
+    };
     let begun = Instant::now();
     loop {
         let row = session.row(&format!("SELECT pg_try_advisory_lock({TURN}) AS taken")).await?;
@@ -141,6 +152,7 @@ pub(super) async fn fill(
     // Whose things are is of no matter here, and what reaches beyond the database must not be made twice.
     reading.extend(words(&["--no-owner", "--no-privileges", "--no-publications", "--no-subscriptions"]));
     reading.extend(words(&["--no-security-labels", "--no-tablespaces", "--exclude-schema=mainstay"]));
+    reading.push(format!("--lock-wait-timeout={LOCK_WAIT_SECONDS_MAX}s"));
     if contents == ShadowContents::Schema {
         reading.extend(words(&["--schema-only"]));
     }
@@ -163,11 +175,41 @@ pub(super) async fn fill(
             return Err(Error::new(ErrorKind::Server, "pg_restore ended before the dump did"));
         }
     }
-    source.end().await?;
+    source.end().await.map_err(locked_out)?;
     // A program that has all it wants may have closed its end.
     drop(input.shutdown().await);
     drop(input);
-    sink.end().await
+    sink.end().await?;
+    forget_other_servers(&Databases::new(shadows).settings_of(name)).await
+}
+
+/// What the dump's failure means when it waited for a lock in vain.
+fn locked_out(failed: Error) -> Error {
+    match failed.message().contains("due to statement timeout") {
+        true => Error::new(
+            ErrorKind::Locked,
+            format!("somebody has a table of the live database locked: its schema was not to be read for {LOCK_WAIT_SECONDS_MAX} s"),
+        )
+        .with_source(failed)
+        .with_state("nothing was changed")
+        .with_hint("`mainstay pg blockers` shows who; then run the same command again"),
+        false => failed,
+    }
+}
+
+/// Takes away what foreign tables reach other servers with: what is written through them is committed there, and no shadow takes it back.
+async fn forget_other_servers(inside: &Settings) -> Result<()> {
+    let session = Session::open(inside).await?;
+    let rows = session.rows("SELECT srvname, umuser = 0 AS everybody, usename FROM pg_user_mappings").await?;
+    for row in &rows {
+        let who = match session.truth(row, "everybody") {
+            true => "PUBLIC".to_owned(),
+            false => quoted(session.text(row, "usename")?),
+        };
+        let server = quoted(session.text(row, "srvname")?);
+        session.rows(&format!("DROP USER MAPPING FOR {who} SERVER {server}")).await?;
+    }
+    Ok(())
 }
 
 fn words(words: &[&str]) -> Vec<String> {

@@ -22,6 +22,8 @@ use crate::session::Session;
 use super::look::{Baseline, Files, Locks, beyond};
 use super::{alone, catalog};
 
+/// The rule by which files were split into statements: by the other one, the server might see a `COMMIT` where the splitter saw a string.
+const STRINGS: &str = "SET standard_conforming_strings = on";
 /// Nobody else is in a shadow, and a rehearsal takes as long as it takes.
 const SHADOW_SETTINGS: &str = "\
     SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
@@ -56,7 +58,7 @@ impl Stage {
             inside,
             working: Some(working),
             session,
-            bounds: SHADOW_SETTINGS.to_owned(),
+            bounds: format!("{SHADOW_SETTINGS}; {STRINGS}"),
             in_transaction: false,
             open_ended: false,
             baseline: None,
@@ -74,7 +76,7 @@ impl Stage {
         let LiveBounds { lock_timeout_ms, statement_timeout_ms, total_timeout_ms } = bounds;
         let mut limits = format!(
             "SET lock_timeout = {lock_timeout_ms}; SET statement_timeout = {statement_timeout_ms}; \
-             SET idle_in_transaction_session_timeout = {total_timeout_ms}; SET client_min_messages = error"
+             SET idle_in_transaction_session_timeout = {total_timeout_ms}; SET client_min_messages = error; {STRINGS}"
         );
         let major: u32 = major_of(version).and_then(|major| major.parse().ok()).unwrap_or_default();
         if major >= TRANSACTION_TIMEOUT_MAJOR {

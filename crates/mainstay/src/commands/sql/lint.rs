@@ -87,12 +87,10 @@ fn major(version: &str) -> Option<u32> {
 }
 
 fn check_rules(options: &LintOptions) -> Result<()> {
-    let rules = mainstay_migrations::rules();
-    let is_known = |name: &&String| rules.iter().any(|rule| rule.name == **name);
-    match options.exclude.iter().chain(&options.include).find(|name| !is_known(name)) {
+    match options.unknown_rules().first() {
         None => Ok(()),
         Some(name) => {
-            let names: Vec<&str> = rules.iter().map(|rule| rule.name.as_str()).collect();
+            let names: Vec<String> = mainstay_migrations::rules().into_iter().map(|rule| rule.name).collect();
             Err(Error::new(ErrorKind::Usage, format!("there is no rule `{name}`"))
                 .with_state("nothing was looked at")
                 .with_hint(format!("the rules are {}", names.join(", "))))

@@ -2,6 +2,7 @@
 
 use mainstay_engine::RehearsalHost;
 use mainstay_guard::{BackupEvidence, Guard, Permit};
+use mainstay_migrations::ObjectName;
 use mainstay_model::{Error, Plan, Result, StoreKind, Target};
 
 use super::repository;
@@ -53,7 +54,7 @@ pub(super) fn prelude(session: &Session, database: &str) -> Vec<String> {
     let declared = session.configuration.init.as_ref().and_then(|init| init.postgres.as_ref());
     let of_database = declared.and_then(|section| section.databases.iter().find(|one| one.name == database));
     let Some(declared) = of_database else { return Vec::new() };
-    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let quoted = |name: &str| ObjectName { schema: None, name: name.to_owned() }.quoted();
     let schemas =
         declared.schemas.iter().map(|(name, _)| format!("CREATE SCHEMA IF NOT EXISTS {}", quoted(name)));
     let extensions =
