@@ -97,6 +97,6 @@ mod tests {
             .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line))
             .collect::<Vec<_>>()
             .join("\n");
-        assert_eq!(ConfigFile::parse(path, &uncommented).unwrap().entries.len(), 42);
+        assert_eq!(ConfigFile::parse(path, &uncommented).unwrap().entries.len(), 43);
     }
 }
