@@ -27,6 +27,7 @@ pub(crate) mod code {
     pub(crate) const INVALID_OPTIONS: i32 = 72;
     pub(crate) const INDEX_OPTIONS_CONFLICT: i32 = 85;
     pub(crate) const INDEX_KEY_SPECS_CONFLICT: i32 = 86;
+    pub(crate) const WRITE_CONFLICT: i32 = 112;
     pub(crate) const DOCUMENT_VALIDATION: i32 = 121;
     pub(crate) const COMMAND_NOT_SUPPORTED_ON_VIEW: i32 = 166;
     pub(crate) const KEY_NOT_FOUND: i32 = 211;
@@ -64,7 +65,7 @@ fn meaning_of(code: i32) -> Meaning {
         64 | 100 => (Unreachable, Temporary, Some(HINT_MAJORITY)),
         // LockTimeout, CursorNotFound, MaxTimeMSExpired, WriteConflict, CappedPositionLost, QueryPlanKilled, CursorKilled,
         // ExceededTimeLimit.
-        24 | code::CURSOR_NOT_FOUND | code::TIME_OVER | 112 | 136 | 175 | 237 | 262 => {
+        24 | code::CURSOR_NOT_FOUND | code::TIME_OVER | code::WRITE_CONFLICT | 136 | 175 | 237 | 262 => {
             (Server, Temporary, None)
         }
         code::NAMESPACE_NOT_FOUND => (NotFound, Permanent, None),

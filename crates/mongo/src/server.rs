@@ -5,6 +5,7 @@
 //! because its error tells the layer: name, connection, TLS, login, server. Relies on the configuration having been resolved; refuses to
 //! send anything but what its callers built.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -51,6 +52,8 @@ struct Inner {
     reads: ReadFrom,
     /// Which server this is, once somebody has asked.
     fingerprint: Mutex<Option<String>>,
+    /// Sessions that are in a ledger as those of a holder, each with the holder's token.
+    noted_sessions: Mutex<BTreeSet<(String, Vec<u8>)>>,
 }
 
 impl std::fmt::Debug for MongoServer {
@@ -81,6 +84,7 @@ impl MongoServer {
             retry: config.retry,
             reads: resolved.reads,
             fingerprint: Mutex::default(),
+            noted_sessions: Mutex::default(),
         })))
     }
 
@@ -97,6 +101,12 @@ impl MongoServer {
     /// A session of the driver, for transactions.
     pub(crate) async fn session(&self) -> Result<mongodb::ClientSession, mongodb::error::Error> {
         self.0.driver.start_session().await
+    }
+
+    /// Whether this session of the holder of `token` was never told before; it counts as told from now on.
+    pub(crate) fn is_first_noted(&self, token: &str, session: &[u8]) -> bool {
+        let mut noted = self.0.noted_sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.insert((token.to_owned(), session.to_vec()))
     }
 
     /// A database of the driver, for commands in a session.

@@ -4,14 +4,14 @@
 //! token, too: a step of somebody who lost the run finds no segment. What has happened stays; nothing is removed but segments of a walk that
 //! never began.
 
-use bson::{Bson, Document, RawDocumentBuf, rawdoc};
+use bson::{Bson, Document, RawDocumentBuf, doc, rawdoc};
 use mainstay_engine::{
     Backfill, BackfillClaim, BackfillHold, BackfillRun, BackfillStatus, ClaimFor, ImportedChange,
 };
 use mainstay_model::{Error, ErrorKind, Result, Timestamp};
 
 use super::step::{bound, key_of};
-use super::talk::{Talk, retried};
+use super::talk::{Failure, Talk, retried};
 use super::{LEDGER, SEGMENTS, UNDO, Work};
 use crate::catalog::OWN_DATABASE;
 use crate::create::majority;
@@ -131,9 +131,43 @@ async fn take(
     };
     let reply = server.tell(OWN_DATABASE, command).await?;
     match reply.get_document("value") {
-        Ok(run) => Ok(run.clone()),
+        Ok(run) => {
+            end_sessions(server, work, run).await?;
+            Ok(run.clone())
+        }
         Err(_) => Err(not_taken(find(server, &work.key).await?.as_ref(), backfill, checksum)),
     }
+}
+
+/// Ends the sessions of whoever held the run before: the server keeps the transactions of a killed process open, and everybody else out of
+/// what they changed.
+async fn end_sessions(server: &MongoServer, work: &Work<'_>, run: &Document) -> Result<()> {
+    let Ok(sessions) = run.get_array("sessions") else { return Ok(()) };
+    let sessions: Vec<RawDocumentBuf> =
+        sessions.iter().filter_map(|id| RawDocumentBuf::try_from(&doc! { "id": id.clone() }).ok()).collect();
+    // Where this is refused, they run out by themselves, and steps wait for that.
+    let _ = server.tell("admin", rawdoc! { "killSessions": array(&sessions) }).await;
+    let update = rawdoc! { "q": { "_id": work.key.as_str() }, "u": { "$unset": { "sessions": 1 } } };
+    let command = rawdoc! { "update": LEDGER, "updates": array([&update]), "writeConcern": majority() };
+    server.tell(OWN_DATABASE, command).await.map(drop)
+}
+
+/// Writes down in which session the holder of `token` is about to change something, once for each.
+pub(super) async fn note_session(
+    server: &MongoServer,
+    work: &Work<'_>,
+    token: &str,
+    talk: &Talk<'_>,
+) -> Result<(), Failure> {
+    let Some(session) = talk.session_id().filter(|id| server.is_first_noted(token, &id.bytes)) else {
+        return Ok(());
+    };
+    let update = rawdoc! {
+        "q": { "_id": work.key.as_str(), "token": token }, "u": { "$addToSet": { "sessions": session } },
+    };
+    let command = rawdoc! { "update": LEDGER, "updates": array([&update]), "writeConcern": majority() };
+    server.tell(OWN_DATABASE, command).await?;
+    Ok(())
 }
 
 /// Why a run could not be taken.
@@ -378,7 +412,7 @@ pub(super) async fn release(server: &MongoServer, hold: &BackfillHold, at_end: b
             "status": { "$cond": [undoing, BackfillStatus::Undone.name(), BackfillStatus::Done.name()] },
         } });
     }
-    pipeline.push(rawdoc! { "$unset": ["token", "holder"] });
+    pipeline.push(rawdoc! { "$unset": ["token", "holder", "sessions"] });
     let update = rawdoc! {
         "q": { "kind": "backfill", "id": hold.id.as_str(), "token": hold.token.as_str() }, "u": array(&pipeline),
     };

@@ -62,6 +62,7 @@ impl Step<'_> {
     /// Everything anew: where the segment is may have changed with a transaction whose end was not told.
     async fn attempt(&self) -> Result<BackfillStep, Failure> {
         let mut talk = Talk::begin(self.server, self.has_transactions).await?;
+        ledger::note_session(self.server, self.work, &self.hold.token, &talk).await?;
         match self.inside(&mut talk).await {
             Ok(step) => {
                 talk.commit().await?;

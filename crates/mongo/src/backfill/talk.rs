@@ -1,19 +1,27 @@
 //! Commands, in a transaction or by themselves, and what their failure means: done again, or told.
 
-use bson::{Document, RawDocumentBuf};
+use std::time::Duration;
+
+use bson::{Binary, Bson, Document, RawDocumentBuf};
 use mainstay_model::{Error, ErrorKind, Result};
 use mongodb::ClientSession;
 use mongodb::error::{TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT};
 use mongodb::options::{ReadConcern, WriteConcern};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::create::majority;
-use crate::error::{ServerError, code};
+use crate::error::{ServerError, code, driver_code};
 use crate::reply::number;
 use crate::server::MongoServer;
 
 /// How often the end of a transaction is asked for that the server does not tell.
 const COMMIT_TRIES_MAX: u32 = 3;
+
+/// How long a conflict may last. A transaction whose client was killed stays open in the server for a minute (`transactionLifetimeLimitSeconds`)
+/// when nobody could end its session.
+const CONFLICT_TIME_MAX: Duration = Duration::from_secs(100);
+/// Between two looks whether it has gone.
+const CONFLICT_LOOK: Duration = Duration::from_millis(500);
 
 /// What went wrong inside a step.
 pub(super) enum Failure {
@@ -54,6 +62,14 @@ impl<'a> Talk<'a> {
             .write_concern(WriteConcern::majority())
             .await?;
         Ok(Self { server, session: Some(session) })
+    }
+
+    /// Which session of the server it is in, when it is in a transaction.
+    pub(super) fn session_id(&self) -> Option<Binary> {
+        match self.session.as_ref()?.id().get("id") {
+            Some(Bson::Binary(id)) => Some(id.clone()),
+            _ => None,
+        }
     }
 
     /// Runs a command.
@@ -133,12 +149,20 @@ where
     F: Future<Output = Result<T, Failure>>,
 {
     let mut incident = server.retry().incident();
+    let begun = Instant::now();
     loop {
         let (error, passes) = match attempt().await {
             Ok(done) => return Ok(done),
             Err(Failure::House(error)) => {
                 let passes = error.is_temporary();
                 (error, passes)
+            }
+            Err(Failure::Driver(failure))
+                if driver_code(&failure) == Some(code::WRITE_CONFLICT)
+                    && begun.elapsed() < CONFLICT_TIME_MAX =>
+            {
+                sleep(CONFLICT_LOOK).await;
+                continue;
             }
             Err(Failure::Driver(failure)) => {
                 let passes = failure.contains_label(TRANSIENT_TRANSACTION_ERROR)

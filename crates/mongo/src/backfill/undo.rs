@@ -14,7 +14,7 @@ use crate::metadata::array;
 use crate::raw::{self, DocumentWriter, Element, kind};
 use crate::server::MongoServer;
 
-use super::ledger::lost;
+use super::ledger::{lost, note_session};
 
 /// How many documents one command changes.
 const UPDATES_MAX: usize = 1_000;
@@ -41,6 +41,7 @@ pub(super) async fn bring_back(
 ) -> Result<UndoneStep> {
     retried(server, || async {
         let mut talk = Talk::begin(server, true).await?;
+        note_session(server, work, &hold.token, &talk).await?;
         match inside(&mut talk, work, hold, part).await {
             Ok(step) => {
                 talk.commit().await?;
