@@ -48,6 +48,10 @@ const UNDOING: &str = "backfill.undo";
 const PAUSE: &str = "backfill.pause";
 const IMPORT: &str = "backfill.import";
 
+/// What the server takes as a stage of an update. It would refuse any other there, but not in an aggregation, by which an update is told without a
+/// change: `$out` and `$merge` write.
+const STAGES: [&str; 6] = ["$addFields", "$project", "$replaceRoot", "$replaceWith", "$set", "$unset"];
+
 /// A backfill in the server's own form.
 struct Work<'a> {
     id: &'a str,
@@ -106,6 +110,7 @@ impl Update {
     fn parse(text: &str) -> Result<Self> {
         match json("update", text)? {
             Json::List(stages) if !stages.is_empty() => {
+                check_stages(&stages)?;
                 let stages: Result<Vec<_>> = stages.iter().map(document).collect();
                 stages.map(Self::Pipeline).context("read `update`")
             }
@@ -120,6 +125,16 @@ impl Update {
             .with_hint(r#"write `[{"$set": {…}}]` or `{"$set": {…}}`"#)),
         }
     }
+}
+
+/// Refuses every stage that is none of an update.
+fn check_stages(stages: &[Json]) -> Result<()> {
+    let is_known =
+        |stage: &Json| matches!(stage.members(), Some([(name, _)]) if STAGES.contains(&name.as_str()));
+    let Some(other) = stages.iter().position(|stage| !is_known(stage)) else { return Ok(()) };
+    Err(Error::new(ErrorKind::Usage, format!("stage {} of `update` is none of an update", other + 1))
+        .with_state("nothing was changed")
+        .with_hint(format!("each stage is an object with one of {}", STAGES.join(", "))))
 }
 
 fn is_operators(json: &Json) -> bool {
@@ -268,7 +283,13 @@ mod tests {
     fn updates_are_pipelines_or_operators_and_never_whole_documents() {
         for (text, expected) in [
             (r#"[{"$set": {"a": 1}}]"#, Some("pipeline")),
+            (r#"[{"$replaceWith": "$a"}, {"$unset": "b"}]"#, Some("pipeline")),
             (r#"{"$set": {"a": 1}, "$inc": {"b": 2}}"#, Some("operators")),
+            // These write, wherever they are tried out.
+            (r#"[{"$set": {"a": 1}}, {"$out": "users"}]"#, None),
+            (r#"[{"$merge": "users"}]"#, None),
+            (r#"[{"$set": {"a": 1}, "$out": "users"}]"#, None),
+            ("[{}]", None),
             (r#"{"a": 1}"#, None),
             (r#"{"$set": {"a": 1}, "b": 1}"#, None),
             ("{}", None),
