@@ -61,7 +61,9 @@ async fn a_preview_writes_nothing_and_hides_nothing() {
         (r#"'[{ "$set": { "counted": true } }, { "$merge": "copy" }]'"#, 2, "stage 2 of `update`"),
         // What is told by reading must be what an update does: `_id` stays, or the server refuses.
         (r#"'[{ "$replaceWith": { "counted": true } }]'"#, 0, "points: {\"$numberInt\":\"1\"} -> absent"),
-        (r#"'[{ "$set": { "_id": 7, "counted": true } }]'"#, 1, "nothing was changed"),
+        (r#"'[{ "$set": { "_id": 7, "counted": true } }]'"#, 2, "nothing was changed"),
+        (r#"'[{ "$set": { "counted": { "$nope": 1 } } }]'"#, 2, "correct the declaration"),
+        (r#"'[{ "$set": '"#, 2, "read the backfill points: `update` is not JSON"),
     ] {
         project.declare("development", &POINTS.replace(update, pipeline));
         let seen = project.run(&["backfill", "preview", "points", "--count", "1"]);

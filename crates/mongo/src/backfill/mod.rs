@@ -77,13 +77,20 @@ impl<'a> Work<'a> {
             return Err(Error::new(ErrorKind::Usage, format!("{} is no backfill of documents", backfill.id)));
         };
         check_user_data(namespace)?;
+        let read = || -> Result<_> {
+            let verify = verify.as_ref().map(|text| filter("verify", text)).transpose()?;
+            Ok((filter("guard", guard)?, Update::parse(update)?, verify))
+        };
+        let (guard, update, verify) = read()
+            .map_err(|error| declared_wrongly(error.with_state("nothing was changed")))
+            .with_context(|| format!("read the backfill {}", backfill.id))?;
         Ok(Self {
             id: &backfill.id,
             namespace,
-            guard: filter("guard", guard)?,
-            update: Update::parse(update)?,
+            guard,
+            update,
             fields,
-            verify: verify.as_ref().map(|text| filter("verify", text)).transpose()?,
+            verify,
             keeps_undo: backfill.keeps_undo,
             key: ledger::key(&namespace.database, &backfill.id),
         })
@@ -143,14 +150,29 @@ fn is_operators(json: &Json) -> bool {
 }
 
 fn json(what: &str, text: &str) -> Result<Json> {
-    Json::parse(text).map_err(|error| {
-        Error::new(ErrorKind::Usage, format!("`{what}` is not JSON: {error}"))
-            .with_state("nothing was changed")
-    })
+    Json::parse(text).map_err(|error| Error::new(ErrorKind::Usage, format!("`{what}` is not JSON: {error}")))
 }
 
 fn filter(what: &str, text: &str) -> Result<RawDocumentBuf> {
     document(&json(what, text)?).with_context(|| format!("read `{what}`"))
+}
+
+/// A fault of the declaration, with where to look unless it says so itself.
+fn declared_wrongly(error: Error) -> Error {
+    if error.hint().is_some() {
+        return error;
+    }
+    error.with_hint("correct the declaration; docs/backfill.md tells what is declared how")
+}
+
+/// An error of looking or trying: nothing of that lasts, and what the server refuses for good is what was declared.
+fn looked(error: Error) -> Error {
+    let is_declared = error.kind() == ErrorKind::Server && !error.is_temporary() && error.hint().is_none();
+    let error = match is_declared {
+        true => declared_wrongly(Error::new(ErrorKind::Usage, error.message().to_owned())),
+        false => error,
+    };
+    if error.state().is_some() { error } else { error.with_state("nothing was changed") }
 }
 
 /// Bytes that were put together here as a document.
@@ -166,12 +188,14 @@ fn stages(documents: &[RawDocumentBuf]) -> RawArrayBuf {
 impl BackfillStore for MongoServer {
     async fn look(&self, backfill: &Backfill, time_max: Duration) -> Result<BackfillLook> {
         let work = Work::of(backfill)?;
-        look::look(self, &work, time_max).await.with_context(|| format!("look at {}", work.namespace))
+        let looked_at = look::look(self, &work, time_max).await.map_err(looked);
+        looked_at.with_context(|| format!("look at {}", work.namespace))
     }
 
     async fn try_out(&self, backfill: &Backfill, count: u32, way: TrialWay) -> Result<BackfillTrial> {
         let work = Work::of(backfill)?;
-        look::try_out(self, &work, count, way).await.with_context(|| format!("try {} out", backfill.id))
+        let tried = look::try_out(self, &work, count, way).await.map_err(looked);
+        tried.with_context(|| format!("try {} out", backfill.id))
     }
 
     async fn remains(&self, backfill: &Backfill) -> Result<BackfillRemains> {
