@@ -81,6 +81,9 @@ fn declarations_that_the_server_does_not_take_are_refused() {
         ("cents IS NULL -- those that have none", "amount > 0", "the guard still means 200 of 200"),
         ("cents IS NULL -- those that have none", "missing IS NULL", "missing"),
         ("cents IS NULL -- those that have none", "true); DROP TABLE orders; --", "syntax"),
+        // Conditions and expressions that end inside themselves would leave the range and the key behind.
+        ("cents IS NULL -- those that have none", "cents IS NULL) OR (cents IS NULL", "syntax"),
+        ("round(amount * 100)\", counted", "1), at = (now()\", counted", "syntax"),
         ("table = \"orders\"", "table = \"bare\"", "has no primary key"),
         ("table = \"orders\"", "table = \"absent\"", "there is no table"),
         ("counted = \"counted + 1\"", "id = \"1\"", "has no column id that could be set"),
