@@ -260,9 +260,11 @@ fn nothing_to_resume(declared: &DeclaredBackfill, run: Option<&BackfillRun>) -> 
         None => format!("the backfill {id} was never run here"),
         Some(run) => format!("the backfill {id} is {}: there is nothing to resume", run.status.name()),
     };
-    Error::new(ErrorKind::NotFound, message)
-        .with_state("nothing was changed")
-        .with_hint(format!("`mainstay backfill run {id}` begins it"))
+    let hint = match run.map(|run| run.status) {
+        Some(BackfillStatus::Undoing) => format!("`mainstay backfill undo {id}` goes on with that"),
+        _ => format!("`mainstay backfill run {id}` begins it"),
+    };
+    Error::new(ErrorKind::NotFound, message).with_state("nothing was changed").with_hint(hint)
 }
 
 /// Refuses to promise what the server cannot keep.
