@@ -96,6 +96,24 @@ fn declarations_that_the_server_does_not_take_are_refused() {
 }
 
 #[test]
+fn a_row_that_a_constraint_refuses_is_not_shown() {
+    let (server, name, project) = shop(CENTS);
+    server
+        .execute(
+            &name,
+            "ALTER TABLE orders ADD iban text DEFAULT 'DE02-1203', ADD CONSTRAINT few CHECK (counted < 1 OR id < 15000)",
+        )
+        .unwrap();
+    drop(std::fs::remove_file(project.place.path("plan.json")));
+    project.expect(0, &["backfill", "run", "cents", "--output", "plan.json"]);
+    let refused = project.approve("plan.json");
+    assert_eq!(refused.status, 1, "{}", refused.both());
+    assert!(refused.both().contains("each wholly and once"), "{}", refused.both());
+    assert!(!refused.both().contains("DE02-1203"), "{}", refused.both());
+    assert_eq!(texts(server, &name, "SELECT count(*)::text FROM orders WHERE counted > 1"), ["0"]);
+}
+
+#[test]
 fn a_row_that_somebody_holds_is_waited_for() {
     let (server, name, project) = shop(CENTS);
     let url = server.uri_of(&name);
