@@ -165,8 +165,20 @@ fn declared_wrongly(error: Error) -> Error {
     error.with_hint("correct the declaration; docs/backfill.md tells what is declared how")
 }
 
+/// What whoever backfills lacks is no right of backups.
+fn rights(error: Error) -> Error {
+    let is_of_backups = |hint: &str| hint.contains("grantRolesToUser");
+    if error.kind() == ErrorKind::Auth && error.hint().is_some_and(is_of_backups) {
+        return error.with_hint(
+            "grant the user `readWrite` on the database and on `mainstay`, as docs/backfill.md says under Rights",
+        );
+    }
+    error
+}
+
 /// An error of looking or trying: nothing of that lasts, and what the server refuses for good is what was declared.
 fn looked(error: Error) -> Error {
+    let error = rights(error);
     let is_declared = error.kind() == ErrorKind::Server && !error.is_temporary() && error.hint().is_none();
     let error = match is_declared {
         true => declared_wrongly(Error::new(ErrorKind::Usage, error.message().to_owned())),
@@ -204,11 +216,11 @@ impl BackfillStore for MongoServer {
     }
 
     async fn runs(&self) -> Result<Vec<BackfillRun>> {
-        ledger::runs(self).await.context("read the ledger")
+        ledger::runs(self).await.map_err(rights).context("read the ledger")
     }
 
     async fn history(&self) -> Result<Vec<ImportedChange>> {
-        ledger::history(self).await.context("read the ledger")
+        ledger::history(self).await.map_err(rights).context("read the ledger")
     }
 
     async fn import(&self, source: &str, permit: &Permit) -> Result<u64> {
@@ -216,7 +228,7 @@ impl BackfillStore for MongoServer {
             self.authorize(permit, IMPORT).await?;
             ledger::import(self, source).await
         };
-        importing.await.with_context(|| format!("import {source}"))
+        importing.await.map_err(rights).with_context(|| format!("import {source}"))
     }
 
     async fn claim(
@@ -229,7 +241,7 @@ impl BackfillStore for MongoServer {
             self.authorize(permit, permitted(claim)).await?;
             ledger::claim(self, &Work::of(backfill)?, backfill, claim).await
         };
-        claiming.await.with_context(|| format!("take {}", backfill.id))
+        claiming.await.map_err(rights).with_context(|| format!("take {}", backfill.id))
     }
 
     async fn beat(&self, hold: &BackfillHold) -> Result<bool> {
@@ -245,7 +257,7 @@ impl BackfillStore for MongoServer {
             self.authorize(permit, PAUSE).await?;
             ledger::pause(self, &Work::of(backfill)?).await
         };
-        pausing.await.with_context(|| format!("pause {}", backfill.id))
+        pausing.await.map_err(rights).with_context(|| format!("pause {}", backfill.id))
     }
 
     async fn step(
@@ -260,7 +272,7 @@ impl BackfillStore for MongoServer {
             self.authorize(permit, RUN).await?;
             step::step(self, &Work::of(backfill)?, hold, segment, keys).await
         };
-        stepping.await.with_context(|| format!("change {}", backfill.place()))
+        stepping.await.map_err(rights).with_context(|| format!("change {}", backfill.place()))
     }
 
     async fn lag(&self) -> Result<Option<Duration>> {
@@ -282,7 +294,7 @@ impl BackfillStore for MongoServer {
             self.authorize(permit, UNDOING).await?;
             undo::bring_back(self, &Work::of(backfill)?, hold, part).await
         };
-        undoing.await.with_context(|| format!("bring {} back", backfill.place()))
+        undoing.await.map_err(rights).with_context(|| format!("bring {} back", backfill.place()))
     }
 
     async fn left_behind(&self, backfill: &Backfill, count: usize) -> Result<Vec<String>> {
