@@ -271,9 +271,14 @@ async fn replace(server: &MongoServer, namespace: &Namespace, rows: &[Json]) -> 
     for batch in rows.chunks(BATCH) {
         let filled = insert(server, namespace, batch).await;
         written.inserted += filled.map_err(|error| {
-            let state =
-                format!("{namespace} was emptied and holds {} of {} rows", written.inserted, rows.len());
-            error.with_state(state).with_hint("run the same seed again")
+            let state = format!(
+                "{namespace} was emptied and holds at least {} of {} rows",
+                written.inserted,
+                rows.len()
+            );
+            let error = error.with_state(state);
+            // Whoever knows what is wrong with a row says so.
+            if error.hint().is_some() { error } else { error.with_hint("run the same seed again") }
         })?;
     }
     Ok(written)

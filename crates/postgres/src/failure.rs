@@ -1,7 +1,8 @@
 //! What went wrong, by layer: name, connection, TLS, authentication, server.
 //!
 //! The driver keeps the kind of its errors to itself but for the server's own; the fixed texts of its `Display` (version 0.7) are read where
-//! there is no other way. Server errors are told apart by SQLSTATE (manual, appendix "PostgreSQL Error Codes").
+//! there is no other way. Server errors are told apart by SQLSTATE (manual, appendix "PostgreSQL Error Codes"). Refuses to pass on a server's detail,
+//! which may hold rows.
 
 use std::io;
 
@@ -13,7 +14,8 @@ use crate::config::Settings;
 pub(crate) fn failure(settings: &Settings, error: tokio_postgres::Error) -> Error {
     let address = &settings.address;
     if let Some(answer) = error.as_db_error() {
-        return server_failure(settings, answer.code().code(), answer.message()).with_source(error);
+        // Nothing of the error beyond that: the server's detail tells values, a whole row where a constraint refuses one.
+        return server_failure(settings, answer.code().code(), answer.message());
     }
     let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
     let unreachable = |message: String| Error::new(ErrorKind::Unreachable, message);

@@ -116,6 +116,11 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
     for entry in std::fs::read_dir(folder).map_err(refuse)? {
         let path = entry.map_err(refuse)?.path();
         if path.extension().is_some_and(|extension| extension == "toml") {
+            // A pipe would be waited for without end.
+            if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+                return Err(Error::new(ErrorKind::Config, format!("{} is no regular file", path.display()))
+                    .with_hint("correct `folder` in [backfills], or remove it from there"));
+            }
             files.push(path);
         }
         if files.len() > FILE_COUNT_MAX {

@@ -81,6 +81,9 @@ fn declarations_that_the_server_does_not_take_are_refused() {
         ("cents IS NULL -- those that have none", "amount > 0", "the guard still means 200 of 200"),
         ("cents IS NULL -- those that have none", "missing IS NULL", "missing"),
         ("cents IS NULL -- those that have none", "true); DROP TABLE orders; --", "syntax"),
+        // Conditions and expressions that end inside themselves would leave the range and the key behind.
+        ("cents IS NULL -- those that have none", "cents IS NULL) OR (cents IS NULL", "syntax"),
+        ("round(amount * 100)\", counted", "1), at = (now()\", counted", "syntax"),
         ("table = \"orders\"", "table = \"bare\"", "has no primary key"),
         ("table = \"orders\"", "table = \"absent\"", "there is no table"),
         ("counted = \"counted + 1\"", "id = \"1\"", "has no column id that could be set"),
@@ -90,6 +93,24 @@ fn declarations_that_the_server_does_not_take_are_refused() {
         assert!(seen.status != 0 && seen.both().contains(told), "{told}: {}", seen.both());
     }
     assert_eq!(texts(server, &name, "SELECT count(*)::text FROM orders WHERE cents IS NULL"), ["20000"]);
+}
+
+#[test]
+fn a_row_that_a_constraint_refuses_is_not_shown() {
+    let (server, name, project) = shop(CENTS);
+    server
+        .execute(
+            &name,
+            "ALTER TABLE orders ADD iban text DEFAULT 'DE02-1203', ADD CONSTRAINT few CHECK (counted < 1 OR id < 15000)",
+        )
+        .unwrap();
+    drop(std::fs::remove_file(project.place.path("plan.json")));
+    project.expect(0, &["backfill", "run", "cents", "--output", "plan.json"]);
+    let refused = project.approve("plan.json");
+    assert_eq!(refused.status, 1, "{}", refused.both());
+    assert!(refused.both().contains("each wholly and once"), "{}", refused.both());
+    assert!(!refused.both().contains("DE02-1203"), "{}", refused.both());
+    assert_eq!(texts(server, &name, "SELECT count(*)::text FROM orders WHERE counted > 1"), ["0"]);
 }
 
 #[test]

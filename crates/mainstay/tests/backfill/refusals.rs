@@ -52,6 +52,30 @@ async fn what_would_be_done_twice_or_more_than_is_named_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_preview_writes_nothing_and_hides_nothing() {
+    let (project, database) = Project::mongo(shared_mongod(), POINTS).await;
+    fill(&database, "users", 20, doc! { "points": 1 }).await;
+    let update = r#"'{ "$inc": { "points": 7 }, "$set": { "counted": true } }'"#;
+    for (pipeline, status, told) in [
+        (r#"'[{ "$out": "users" }]'"#, 2, "stage 1 of `update` is none of an update"),
+        (r#"'[{ "$set": { "counted": true } }, { "$merge": "copy" }]'"#, 2, "stage 2 of `update`"),
+        // What is told by reading must be what an update does: `_id` stays, or the server refuses.
+        (r#"'[{ "$replaceWith": { "counted": true } }]'"#, 0, "points: {\"$numberInt\":\"1\"} -> absent"),
+        (r#"'[{ "$set": { "_id": 7, "counted": true } }]'"#, 2, "nothing was changed"),
+        (r#"'[{ "$set": { "counted": { "$nope": 1 } } }]'"#, 2, "correct the declaration"),
+        (r#"'[{ "$set": '"#, 2, "read the backfill points: `update` is not JSON"),
+    ] {
+        project.declare("development", &POINTS.replace(update, pipeline));
+        let seen = project.run(&["backfill", "preview", "points", "--count", "1"]);
+        assert_eq!(seen.status, status, "{pipeline}: {}", seen.both());
+        assert!(seen.both().contains(told), "{pipeline}: {}", seen.both());
+    }
+    assert_eq!(count(&database, "users", doc! { "points": 1, "counted": { "$exists": false } }).await, 20);
+    assert_eq!(database.list_collection_names().await.unwrap(), ["users"]);
+    database.drop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_declaration_of_the_same_id_is_not_the_same() {
     let (project, database) = Project::mongo(shared_mongod(), POINTS).await;
     fill(&database, "users", 100, doc! { "points": 1 }).await;

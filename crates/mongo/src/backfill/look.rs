@@ -1,5 +1,6 @@
 //! What a collection holds, what a backfill would make of it, and what is left of it to do. Nothing here lasts.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bson::{Bson, Document, RawDocumentBuf, rawdoc};
@@ -11,11 +12,12 @@ use mainstay_model::{Error, ErrorKind, Result};
 
 use super::step::{counted, ids};
 use super::talk::{Failure, Talk, retried};
-use super::{Update, Work};
+use super::{Update, Work, entry};
 use crate::catalog;
 use crate::error::{code, driver_code};
 use crate::indexes::json;
 use crate::metadata::{array, kind_of};
+use crate::raw;
 use crate::reply::number;
 use crate::server::MongoServer;
 use crate::topology::Topology;
@@ -128,12 +130,22 @@ pub(super) async fn try_out(
     let mut before = server.list(&work.namespace.database, command).await?;
     by_id(server, work, &mut before).await?;
     let trial = Trial { server, work, before: &before };
-    match &work.update {
+    let told = match &work.update {
         Update::Pipeline(pipeline) if way == TrialWay::Gentle || !has_transactions => {
-            trial.by_reading(pipeline).await
+            trial.by_reading(pipeline).await?
         }
+        _ => None,
+    };
+    match (told, &work.update) {
+        (Some(told), _) => Ok(told),
         _ if has_transactions => retried(server, || trial.in_transaction()).await,
-        _ => Err(Error::new(
+        (None, Update::Pipeline(_)) => Err(Error::new(
+            ErrorKind::Unsupported,
+            "the update takes `_id` away or changes it; what a standalone server makes of that cannot be told before it is done",
+        )
+        .with_state("nothing was changed")
+        .with_hint("leave `_id` as it is: `$set` and `$unset` what changes, and replace no whole document")),
+        (None, Update::Operators(_)) => Err(Error::new(
             ErrorKind::Unsupported,
             "what operators make of a document can be told only in a transaction, which a standalone server has not",
         )
@@ -167,15 +179,37 @@ impl Trial<'_> {
         Ok(rawdoc! { "_id": { "$in": ids(self.before.iter())? } })
     }
 
-    /// The stages of an update's pipeline are stages of an aggregation, too, and do the same there.
-    async fn by_reading(&self, pipeline: &[RawDocumentBuf]) -> Result<BackfillTrial> {
+    /// The stages of an update's pipeline are stages of an aggregation, too, and do the same there but for `_id`, which an update keeps or refuses to
+    /// change: `None` where they touch it.
+    async fn by_reading(&self, pipeline: &[RawDocumentBuf]) -> Result<Option<BackfillTrial>> {
         let mut stages = vec![rawdoc! { "$match": self.these()? }, rawdoc! { "$sort": { "_id": 1 } }];
         stages.extend(pipeline.iter().cloned());
         let after = self.aggregated(&stages).await?;
+        if !self.are_these(&after)? {
+            return Ok(None);
+        }
         stages.push(rawdoc! { "$match": self.work.guard.clone() });
         stages.push(rawdoc! { "$project": { "_id": 1 } });
         let still = self.aggregated(&stages).await?;
-        self.told(&after, &still, None)
+        self.told(&after, &still, None).map(Some)
+    }
+
+    /// Whether every one of `documents` is one of those before, by its key.
+    fn are_these(&self, documents: &[RawDocumentBuf]) -> Result<bool> {
+        let mut known = BTreeSet::new();
+        for one in self.before {
+            let id = entry::id_of(one)?;
+            known.insert((id.kind, id.value));
+        }
+        for one in documents {
+            let id = raw::id_of(one.as_bytes()).map_err(|error| {
+                Error::new(ErrorKind::Corrupt, "the server sent a damaged document").with_source(error)
+            })?;
+            if !id.is_some_and(|id| known.contains(&(id.kind, id.value))) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     async fn aggregated(&self, stages: &[RawDocumentBuf]) -> Result<Vec<RawDocumentBuf>> {

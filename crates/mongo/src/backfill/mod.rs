@@ -48,6 +48,10 @@ const UNDOING: &str = "backfill.undo";
 const PAUSE: &str = "backfill.pause";
 const IMPORT: &str = "backfill.import";
 
+/// What the server takes as a stage of an update. It would refuse any other there, but not in an aggregation, by which an update is told without a
+/// change: `$out` and `$merge` write.
+const STAGES: [&str; 6] = ["$addFields", "$project", "$replaceRoot", "$replaceWith", "$set", "$unset"];
+
 /// A backfill in the server's own form.
 struct Work<'a> {
     id: &'a str,
@@ -73,13 +77,20 @@ impl<'a> Work<'a> {
             return Err(Error::new(ErrorKind::Usage, format!("{} is no backfill of documents", backfill.id)));
         };
         check_user_data(namespace)?;
+        let read = || -> Result<_> {
+            let verify = verify.as_ref().map(|text| filter("verify", text)).transpose()?;
+            Ok((filter("guard", guard)?, Update::parse(update)?, verify))
+        };
+        let (guard, update, verify) = read()
+            .map_err(|error| declared_wrongly(error.with_state("nothing was changed")))
+            .with_context(|| format!("read the backfill {}", backfill.id))?;
         Ok(Self {
             id: &backfill.id,
             namespace,
-            guard: filter("guard", guard)?,
-            update: Update::parse(update)?,
+            guard,
+            update,
             fields,
-            verify: verify.as_ref().map(|text| filter("verify", text)).transpose()?,
+            verify,
             keeps_undo: backfill.keeps_undo,
             key: ledger::key(&namespace.database, &backfill.id),
         })
@@ -106,6 +117,7 @@ impl Update {
     fn parse(text: &str) -> Result<Self> {
         match json("update", text)? {
             Json::List(stages) if !stages.is_empty() => {
+                check_stages(&stages)?;
                 let stages: Result<Vec<_>> = stages.iter().map(document).collect();
                 stages.map(Self::Pipeline).context("read `update`")
             }
@@ -122,20 +134,57 @@ impl Update {
     }
 }
 
+/// Refuses every stage that is none of an update.
+fn check_stages(stages: &[Json]) -> Result<()> {
+    let is_known =
+        |stage: &Json| matches!(stage.members(), Some([(name, _)]) if STAGES.contains(&name.as_str()));
+    let Some(other) = stages.iter().position(|stage| !is_known(stage)) else { return Ok(()) };
+    Err(Error::new(ErrorKind::Usage, format!("stage {} of `update` is none of an update", other + 1))
+        .with_state("nothing was changed")
+        .with_hint(format!("each stage is an object with one of {}", STAGES.join(", "))))
+}
+
 fn is_operators(json: &Json) -> bool {
     json.members()
         .is_some_and(|members| !members.is_empty() && members.iter().all(|(name, _)| name.starts_with('$')))
 }
 
 fn json(what: &str, text: &str) -> Result<Json> {
-    Json::parse(text).map_err(|error| {
-        Error::new(ErrorKind::Usage, format!("`{what}` is not JSON: {error}"))
-            .with_state("nothing was changed")
-    })
+    Json::parse(text).map_err(|error| Error::new(ErrorKind::Usage, format!("`{what}` is not JSON: {error}")))
 }
 
 fn filter(what: &str, text: &str) -> Result<RawDocumentBuf> {
     document(&json(what, text)?).with_context(|| format!("read `{what}`"))
+}
+
+/// A fault of the declaration, with where to look unless it says so itself.
+fn declared_wrongly(error: Error) -> Error {
+    if error.hint().is_some() {
+        return error;
+    }
+    error.with_hint("correct the declaration; docs/backfill.md tells what is declared how")
+}
+
+/// What whoever backfills lacks is no right of backups.
+fn rights(error: Error) -> Error {
+    let is_of_backups = |hint: &str| hint.contains("grantRolesToUser");
+    if error.kind() == ErrorKind::Auth && error.hint().is_some_and(is_of_backups) {
+        return error.with_hint(
+            "grant the user `readWrite` on the database and on `mainstay`, as docs/backfill.md says under Rights",
+        );
+    }
+    error
+}
+
+/// An error of looking or trying: nothing of that lasts, and what the server refuses for good is what was declared.
+fn looked(error: Error) -> Error {
+    let error = rights(error);
+    let is_declared = error.kind() == ErrorKind::Server && !error.is_temporary() && error.hint().is_none();
+    let error = match is_declared {
+        true => declared_wrongly(Error::new(ErrorKind::Usage, error.message().to_owned())),
+        false => error,
+    };
+    if error.state().is_some() { error } else { error.with_state("nothing was changed") }
 }
 
 /// Bytes that were put together here as a document.
@@ -151,12 +200,14 @@ fn stages(documents: &[RawDocumentBuf]) -> RawArrayBuf {
 impl BackfillStore for MongoServer {
     async fn look(&self, backfill: &Backfill, time_max: Duration) -> Result<BackfillLook> {
         let work = Work::of(backfill)?;
-        look::look(self, &work, time_max).await.with_context(|| format!("look at {}", work.namespace))
+        let looked_at = look::look(self, &work, time_max).await.map_err(looked);
+        looked_at.with_context(|| format!("look at {}", work.namespace))
     }
 
     async fn try_out(&self, backfill: &Backfill, count: u32, way: TrialWay) -> Result<BackfillTrial> {
         let work = Work::of(backfill)?;
-        look::try_out(self, &work, count, way).await.with_context(|| format!("try {} out", backfill.id))
+        let tried = look::try_out(self, &work, count, way).await.map_err(looked);
+        tried.with_context(|| format!("try {} out", backfill.id))
     }
 
     async fn remains(&self, backfill: &Backfill) -> Result<BackfillRemains> {
@@ -165,11 +216,11 @@ impl BackfillStore for MongoServer {
     }
 
     async fn runs(&self) -> Result<Vec<BackfillRun>> {
-        ledger::runs(self).await.context("read the ledger")
+        ledger::runs(self).await.map_err(rights).context("read the ledger")
     }
 
     async fn history(&self) -> Result<Vec<ImportedChange>> {
-        ledger::history(self).await.context("read the ledger")
+        ledger::history(self).await.map_err(rights).context("read the ledger")
     }
 
     async fn import(&self, source: &str, permit: &Permit) -> Result<u64> {
@@ -177,7 +228,7 @@ impl BackfillStore for MongoServer {
             self.authorize(permit, IMPORT).await?;
             ledger::import(self, source).await
         };
-        importing.await.with_context(|| format!("import {source}"))
+        importing.await.map_err(rights).with_context(|| format!("import {source}"))
     }
 
     async fn claim(
@@ -190,7 +241,7 @@ impl BackfillStore for MongoServer {
             self.authorize(permit, permitted(claim)).await?;
             ledger::claim(self, &Work::of(backfill)?, backfill, claim).await
         };
-        claiming.await.with_context(|| format!("take {}", backfill.id))
+        claiming.await.map_err(rights).with_context(|| format!("take {}", backfill.id))
     }
 
     async fn beat(&self, hold: &BackfillHold) -> Result<bool> {
@@ -206,7 +257,7 @@ impl BackfillStore for MongoServer {
             self.authorize(permit, PAUSE).await?;
             ledger::pause(self, &Work::of(backfill)?).await
         };
-        pausing.await.with_context(|| format!("pause {}", backfill.id))
+        pausing.await.map_err(rights).with_context(|| format!("pause {}", backfill.id))
     }
 
     async fn step(
@@ -221,7 +272,7 @@ impl BackfillStore for MongoServer {
             self.authorize(permit, RUN).await?;
             step::step(self, &Work::of(backfill)?, hold, segment, keys).await
         };
-        stepping.await.with_context(|| format!("change {}", backfill.place()))
+        stepping.await.map_err(rights).with_context(|| format!("change {}", backfill.place()))
     }
 
     async fn lag(&self) -> Result<Option<Duration>> {
@@ -243,7 +294,7 @@ impl BackfillStore for MongoServer {
             self.authorize(permit, UNDOING).await?;
             undo::bring_back(self, &Work::of(backfill)?, hold, part).await
         };
-        undoing.await.with_context(|| format!("bring {} back", backfill.place()))
+        undoing.await.map_err(rights).with_context(|| format!("bring {} back", backfill.place()))
     }
 
     async fn left_behind(&self, backfill: &Backfill, count: usize) -> Result<Vec<String>> {
@@ -268,7 +319,13 @@ mod tests {
     fn updates_are_pipelines_or_operators_and_never_whole_documents() {
         for (text, expected) in [
             (r#"[{"$set": {"a": 1}}]"#, Some("pipeline")),
+            (r#"[{"$replaceWith": "$a"}, {"$unset": "b"}]"#, Some("pipeline")),
             (r#"{"$set": {"a": 1}, "$inc": {"b": 2}}"#, Some("operators")),
+            // These write, wherever they are tried out.
+            (r#"[{"$set": {"a": 1}}, {"$out": "users"}]"#, None),
+            (r#"[{"$merge": "users"}]"#, None),
+            (r#"[{"$set": {"a": 1}, "$out": "users"}]"#, None),
+            ("[{}]", None),
             (r#"{"a": 1}"#, None),
             (r#"{"$set": {"a": 1}, "b": 1}"#, None),
             ("{}", None),

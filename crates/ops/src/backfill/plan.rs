@@ -260,9 +260,11 @@ fn nothing_to_resume(declared: &DeclaredBackfill, run: Option<&BackfillRun>) -> 
         None => format!("the backfill {id} was never run here"),
         Some(run) => format!("the backfill {id} is {}: there is nothing to resume", run.status.name()),
     };
-    Error::new(ErrorKind::NotFound, message)
-        .with_state("nothing was changed")
-        .with_hint(format!("`mainstay backfill run {id}` begins it"))
+    let hint = match run.map(|run| run.status) {
+        Some(BackfillStatus::Undoing) => format!("`mainstay backfill undo {id}` goes on with that"),
+        _ => format!("`mainstay backfill run {id}` begins it"),
+    };
+    Error::new(ErrorKind::NotFound, message).with_state("nothing was changed").with_hint(hint)
 }
 
 /// Refuses to promise what the server cannot keep.
@@ -296,8 +298,9 @@ fn check_trial(declared: &DeclaredBackfill, trial: &BackfillTrial) -> Result<()>
         );
     }
     if let BackfillBody::Documents { fields, .. } = &declared.backfill.body {
+        let keeps_undo = declared.backfill.keeps_undo;
         let is_named = |change: &FieldChange| {
-            fields.iter().any(|field| lies_under(&change.field, field) || is_whole(change, field))
+            fields.iter().any(|field| lies_under(&change.field, field) || is_whole(change, field, keeps_undo))
         };
         for change in &trial.changes {
             if let Some(stray) = change.fields.iter().find(|change| !is_named(change)) {
@@ -312,11 +315,14 @@ fn check_trial(declared: &DeclaredBackfill, trial: &BackfillTrial) -> Result<()>
 }
 
 /// Whether what changed is a whole that came into being around a `field` that is named: `wallet`, where only `wallet.points` is. A document
-/// that was there before and went took more with it than the field.
-fn is_whole(change: &FieldChange, field: &str) -> bool {
+/// that was there before and went took more with it than the field; through an array nothing is kept.
+fn is_whole(change: &FieldChange, field: &str, keeps_undo: bool) -> bool {
     // A value in its canonical form is an object, too, whose first key begins with a dollar sign.
-    let was_document = |before: &str| before.starts_with('{') && !before.starts_with("{\"$");
-    !change.before.as_deref().is_some_and(was_document) && lies_under(field, &change.field)
+    let was_more = |before: &str| {
+        let is_document = before.starts_with('{') && !before.starts_with("{\"$");
+        is_document || (keeps_undo && before.starts_with('['))
+    };
+    !change.before.as_deref().is_some_and(was_more) && lies_under(field, &change.field)
 }
 
 fn noun(declared: &DeclaredBackfill) -> &'static str {
@@ -488,6 +494,7 @@ mod tests {
             (Some(r#"{"$numberInt":"5"}"#), false),
             (Some(r#"{"points":{"$numberInt":"5"},"other":true}"#), true),
             (Some("{}"), true),
+            (Some(r#"[{"points":{"$numberInt":"5"}}]"#), true),
         ] {
             let mut trial = trial(&["wallet"], &[]);
             trial.changes[0].fields[0].before = before.map(str::to_owned);

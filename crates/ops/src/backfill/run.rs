@@ -194,9 +194,7 @@ impl Walk<'_> {
             pace.learn(keys, begun.elapsed());
             context.observer.hold_back(pace.percent());
             self.count(step.changed);
-            if declared.pause_ms > 0 {
-                sleep(Duration::from_millis(declared.pause_ms)).await;
-            }
+            watch.rest(Duration::from_millis(declared.pause_ms)).await;
         }
     }
 
@@ -266,6 +264,14 @@ impl<'a> Watch<'a> {
                 return Ok(());
             }
             sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Rests between two batches, for less where somebody says stop.
+    async fn rest(&self, pause: Duration) {
+        if !pause.is_zero() {
+            // Whichever comes first; `ready` tells which it was.
+            let _ = timeout(pause, self.stop.cancelled()).await;
         }
     }
 

@@ -149,10 +149,10 @@ pub(super) async fn write(
 }
 
 fn with_written(error: Error, report: &SeedReport) -> Error {
+    let state = error.state().unwrap_or("the seed that failed may be written in part").to_owned();
     if report.seeds.is_empty() {
-        return error;
+        return error.with_state(state);
     }
     let done = report.seeds.iter().map(|seed| seed.id.as_str()).collect::<Vec<_>>().join(", ");
-    let state = error.state().unwrap_or("the seed that failed may be written in part").to_owned();
     error.with_state(format!("written whole: {done}; {state}"))
 }

@@ -53,9 +53,11 @@ impl SeedClass {
         };
         match marker {
             None => {
-                return Err(refused(
-                    "the database has no environment marker, so it counts as production".to_owned(),
-                ));
+                let why = "the database has no environment marker, so it counts as production";
+                return Err(refused(why.to_owned()).with_hint(format!(
+                    "if it is none, `mainstay environment mark --store {}` says so; only reference seeds go everywhere",
+                    target.store
+                )));
             }
             Some(marker) if marker.class == EnvironmentClass::Production => {
                 return Err(refused(format!(

@@ -58,7 +58,7 @@ pub fn read(
         "csv" => table(text, store)?,
         _ => return Err(ReadRowsError::Form),
     };
-    check(&rows, place)?;
+    check(&rows, store, place)?;
     Ok(rows)
 }
 
@@ -230,6 +230,9 @@ const KINDS: [(&str, Kind); 9] = [
 
 impl Column {
     fn of(header: &str) -> Result<Self, String> {
+        if header.trim() != header {
+            return Err(format!("the header has blanks around `{}`", cut(header.trim())));
+        }
         let Some((field, kind)) = header.rsplit_once(':') else {
             return Ok(Self { field: header.to_owned(), kind: Kind::Text });
         };
@@ -282,7 +285,7 @@ fn cut(text: &str) -> String {
     text.chars().take(40).collect()
 }
 
-fn check(rows: &[SeedRow], place: &SeedPlace) -> Result<(), ReadRowsError> {
+fn check(rows: &[SeedRow], store: StoreKind, place: &SeedPlace) -> Result<(), ReadRowsError> {
     if rows.len() > ROWS_MAX {
         return Err(ReadRowsError::TooMany);
     }
@@ -290,7 +293,12 @@ fn check(rows: &[SeedRow], place: &SeedPlace) -> Result<(), ReadRowsError> {
     for (index, row) in rows.iter().enumerate() {
         let refuse = |what: String| ReadRowsError::Row { row: index + 1, what };
         let mut fields = BTreeSet::new();
-        for (field, _) in &row.0 {
+        for (field, value) in &row.0 {
+            // The server would say so only when a collection is empty already.
+            let is_id = store == StoreKind::Mongo && field == "_id";
+            if is_id && (value.starts_with('[') || value.starts_with("{\"$reg")) {
+                return Err(refuse("its _id is an array or a pattern, which none may be".to_owned()));
+            }
             if !fields.insert(field) {
                 return Err(refuse(format!("it has the field {field} twice")));
             }
@@ -304,12 +312,34 @@ fn check(rows: &[SeedRow], place: &SeedPlace) -> Result<(), ReadRowsError> {
         if key.iter().any(|value| *value == "null") {
             return Err(refuse(format!("its natural key {} is null", place.key.join(", "))));
         }
-        if !keys.insert(key.clone()) {
+        let is_new = match store {
+            StoreKind::Mongo => keys.insert(key.iter().map(|value| compared(value)).collect::<Vec<_>>()),
+            _ => keys.insert(key.iter().map(|value| (*value).clone()).collect()),
+        };
+        if !is_new {
             let key = key.into_iter().map(|value| cut(value)).collect::<Vec<_>>().join(", ");
             return Err(refuse(format!("a row before it has the same natural key {key}")));
         }
     }
     Ok(())
+}
+
+/// A value of a key as MongoDB compares it: a whole number is the same whatever its type is.
+fn compared(value: &str) -> String {
+    // Beyond this not every whole number is a double.
+    const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+    let number = match value.strip_prefix("{\"$number") {
+        Some(rest) => rest.split('"').nth(2).unwrap_or_default(),
+        None => value,
+    };
+    if let Ok(whole) = number.parse::<i64>() {
+        return whole.to_string();
+    }
+    match number.parse::<f64>() {
+        // Zero has a sign otherwise.
+        Ok(number) if number.fract() == 0.0 && number.abs() < WHOLE_MAX => format!("{:.0}", number + 0.0),
+        _ => value.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -363,6 +393,13 @@ mod tests {
                 "[{\"slug\":\"a\"},{\"slug\":\"a\"}]",
                 "row 2: a row before it has the same natural key \"a\"",
             ),
+            (
+                "r.json",
+                "[{\"slug\":1},{\"slug\":1.0}]",
+                "row 2: a row before it has the same natural key 1.0",
+            ),
+            ("r.json", "[{\"slug\":\"a\",\"_id\":[1]}]", "row 1: its _id is an array"),
+            ("r.csv", "slug, n\na,1\n", "line 1: the header has blanks around `n`"),
             ("r.jsonl", "{\"slug\":1}\nx", "line 2: "),
             ("r.csv", "", "line 1: it has no header"),
             ("r.csv", "slug,n:number\n", "line 1: `number` is no type"),
@@ -373,6 +410,24 @@ mod tests {
         ] {
             let error = rows_of(name, text, StoreKind::Mongo).unwrap_err();
             assert!(error.starts_with(expected), "{name} {text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_one_key_whatever_their_types() {
+        for (value, expected) in [
+            ("7", "7"),
+            ("7.0", "7"),
+            (r#"{"$numberLong":"7"}"#, "7"),
+            (r#"{"$numberDecimal":"7.00"}"#, "7"),
+            (r#"{"$numberDouble":"-0.0"}"#, "0"),
+            ("7.5", "7.5"),
+            (r#"{"$numberDecimal":"0.1"}"#, r#"{"$numberDecimal":"0.1"}"#),
+            (r#"{"$numberDouble":"NaN"}"#, r#"{"$numberDouble":"NaN"}"#),
+            (r#"{"$numberLong":"9007199254740993"}"#, "9007199254740993"),
+            (r#""7""#, r#""7""#),
+        ] {
+            assert_eq!(compared(value), expected, "{value}");
         }
     }
 }

@@ -256,6 +256,11 @@ impl PostgresBackfill {
     }
 }
 
+/// An error of what changes nothing.
+fn unchanged(error: Error) -> Error {
+    if error.state().is_some() { error } else { error.with_state("nothing was changed") }
+}
+
 /// A column's text, which is there.
 fn text(row: &Row, column: usize) -> Result<String> {
     optional(row, column)?.ok_or_else(|| not_understood(&format!("column {column} is empty")))
@@ -280,12 +285,14 @@ fn not_understood(why: &str) -> Error {
 impl BackfillStore for PostgresBackfill {
     async fn look(&self, backfill: &Backfill, time_max: Duration) -> Result<BackfillLook> {
         let work = Work::of(backfill)?;
-        step::look(self, &work, time_max).await.with_context(|| format!("look at {}", backfill.place()))
+        let looked_at = step::look(self, &work, time_max).await.map_err(unchanged);
+        looked_at.with_context(|| format!("look at {}", backfill.place()))
     }
 
     async fn try_out(&self, backfill: &Backfill, count: u32, _way: TrialWay) -> Result<BackfillTrial> {
         let work = Work::of(backfill)?;
-        step::try_out(self, &work, count).await.with_context(|| format!("try {} out", backfill.id))
+        let tried = step::try_out(self, &work, count).await.map_err(unchanged);
+        tried.with_context(|| format!("try {} out", backfill.id))
     }
 
     async fn remains(&self, backfill: &Backfill) -> Result<BackfillRemains> {
@@ -318,7 +325,11 @@ impl BackfillStore for PostgresBackfill {
         };
         let claiming = async {
             self.authorize(permit, operation).await?;
-            ledger::claim(self, &Work::of(backfill)?, backfill, claim).await
+            let work = Work::of(backfill)?;
+            if matches!(claim.purpose, ClaimFor::Run { .. }) {
+                step::check_whole(self, &work).await.map_err(unchanged)?;
+            }
+            ledger::claim(self, &work, backfill, claim).await
         };
         claiming.await.with_context(|| format!("take {}", backfill.id))
     }

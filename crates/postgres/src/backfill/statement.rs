@@ -206,6 +206,15 @@ impl Statements<'_> {
         format!("SELECT count(*)::text FROM {} WHERE ({condition}\n)", self.table())
     }
 
+    /// Never run, only taken by the server: what is declared, between brackets. Elsewhere it stands between parentheses, and what is whole in both
+    /// closes neither: `a) OR (b` would be two conditions there, of which the second knows nothing of ranges and keys.
+    pub(super) fn bracketed(&self) -> String {
+        let set = self.work.set.iter().map(|(_, expression)| expression.as_str());
+        let declared = std::iter::once(self.work.guard).chain(self.work.verify).chain(set);
+        let arrays: Vec<String> = declared.map(|text| format!("ARRAY[{text}\n]")).collect();
+        format!("EXPLAIN SELECT {} FROM {}", arrays.join(", "), self.table())
+    }
+
     /// How the server would find what the guard means.
     pub(super) fn explained(&self) -> String {
         format!("EXPLAIN (FORMAT JSON) SELECT 1 FROM {} WHERE {}", self.table(), self.guard())
@@ -296,6 +305,10 @@ mod tests {
         assert!(step.contains("SET \"points\" = (coalesce(old, 0) -- why\n)"), "{step}");
         assert!(step.contains("\"user\"\"s\".\"id\" = picked._mainstay_k1"), "{step}");
         assert!(step.contains("INSERT INTO mainstay.backfill_undo"), "{step}");
+        assert_eq!(
+            statements.bracketed(),
+            "EXPLAIN SELECT ARRAY[points IS NULL -- all\n], ARRAY[coalesce(old, 0) -- why\n] FROM \"public\".\"user\"\"s\""
+        );
         let undo = statements.undo();
         assert!(undo.contains("SET \"points\" = saved._mainstay_b0::bigint"), "{undo}");
         let gone = Work { keeps_undo: false, ..work };

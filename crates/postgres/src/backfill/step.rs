@@ -74,11 +74,18 @@ pub(super) async fn shape(store: &PostgresBackfill, work: &Work<'_>) -> Result<S
     Ok(Shape { key: key.into_iter().map(|(_, column)| column).collect(), others })
 }
 
+/// Refuses conditions and expressions that end inside themselves and begin again.
+pub(super) async fn check_whole(store: &PostgresBackfill, work: &Work<'_>) -> Result<()> {
+    let shape = store.shape(work).await?;
+    store.asked(&Statements { work, shape: &shape }.bracketed(), &[]).await.map(drop)
+}
+
 pub(super) async fn look(
     store: &PostgresBackfill,
     work: &Work<'_>,
     time_max: Duration,
 ) -> Result<BackfillLook> {
+    check_whole(store, work).await?;
     let shape = store.shape(work).await?;
     let statements = Statements { work, shape: &shape };
     let total = estimated(store, work).await?;

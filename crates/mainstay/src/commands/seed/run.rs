@@ -179,7 +179,8 @@ async fn claimed(
     session: &Session,
 ) -> Result<AutoOutcome> {
     let ground = store.ground().await?;
-    let permit = guard.permit(plan, &BackupEvidence::default(), &session.consent(None)?).await?;
+    let permitted = guard.permit(plan, &BackupEvidence::default(), &session.consent(None)?).await;
+    let permit = permitted.map_err(|refusal| by_hand(seeds, refusal))?;
     let progress = session.printer.progress();
     let context = SeedContext { store, observer: progress.as_ref(), cancel: &session.cancel };
     // Two processes of one user are two, also in containers that share a host's name and number their processes alike.
@@ -191,6 +192,12 @@ async fn claimed(
         Err(error) => Outcome::of_error(error),
     };
     close(guard, permit, ran, outcome).await
+}
+
+/// A refusal for want of somebody to ask, who types this.
+fn by_hand(seeds: &[&Seed], refusal: Error) -> Error {
+    let ids = seeds.iter().map(|seed| seed.declared.id.as_str()).collect::<Vec<_>>().join(" ");
+    plan::by_kept_plan(&format!("type `mainstay seed run {ids} --output plan.json`"), "", refusal)
 }
 
 fn told(outcome: &AutoOutcome) -> String {
