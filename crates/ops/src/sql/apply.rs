@@ -139,7 +139,7 @@ fn parameters(
         database: survey.facts.database.clone(),
         table: context.table.clone(),
         transactions: choice.transactions,
-        lock_timeout_ms: millis(choice.lock_timeout),
+        lock_timeout_ms: millis(choice.lock_timeout).max(1),
         retry_for_ms: millis(choice.retry_for),
         takes_over: survey.look.version == TableVersion::Classic && context.folder.format == Format::Folders,
         migrations,
@@ -328,6 +328,10 @@ fn programs_of(context: &SqlContext<'_>, plan: &Plan, parameters: &ApplyParamete
             return Err(no_plan(&format!("it says something else of {} than its file does", planned.tag)));
         }
         programs.push(program);
+    }
+    // The server takes 0 for no bound, and everybody would queue behind a statement that waits.
+    if parameters.lock_timeout_ms == 0 {
+        return Err(no_plan("its statements would wait for locks without end"));
     }
     if parameters.takes_over && context.folder.format != Format::Folders {
         return Err(no_plan("it takes a table over for another format than the folder has"));
