@@ -101,6 +101,21 @@ fn found<'u>(unit: &'u Unit, failure: &WorkFailure) -> (Place, Option<&'u Statem
     }
 }
 
+/// What helps where a row of the tracking table was not to be written.
+pub(super) fn hint_about_rows(failure: &WorkFailure) -> String {
+    match (&failure.hint, failure.code.as_str()) {
+        (Some(hint), _) => hint.clone(),
+        (None, "25006") => READ_ONLY.to_owned(),
+        (None, _) => {
+            "see what the table is with `mainstay sql verify`, then run the same command again".to_owned()
+        }
+    }
+}
+
+/// What helps where nothing may be written.
+const READ_ONLY: &str =
+    "the database is read-only: see `SHOW default_transaction_read_only`, and that this is the primary";
+
 fn hint(failure: &WorkFailure) -> &'static str {
     match failure.code.as_str() {
         // insufficient_privilege
@@ -118,9 +133,7 @@ fn hint(failure: &WorkFailure) -> &'static str {
             "a `statement_timeout` of role, database or file ended it, or somebody cancelled it: `SET statement_timeout = 0` in the file lets it take its time"
         }
         // read_only_sql_transaction
-        "25006" => {
-            "the database is read-only: see `SHOW default_transaction_read_only`, and that this is the primary"
-        }
+        "25006" => READ_ONLY,
         code if code.starts_with("53") => {
             "the server lacks disk, memory or connections: give it room, then run the same command again"
         }

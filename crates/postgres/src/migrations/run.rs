@@ -19,7 +19,7 @@ use tokio_postgres::CancelToken;
 
 use super::lock::{LockKey, Purpose, is_held, process, try_take};
 use super::tracking::{self, quoted, regclass};
-use super::{Answer, Refusal, alone, ledger, rivals, send, waiting};
+use super::{Answer, Refusal, alone, ledger, rights, rivals, send, waiting};
 use crate::config::Settings;
 use crate::probe::fingerprint;
 use crate::session::Session;
@@ -244,7 +244,12 @@ impl<'a> PostgresRun<'a> {
         match refusal {
             Refusal::Answered(answer) => {
                 self.roll_back(session).await;
-                Ok(WorkOutcome::Failed(Box::new(failure_at(place, answer))))
+                let mut failure = failure_at(place, answer);
+                if matches!(place, WorkPlace::TrackingTable | WorkPlace::Record { .. }) {
+                    let grant = rights::to_write(&failure.code, &failure.message, self.settings, &self.table);
+                    failure.hint = grant.or(failure.hint);
+                }
+                Ok(WorkOutcome::Failed(Box::new(failure)))
             }
             Refusal::Lost(error) => Err(error
                 .with_state("the transaction was not committed: nothing of it stays")
@@ -288,8 +293,13 @@ impl MigrationRun for PostgresRun<'_> {
     async fn create_table(&self, version: TableVersion, permit: &Permit) -> Result<()> {
         // Marking rows as applied makes the table, too, under its own name.
         let worker = self.worker(permit.operation(), permit).await?;
-        let created = tracking::create(&worker.session, &self.table, version).await;
-        created.with_context(|| format!("make {}", self.table))
+        let created = tracking::create(&worker.session, self.settings, &self.table, version).await;
+        created
+            .map_err(|error| match error.kind() {
+                ErrorKind::Auth => error.with_state("nothing was changed"),
+                _ => error,
+            })
+            .with_context(|| format!("make {}", self.table))
     }
 
     async fn transact(
@@ -302,7 +312,7 @@ impl MigrationRun for PostgresRun<'_> {
         let worker = self.worker(APPLY, permit).await?;
         let session = &worker.session;
         if work.iter().any(|piece| piece.record.step().is_some()) {
-            ledger::create(session).await.context("make the ledger of steps")?;
+            ledger::create(session, self.settings).await.context("make the ledger of steps")?;
         }
         if let Some(outcome) = self.begin(session, start, limits).await? {
             return Ok(outcome);
