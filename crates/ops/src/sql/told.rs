@@ -17,7 +17,10 @@ pub(super) fn failed(program: &Program, piece: &Piece, failure: &WorkFailure, st
         Some(left) => format!("{state}; what is left: {left}"),
         None => state,
     };
-    let hint = failure.hint.clone().unwrap_or_else(|| hint(failure).to_owned());
+    let hint = match failure.place {
+        WorkPlace::Record { .. } => hint_about_rows(failure),
+        _ => failure.hint.clone().unwrap_or_else(|| hint(failure).to_owned()),
+    };
     Error::new(failure.kind, message)
         .context(format!("apply {}", program.tag))
         .with_state(state)
@@ -103,12 +106,17 @@ fn found<'u>(unit: &'u Unit, failure: &WorkFailure) -> (Place, Option<&'u Statem
 
 /// What helps where a row of the tracking table was not to be written.
 pub(super) fn hint_about_rows(failure: &WorkFailure) -> String {
-    match (&failure.hint, failure.code.as_str()) {
-        (Some(hint), _) => hint.clone(),
-        (None, "25006") => READ_ONLY.to_owned(),
-        (None, _) => {
-            "see what the table is with `mainstay sql verify`, then run the same command again".to_owned()
+    let is_of = |classes: &[&str]| classes.iter().any(|class| failure.code.starts_with(class));
+    match &failure.hint {
+        // insufficient_privilege, of which the adapter says what to grant
+        Some(hint) if failure.code == "42501" => hint.clone(),
+        // data_exception, integrity_constraint_violation, a name or a type that does not fit, a relation of another kind
+        _ if is_of(&["0A", "22", "23", "42", "55000"]) => {
+            "the table is not as Drizzle makes it (`id serial PRIMARY KEY, hash text NOT NULL, created_at bigint`): \
+             alter it, or name another one with `schema` and `table` of [sql] in mainstay.toml"
+                .to_owned()
         }
+        _ => hint(failure).to_owned(),
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) fn to_write(
         }
         false => format!(
             "as the table's owner: `GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO {role}; \
-             GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}`",
+             GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}`; a file that says SET ROLE ends with `RESET ROLE`",
             quoted(table)
         ),
     })

@@ -101,6 +101,17 @@ fn row(session: &Session<'_>, row: &SimpleQueryRow) -> Result<TrackingRow> {
     })
 }
 
+/// The number of its relation.
+pub(super) async fn number(session: &Session<'_>, table: &TrackingTable) -> Result<u64> {
+    let query = format!(
+        "SELECT c.oid AS number FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE n.nspname = {} AND c.relname = {}",
+        literal(&table.schema),
+        literal(&table.name)
+    );
+    session.number(&session.row(&query).await?, "number")
+}
+
 /// Which columns it has.
 async fn version(session: &Session<'_>, table: &TrackingTable) -> Result<TableVersion> {
     let query = format!(
