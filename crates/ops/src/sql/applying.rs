@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::apply::{AppliedBy, HINT_STALE, MigrationDone, is_of, millis, steps_done};
 use super::planned::{Piece, Program};
 use super::progress::{backoff, pause, watched};
-use super::{ApplyParameters, SqlContext, Transactions, called, rivals, rows, told};
+use super::{ApplyParameters, PlannedMigration, SqlContext, Transactions, called, rivals, rows, told};
 
 /// How many tags an error names.
 const TAGS_TOLD: usize = 5;
@@ -488,7 +488,11 @@ impl<'r> Applying<'r> {
                 tags.join(", ")
             ),
         };
-        match self.has_steps {
+        // Those of an earlier run count as well.
+        let is_begun = |planned: &PlannedMigration| {
+            planned.steps_done > 0 && !self.done.iter().any(|done| done.tag == planned.tag)
+        };
+        match self.has_steps || self.parameters.migrations.iter().any(is_begun) {
             true => format!("{applied}; what is done of the next one is recorded, step by step"),
             false => format!("{applied}; nothing of the others stays"),
         }

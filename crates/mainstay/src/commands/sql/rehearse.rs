@@ -98,6 +98,9 @@ pub(super) async fn run(args: &RehearseArgs, session: &Session) -> Result<ExitSt
     let folder = &migrations.folder;
     let found =
         sql::survey(migrations.target.as_ref(), folder, &migrations.table, session.clock.now()).await?;
+    if args.on_live {
+        found.check_server(None)?;
+    }
     let pending = found.verdict.to_apply(folder, ApplyOptions { include_skipped: args.include_skipped })?;
     let large_bytes = args.large.unwrap_or(session.configuration.sql.large_table).bytes();
     if pending.is_empty() {
