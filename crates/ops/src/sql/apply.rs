@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use mainstay_engine::{MigrationRun, RecordedStep};
 use mainstay_guard::{Permit, operation};
-use mainstay_migrations::{ApplyOptions, Format, NewRow, TableVersion, TrackingRow};
+use mainstay_migrations::{ApplyOptions, Format, NewRow, NoticeKind, Reaction, TableVersion, TrackingRow};
 use mainstay_model::{
     Assumption, BlastRadius, Effect, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result, Target,
 };
@@ -94,9 +94,21 @@ pub async fn plan(context: &SqlContext<'_>, choice: &Choice, target: Target) -> 
     let survey = survey(context.target, context.folder, context.table, context.clock.now()).await?;
     survey.check_server(None)?;
     let programs = chosen(context, choice, &survey)?;
+    tell_of_files(context, &survey, &programs);
     let parameters = parameters(context, choice, &survey, &programs)?;
     let assumptions = assumptions(context, &parameters, &survey)?;
     Ok(sealed(context, parameters, assumptions, target))
+}
+
+/// Tells what is odd about the files that will be sent: bytes that were no UTF-8, for one, which are lost.
+fn tell_of_files(context: &SqlContext<'_>, survey: &Survey, programs: &[Program]) {
+    let is_sent = |message: &str| programs.iter().any(|program| message.contains(program.path.as_str()));
+    for notice in &survey.verdict.notices {
+        let is_odd = notice.kind == NoticeKind::Folder && notice.reaction > Reaction::Ok;
+        if is_odd && is_sent(&notice.message) {
+            context.observer.notice(&notice.message);
+        }
+    }
 }
 
 /// The programs of what is to be applied.
