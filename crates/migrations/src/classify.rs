@@ -347,7 +347,7 @@ impl World<'_> {
     fn notices(&self, entries: &[EntryVerdict], rows: &[RowVerdict]) -> Vec<Notice> {
         let mut notices = Vec::new();
         notices.extend(self.about_versions());
-        notices.extend(self.about_the_future(entries));
+        notices.extend(self.about_the_future(entries, rows));
         notices.extend(about_rows(rows));
         notices.extend(out_of_order(entries));
         notices.extend(self.folder.notes.iter().map(|note| about_folder(note, entries)));
@@ -388,22 +388,26 @@ impl World<'_> {
         }
     }
 
-    fn about_the_future(&self, entries: &[EntryVerdict]) -> Vec<Notice> {
+    fn about_the_future(&self, entries: &[EntryVerdict], rows: &[RowVerdict]) -> Vec<Notice> {
         if self.folder.format == Format::Folders {
             return Vec::new();
         }
-        let poisoned =
-            self.latest.filter(|(_, created_at)| *created_at > self.future).map(|(at, created_at)| Notice {
+        let poisoned = self.latest.filter(|(_, created_at)| *created_at > self.future).map(|(at, created_at)| {
+            let id = self.rows.get(at).map_or(0, |row| row.id);
+            let is_of_nobody = |row: &RowVerdict| row.row == id && matches!(row.state, RowState::Orphan);
+            Notice {
                 kind: NoticeKind::PoisonedWatermark,
                 reaction: Reaction::Fail,
                 message: format!(
-                    "row {} is of the future, {}: drizzle skips everything that is made before then",
-                    self.rows.get(at).map_or(0, |row| row.id),
+                    "row {id} is of the future, {}: drizzle skips everything that is made before then",
                     moment(created_at)
                 ),
-                remedy: "Put the true time into `when` of its entry, then `mainstay sql repair --retimed`."
-                    .to_owned(),
-            });
+                remedy: match rows.iter().any(is_of_nobody) {
+                    true => format!("No entry has it: find out whose it is, and delete it by hand (`DELETE … WHERE id = {id}`)."),
+                    false => "Put the true time into `when` of its entry, then `mainstay sql repair --retimed`.".to_owned(),
+                },
+            }
+        });
         let open = entries.iter().filter(|entry| entry.row.is_none() && entry.created_at > self.future);
         let future = open.map(|entry| Notice {
             kind: NoticeKind::FutureEntry,
@@ -698,9 +702,16 @@ fn about_rows(rows: &[RowVerdict]) -> Vec<Notice> {
         (
             NoticeKind::NullRows,
             Reaction::Block,
-            ids(|state| matches!(state, RowState::NullCreatedAt { .. })),
+            ids(|state| matches!(state, RowState::NullCreatedAt { tag: Some(_) })),
             "have no created_at, and sort before all others: drizzle 0.x would apply everything again",
             "Give them the time of their entries: `mainstay sql repair --nulls`.",
+        ),
+        (
+            NoticeKind::NullRows,
+            Reaction::Block,
+            ids(|state| matches!(state, RowState::NullCreatedAt { tag: None })),
+            "have no created_at and no hash of a file here, and sort before all others: drizzle 0.x would apply everything again",
+            "Nothing says when they were applied: find out whose they are, and delete them by hand (`DELETE … WHERE id IN (…)`).",
         ),
         (
             NoticeKind::NullNames,
@@ -1025,6 +1036,9 @@ mod tests {
         assert_eq!(kinds(&found), [(NoticeKind::PoisonedWatermark, Reaction::Fail)]);
         assert!(found.to_apply(&folder, ApplyOptions::default()).is_err());
         assert_eq!(tags(found.to_apply(&folder, ApplyOptions { include_skipped: true })), ["0002_c"]);
+        assert!(found.notices[0].remedy.contains("repair --retimed"), "{:?}", found.notices);
+        let of_nobody = verdict(&folder, TableVersion::Classic, &[row(1, "a", 1), row(9, "z", 500)]);
+        assert!(of_nobody.notices[0].remedy.contains("WHERE id = 9"), "{:?}", of_nobody.notices);
 
         let open = verdict(&folder, TableVersion::Classic, &[row(1, "a", 1)]);
         assert_eq!(
@@ -1056,6 +1070,12 @@ mod tests {
         assert_eq!(kinds(&found), [(NoticeKind::NullRows, Reaction::Block)]);
         let error = found.to_apply(&folder, ApplyOptions { include_skipped: true }).unwrap_err();
         assert!(error.message().contains("would apply everything again"), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("repair --nulls")), "{error}");
+
+        let of_nobody = TrackingRow { created_at: None, ..row(2, "z", 2) };
+        let found = verdict(&folder, TableVersion::Classic, &[row(1, "a", 1), of_nobody]);
+        let error = found.to_apply(&folder, ApplyOptions::default()).unwrap_err();
+        assert!(error.hint().is_some_and(|hint| hint.contains("by hand")), "{error}");
     }
 
     #[test]

@@ -71,6 +71,19 @@ pub(crate) fn execution(words: &Words<'_>) -> Execution {
     alone(words).map_or(Execution::Transactional, Execution::Alone)
 }
 
+/// Whether a `COPY` names the client in place of a file; the server takes either word in either direction. What stands in brackets is a query.
+pub(crate) fn copies_through_client(words: &Words<'_>) -> bool {
+    let mut depth = 0_usize;
+    (0..words.len()).any(|at| {
+        if words.is_symbol(at, "(") {
+            depth += 1;
+        } else if words.is_symbol(at, ")") {
+            depth = depth.saturating_sub(1);
+        }
+        depth == 0 && words.is_any(at, &["FROM", "TO"]) && words.is_any(at + 1, &["STDIN", "STDOUT"])
+    })
+}
+
 fn control(words: &Words<'_>) -> Option<Control> {
     let behind_noise = if words.is_any(1, &["WORK", "TRANSACTION"]) { 2 } else { 1 };
     let chains = words.is_row(behind_noise, &["AND", "CHAIN"]);

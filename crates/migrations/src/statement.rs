@@ -3,6 +3,8 @@
 use mainstay_model::Effect;
 use serde::{Deserialize, Serialize};
 
+use crate::execution;
+use crate::lexer::Lexed;
 use crate::name::ObjectName;
 use crate::place::Place;
 
@@ -155,5 +157,11 @@ impl Statement {
     #[must_use]
     pub fn locate(&self, position: u32) -> Place {
         self.place.of_position(&self.text, position)
+    }
+
+    /// Whether its rows come from the client or go to it: `COPY … FROM STDIN`, `COPY … TO STDOUT`. Who runs a migration has none and wants none.
+    #[must_use]
+    pub fn copies_through_client(&self) -> bool {
+        self.command == "COPY" && execution::copies_through_client(&Lexed::of(&self.text).words())
     }
 }

@@ -94,6 +94,7 @@ pub(crate) fn server_failure(settings: &Settings, code: &str, text: &str) -> Err
             .with_hint("try again when it has started"),
         "57P01" | "57P02" => {
             Error::new(ErrorKind::Unreachable, format!("{address} ended the connection: {}", text))
+                .with_hint("see that the server answers, then run the same command again")
         }
         "25006" => Error::new(ErrorKind::Precondition, format!("{address} is read-only: {}", text))
             .with_state("nothing was changed")

@@ -31,6 +31,10 @@ const FOLDER_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Where Drizzle puts migrations when nobody says otherwise.
 const FOLDER: &str = "drizzle";
 const HINT: &str = "say it in [sql] of mainstay.toml: `folder`, and `schema` and `table` of the table that says what is applied";
+/// What helps when the folder is not to be read.
+const HINT_FOLDER: &str = "name the folder of migrations: `folder` of [sql] in mainstay.toml, or --folder";
+/// What helps when there is more in it than anybody writes.
+const HINT_SIZE: &str = "keep data out of migrations, as seeds for one; where it is another folder, name theirs: `folder` of [sql], or --folder";
 
 /// Where migrations are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -270,7 +274,7 @@ fn object_of<'t>(tokens: &'t [Token], name: &str) -> Result<Option<&'t [Token]>,
 /// `NotFound` when it is not there; `Storage` when it cannot be read; what Drizzle's own runner would refuse.
 pub(crate) fn read(folder: &Path) -> Result<Folder> {
     let named = |error: Error| {
-        let hint = error.hint().unwrap_or(HINT).to_owned();
+        let hint = error.hint().unwrap_or(HINT_FOLDER).to_owned();
         error.context(format!("read {}", folder.display())).with_hint(hint)
     };
     let files = files(folder).map_err(named)?;
@@ -284,12 +288,17 @@ fn files(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
         move |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound => Error::new(ErrorKind::NotFound, format!("there is no {shown}"))
                 .with_state("nothing was changed"),
+            io::ErrorKind::NotADirectory => Error::new(ErrorKind::NotFound, format!("{shown} is no folder"))
+                .with_state("nothing was changed"),
             _ => Error::new(ErrorKind::Storage, format!("cannot read {shown}"))
                 .with_source(source)
-                .with_state("nothing was changed"),
+                .with_state("nothing was changed")
+                .with_hint("see that it may be read, then run the same command again"),
         }
     };
-    let too_much = |what: String| Error::new(ErrorKind::Unsupported, what).with_state("nothing was changed");
+    let too_much = |what: String| {
+        Error::new(ErrorKind::Unsupported, what).with_state("nothing was changed").with_hint(HINT_SIZE)
+    };
     let (mut files, mut bytes) = (BTreeMap::new(), 0_u64);
     for (name, path) in entries(folder, "").map_err(unreadable(folder))? {
         let found = match path.is_dir() {

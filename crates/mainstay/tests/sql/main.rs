@@ -5,6 +5,7 @@ mod applying;
 #[path = "../binary/mod.rs"]
 mod binary;
 mod contention;
+mod refused;
 mod rows;
 mod steps;
 mod support;

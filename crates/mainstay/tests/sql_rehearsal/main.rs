@@ -160,6 +160,11 @@ fn what_was_done_by_hand_is_found() {
     let shop = Shop::begin(&[("0001_wide", WIDE)]);
     // What is pending is no drift.
     shop.run(&["sql", "drift"]).expect(0).says("no difference");
+    // Nor is the schema that the runner made for its table, whatever it is called.
+    shop.server.execute("shop", "ALTER SCHEMA drizzle RENAME TO \"Kept\"").unwrap();
+    shop.place
+        .write("drizzle.config.ts", "export default { out: './drizzle', migrations: { schema: 'Kept' } };");
+    shop.run(&["sql", "drift"]).expect(0).says("1 migrations replayed").says("no difference");
     let by_hand = "CREATE INDEX by_hand ON orders (total); ALTER TABLE users DROP COLUMN age; \
                    ALTER TABLE users ALTER COLUMN email SET NOT NULL; CREATE TABLE extra (id serial PRIMARY KEY, note text)";
     shop.server.execute("shop", by_hand).unwrap();

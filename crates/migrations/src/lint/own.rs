@@ -285,9 +285,9 @@ fn psql(statement: &Statement, words: &Words<'_>) -> Option<Found> {
             "Take it out; dump with `pg_dump --inserts` for statements alone.",
         ));
     }
-    let is_copy = statement.command == "COPY" && words.find(1, &["FROM", "STDIN"]).is_some();
-    is_copy.then(|| {
-        let message = "COPY … FROM STDIN takes its rows from a client, and a migration has none";
+    statement.copies_through_client().then(|| {
+        let message =
+            "COPY from STDIN or to STDOUT passes its rows through a client, and a migration has none";
         at(statement, "copy-from-stdin", Error, message, "Write INSERTs, or declare the rows as a seed.")
     })
 }
@@ -447,6 +447,8 @@ mod tests {
             ("set standard_conforming_strings to on", &[("session-setting", Warning, "1:1")]),
             ("\\connect x", &[("psql-command", Error, "1:1")]),
             ("copy t from stdin", &[("copy-from-stdin", Error, "1:1")]),
+            ("copy t to stdout", &[("copy-from-stdin", Error, "1:1")]),
+            ("copy (select 1 from stdin) to '/tmp/t'", &[]),
             ("update t set a = 1", &[("unbounded-write", Warning, "1:1")]),
             ("update t set a = 1 where b", &[]),
             ("create table t (a bigint); delete from t", &[]),

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use mainstay_engine::{MigrationRun, RecordedStep};
 use mainstay_guard::{Permit, operation};
-use mainstay_migrations::{ApplyOptions, Format, NewRow, TableVersion, TrackingRow};
+use mainstay_migrations::{ApplyOptions, Format, NewRow, NoticeKind, Reaction, TableVersion, TrackingRow};
 use mainstay_model::{
     Assumption, BlastRadius, Effect, Error, ErrorKind, PLAN_FORMAT, Plan, PlanStep, Result, Target,
 };
@@ -94,9 +94,21 @@ pub async fn plan(context: &SqlContext<'_>, choice: &Choice, target: Target) -> 
     let survey = survey(context.target, context.folder, context.table, context.clock.now()).await?;
     survey.check_server(None)?;
     let programs = chosen(context, choice, &survey)?;
+    tell_of_files(context, &survey, &programs);
     let parameters = parameters(context, choice, &survey, &programs)?;
     let assumptions = assumptions(context, &parameters, &survey)?;
     Ok(sealed(context, parameters, assumptions, target))
+}
+
+/// Tells what is odd about the files that will be sent: bytes that were no UTF-8, for one, which are lost.
+fn tell_of_files(context: &SqlContext<'_>, survey: &Survey, programs: &[Program]) {
+    let is_sent = |message: &str| programs.iter().any(|program| message.contains(program.path.as_str()));
+    for notice in &survey.verdict.notices {
+        let is_odd = notice.kind == NoticeKind::Folder && notice.reaction > Reaction::Ok;
+        if is_odd && is_sent(&notice.message) {
+            context.observer.notice(&notice.message);
+        }
+    }
 }
 
 /// The programs of what is to be applied.
@@ -139,7 +151,7 @@ fn parameters(
         database: survey.facts.database.clone(),
         table: context.table.clone(),
         transactions: choice.transactions,
-        lock_timeout_ms: millis(choice.lock_timeout),
+        lock_timeout_ms: millis(choice.lock_timeout).max(1),
         retry_for_ms: millis(choice.retry_for),
         takes_over: survey.look.version == TableVersion::Classic && context.folder.format == Format::Folders,
         migrations,
@@ -328,6 +340,10 @@ fn programs_of(context: &SqlContext<'_>, plan: &Plan, parameters: &ApplyParamete
             return Err(no_plan(&format!("it says something else of {} than its file does", planned.tag)));
         }
         programs.push(program);
+    }
+    // The server takes 0 for no bound, and everybody would queue behind a statement that waits.
+    if parameters.lock_timeout_ms == 0 {
+        return Err(no_plan("its statements would wait for locks without end"));
     }
     if parameters.takes_over && context.folder.format != Format::Folders {
         return Err(no_plan("it takes a table over for another format than the folder has"));

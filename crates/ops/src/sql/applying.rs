@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::apply::{AppliedBy, HINT_STALE, MigrationDone, is_of, millis, steps_done};
 use super::planned::{Piece, Program};
 use super::progress::{backoff, pause, watched};
-use super::{ApplyParameters, SqlContext, Transactions, called, rivals, rows, told};
+use super::{ApplyParameters, PlannedMigration, SqlContext, Transactions, called, rivals, rows, told};
 
 /// How many tags an error names.
 const TAGS_TOLD: usize = 5;
@@ -270,7 +270,8 @@ impl<'r> Applying<'r> {
             let start = WorkStart { look: &self.look, texts: &texts, idle: &self.idle };
             let doing = self.run.transact(work, &start, limits, self.permit);
             let (ended, blockers) = watched(self.context, self.run, doing).await;
-            let failure = match ended.map_err(|error| self.ended(error, programs))? {
+            let ended = ended.map_err(|error| self.ended(error.context(work_name(pieces)), programs));
+            let failure = match ended? {
                 WorkOutcome::Done { readers } => {
                     return Ok(Transacted::Done { readers, repetitions: tries - 1 });
                 }
@@ -315,7 +316,9 @@ impl<'r> Applying<'r> {
             self.run.check_lock().await.map_err(|error| self.with_state(error, programs))?;
             let doing = self.run.alone(&work, limits, self.permit);
             let (ended, blockers) = watched(self.context, self.run, doing).await;
-            let again = match ended.map_err(|error| self.ended(error, programs))? {
+            let name = work_name(&[(program, piece)]);
+            let ended = ended.map_err(|error| self.ended(error.context(name), programs));
+            let again = match ended? {
                 AloneOutcome::Done { was_done, dropped_leftover } => {
                     going.repetitions += tries - 1;
                     going.steps_done_before += usize::from(was_done);
@@ -485,10 +488,22 @@ impl<'r> Applying<'r> {
                 tags.join(", ")
             ),
         };
-        match self.has_steps {
+        // Those of an earlier run count as well.
+        let is_begun = |planned: &PlannedMigration| {
+            planned.steps_done > 0 && !self.done.iter().any(|done| done.tag == planned.tag)
+        };
+        match self.has_steps || self.parameters.migrations.iter().any(is_begun) {
             true => format!("{applied}; what is done of the next one is recorded, step by step"),
             false => format!("{applied}; nothing of the others stays"),
         }
+    }
+}
+
+/// What is done with these, for an error that names no file: `apply 0001_b`.
+fn work_name(pieces: &[(&Program, &Piece)]) -> String {
+    match pieces {
+        [(program, _)] => format!("apply {}", program.tag),
+        _ => format!("apply {} migrations in one transaction", pieces.len()),
     }
 }
 

@@ -165,8 +165,8 @@ impl Program {
     /// What `migration` becomes.
     ///
     /// # Errors
-    /// `Precondition` when its file ends transactions in a way that nothing could be recorded of; `Unsupported` when it holds what no text of the
-    /// server can.
+    /// `Precondition` when its file ends transactions in a way that nothing could be recorded of, or copies through a client; `Unsupported` when it
+    /// holds what no text of the server can.
     pub(super) fn of(migration: &Migration, folder: &Folder) -> Result<Self> {
         if migration.text.contains('\0') {
             return Err(Error::new(
@@ -176,6 +176,8 @@ impl Program {
             .with_state("nothing was changed")
             .with_hint("save the file as UTF-8"));
         }
+        let chunks = migration.chunks();
+        check_copies(migration, &chunks)?;
         let steps = steps(migration).map_err(|error| {
             Error::new(ErrorKind::Precondition, error.to_string())
                 .with_state("nothing was changed")
@@ -185,7 +187,7 @@ impl Program {
             tag: migration.tag.clone(),
             path: migration.path.clone(),
             row: NewRow::of(migration, folder.format),
-            pieces: pieces(&migration.tag, &migration.chunks(), &steps),
+            pieces: pieces(&migration.tag, &chunks, &steps),
         })
     }
 
@@ -215,6 +217,23 @@ impl Program {
             effect: statements.iter().map(|statement| statement.effect).max().unwrap_or(Effect::Additive),
             statements,
         }
+    }
+}
+
+/// Refuses what would wait for rows that nobody sends, or send rows that nobody takes.
+fn check_copies(migration: &Migration, chunks: &[Chunk]) -> Result<()> {
+    let mut statements = chunks.iter().flat_map(|chunk| &chunk.statements);
+    match statements.find(|statement| statement.copies_through_client()) {
+        None => Ok(()),
+        Some(copy) => Err(Error::new(
+            ErrorKind::Precondition,
+            format!(
+                "{}:{}: COPY from STDIN or to STDOUT passes its rows through a client, and a migration has none",
+                migration.path, copy.place
+            ),
+        )
+        .with_state("nothing was changed")
+        .with_hint("write INSERTs, or declare the rows as a seed: `mainstay seed list`")),
     }
 }
 
@@ -416,6 +435,9 @@ mod tests {
             ErrorKind::Precondition
         );
         assert_eq!(self::program("SELECT '\0'").unwrap_err().kind(), ErrorKind::Unsupported);
+        let copy = self::program("SELECT 1;\nCOPY a FROM STDIN").unwrap_err();
+        assert_eq!(copy.kind(), ErrorKind::Precondition);
+        assert!(copy.message().starts_with("0001_a.sql:2:1: COPY from STDIN"), "{copy}");
     }
 
     impl Program {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::apply::{HINT_STALE, millis};
 use super::progress::{backoff, pause, watched};
 use super::survey::{Survey, shown, survey};
-use super::told::blocking;
+use super::told::{self, blocking};
 use super::{SqlContext, rivals};
 
 /// How long the table is waited for, and for how long that is tried again.
@@ -264,7 +264,8 @@ pub(super) async fn write_all(
         if !failure.is_contention() {
             return Err(Error::new(failure.kind, message)
                 .context("write rows")
-                .with_state("nothing was changed"));
+                .with_state("nothing was changed")
+                .with_hint(told::hint_about_rows(&failure)));
         }
         if began.elapsed() >= RETRY_FOR {
             return Err(Error::new(

@@ -208,6 +208,7 @@ fn calls_beyond(statement: &Statement) -> bool {
 pub(super) fn interrupted() -> Error {
     Error::new(ErrorKind::Interrupted, "the rehearsal was stopped on request")
         .with_state("nothing was changed")
+        .with_hint("the same command begins anew")
 }
 
 #[cfg(test)]

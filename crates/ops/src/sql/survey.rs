@@ -45,7 +45,10 @@ impl Survey {
     }
 
     /// Refuses a server that takes no change, and another database than the one that was planned for.
-    pub(super) fn check_server(&self, planned_database: Option<&str>) -> Result<()> {
+    ///
+    /// # Errors
+    /// `Precondition` on a standby; `StalePlan` in another database.
+    pub fn check_server(&self, planned_database: Option<&str>) -> Result<()> {
         if self.facts.in_recovery {
             return Err(Error::new(
                 ErrorKind::Precondition,

@@ -17,7 +17,10 @@ pub(super) fn failed(program: &Program, piece: &Piece, failure: &WorkFailure, st
         Some(left) => format!("{state}; what is left: {left}"),
         None => state,
     };
-    let hint = failure.hint.clone().unwrap_or_else(|| hint(failure).to_owned());
+    let hint = match failure.place {
+        WorkPlace::Record { .. } => hint_about_rows(failure),
+        _ => failure.hint.clone().unwrap_or_else(|| hint(failure).to_owned()),
+    };
     Error::new(failure.kind, message)
         .context(format!("apply {}", program.tag))
         .with_state(state)
@@ -101,6 +104,26 @@ fn found<'u>(unit: &'u Unit, failure: &WorkFailure) -> (Place, Option<&'u Statem
     }
 }
 
+/// What helps where a row of the tracking table was not to be written.
+pub(super) fn hint_about_rows(failure: &WorkFailure) -> String {
+    let is_of = |classes: &[&str]| classes.iter().any(|class| failure.code.starts_with(class));
+    match &failure.hint {
+        // insufficient_privilege, of which the adapter says what to grant
+        Some(hint) if failure.code == "42501" => hint.clone(),
+        // data_exception, integrity_constraint_violation, a name or a type that does not fit, a relation of another kind
+        _ if is_of(&["0A", "22", "23", "42", "55000"]) => {
+            "the table is not as Drizzle makes it (`id serial PRIMARY KEY, hash text NOT NULL, created_at bigint`): \
+             alter it, or name another one with `schema` and `table` of [sql] in mainstay.toml"
+                .to_owned()
+        }
+        _ => hint(failure).to_owned(),
+    }
+}
+
+/// What helps where nothing may be written.
+const READ_ONLY: &str =
+    "the database is read-only: see `SHOW default_transaction_read_only`, and that this is the primary";
+
 fn hint(failure: &WorkFailure) -> &'static str {
     match failure.code.as_str() {
         // insufficient_privilege
@@ -118,9 +141,7 @@ fn hint(failure: &WorkFailure) -> &'static str {
             "a `statement_timeout` of role, database or file ended it, or somebody cancelled it: `SET statement_timeout = 0` in the file lets it take its time"
         }
         // read_only_sql_transaction
-        "25006" => {
-            "the database is read-only: see `SHOW default_transaction_read_only`, and that this is the primary"
-        }
+        "25006" => READ_ONLY,
         code if code.starts_with("53") => {
             "the server lacks disk, memory or connections: give it room, then run the same command again"
         }

@@ -36,7 +36,7 @@ pub(super) async fn run(
     if let Some(holder) = try_take(session, LockKey::of(&run.table, Purpose::Alone)).await? {
         return Ok(AloneOutcome::Busy(holder));
     }
-    ledger::create(session).await.context("make the ledger of steps")?;
+    ledger::create(session, run.settings).await.context("make the ledger of steps")?;
     let timeout = format!("SET lock_timeout = {}", limits.lock_timeout_ms);
     for text in [&timeout].into_iter().chain(&work.prelude) {
         run.must(send(session, run.settings, text).await).context("make the settings of the file")?;

@@ -10,7 +10,9 @@ use mainstay_model::{Error, ErrorKind, Result};
 use tokio_postgres::SimpleQueryRow;
 use tokio_postgres::error::SqlState;
 
+use super::rights;
 use super::tracking::quoted;
+use crate::config::Settings;
 use crate::quote::literal;
 use crate::session::Session;
 
@@ -18,6 +20,7 @@ const PRESENT: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE 
     EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
     WHERE n.nspname = 'mainstay' AND c.relname = 'sql_steps') AS table_present";
 
+const SCHEMA: &str = "mainstay";
 const CREATE_SCHEMA: &str = "CREATE SCHEMA IF NOT EXISTS mainstay; GRANT USAGE ON SCHEMA mainstay TO PUBLIC";
 
 const CREATE_TABLE: &str = "\
@@ -64,13 +67,18 @@ fn recorded(session: &Session<'_>, row: &SimpleQueryRow) -> Result<RecordedStep>
 }
 
 /// Makes schema and table where they are absent. What is there needs no right to make it.
-pub(super) async fn create(session: &Session<'_>) -> Result<()> {
+///
+/// # Errors
+/// The server's, with what to grant where a right lacks.
+pub(super) async fn create(session: &Session<'_>, settings: &Settings) -> Result<()> {
     let present = session.row(PRESENT).await?;
     if !session.truth(&present, "schema_present") {
-        session.rows(CREATE_SCHEMA).await?;
+        let made = session.rows(CREATE_SCHEMA).await;
+        made.map_err(|error| rights::to_make_schema(error, settings))?;
     }
     if !session.truth(&present, "table_present") {
-        session.rows(CREATE_TABLE).await?;
+        let made = session.rows(CREATE_TABLE).await;
+        made.map_err(|error| rights::to_make_table(error, settings, SCHEMA))?;
     }
     Ok(())
 }

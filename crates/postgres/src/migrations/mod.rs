@@ -15,6 +15,7 @@
 //! | `lock` | the advisory locks, who holds them, whether the connection is a direct one |
 //! | `run` | one run: its connections, transactions, what became of a commit that was not heard |
 //! | `rivals` | other runners that have read the tracking table before it was locked |
+//! | `rights` | what to grant when the server refuses one of these |
 //! | `alone` | statements that cannot be in a transaction, and the indexes that they make |
 //! | `ledger` | `mainstay.sql_steps`: what of a migration is done that is not one transaction |
 //! | `waiting` | who is waited for, and who waits |
@@ -24,6 +25,7 @@
 mod alone;
 mod ledger;
 mod lock;
+mod rights;
 mod rivals;
 mod run;
 mod tracking;
@@ -101,7 +103,9 @@ impl MigrationTarget for PostgresMigrations {
 
     async fn tracking(&self, table: &TrackingTable) -> Result<TrackingLook> {
         let session = self.session().await?;
-        tracking::read_patiently(&session, table).await.with_context(|| format!("read {table}"))
+        let read = tracking::read_patiently(&session, table).await;
+        read.map_err(|error| rights::to_read(error, &self.settings, table))
+            .with_context(|| format!("read {table}"))
     }
 
     async fn recorded_steps(&self, table: &TrackingTable) -> Result<Vec<RecordedStep>> {

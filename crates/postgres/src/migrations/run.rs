@@ -18,8 +18,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::CancelToken;
 
 use super::lock::{LockKey, Purpose, is_held, process, try_take};
-use super::tracking::{self, quoted, regclass};
-use super::{Answer, Refusal, alone, ledger, rivals, send, waiting};
+use super::tracking::{self, quoted};
+use super::{Answer, Refusal, alone, ledger, rights, rivals, send, waiting};
 use crate::config::Settings;
 use crate::probe::fingerprint;
 use crate::session::Session;
@@ -46,6 +46,14 @@ pub(super) struct PostgresRun<'a> {
 struct Working {
     pid: i32,
     token: CancelToken,
+}
+
+/// What became of beginning a transaction.
+enum Begun {
+    /// It has the tracking table locked, the relation of this number.
+    Locked(u64),
+    /// It is over.
+    Over(WorkOutcome),
 }
 
 /// A connection for one piece of work; while this lives it can be cancelled and watched.
@@ -98,14 +106,8 @@ impl<'a> PostgresRun<'a> {
         }
     }
 
-    /// Begins a transaction behind the lock on the tracking table. `None` when it is as expected and nobody else is about to act on it; otherwise the
-    /// transaction is over.
-    async fn begin(
-        &self,
-        session: &Session<'_>,
-        start: &WorkStart<'_>,
-        limits: WorkLimits,
-    ) -> Result<Option<WorkOutcome>> {
+    /// Begins a transaction behind the lock on the tracking table, which must be as expected, and nobody else about to act on it.
+    async fn begin(&self, session: &Session<'_>, start: &WorkStart<'_>, limits: WorkLimits) -> Result<Begun> {
         let begin = format!("BEGIN; SET LOCAL lock_timeout = {}", limits.lock_timeout_ms);
         self.must(send(session, self.settings, &begin).await)?;
         let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", quoted(&self.table));
@@ -115,23 +117,25 @@ impl<'a> PostgresRun<'a> {
             Err(Refusal::Answered(answer)) if matches!(answer.code.as_str(), "42P01" | "3F000") => {
                 self.roll_back(session).await;
                 let look = TrackingLook { version: TableVersion::Absent, rows: Vec::new() };
-                return Ok(Some(WorkOutcome::Moved(look)));
+                return Ok(Begun::Over(WorkOutcome::Moved(look)));
             }
-            Err(refusal) => return self.failed(session, WorkPlace::TrackingTable, refusal).await.map(Some),
+            Err(refusal) => {
+                return self.failed(session, WorkPlace::TrackingTable, refusal).await.map(Begun::Over);
+            }
         }
         let look = tracking::read(session, &self.table).await?;
         if look != *start.look {
             self.roll_back(session).await;
-            return Ok(Some(WorkOutcome::Moved(look)));
+            return Ok(Begun::Over(WorkOutcome::Moved(look)));
         }
         let own = self.working().map_or(0, |working| working.pid);
         let rivals = rivals::find(&self.keeper, &self.table, start, own).await;
         let rivals = rivals.context("look for other runners")?;
         if !rivals.is_empty() {
             self.roll_back(session).await;
-            return Ok(Some(WorkOutcome::Rivals(rivals)));
+            return Ok(Begun::Over(WorkOutcome::Rivals(rivals)));
         }
-        Ok(None)
+        Ok(Begun::Locked(tracking::number(session, &self.table).await?))
     }
 
     /// Sends texts and records of a transaction that has begun. `None` when all went well; otherwise the transaction is over.
@@ -140,6 +144,7 @@ impl<'a> PostgresRun<'a> {
         session: &Session<'_>,
         work: &[TransactionWork],
         version: TableVersion,
+        locked: u64,
     ) -> Result<Option<WorkOutcome>> {
         for (number, piece) in work.iter().enumerate() {
             for (text_number, text) in piece.texts.iter().enumerate() {
@@ -148,7 +153,7 @@ impl<'a> PostgresRun<'a> {
                     return self.failed(session, place, refusal).await.map(Some);
                 }
             }
-            self.check_transaction(session).await?;
+            self.check_transaction(session, locked).await?;
             for record in self.records(&piece.record, version) {
                 if let Err(refusal) = send(session, self.settings, &record).await {
                     return self.failed(session, WorkPlace::Record { work: number }, refusal).await.map(Some);
@@ -169,12 +174,12 @@ impl<'a> PostgresRun<'a> {
         }
     }
 
-    /// Whether the transaction that locked the tracking table is the one that we are in: a file may have ended it in a way that nobody read.
-    async fn check_transaction(&self, session: &Session<'_>) -> Result<()> {
+    /// Whether the transaction that locked the tracking table, the relation of this number, is the one that we are in: a file may have ended it in a way
+    /// that nobody read. The number is asked for, not the name: the file may have dropped the table, or taken a role that may not see its schema.
+    async fn check_transaction(&self, session: &Session<'_>, locked: u64) -> Result<()> {
         let query = format!(
             "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE pid = pg_catalog.pg_backend_pid() AND granted \
-             AND mode = 'AccessExclusiveLock' AND relation = pg_catalog.to_regclass({})) AS held",
-            regclass(&self.table)
+             AND mode = 'AccessExclusiveLock' AND relation = {locked}) AS held"
         );
         if session.truth(&session.row(&query).await?, "held") {
             return Ok(());
@@ -244,7 +249,12 @@ impl<'a> PostgresRun<'a> {
         match refusal {
             Refusal::Answered(answer) => {
                 self.roll_back(session).await;
-                Ok(WorkOutcome::Failed(Box::new(failure_at(place, answer))))
+                let mut failure = failure_at(place, answer);
+                if matches!(place, WorkPlace::TrackingTable | WorkPlace::Record { .. }) {
+                    let grant = rights::to_write(&failure.code, &failure.message, self.settings, &self.table);
+                    failure.hint = grant.or(failure.hint);
+                }
+                Ok(WorkOutcome::Failed(Box::new(failure)))
             }
             Refusal::Lost(error) => Err(error
                 .with_state("the transaction was not committed: nothing of it stays")
@@ -288,8 +298,13 @@ impl MigrationRun for PostgresRun<'_> {
     async fn create_table(&self, version: TableVersion, permit: &Permit) -> Result<()> {
         // Marking rows as applied makes the table, too, under its own name.
         let worker = self.worker(permit.operation(), permit).await?;
-        let created = tracking::create(&worker.session, &self.table, version).await;
-        created.with_context(|| format!("make {}", self.table))
+        let created = tracking::create(&worker.session, self.settings, &self.table, version).await;
+        created
+            .map_err(|error| match error.kind() {
+                ErrorKind::Auth => error.with_state("nothing was changed"),
+                _ => error,
+            })
+            .with_context(|| format!("make {}", self.table))
     }
 
     async fn transact(
@@ -302,12 +317,13 @@ impl MigrationRun for PostgresRun<'_> {
         let worker = self.worker(APPLY, permit).await?;
         let session = &worker.session;
         if work.iter().any(|piece| piece.record.step().is_some()) {
-            ledger::create(session).await.context("make the ledger of steps")?;
+            ledger::create(session, self.settings).await.context("make the ledger of steps")?;
         }
-        if let Some(outcome) = self.begin(session, start, limits).await? {
-            return Ok(outcome);
-        }
-        if let Some(outcome) = self.carry_out(session, work, start.look.version).await? {
+        let locked = match self.begin(session, start, limits).await? {
+            Begun::Locked(number) => number,
+            Begun::Over(outcome) => return Ok(outcome),
+        };
+        if let Some(outcome) = self.carry_out(session, work, start.look.version, locked).await? {
             return Ok(outcome);
         }
         self.commit(session, start.look, work).await
@@ -328,7 +344,7 @@ impl MigrationRun for PostgresRun<'_> {
     ) -> Result<WorkOutcome> {
         let worker = self.worker(operation, permit).await?;
         let session = &worker.session;
-        if let Some(outcome) = self.begin(session, start, limits).await? {
+        if let Begun::Over(outcome) = self.begin(session, start, limits).await? {
             return Ok(outcome);
         }
         for (number, write) in writes.iter().enumerate() {

@@ -6,7 +6,8 @@ use mainstay_model::{Error, ErrorKind, Result, Timestamp};
 use tokio_postgres::SimpleQueryRow;
 use tokio_postgres::error::SqlState;
 
-use super::{ledger, waiting};
+use super::{ledger, rights, waiting};
+use crate::config::Settings;
 use crate::quote::{literal, name};
 use crate::session::Session;
 
@@ -100,6 +101,17 @@ fn row(session: &Session<'_>, row: &SimpleQueryRow) -> Result<TrackingRow> {
     })
 }
 
+/// The number of its relation.
+pub(super) async fn number(session: &Session<'_>, table: &TrackingTable) -> Result<u64> {
+    let query = format!(
+        "SELECT c.oid AS number FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE n.nspname = {} AND c.relname = {}",
+        literal(&table.schema),
+        literal(&table.name)
+    );
+    session.number(&session.row(&query).await?, "number")
+}
+
 /// Which columns it has.
 async fn version(session: &Session<'_>, table: &TrackingTable) -> Result<TableVersion> {
     let query = format!(
@@ -116,17 +128,27 @@ async fn version(session: &Session<'_>, table: &TrackingTable) -> Result<TableVe
 }
 
 /// Makes schema and table where they are absent, each in a transaction of its own, as Drizzle does. What is there needs no right to make it.
-pub(super) async fn create(session: &Session<'_>, table: &TrackingTable, made: TableVersion) -> Result<()> {
+///
+/// # Errors
+/// The server's, with what to grant where a right lacks.
+pub(super) async fn create(
+    session: &Session<'_>,
+    settings: &Settings,
+    table: &TrackingTable,
+    made: TableVersion,
+) -> Result<()> {
     let Some(columns) = columns(made) else { return Ok(()) };
     let query = format!(
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = {}) AS present",
         literal(&table.schema)
     );
     if !session.truth(&session.row(&query).await?, "present") {
-        session.rows(&format!("CREATE SCHEMA IF NOT EXISTS {}", name(&table.schema))).await?;
+        let made = session.rows(&format!("CREATE SCHEMA IF NOT EXISTS {}", name(&table.schema))).await;
+        made.map_err(|error| rights::to_make_schema(error, settings))?;
     }
     if version(session, table).await? == TableVersion::Absent {
-        session.rows(&format!("CREATE TABLE IF NOT EXISTS {} ({columns})", quoted(table))).await?;
+        let made = session.rows(&format!("CREATE TABLE IF NOT EXISTS {} ({columns})", quoted(table))).await;
+        made.map_err(|error| rights::to_make_table(error, settings, &table.schema))?;
     }
     Ok(())
 }

@@ -31,12 +31,12 @@ SELECT d.objid FROM pg_depend d JOIN named ON named.oid = d.refobjid
 WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')";
 
 /// Each kind of thing, and a query for name and definition. `@here@` holds for schemas that are compared, `@skip@` is a list of relations that are
-/// not, `@own(x, y)@` holds unless an extension brought what has the number `y` in the catalog `x`.
+/// not, `@apart@` holds for schemas of none of these, `@own(x, y)@` holds unless an extension brought what has the number `y` in the catalog `x`.
 const KINDS: &[(&str, &str)] = &[
     (
         "schema",
         r"
-SELECT quote_ident(n.nspname) AS name, '' AS definition FROM pg_namespace n WHERE @here@ AND @own(pg_namespace, n.oid)@",
+SELECT quote_ident(n.nspname) AS name, '' AS definition FROM pg_namespace n WHERE @here@ AND @apart@ AND @own(pg_namespace, n.oid)@",
     ),
     (
         "extension",
@@ -224,7 +224,7 @@ pub(super) async fn read(settings: &Settings, scope: &CatalogScope) -> Result<Ve
     session.rows(SETTINGS).await?;
     session.rows(SNAPSHOT).await?;
     let left_out = left_out(&session, &scope.without_tables).await?;
-    let scoped = Scoped { schemas: schemas(scope), left_out };
+    let scoped = Scoped { schemas: schemas(scope), apart: apart(scope), left_out };
     let kinds = KINDS.iter().chain(if scope.privileges { PRIVILEGES } else { &[] });
     let mut objects = Vec::new();
     for (kind, query) in kinds {
@@ -245,6 +245,12 @@ fn schemas(scope: &CatalogScope) -> String {
     format!("ARRAY[{}]", named.map(literal).collect::<Vec<_>>().join(", "))
 }
 
+/// What holds for a schema that no table is left out of: who makes such a table makes its schema, too, and no migration does.
+fn apart(scope: &CatalogScope) -> String {
+    let named: Vec<String> = scope.without_tables.iter().map(|table| literal(&table.schema)).collect();
+    format!("n.nspname <> ALL (ARRAY[{}]::name[])", named.join(", "))
+}
+
 /// The numbers of `tables` and of what belongs to them, as an array.
 async fn left_out(session: &Session<'_>, tables: &[TableName]) -> Result<String> {
     let pair = |table: &TableName| format!("({}, {})", literal(&table.schema), literal(&table.name));
@@ -261,6 +267,7 @@ async fn left_out(session: &Session<'_>, tables: &[TableName]) -> Result<String>
 /// What the marks in a query mean.
 struct Scoped {
     schemas: String,
+    apart: String,
     left_out: String,
 }
 
@@ -275,6 +282,7 @@ impl Scoped {
         };
         query
             .replace("@here@", &here)
+            .replace("@apart@", &self.apart)
             .replace("@skip(c.oid)@", &skip("c.oid"))
             .replace("@skip(s.stxrelid)@", &skip("s.stxrelid"))
             .replace("@own(pg_namespace, n.oid)@", &own("pg_namespace", "n.oid"))
@@ -291,12 +299,18 @@ mod tests {
 
     #[test]
     fn no_mark_is_left_in_a_query() {
-        let scope = CatalogScope { without_schemas: vec!["o'dd".to_owned()], ..CatalogScope::default() };
-        let scoped = Scoped { schemas: schemas(&scope), left_out: "ARRAY[1]::oid[]".to_owned() };
+        let scope = CatalogScope {
+            without_schemas: vec!["o'dd".to_owned()],
+            without_tables: vec![TableName { schema: "k'ept".to_owned(), name: "rows".to_owned() }],
+            ..CatalogScope::default()
+        };
+        let left_out = "ARRAY[1]::oid[]".to_owned();
+        let scoped = Scoped { schemas: schemas(&scope), apart: apart(&scope), left_out };
         for (kind, query) in KINDS.iter().chain(PRIVILEGES) {
             let query = scoped.query(query);
             assert!(!query.contains('@'), "{kind}: {query}");
             assert!(!query.contains("n.nspname <> ALL") || query.contains("'o''dd'"), "{kind}");
+            assert_eq!(*kind == "schema", query.contains("'k''ept'"), "{kind}");
         }
     }
 }

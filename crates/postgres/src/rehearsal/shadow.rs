@@ -66,9 +66,10 @@ pub(super) async fn create(
     let shadow = working(format!("{PREFIX}{:016x}", RandomState::new().build_hasher().finish()));
     let made = databases.create(&shadow, &live.definition, None).await;
     made.map_err(|error| match error.kind() {
-        ErrorKind::Auth => error.with_state("nothing was changed").with_hint(
-            "`ALTER ROLE … CREATEDB` as a superuser, or name a server for shadows: `shadow_url` in [sql], or --shadow-url",
-        ),
+        ErrorKind::Auth => error.with_state("nothing was changed").with_hint(format!(
+            "`ALTER ROLE {} CREATEDB` as a superuser, or name a server for shadows: `shadow_url` in [sql], or --shadow-url",
+            quoted(shadows.user())
+        )),
         _ => error,
     })?;
     let kept = Session::open_for_long(&databases.settings_of(&shadow.name)).await;

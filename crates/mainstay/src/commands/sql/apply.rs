@@ -14,7 +14,7 @@ use mainstay_ops::sql::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{FolderArgs, Migrations, repository};
+use super::{FolderArgs, Migrations, parse_timeout, repository};
 use crate::commands::close;
 use crate::commands::mongo::choice::{LiteralArgs, parse_duration};
 use crate::commands::plan::{self, PlanReport, by_plan_file};
@@ -41,7 +41,7 @@ pub(crate) struct ApplyArgs {
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Tx::Each)]
     tx: Tx,
     /// How long a statement may wait for one lock
-    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse_timeout)]
     lock_timeout: Duration,
     /// For how long a migration that does not get its locks is tried again
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]

@@ -112,6 +112,12 @@ pub(super) fn text(report: &DriftReport, look: &Look) -> String {
         count(Side::OnlyJournal),
         count(Side::Differs)
     ));
+    let is_declarable = |one: &Difference| {
+        one.side == Side::OnlyJournal && matches!(one.kind.as_str(), "extension" | "schema")
+    };
+    if report.differences.iter().any(is_declarable) {
+        text.push_str("next: `mainstay init plan --store postgres` shows what of it [init.postgres] declares, and `init apply` makes that\n");
+    }
     text + "next: write a migration that makes what was made by hand, or takes it away; `mainstay sql verify` tells of migrations that were edited or skipped\n"
 }
 

@@ -13,6 +13,7 @@ mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use mainstay_engine::MigrationTarget;
@@ -23,7 +24,11 @@ use mainstay_ops::shape::Literals;
 use mainstay_ops::sql::{OPERATION_APPLY, OPERATION_BASELINE, OPERATION_MARK, OPERATION_REPAIR, SqlContext};
 use mainstay_repository::Repository;
 
+use crate::commands::mongo::choice::parse_duration;
 use crate::wiring::Session;
+
+/// The longest timeout that PostgreSQL takes.
+const TIMEOUT_MAX: Duration = Duration::from_millis(2_147_483_647);
 
 /// The commands below `sql`.
 #[derive(Debug, Subcommand)]
@@ -147,10 +152,33 @@ impl Migrations {
     }
 }
 
+/// A length of time that a server is to give up after. It takes 0 for no bound at all, and everybody would queue behind who waits.
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let length = parse_duration(text)?;
+    match (Duration::from_millis(1)..=TIMEOUT_MAX).contains(&length) {
+        true => Ok(length),
+        false => Err("expected a length of time from 1ms to 596h, such as 500ms or 5s".to_owned()),
+    }
+}
+
 /// The repository with the audit log; `None` where none is configured, and then nothing is permitted that does more than add.
 async fn repository(session: &Session) -> Result<Option<Repository>> {
     match session.configuration.repository {
         Some(_) => session.repository_or_create().await.map(Some),
         None => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_never_none_at_all() {
+        assert_eq!(parse_timeout("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_timeout("596h"), Ok(Duration::from_secs(596 * 3_600)));
+        for text in ["0s", "1ns", "999us", "597h", "1000000h", "0", "-1s", ""] {
+            assert!(parse_timeout(text).is_err(), "{text}");
+        }
     }
 }

@@ -17,9 +17,8 @@ use mainstay_ops::sql::{self, drift};
 use serde_json::{Map, Value, json};
 
 use super::staged::{live_target, permitted, prelude, shadow_target};
-use super::{FolderArgs, Migrations};
+use super::{FolderArgs, Migrations, parse_timeout};
 use crate::commands::close;
-use crate::commands::mongo::choice::parse_duration;
 use crate::printer::shown::{duration, millis, plain};
 use crate::printer::{Cell, Look, Report, Table, Tone};
 use crate::wiring::Session;
@@ -42,10 +41,10 @@ pub(crate) struct RehearseArgs {
     #[arg(long)]
     on_live: bool,
     /// How long a statement waits for a lock in the live database
-    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse_duration, requires = "on_live")]
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse_timeout, requires = "on_live")]
     lock_timeout: Duration,
     /// How long a statement may take in the live database
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration, requires = "on_live")]
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_timeout, requires = "on_live")]
     statement_timeout: Duration,
     /// From here on a table is large; `large_table` in [sql] otherwise
     #[arg(long, value_name = "SIZE")]
@@ -79,7 +78,9 @@ impl RehearseArgs {
             (true, _) => Scene::Live(LiveBounds {
                 lock_timeout_ms: milliseconds(self.lock_timeout),
                 statement_timeout_ms: milliseconds(self.statement_timeout),
-                total_timeout_ms: milliseconds(self.statement_timeout).saturating_mul(STATEMENTS_MAX),
+                total_timeout_ms: milliseconds(self.statement_timeout)
+                    .saturating_mul(STATEMENTS_MAX)
+                    .min(i32::MAX.unsigned_abs()),
             }),
             (false, Beginning::Journal) => Scene::Shadow(ShadowContents::Nothing),
             (false, Beginning::Schema) if self.data => Scene::Shadow(ShadowContents::Rows),
@@ -97,6 +98,9 @@ pub(super) async fn run(args: &RehearseArgs, session: &Session) -> Result<ExitSt
     let folder = &migrations.folder;
     let found =
         sql::survey(migrations.target.as_ref(), folder, &migrations.table, session.clock.now()).await?;
+    if args.on_live {
+        found.check_server(None)?;
+    }
     let pending = found.verdict.to_apply(folder, ApplyOptions { include_skipped: args.include_skipped })?;
     let large_bytes = args.large.unwrap_or(session.configuration.sql.large_table).bytes();
     if pending.is_empty() {
