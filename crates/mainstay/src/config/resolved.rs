@@ -690,9 +690,10 @@ fn parse(answer: &Answer) -> Result<Value> {
         Form::Url(schemes) => Connection::parse(text, schemes)
             .map(Value::Url)
             .map_err(|error| url_error(&refuse, &error, schemes)),
-        Form::Switch => match text.as_str() {
-            "true" => Ok(Value::Switch(true)),
-            "false" => Ok(Value::Switch(false)),
+        // Variables of other programs say it in their own ways.
+        Form::Switch => match text.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => Ok(Value::Switch(true)),
+            "false" | "0" | "no" | "off" => Ok(Value::Switch(false)),
             _ => Err(must()),
         },
         Form::Number(least, most) => match text.parse() {

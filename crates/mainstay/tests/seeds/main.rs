@@ -388,10 +388,11 @@ fn tables_are_seeded_by_their_own_types() {
     place.write("levels.csv", "slug,points:int\nextra,1\n");
     place.run(&["seed", "run", "levels"]).expect(8).says("no unique constraint");
 
-    let begin = || {
+    let begin = |said: &str| {
         let mut command = place.command(&["seed", "run", "--auto", "--json"]);
-        Seen::from(command.env("AUTO_SEED_ON_START", "1").output().unwrap())
+        Seen::from(command.env("AUTO_SEED_ON_START", said).output().unwrap())
     };
-    // Nothing of it is known to be true but `true`.
-    begin().expect(2);
+    assert_eq!(begin("Yes").expect(0).json()["auto"]["outcome"], "in_use");
+    assert_eq!(begin("0").expect(0).json()["auto"]["outcome"], "off");
+    begin("maybe").expect(2).says("AUTO_SEED_ON_START: seeds.auto must be a true or false");
 }
