@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use mainstay_engine::{
-    AloneOutcome, AloneWork, LockBlocker, LockHolder, MigrationRun, RowWrite, StepEntry, TrackingLook,
-    TransactionWork, WorkFailure, WorkLimits, WorkOutcome, WorkPlace, WorkRecord, WorkStart,
+    AloneOutcome, AloneWork, LockBlocker, LockHolder, MigrationRun, RowWrite, TrackingLook, TransactionWork,
+    WorkFailure, WorkLimits, WorkOutcome, WorkPlace, WorkRecord, WorkStart,
 };
 use mainstay_guard::Permit;
 use mainstay_migrations::{TableVersion, TrackingTable};
@@ -22,6 +22,7 @@ use super::tracking::{self, quoted};
 use super::{Answer, Refusal, alone, ledger, rights, rivals, send, waiting};
 use crate::config::Settings;
 use crate::probe::fingerprint;
+use crate::quote::literal;
 use crate::session::Session;
 use crate::tls;
 
@@ -190,14 +191,11 @@ impl<'a> PostgresRun<'a> {
     }
 
     /// Commits, and finds out what became of it when nobody told.
-    async fn commit(
-        &self,
-        session: &Session<'_>,
-        expected: &TrackingLook,
-        work: &[TransactionWork],
-    ) -> Result<WorkOutcome> {
+    async fn commit(&self, session: &Session<'_>) -> Result<WorkOutcome> {
         let own: Vec<i32> = [0].into_iter().chain(self.working().map(|working| working.pid)).collect();
         let readers = waiting::readers(&self.keeper, &self.table, &own).await?;
+        let row = session.row("SELECT pg_catalog.pg_current_xact_id()::text AS transaction").await?;
+        let transaction = session.text(&row, "transaction")?;
         let refusal = match send(session, self.settings, "COMMIT").await {
             Ok(()) => return Ok(WorkOutcome::Done { readers }),
             Err(refusal) => refusal,
@@ -208,7 +206,7 @@ impl<'a> PostgresRun<'a> {
         let lost = refusal.into_error(self.settings);
         let deadline = Instant::now() + FIND_OUT_TIME_MAX;
         loop {
-            match self.is_recorded(work, expected).await {
+            match self.is_committed(transaction).await {
                 Ok(true) => return Ok(WorkOutcome::Done { readers }),
                 Ok(false) => {
                     return Err(lost
@@ -229,19 +227,16 @@ impl<'a> PostgresRun<'a> {
         }
     }
 
-    /// Whether what a transaction writes down last stands there: reading the tracking table waits for whoever still works behind its lock. `work` is
-    /// empty for one that changes rows alone.
-    async fn is_recorded(&self, work: &[TransactionWork], expected: &TrackingLook) -> Result<bool> {
+    /// Whether the transaction of that number was committed, which the server itself keeps.
+    async fn is_committed(&self, transaction: &str) -> Result<bool> {
         let session = Session::open(self.settings).await?;
         self.refuse_standby(&session).await?;
-        let look = tracking::read(&session, &self.table).await?;
-        let steps: Vec<&StepEntry> = work.iter().filter_map(|piece| piece.record.step()).collect();
-        if steps.is_empty() {
-            return Ok(look != *expected);
+        let query = format!("SELECT pg_catalog.pg_xact_status({}::xid8) AS status", literal(transaction));
+        match session.text(&session.row(&query).await?, "status")? {
+            "committed" => Ok(true),
+            "aborted" => Ok(false),
+            status => Err(Error::new(ErrorKind::Server, format!("the transaction is {status}"))),
         }
-        let recorded = ledger::read(&session, &self.table).await?;
-        let is_done = |entry: &StepEntry| recorded.iter().any(|step| step.is_done && step.entry == *entry);
-        Ok(steps.into_iter().all(is_done))
     }
 
     /// Ends a transaction that failed, and says how.
@@ -326,7 +321,7 @@ impl MigrationRun for PostgresRun<'_> {
         if let Some(outcome) = self.carry_out(session, work, start.look.version, locked).await? {
             return Ok(outcome);
         }
-        self.commit(session, start.look, work).await
+        self.commit(session).await
     }
 
     async fn alone(&self, work: &AloneWork, limits: WorkLimits, permit: &Permit) -> Result<AloneOutcome> {
@@ -353,7 +348,7 @@ impl MigrationRun for PostgresRun<'_> {
                 return self.failed(session, WorkPlace::Record { work: number }, refusal).await;
             }
         }
-        self.commit(session, start.look, &[]).await
+        self.commit(session).await
     }
 
     async fn blockers(&self) -> Result<Vec<LockBlocker>> {
