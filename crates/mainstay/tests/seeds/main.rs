@@ -343,6 +343,12 @@ async fn bad_input_is_told_with_its_place() {
     // Nothing that keeps the key unique.
     database.run_command(doc! { "dropIndexes": "levels", "index": "key" }).await.unwrap();
     place.run(&["seed", "run", "levels"]).expect(8).says("no unique index of shop.levels is over slug");
+    place
+        .run(&["seed", "list"])
+        .expect(0)
+        .says("not comparable")
+        .says("no unique index of shop.levels")
+        .says("2 absent");
     place.write("seeds.toml", "[[seed]]\nid = 1\n");
     place.run(&["seed", "list"]).expect(2).says("seeds.toml:2");
 }

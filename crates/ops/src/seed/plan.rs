@@ -88,9 +88,11 @@ pub struct SeedStatus {
     pub seed: PlannedSeed,
     /// Why it may not be written here; `None` when it may.
     pub refused: Option<String>,
+    /// Why it could not be compared, such as for want of a unique index; its standing says nothing then.
+    pub fault: Option<String>,
 }
 
-/// How `seeds` of one store stand, in their order; changes nothing. A seed that cannot be compared is an error.
+/// How `seeds` of one store stand, in their order; changes nothing. What the store lacks for one of them is told of that one.
 ///
 /// # Errors
 /// The store's.
@@ -100,8 +102,15 @@ pub async fn status(store: &dyn SeedTarget, target: &Target, seeds: &[&Seed]) ->
     for seed in seeds {
         let declared = &seed.declared;
         let refused = declared.class.check_allowed(&declared.id, target, ground.marker.as_ref()).err();
-        let planned = look(store, seed).await?;
-        all.push(SeedStatus { seed: planned, refused: refused.map(|error| error.message().to_owned()) });
+        let refused = refused.map(|error| error.message().to_owned());
+        let (planned, fault) = match look(store, seed).await {
+            Ok(planned) => (planned, None),
+            Err(error) if error.kind() == ErrorKind::Precondition => {
+                (with_standing(seed, SeedStanding::default()), Some(error.message().to_owned()))
+            }
+            Err(error) => return Err(error),
+        };
+        all.push(SeedStatus { seed: planned, refused, fault });
     }
     Ok(all)
 }
@@ -166,14 +175,19 @@ pub(super) async fn look(store: &dyn SeedTarget, seed: &Seed) -> Result<PlannedS
         standing.absent += part.absent;
         standing.different += part.different;
     }
-    Ok(PlannedSeed {
+    Ok(with_standing(seed, standing))
+}
+
+fn with_standing(seed: &Seed, standing: SeedStanding) -> PlannedSeed {
+    let declared = &seed.declared;
+    PlannedSeed {
         id: declared.id.clone(),
         class: declared.class,
         place: declared.place.clone(),
         blake3: seed.file.blake3,
-        rows: rows.len() as u64,
+        rows: seed.file.rows.len() as u64,
         standing,
-    })
+    }
 }
 
 /// The operation of a run is that of the seed that needs most.

@@ -81,7 +81,7 @@ impl Report for Listed {
         }
         let mut text = table.render(look);
         for status in self.0.iter().map(|line| &line.status) {
-            if let Some(why) = &status.refused {
+            for why in status.refused.iter().chain(&status.fault) {
                 text.push_str(&format!("{}\n", look.paint(Tone::Faint, &plain(why, usize::MAX))));
             }
         }
@@ -90,6 +90,9 @@ impl Report for Listed {
 }
 
 fn stands(status: &SeedStatus) -> String {
+    if status.fault.is_some() {
+        return "not comparable".to_owned();
+    }
     let SeedStanding { held, absent, different } = status.seed.standing;
     match status.seed.class {
         SeedClass::Destructive => format!("{} there", Count(held)),
