@@ -1037,7 +1037,7 @@ mod tests {
         assert!(found.to_apply(&folder, ApplyOptions::default()).is_err());
         assert_eq!(tags(found.to_apply(&folder, ApplyOptions { include_skipped: true })), ["0002_c"]);
         assert!(found.notices[0].remedy.contains("repair --retimed"), "{:?}", found.notices);
-        let of_nobody = verdict(&folder, TableVersion::Classic, &[row(1, "a", 1), row(9, "z", 500)]);
+        let of_nobody = verdict(&folder, TableVersion::Classic, &[row(1, "a", 1), row(9, "z", 600)]);
         assert!(of_nobody.notices[0].remedy.contains("WHERE id = 9"), "{:?}", of_nobody.notices);
 
         let open = verdict(&folder, TableVersion::Classic, &[row(1, "a", 1)]);
