@@ -22,8 +22,8 @@ use crate::programs::{build, must, plan_hash, target_folder};
 /// How long a replica may take to catch up.
 const CATCH_UP_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// How long after an act nothing else happens, where its time is to be restored.
-const PAUSE: Duration = Duration::from_millis(50);
+/// How long after an act nothing else happens, where its time is to be restored: longer than the tenth of a second by which bytes may come late untold.
+const PAUSE: Duration = Duration::from_millis(120);
 
 /// What may be said after `cargo xtask soak redis`.
 #[derive(clap::Args)]

@@ -120,10 +120,10 @@ impl Beginning<'_> {
         let points: Vec<_> = sets.iter().map(|set| set.at.clone()).collect();
         let before = chains.last();
         match decide(&facts, &ends, &points) {
-            Next::Resume(index) => self.resume(&facts, &chains[index], before).await,
+            Next::Resume(index) => self.resume(&chains[index], before).await,
             Next::Join(index, why) => {
                 let set = &sets[index];
-                self.join(&facts, (set.set.id(), &set.at, set.set.manifest().begun_at), why, before).await
+                self.join((set.set.id(), &set.at, set.set.manifest().begun_at), why, before).await
             }
             Next::Anew(why) => self.anew(why, before).await,
         }
@@ -150,11 +150,17 @@ impl Beginning<'_> {
         self.unless_stopped(self.context.source.follow_replication(at)).await
     }
 
+    /// How far the server has recorded by now. Asked when the stream is there already: what of it was recorded before comes at once, and late, however
+    /// long the way to here has taken.
+    async fn recorded(&self) -> Result<u64> {
+        Ok(self.unless_stopped(self.context.source.replication_facts()).await?.at.offset)
+    }
+
     fn tell(&self, event: &ReplicationCaptureEvent) {
         self.context.observer.event(event);
     }
 
-    async fn resume(&self, facts: &ReplicationFacts, chain: &Chain, before: Option<&Chain>) -> Result<Begun> {
+    async fn resume(&self, chain: &Chain, before: Option<&Chain>) -> Result<Begun> {
         let since_ms = match self.unless_stopped(self.last_time(chain)).await {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 return self.anew(ChainReason::Unreadable, before).await;
@@ -169,7 +175,7 @@ impl Beginning<'_> {
                 return self.base(writer, (at, file), ChainReason::Overrun, before).await;
             }
         };
-        let behind = Behind { through: facts.at.offset, since_ms };
+        let behind = Behind { through: self.recorded().await?, since_ms };
         let writer = if id == end.id {
             self.tell(&ReplicationCaptureEvent::ChainResumed {
                 chain: chain.id().clone(),
@@ -199,7 +205,6 @@ impl Beginning<'_> {
 
     async fn join(
         &self,
-        facts: &ReplicationFacts,
         (set, at, begun_at): (&SetId, &ReplicationPoint, Timestamp),
         why: ChainReason,
         before: Option<&Chain>,
@@ -217,7 +222,7 @@ impl Beginning<'_> {
         };
         self.tell(&ReplicationCaptureEvent::BaseJoined { set: set.clone(), at: at.offset });
         let writer = self.begin_chain(&id, at.offset, why, before).await?;
-        let behind = Behind { through: facts.at.offset, since_ms: begun_at.as_millisecond() };
+        let behind = Behind { through: self.recorded().await?, since_ms: begun_at.as_millisecond() };
         Ok(Begun { writer, stream, id, base: None, behind })
     }
 
