@@ -45,17 +45,6 @@ fn place_at(uri: &str) -> Place {
     place
 }
 
-trait Expect {
-    fn expect(self, status: i32) -> Seen;
-}
-
-impl Expect for Seen {
-    fn expect(self, status: i32) -> Seen {
-        assert_eq!(self.status, status, "{}", self.both());
-        self
-    }
-}
-
 fn json(seen: &Seen) -> Value {
     serde_json::from_str(&seen.stdout).unwrap_or_else(|error| panic!("{error}: {}", seen.both()))
 }

@@ -408,7 +408,7 @@ fn cut(name: &str) -> &str {
     name.get(..end.unwrap_or(0)).unwrap_or(name)
 }
 
-/// The content of a `U&"…"` with the default escape: `\XXXX`, `\+XXXXXX`, `\\`. What is no escape stays as it is.
+/// The content of a `U&"…"` with the default escape: `\00e9`, `\+0000e9`, `\\`. What is no escape stays as it is.
 fn unescaped(content: &str) -> String {
     let mut out = String::with_capacity(content.len());
     let mut rest = content;

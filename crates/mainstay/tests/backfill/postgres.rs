@@ -1,6 +1,8 @@
 //! Rows: previewed, changed, verified, brought back; locks that are in the way.
 
-use mainstay_testkit::{Postgres, shared_postgres};
+use std::process::Stdio;
+
+use mainstay_testkit::{Postgres, Psql, Seen, shared_postgres, wait_for};
 use serde_json::json;
 
 use crate::project::Project;
@@ -116,26 +118,24 @@ fn a_row_that_a_constraint_refuses_is_not_shown() {
 #[test]
 fn a_row_that_somebody_holds_is_waited_for() {
     let (server, name, project) = shop(CENTS);
-    let url = server.uri_of(&name);
-    let holder = std::thread::spawn(move || {
-        // Longer than a step waits for a lock, so that it is done again.
-        let engine =
-            mainstay_testkit::engines::locate(mainstay_testkit::engines::EngineKind::PgClient).unwrap();
-        let statements = "BEGIN; UPDATE orders SET at = at WHERE id = 10000; SELECT pg_sleep(2); COMMIT";
-        let status = std::process::Command::new(engine.tool("psql"))
-            .args(["--no-psqlrc", "--quiet", "--dbname", &url, "--command", statements])
-            .status()
-            .unwrap();
-        assert!(status.success());
+    let mut holder = Psql::open(server, &name, "holder");
+    holder.send("BEGIN; UPDATE orders SET at = at WHERE id = 10000;");
+    server.process_when("holder", "state = 'idle in transaction'");
+    project.expect(0, &["backfill", "run", "cents", "--output", "plan.json"]);
+    let hash = project.hash("plan.json");
+    let mut command = project.place.command(&["apply", "plan.json", "--approve", &hash, "--json"]);
+    let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // The first step that waits gives up and is done again, so another one waits then.
+    let waits = format!("datname = '{name}' AND wait_event_type = 'Lock'");
+    server.process_when("mainstay", &waits);
+    let since = "SELECT query_start::text FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let first = texts(server, &name, since);
+    wait_for("the step is done again", || {
+        let now = texts(server, &name, since);
+        !now.is_empty() && now != first
     });
-    let held = "SELECT 1::text FROM pg_stat_activity WHERE query LIKE '%pg_sleep(2)%' AND datname = current_database() AND pid <> pg_backend_pid()";
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while texts(server, &name, held).is_empty() {
-        assert!(std::time::Instant::now() < deadline, "nobody holds the row");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    let ran = project.carry_out(0, &["backfill", "run", "cents"]);
+    holder.send("COMMIT;");
+    let ran = Seen::from(running.wait_with_output().unwrap()).expect(0).json();
     assert_eq!(ran["changed"], json!(20_000));
-    holder.join().unwrap();
     assert_eq!(texts(server, &name, "SELECT count(*)::text FROM orders WHERE counted <> 1"), ["0"]);
 }

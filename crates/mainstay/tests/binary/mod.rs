@@ -1,19 +1,14 @@
 //! Runs the real binary in a folder of its own with an environment of its own.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Command;
+
+pub(crate) use mainstay_testkit::Seen;
 
 /// A folder, and the variables that the binary will see there; none of the caller's own reach it.
 pub(crate) struct Place {
     folder: tempfile::TempDir,
     variables: Vec<(String, String)>,
-}
-
-/// What was seen of a run.
-pub(crate) struct Seen {
-    pub(crate) status: i32,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
 }
 
 impl Place {
@@ -43,21 +38,5 @@ impl Place {
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Seen {
         self.command(arguments).output().unwrap().into()
-    }
-}
-
-impl Seen {
-    pub(crate) fn both(&self) -> String {
-        format!("{}\n{}", self.stdout, self.stderr)
-    }
-}
-
-impl From<Output> for Seen {
-    fn from(output: Output) -> Self {
-        Self {
-            status: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
     }
 }

@@ -4,14 +4,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use mainstay_testkit::Postgres;
 use mainstay_testkit::engines::{EngineKind, locate};
+pub(crate) use mainstay_testkit::wait_for;
 use serde_json::Value;
 
-use crate::binary::{Place, Seen};
+use crate::binary::Place;
 
 /// A project whose PostgreSQL is at `url` and whose repository is a folder in it.
 pub(crate) fn project(url: &str) -> Place {
@@ -27,25 +26,6 @@ pub(crate) fn configure(place: &Place, url: &str) {
             "[environment]\nname = \"tests\"\nclass = \"development\"\n\n[postgres]\nurl = \"{url}\"\n\n[repository]\nlease_ttl = \"2s\"\n"
         ),
     );
-}
-
-impl Seen {
-    #[track_caller]
-    pub(crate) fn expect(self, status: i32) -> Self {
-        assert_eq!(self.status, status, "{}", self.both());
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn says(self, text: &str) -> Self {
-        assert!(self.both().contains(text), "`{text}` is not in: {}", self.both());
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.both()))
-    }
 }
 
 pub(crate) fn backup(place: &Place) -> Value {
@@ -80,14 +60,6 @@ pub(crate) fn check_relations(server: &Postgres) {
     let arguments =
         ["--install-missing", "--all", "--host", "127.0.0.1", "--username", "postgres", "--port", &port];
     succeeds(tool("pg_amcheck").args(arguments).arg("--heapallindexed"));
-}
-
-pub(crate) fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// The binary, running; killed when dropped.

@@ -10,8 +10,7 @@ use serde_json::Value;
 
 use crate::binary::{Place, Seen};
 
-/// Parts of every declared password: nothing of them may be seen anywhere.
-pub(crate) const CANARY: &str = "canary-Pa55";
+pub(crate) use mainstay_testkit::CANARY;
 
 /// A development project with these lines of configuration.
 pub(crate) fn project(place: &Place, lines: &str) {
@@ -21,26 +20,6 @@ pub(crate) fn project(place: &Place, lines: &str) {
             "[environment]\nname = \"tests\"\nclass = \"development\"\n\n{lines}\n[repository]\nurl = \"file:./repository\"\nlease_ttl = \"1s\"\n"
         ),
     );
-}
-
-impl Seen {
-    #[track_caller]
-    pub(crate) fn expect(self, status: i32) -> Self {
-        assert_eq!(self.status, status, "{}", self.both());
-        assert!(!self.both().contains(CANARY), "{}", self.both());
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn says(self, text: &str) -> Self {
-        assert!(self.both().contains(text), "`{text}` is not in: {}", self.both());
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.both()))
-    }
 }
 
 /// Plans `store` into a new file, with further arguments, and gives the plan.

@@ -1,10 +1,11 @@
 //! A restore of a dump that is killed, or refused, at the moments that no transaction covers.
 
+use mainstay_testkit::Psql;
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::logical::{Started, databases, dump, dumping, plan, run, shop_server};
-use crate::support::{Client, process_when, wait_for};
+use crate::support::wait_for;
 
 const APPLY: &[&str] = &["restore", "apply", "plan.json"];
 
@@ -23,11 +24,11 @@ fn a_database_that_was_made_and_not_yet_marked_is_known_again() {
     let before = databases(&server);
     // Nobody can write a comment on a database: what was made stays unmarked.
     let kill_before_the_mark = || {
-        let mut holder = Client::open(&server, "postgres", "holder");
+        let mut holder = Psql::open(&server, "postgres", "holder");
         holder.send("BEGIN; LOCK TABLE pg_shdescription IN EXCLUSIVE MODE;");
-        process_when(&server, "holder", "state = 'idle in transaction'");
+        server.process_when("holder", "state = 'idle in transaction'");
         let mut started = Started::begin(&place, APPLY);
-        let waiting = process_when(&server, "mainstay", "query LIKE 'COMMENT%' AND wait_event_type = 'Lock'");
+        let waiting = server.process_when("mainstay", "query LIKE 'COMMENT%' AND wait_event_type = 'Lock'");
         started.signal(Signal::KILL);
         started.end();
         // The server has not heard of it, and would go on.
@@ -80,7 +81,7 @@ fn what_cannot_be_named_is_removed_and_keeps_neither_name_nor_mark() {
     plan(&place, &["--into", "copy"]).expect(0);
     let before = databases(&server);
     // Once it is filled, whatever touches its comment fails: so it is not renamed either.
-    let mut holder = Client::open(&server, "postgres", "holder");
+    let mut holder = Psql::open(&server, "postgres", "holder");
     let mut started = Started::begin(&place, APPLY);
     wait_for("it is marked", || {
         !server
@@ -91,7 +92,7 @@ fn what_cannot_be_named_is_removed_and_keeps_neither_name_nor_mark() {
             .is_empty()
     });
     holder.send("BEGIN; LOCK TABLE pg_shdescription IN EXCLUSIVE MODE;");
-    let waiting = process_when(&server, "mainstay", "query LIKE '%RENAME TO%' AND wait_event_type = 'Lock'");
+    let waiting = server.process_when("mainstay", "query LIKE '%RENAME TO%' AND wait_event_type = 'Lock'");
     server.execute("postgres", &format!("SELECT pg_terminate_backend({waiting}, 10000)")).unwrap();
     drop(holder);
     assert!(started.end().is_some_and(|status| status != 0));

@@ -1,10 +1,10 @@
 //! The daily questions, asked as a role that has `pg_monitor` and nothing else.
 
-use mainstay_testkit::Postgres;
+use mainstay_testkit::{Postgres, Psql};
 use serde_json::Value;
 
 use crate::binary::Place;
-use crate::support::{Client, apply, configure, mark, process_when, project, url_of, wait_for};
+use crate::support::{apply, configure, mark, project, url_of, wait_for};
 
 /// What may be shown to nobody who did not ask.
 const CANARY: &str = "canary-4711";
@@ -28,9 +28,9 @@ fn sessions_are_seen_without_values_and_ended_with_a_permit() {
     let place = watched(&server);
     place.run(&["pg", "activity"]).expect(0).says("nothing is going on").says("no findings");
 
-    let mut sleeper = Client::open(&server, "postgres", "sleeper");
+    let mut sleeper = Psql::open(&server, "postgres", "sleeper");
     sleeper.send(&format!("SELECT pg_sleep(600), '{CANARY}', $q${CANARY}$q$ /* {CANARY} */;"));
-    let pid = process_when(&server, "sleeper", "state = 'active'");
+    let pid = server.process_when("sleeper", "state = 'active'");
     place.run(&["pg", "activity", "--verbose"]).expect(0).says("pg_sleep(<number>), <string>").hides(CANARY);
     let seen = place.run(&["pg", "activity", "--json"]).expect(0).hides(CANARY).json();
     assert_eq!(seen["sessions"][0]["pid"].to_string(), pid);
@@ -48,7 +48,7 @@ fn sessions_are_seen_without_values_and_ended_with_a_permit() {
     place.run(&[&cancel[..], &["--dry-run"]].concat()).expect(0).says("disruptive").hides(CANARY);
     let kept = place.run(&[&cancel[..], &["--output", "cancel.json", "--json"]].concat()).expect(0).json();
     place.run(&cancel).expect(0).says("has ended");
-    process_when(&server, "sleeper", "state = 'idle'");
+    server.process_when("sleeper", "state = 'idle'");
     place.run(&cancel).expect(8).says("runs no statement now");
     apply(&place, "cancel.json", &kept["plan_hash"]).expect(9).says("at no statement");
     place.run(&["pg", "activity", "--terminate", &pid]).expect(0).says(&format!("process {pid} has ended"));
@@ -71,18 +71,18 @@ fn whoever_blocks_stands_at_the_root() {
         .unwrap();
     place.run(&["pg", "blockers"]).expect(0).says("nobody waits for a lock");
 
-    let mut holder = Client::open(&server, "postgres", "holder");
+    let mut holder = Psql::open(&server, "postgres", "holder");
     holder.send(&format!("BEGIN; UPDATE orders SET state = '{CANARY}' WHERE i = 1;"));
-    let root = process_when(&server, "holder", "state = 'idle in transaction'");
-    let mut second = Client::open(&server, "postgres", "second");
+    let root = server.process_when("holder", "state = 'idle in transaction'");
+    let mut second = Psql::open(&server, "postgres", "second");
     second.send(&format!("UPDATE orders SET state = '{CANARY}' WHERE i = 1;"));
-    process_when(&server, "second", "wait_event_type = 'Lock'");
-    let mut third = Client::open(&server, "postgres", "third");
+    server.process_when("second", "wait_event_type = 'Lock'");
+    let mut third = Psql::open(&server, "postgres", "third");
     third.send("ALTER TABLE orders ADD COLUMN more int;");
-    process_when(&server, "third", "wait_event_type = 'Lock'");
-    let mut fourth = Client::open(&server, "postgres", "fourth");
+    server.process_when("third", "wait_event_type = 'Lock'");
+    let mut fourth = Psql::open(&server, "postgres", "fourth");
     fourth.send("SELECT count(*) FROM orders;");
-    process_when(&server, "fourth", "wait_event_type = 'Lock'");
+    server.process_when("fourth", "wait_event_type = 'Lock'");
 
     let shown = place.run(&["pg", "blockers"]).expect(0).hides(CANARY);
     let shown = shown.says(&format!("process {root} (postgres, holder"));
@@ -234,7 +234,7 @@ fn a_server_that_keeps_no_statements_says_how_it_would() {
         .parameter("superuser_reserved_connections", "1")
         .start()
         .unwrap();
-    let _held: Vec<Client> = (0..3).map(|_| Client::open(&connections, "postgres", "crowd")).collect();
+    let _held: Vec<Psql> = (0..3).map(|_| Psql::open(&connections, "postgres", "crowd")).collect();
     wait_for("all are connected", || {
         let count = "SELECT count(*)::text FROM pg_stat_activity WHERE application_name = 'crowd'";
         connections.texts("postgres", count) == ["3"]

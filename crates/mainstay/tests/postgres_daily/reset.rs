@@ -1,10 +1,10 @@
 //! Wiping a development database, and everything that must keep it from happening.
 
-use mainstay_testkit::Postgres;
+use mainstay_testkit::{Postgres, Psql};
 use serde_json::Value;
 
 use crate::binary::{Place, Seen};
-use crate::support::{Client, another_server, apply, configure, mark, process_when, project};
+use crate::support::{another_server, apply, configure, mark, project};
 
 /// A server with a database `shop` that belongs to `app` and holds something, and a project on it.
 fn shop() -> (Postgres, Place) {
@@ -56,9 +56,9 @@ fn a_development_database_is_wiped_and_stays_what_it_was() {
     assert_eq!(rows(&server), ["500"]);
 
     let hash = planned(&place);
-    let mut app = Client::open(&server, "shop", "app");
+    let mut app = Psql::open(&server, "shop", "app");
     app.send("BEGIN; SELECT 1;");
-    process_when(&server, "app", "state = 'idle in transaction'");
+    server.process_when("app", "state = 'idle in transaction'");
     let report = apply(&place, "reset.json", &hash).expect(0).json();
     assert_eq!(report["reset"]["database"], "shop");
     assert!((500..=501).contains(&report["reset"]["rows"].as_u64().unwrap()), "{report}");

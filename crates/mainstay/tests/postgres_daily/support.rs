@@ -1,14 +1,12 @@
 //! What the tests share: a project on a server, sessions of real clients, waiting for conditions.
 
-use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use mainstay_testkit::Postgres;
 use mainstay_testkit::engines::{EngineKind, locate};
+pub(crate) use mainstay_testkit::wait_for;
 use serde_json::Value;
 
 use crate::binary::{Place, Seen};
@@ -51,31 +49,6 @@ pub(crate) fn url_of(server: &Postgres, role: &str, database: &str) -> String {
     server.uri_of(database).replace("//postgres", &format!("//{role}"))
 }
 
-impl Seen {
-    #[track_caller]
-    pub(crate) fn expect(self, status: i32) -> Self {
-        assert_eq!(self.status, status, "{}", self.both());
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn says(self, text: &str) -> Self {
-        assert!(self.both().contains(text), "`{text}` is not in: {}", self.both());
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn hides(self, text: &str) -> Self {
-        assert!(!self.both().contains(text), "`{text}` is in: {}", self.both());
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.both()))
-    }
-}
-
 /// A server of its own making: those of the test kit are copies of one, and share its number.
 pub(crate) fn another_server(beside: &Postgres) -> Postgres {
     let folder = beside.make_folder("another");
@@ -101,59 +74,4 @@ pub(crate) fn another_server(beside: &Postgres) -> Postgres {
 /// One of the server's own client programs.
 pub(crate) fn tool(name: &str) -> Command {
     Command::new(locate(EngineKind::PgClient).unwrap().tool(name))
-}
-
-#[track_caller]
-pub(crate) fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// A session of a client that calls itself `name`; ended when dropped.
-pub(crate) struct Client {
-    child: Child,
-    input: ChildStdin,
-}
-
-impl Client {
-    pub(crate) fn open(server: &Postgres, database: &str, name: &str) -> Self {
-        let url = format!("{}?application_name={name}", server.uri_of(database));
-        let mut command = tool("psql");
-        command.args(["--no-psqlrc", "--quiet", "--dbname", &url]);
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let input = child.stdin.take().unwrap();
-        Self { child, input }
-    }
-
-    /// Sends statements, and does not wait for what comes of them.
-    pub(crate) fn send(&mut self, statements: &str) {
-        self.input.write_all(statements.as_bytes()).unwrap();
-        self.input.write_all(b"\n").unwrap();
-        self.input.flush().unwrap();
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The process of the client that calls itself `name` once it is as `condition` says.
-#[track_caller]
-pub(crate) fn process_when(server: &Postgres, name: &str, condition: &str) -> String {
-    let query =
-        format!("SELECT pid::text FROM pg_stat_activity WHERE application_name = '{name}' AND {condition}");
-    let mut found = Vec::new();
-    wait_for(&format!("{name}: {condition}"), || {
-        found = server.texts("postgres", &query);
-        !found.is_empty()
-    });
-    found.remove(0)
 }

@@ -5,15 +5,14 @@ use std::io::{BufRead as _, BufReader, Lines};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use mainstay_model::{LogPosition, StoreKind, SystemClock};
 use mainstay_repository::{Chain, Repository, RepositoryOptions};
 use mainstay_store::{Location, Store, StoreOptions};
 use mainstay_testkit::{Postgres, S3Server};
+pub(crate) use mainstay_testkit::{Seen, wait_for};
 use serde_json::Value;
 
 /// A server with a project.
@@ -22,13 +21,6 @@ pub(crate) struct Stack {
     program: PathBuf,
     project: PathBuf,
     variables: Vec<(&'static str, String)>,
-}
-
-/// What was seen of a run.
-pub(crate) struct Seen {
-    pub(crate) status: i32,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
 }
 
 impl Stack {
@@ -164,47 +156,6 @@ pub(crate) fn start_restored(folder: &Path) -> Postgres {
     match Postgres::options().in_folder(folder).start() {
         Ok(server) => server,
         Err(error) => panic!("{error}"),
-    }
-}
-
-pub(crate) fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-impl Seen {
-    #[track_caller]
-    pub(crate) fn expect(self, status: i32) -> Self {
-        assert_eq!(self.status, status, "{}", self.both());
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn says(self, text: &str) -> Self {
-        assert!(self.both().contains(text), "`{text}` is not in: {}", self.both());
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.both()))
-    }
-
-    pub(crate) fn both(&self) -> String {
-        format!("{}\n{}", self.stdout, self.stderr)
-    }
-}
-
-impl From<Output> for Seen {
-    fn from(output: Output) -> Self {
-        Self {
-            status: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
     }
 }
 

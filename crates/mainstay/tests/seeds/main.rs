@@ -10,26 +10,6 @@ use binary::{Place, Seen};
 use mainstay_testkit::{Postgres, ReplicaSet};
 use mongodb::Database;
 use mongodb::bson::{self, Document, doc};
-use serde_json::Value;
-
-impl Seen {
-    #[track_caller]
-    fn expect(self, status: i32) -> Self {
-        assert_eq!(self.status, status, "{}", self.both());
-        self
-    }
-
-    #[track_caller]
-    fn says(self, text: &str) -> Self {
-        assert!(self.both().contains(text), "`{text}` is not in: {}", self.both());
-        self
-    }
-
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.both()))
-    }
-}
 
 const MANIFEST: &str = r#"
 [auto]

@@ -1,19 +1,19 @@
 //! Others: who holds locks, who runs at the same time, who cuts the connection.
 
-use mainstay_testkit::FaultProxy;
+use mainstay_testkit::{FaultProxy, Psql};
 use rustix::process::Signal;
 
-use crate::support::{Client, Shop, Started, server, wait_for};
+use crate::support::{Shop, Started, server, wait_for};
 
 const USERS: &str = "CREATE TABLE users (id int);\n--> statement-breakpoint\nINSERT INTO users VALUES (1);\n";
 
 /// A database with `users`, which a session called `holder` has locked, and a migration after it that needs that lock.
-fn locked() -> (Shop, Client) {
+fn locked() -> (Shop, Psql) {
     let mut shop = Shop::new();
     shop.add("0000_users", 0, USERS);
     shop.apply(&[]).expect(0);
     shop.add("0001_column", 60, "ALTER TABLE users ADD COLUMN name text;");
-    let mut holder = Client::open(&shop.database, "holder");
+    let mut holder = shop.client("holder");
     holder.send("BEGIN; SELECT id, 'canary' FROM users;");
     shop.process_when("holder", "state = 'idle in transaction'");
     (shop, holder)
@@ -85,7 +85,7 @@ fn whoever_waited_to_read_the_table_is_let_go_on_first() {
     let started = Started::begin(&shop, &["sql", "apply"]);
     shop.process_when("mainstay", "query LIKE 'SELECT pg_sleep%' AND state = 'active'");
     // Another runner, which reads, and applies what it takes for pending.
-    let mut other = Client::open(&shop.database, "other");
+    let mut other = shop.client("other");
     other.send(&format!(
         "SELECT count(*) FROM drizzle.__drizzle_migrations;\nBEGIN;\nINSERT INTO users VALUES (2);\n\
          INSERT INTO drizzle.__drizzle_migrations (hash, created_at) VALUES ('{hash}', 1700000120000);\nCOMMIT;"
@@ -106,7 +106,7 @@ fn another_runner_that_has_begun_before_us_is_let_go_on_first() {
         .texts("SELECT encode(sha256(convert_to('ALTER TABLE users ADD COLUMN a int;', 'UTF8')), 'hex')")
         .remove(0);
     // It has read the table, and is in the first migration that it takes for pending.
-    let mut other = Client::open(&shop.database, "other");
+    let mut other = shop.client("other");
     other.send("BEGIN;\nALTER TABLE users ADD COLUMN a int;");
     shop.process_when("other", "state = 'idle in transaction' AND query LIKE 'ALTER TABLE users%'");
     let started = Started::begin(&shop, &["sql", "apply"]);
@@ -125,7 +125,7 @@ fn whoever_only_looked_at_the_table_keeps_nobody_waiting() {
     shop.apply(&[]).expect(0);
     shop.add("0001_more", 60, "INSERT INTO users VALUES (2);");
     shop.add("0002_more", 120, "INSERT INTO users VALUES (3);");
-    let mut looker = Client::open(&shop.database, "looker");
+    let mut looker = shop.client("looker");
     looker.send("SELECT count(*) FROM \"drizzle\".\"__drizzle_migrations\";");
     shop.process_when("looker", "state = 'idle' AND query LIKE 'SELECT count%'");
     shop.apply(&["--retry-for", "0s"]).expect(0);

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::support::{Client, Shop, Started, server, wait_for};
+use crate::support::{Shop, Started, server, wait_for};
 
 const USERS: &str = "CREATE TABLE users (id int, email text);\n--> statement-breakpoint\nINSERT INTO users VALUES (1, 'a'), (2, 'b');\n";
 const INDEX: &str = "INSERT INTO users VALUES (3, 'c');\n--> statement-breakpoint\n\
@@ -101,7 +101,7 @@ fn what_is_marked_as_applied_is_continued_no_more() {
 #[test]
 fn a_run_that_is_killed_in_a_build_is_continued_and_nothing_is_done_twice() {
     let shop = indexing();
-    let mut holder = Client::open(&shop.database, "holder");
+    let mut holder = shop.client("holder");
     holder.send("BEGIN; INSERT INTO users VALUES (9, 'z');");
     shop.process_when("holder", "state = 'idle in transaction'");
     let started = Started::begin(&shop, &["sql", "apply"]);
@@ -119,7 +119,7 @@ fn a_run_that_is_killed_in_a_build_is_continued_and_nothing_is_done_twice() {
 #[test]
 fn a_build_is_stopped_on_request_and_leaves_nothing_of_it() {
     let shop = indexing();
-    let mut holder = Client::open(&shop.database, "holder");
+    let mut holder = shop.client("holder");
     holder.send("BEGIN; INSERT INTO users VALUES (9, 'z');");
     shop.process_when("holder", "state = 'idle in transaction'");
     let started = Started::begin(&shop, &["sql", "apply"]);

@@ -1,12 +1,9 @@
 //! What the tests share: a project with a folder of migrations, a database of its own, sessions of other clients.
 
-use std::io::Write as _;
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Child, Stdio};
 
-use mainstay_testkit::engines::{EngineKind, locate};
-use mainstay_testkit::{Postgres, shared_postgres};
+pub(crate) use mainstay_testkit::wait_for;
+use mainstay_testkit::{Postgres, Psql, shared_postgres};
 use serde_json::{Value, json};
 
 use crate::binary::{Place, Seen};
@@ -112,87 +109,16 @@ pub(crate) fn server() -> &'static Postgres {
     shared_postgres()
 }
 
-impl Seen {
-    #[track_caller]
-    pub(crate) fn expect(self, status: i32) -> Self {
-        assert_eq!(self.status, status, "{}", self.both());
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn says(self, text: &str) -> Self {
-        assert!(self.both().contains(text), "`{text}` is not in: {}", self.both());
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn hides(self, text: &str) -> Self {
-        assert!(!self.both().contains(text), "`{text}` is in: {}", self.both());
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.both()))
-    }
-}
-
-#[track_caller]
-pub(crate) fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// A session of a client that calls itself `name`; ended when dropped.
-pub(crate) struct Client {
-    child: Child,
-    input: ChildStdin,
-}
-
-impl Client {
-    pub(crate) fn open(database: &str, name: &str) -> Self {
-        let url = format!("{}?application_name={name}", server().uri_of(database));
-        let mut command = Command::new(locate(EngineKind::PgClient).unwrap().tool("psql"));
-        command.args(["--no-psqlrc", "--quiet", "--dbname", &url]);
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let input = child.stdin.take().unwrap();
-        Self { child, input }
-    }
-
-    /// Sends statements, and does not wait for what comes of them.
-    pub(crate) fn send(&mut self, statements: &str) {
-        self.input.write_all(statements.as_bytes()).unwrap();
-        self.input.write_all(b"\n").unwrap();
-        self.input.flush().unwrap();
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 impl Shop {
-    /// Waits until a session that calls itself `name` is as `condition` says; gives its process.
+    /// A session of somebody else that calls itself `name`.
+    pub(crate) fn client(&self, name: &str) -> Psql {
+        Psql::open(server(), &self.database, name)
+    }
+
+    /// Waits until a session here that calls itself `name` is as `condition` says; gives its process.
     #[track_caller]
     pub(crate) fn process_when(&self, name: &str, condition: &str) -> String {
-        let query = format!(
-            "SELECT pid::text FROM pg_stat_activity WHERE datname = '{}' AND application_name = '{name}' AND {condition}",
-            self.database
-        );
-        let mut found = Vec::new();
-        wait_for(&format!("{name}: {condition}"), || {
-            found = self.texts(&query);
-            !found.is_empty()
-        });
-        found.remove(0)
+        server().process_when(name, &format!("datname = '{}' AND {condition}", self.database))
     }
 }
 

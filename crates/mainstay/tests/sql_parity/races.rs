@@ -5,7 +5,7 @@ use std::fs;
 use mainstay_testkit::Hazard;
 use mainstay_testkit::engines::Drizzle;
 
-use crate::support::{Client, Migrations, Project};
+use crate::support::{Migrations, Project, client_that_did};
 
 const TRACKING: &str = "drizzle.__drizzle_migrations";
 /// How many sessions of ours there are.
@@ -78,7 +78,7 @@ fn a_stock_runner_that_has_read_before_us_applies_nothing_twice() {
         );
         project.server.execute(&project.database, &table).unwrap();
         let mut gate =
-            Client::that_did(&project, &format!("BEGIN; LOCK TABLE {TRACKING} IN ACCESS EXCLUSIVE MODE;"));
+            client_that_did(&project, &format!("BEGIN; LOCK TABLE {TRACKING} IN ACCESS EXCLUSIVE MODE;"));
         let stock = project.stock(line).begin();
         project.wait_until(&format!("{} = 1", waiting_for(TRACKING)));
         let ours = [project.begin(), project.begin()];
@@ -106,7 +106,7 @@ fn a_stock_runner_that_comes_while_we_apply_waits_and_finds_nothing_to_do() {
     .unwrap();
     let project = Project::new(folder.path());
     project.server.execute(&project.database, "CREATE TABLE gate ()").unwrap();
-    let mut gate = Client::that_did(&project, "BEGIN; LOCK TABLE gate IN ACCESS SHARE MODE;");
+    let mut gate = client_that_did(&project, "BEGIN; LOCK TABLE gate IN ACCESS SHARE MODE;");
     let ours = project.begin();
     project.wait_until(&format!("{} = 1", waiting_for("gate")));
     let stock = project.stock(Drizzle::Zero).begin();
@@ -128,7 +128,7 @@ fn an_index_built_beside_writes_ends_though_others_wait_for_the_run() {
     hazard.prepare(project.server, &project.database);
     // Somebody looks at an old moment of the table; the index waits for the end of that.
     let mut looking =
-        Client::that_did(&project, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM ran;");
+        client_that_did(&project, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM ran;");
     let first = project.begin();
     project.wait_until("EXISTS (SELECT FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for%')");
     let others = [project.begin(), project.begin()];

@@ -1,15 +1,14 @@
 //! What the tests share: projects with a folder of migrations, what a runner leaves behind, sessions that are in the way.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use mainstay_testkit::engines::{Drizzle, EngineKind, StockMigrate, locate};
-use mainstay_testkit::{Postgres, shared_postgres, unique_database};
+use mainstay_testkit::{Postgres, Psql, shared_postgres, unique_database};
 use serde_json::Value;
 
 use crate::binary::{Place, Seen};
@@ -160,19 +159,6 @@ impl Running {
     }
 }
 
-impl Seen {
-    #[track_caller]
-    pub(crate) fn expect(self, status: i32) -> Self {
-        assert_eq!(self.status, status, "{}", self.both());
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.both()))
-    }
-}
-
 /// The project's folder with its configuration.
 fn place_of(server: &Postgres, database: &str, folder: &Path) -> Place {
     let place = Place::new().variable("MAINSTAY_REPOSITORY_URL", "file:./repository");
@@ -241,43 +227,14 @@ fn tool(name: &str) -> Command {
     Command::new(locate(EngineKind::PgClient).unwrap().tool(name))
 }
 
-/// A session of somebody else; ended when dropped.
-pub(crate) struct Client {
-    child: Child,
-    input: ChildStdin,
-}
-
-impl Client {
-    /// A session that has done `statements`, and keeps what they opened.
-    #[track_caller]
-    pub(crate) fn that_did(project: &Project, statements: &str) -> Self {
-        let url = format!("{}?application_name=somebody", project.server.uri_of(&project.database));
-        let mut psql = tool("psql");
-        psql.args(["--no-psqlrc", "--quiet", "--dbname", &url]);
-        let mut child =
-            psql.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let input = child.stdin.take().unwrap();
-        let mut client = Self { child, input };
-        client.send(statements);
-        project.wait_until(
-            "EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'somebody' \
-             AND datname = current_database() AND state = 'idle in transaction' AND query !~* '^begin')",
-        );
-        client
-    }
-
-    /// Sends statements, and does not wait for what comes of them.
-    pub(crate) fn send(&mut self, statements: &str) {
-        self.input.write_all(statements.as_bytes()).unwrap();
-        self.input.write_all(b"\n").unwrap();
-        self.input.flush().unwrap();
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A session of somebody else that has done `statements`, and keeps what they opened.
+#[track_caller]
+pub(crate) fn client_that_did(project: &Project, statements: &str) -> Psql {
+    let mut client = Psql::open(project.server, &project.database, "somebody");
+    client.send(statements);
+    project.wait_until(
+        "EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'somebody' \
+         AND datname = current_database() AND state = 'idle in transaction' AND query !~* '^begin')",
+    );
+    client
 }

@@ -20,25 +20,6 @@ const WIDE: &str = "ALTER TABLE \"orders\" ALTER COLUMN \"total\" SET DATA TYPE 
     ALTER TABLE \"users\" ADD COLUMN \"nick\" text;\n";
 const INDEX: &str = "CREATE INDEX CONCURRENTLY \"orders_total\" ON \"orders\" (\"total\");\n";
 
-impl Seen {
-    #[track_caller]
-    fn expect(self, status: i32) -> Self {
-        assert_eq!(self.status, status, "{}", self.both());
-        self
-    }
-
-    #[track_caller]
-    fn says(self, text: &str) -> Self {
-        assert!(self.both().contains(text), "`{text}` is not in: {}", self.both());
-        self
-    }
-
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.both()))
-    }
-}
-
 /// A shop whose first migration is applied, and a project that knows of these migrations.
 struct Shop {
     server: Postgres,
